@@ -1,0 +1,430 @@
+"""
+The second view of every text. Needs nothing of this project: copy the file and use it.
+
+    from augment import word_substitution
+    word_substitution(["Visual results of intraocular lenses"], seed=0)
+
+word_substitution  WordNet synonyms (the paper's default; Wei & Zou 2019, "EDA")
+noise              random insertion, swap and deletion (Xie et al. 2017; Wei & Zou 2019)
+augment            either of them, or none: computed once and kept on disk
+change_shares      how much a list of texts was changed
+
+Every result depends on the seed and on the text, never on the text's place in the list.
+"""
+
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import sys
+import warnings
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import SequenceMatcher
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import nltk
+from nltk.corpus.reader.wordnet import WordNetCorpusReader, WordNetError
+from tqdm import tqdm
+
+CACHE_FORMAT = 1            # raise it when the same settings would give other texts
+
+# shares of a text's words. 0.3 changes 25.9 % of the words of TREC and 26.1 % of Ohsumed's, the
+# authors' own texts differ in 27.6 % and 23.6 % (benchmarks/augment.py; some texts lack synonyms)
+SUBSTITUTION_RATE = 0.3
+NOISE_RATE = 0.1            # alpha of Wei & Zou 2019
+
+NUM_CANDIDATES = 5          # synonyms kept a word, drawn with weights 1, 1/2, 1/3, 1/4, 1/5
+SPELLING_VARIANT = 0.75     # similarity of gray and grey; center and centre have 0.83
+INFLECTED = 0.25            # a verb's count in WordNet is spread over about four forms
+
+DEBIAN_WORDNET = "/usr/share/wordnet"
+LEXNAMES = """adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute
+    noun.body noun.cognition noun.communication noun.event noun.feeling noun.food noun.group
+    noun.location noun.motive noun.object noun.person noun.phenomenon noun.plant noun.possession
+    noun.process noun.quantity noun.relation noun.shape noun.state noun.substance noun.time
+    verb.body verb.change verb.cognition verb.communication verb.competition verb.consumption
+    verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession
+    verb.social verb.stative verb.weather adj.ppl""".split()     # in the order of lexnames(5WN)
+
+NAME = re.compile("[A-Za-z]{2,}([-_][A-Za-z]{2,})*")     # what a synonym may look like
+PAST_DIFFERS = re.compile(      # verbs, with their compounds, whose participle is the verb itself
+    "(bet|bid|burst|cast|come|cost|cut|hit|hurt|knit|let|put|quit|read|rid|run|set|shed|shut|split"
+    "|spread|thrust|wed)$")
+
+# function words and number words: a synonym of theirs would change the sense, not the wording
+STOP_WORDS = frozenset("""
+    the this that these those some any each every either neither both all another other others
+    such same own few little less least many much more most several enough none
+    mine you your yours his her hers its our ours their theirs she him they them who whom whose
+    what which whoever whatever whichever myself yourself yourselves himself herself itself
+    ourselves themselves oneself someone somebody something anyone anybody anything everyone
+    everybody everything nobody nothing
+    and but nor yet for because although though unless until while whereas since whether than
+    if then else once
+    about above across after against along alongside amid among amongst around aside before behind
+    below beneath beside besides between beyond despite down during except from inside into like
+    near off onto out outside over past per plus regarding following according including
+    concerning round through throughout toward towards under
+    underneath unlike upon versus via with within without
+    are was were been being has had having does did doing done don can could may might must shall
+    should will would ought need dare used cannot
+    not never very too also just only even still ever quite rather almost already again always
+    often here there where when why how now thus hence therefore however
+    etc get got let
+    zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty
+    sixty seventy eighty ninety hundred thousand million billion first second third half""".split())
+
+# a word with what is tied to it: don't, decision-making, mid-1990s; but company | 's
+TOKEN = re.compile(r"\w+(?:[-'’](?!s\b)\w+)*")
+
+
+class InputError(Exception):
+    """Something the user gave or lacks; main.py prints it as one line and exits with 2."""
+
+
+# ---- WordNet ---------------------------------------------------------------------------------
+
+class DebianWordNet(WordNetCorpusReader):
+    """The dictionary of Debian's wordnet-base, which lacks NLTK's files lexnames, index.sense."""
+
+    def open(self, file: str):
+        """Any file of the dictionary; `lexnames` is written here instead (number, name, pos)."""
+        if file == "lexnames":
+            pos = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
+            return io.StringIO("".join(f"{number:02d}\t{name}\t{pos[name.split('.')[0]]}\n"
+                                       for number, name in enumerate(LEXNAMES)))
+        return super().open(file)
+
+    def map_wn(self, version: str = "wordnet") -> None:
+        """No mapping to other versions of WordNet: it needs index.sense, and we need no other."""
+
+
+@lru_cache(maxsize=None)
+def load_wordnet() -> WordNetCorpusReader:
+    """
+    WordNet 3.0: what NLTK finds on nltk.data.path, else Debian's package, else NLTK's download.
+
+    Raises InputError where none of the three is there, or what is there is damaged.
+    """
+    try:
+        return _nltk_wordnet() or _debian_wordnet() or _downloaded_wordnet()
+    except (OSError, ValueError, AssertionError, WordNetError, zipfile.BadZipFile) as error:
+        raise InputError(f"WordNet cannot be read ({error!r}); install it again: apt-get install "
+                         "--reinstall wordnet-base, or delete corpora/wordnet* in nltk_data and "
+                         "run: python -m nltk.downloader wordnet") from error
+
+
+def _nltk_wordnet() -> WordNetCorpusReader | None:
+    try:
+        nltk.corpus.wordnet.ensure_loaded()
+        return nltk.corpus.wordnet
+    except LookupError:
+        return None
+
+
+def _debian_wordnet() -> WordNetCorpusReader | None:
+    if not os.path.isdir(DEBIAN_WORDNET):
+        return None
+    if DEBIAN_WORDNET not in nltk.data.path:        # NLTK opens no file outside these folders
+        nltk.data.path.append(DEBIAN_WORDNET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")             # "no multilingual functions": none needed
+        return DebianWordNet(DEBIAN_WORDNET, None)
+
+
+def _downloaded_wordnet() -> WordNetCorpusReader:
+    print("WordNet is not on this machine: NLTK downloads it (11 MB)", file=sys.stderr)
+    nltk.downloader.NETWORK_TIMEOUT = 10    # seconds; where packets get lost 120 look like a hang
+    nltk.download("wordnet", quiet=True, print_error_to=io.StringIO())
+    reader = _nltk_wordnet()
+    if reader is None:
+        raise InputError("WordNet is not on this machine and could not be downloaded; run: "
+                         "apt-get install wordnet-base, or: python -m nltk.downloader wordnet")
+    return reader
+
+
+@lru_cache(maxsize=None)
+def _sense_counts() -> dict[str, int]:
+    """Sense key -> how often the sense was seen in WordNet's tagged texts (Lemma.count)."""
+    # Lemma.count() searches this file anew on every call: 0.4 ms each, a minute and more for DBLP
+    lines = load_wordnet().open("cntlist.rev").read().splitlines()
+    return {key: int(count) for key, _, count in map(str.split, lines)}
+
+
+@lru_cache(maxsize=None)
+def _irregular_forms(pos: str) -> dict[str, list[str]]:
+    """Lemma -> its forms in WordNet's exception list for n or v: woman -> women, run -> ran ..."""
+    forms = defaultdict(list)
+    for line in load_wordnet().open({"n": "noun.exc", "v": "verb.exc"}[pos]).read().splitlines():
+        form, *lemmas = line.split()
+        for lemma in lemmas:
+            forms[lemma].append(form)
+    return dict(forms)
+
+
+# ---- word substitution, Wei & Zou 2019 ---------------------------------------------------------
+
+def word_substitution(texts: Sequence[str], *, seed: int = 0,
+                      rate: float = SUBSTITUTION_RATE) -> list[str]:
+    """
+    Each text with some of its words replaced by WordNet synonyms.
+
+    texts    N strings; case, punctuation and spacing are kept
+    seed     a text's result depends on (seed, text) alone
+    rate     share of the text's words to replace, at least one word; stop words, numbers, words
+             of one or two letters and words without a synonym are never replaced
+    returns  N strings; raises InputError where WordNet is missing
+    """
+    load_wordnet()                                  # before the progress bar starts
+    return [_substitute(text, seed, rate) for text in tqdm(texts, "word substitution")]
+
+
+def _substitute(text: str, seed: int, rate: float) -> str:
+    rng = _rng(seed, text)
+    words = list(TOKEN.finditer(text))
+    open_words = [word for word in words if synonyms(word.group())]
+    num_changes = min(len(open_words), max(1, round(rate * len(words))))
+    chosen = sorted(rng.sample(range(len(open_words)), num_changes))
+    pieces, end = [], 0
+    for word in (open_words[i] for i in chosen):
+        options = synonyms(word.group())
+        [synonym] = rng.choices(options, weights=[1 / (r + 1) for r in range(len(options))])
+        pieces += [text[end:word.start()], synonym]
+        end = word.end()
+    return "".join(pieces) + text[end:]
+
+
+def _rng(seed: int, text: str) -> random.Random:
+    return random.Random(json.dumps([seed, text]))  # as ASCII: any string can be a seed
+
+
+@lru_cache(maxsize=None)
+def synonyms(word: str) -> tuple[str, ...]:
+    """
+    At most NUM_CANDIDATES synonyms of `word`, in its case and inflection, the best first.
+
+    () for stop words, words of one or two letters, and whatever is not made of letters alone or
+    is neither lower, UPPER nor Title (iPhone).
+    """
+    form = word.lower()
+    cases = [case for case in (str.lower, str.upper, str.capitalize) if case(form) == word]
+    is_word = len(form) >= 3 and form.replace("-", "").isalpha() and form not in STOP_WORDS
+    if not (cases and is_word):
+        return ()
+    for base, pos, names in _readings(form):
+        inflected = (_inflect_like(form, base, name, pos) for name in names)
+        found = (cases[0](name.replace("_", " ")) for name in inflected if name)
+        options = tuple(islice(found, NUM_CANDIDATES))
+        if options:
+            return options
+    return ()
+
+
+def _readings(form: str) -> list[tuple[str, str, list[str]]]:
+    """
+    What a word form can be: (base form, part of speech, names of synonyms), likeliest first.
+
+    There is no tagger here: WordNet's counts say which reading of the form is the usual one.
+    """
+    counts, readings = _sense_counts(), []
+    for pos in "nvar":
+        # morphy() gives the first base form alone: for found only found (a company), never find
+        for base in load_wordnet()._morphy(form, pos):
+            frequency, ranked = 1, []
+            for sense, (own_count, others) in enumerate(_senses(base, pos)):
+                frequency += own_count
+                # last come senses that the tagged texts lack, before them phrases, then rare senses
+                ranked += [(own_count == 0, "_" in other.name(), sense,
+                            -counts.get(other.key(), 0), other.name()) for other in others]
+            names = dict.fromkeys(name for *_, name in sorted(ranked))
+            readings.append((frequency * (1 if form == base else INFLECTED), base, pos, names))
+    return [reading[1:] for reading in sorted(readings, key=lambda reading: -reading[0])]
+
+
+def _senses(base: str, pos: str) -> Iterator[tuple[int, list]]:
+    """For each sense of base, the most frequent first: (its count, lemmas of its synonyms)."""
+    for synset in load_wordnet().synsets(base, pos):
+        own = next((lemma for lemma in synset.lemmas() if lemma.name().lower() == base), None)
+        # west is not Rebecca West, and some synsets belong to another word with the same form
+        if own and not (synset.lexname() == "noun.person" and synset.instance_hypernyms()):
+            yield _sense_counts().get(own.key(), 0), [
+                other for other in synset.lemmas()
+                if NAME.fullmatch(other.name()) and not _is_variant(other.name(), base)]
+
+
+def _is_variant(name: str, base: str) -> bool:
+    """Whether two synonyms are one word in two spellings: grey and gray, on-line and online."""
+    a, b = (re.sub("[^a-z]", "", word.lower()) for word in (name, base))
+    return SequenceMatcher(None, a, b, autojunk=False).ratio() >= SPELLING_VARIANT
+
+
+# ---- English inflection, as far as it is regular or in WordNet's exception lists ---------------
+
+def _inflect_like(form: str, base: str, name: str, pos: str) -> str | None:
+    """`name` with the ending that turns base into form: (dogs, dog, hound, n) gives hounds."""
+    if form == base:
+        return name
+    if pos == "n":
+        head, space, tail = name.rpartition("_")        # ice_cream -> ice_creams
+        plural = _with_ending(tail, "s", pos)
+        return plural and head + space + plural
+    if pos == "v" and "_" not in name:
+        return _with_ending(name, next((e for e in ("ing", "s") if form.endswith(e)), "ed"), pos)
+    return None                             # carry_out, and comparatives such as bigger
+
+
+def _with_ending(name: str, ending: str, pos: str) -> str | None:
+    """A noun or verb with -s, -ed or -ing; None where the right form is not certain."""
+    listed = _irregular_forms(pos).get(name, [])
+    fitting = [form for form in listed if form.endswith(ending) or pos == "n"]
+    if fitting:
+        return fitting[0]                               # women, stopped, running
+    if ending == "ed":
+        return _past(name, [form for form in listed if not form.endswith("ing")])
+    if ending == "ing":
+        return re.sub("ie$", "y", re.sub("(?<=[^eioy])e$", "", name)) + "ing"
+    if pos == "n" and re.search("(?<!s)s$", name):
+        return None                                     # it may be a plural: rules, economics
+    if name.endswith("woman"):
+        return name[:-2] + "en"
+    if re.search("(s|x|z|ch|sh)$", name):
+        return name + "es"
+    return re.sub("(?<=[^aeiou])y$", "ie", name) + "s"
+
+
+def _past(name: str, irregular: list[str]) -> str | None:
+    """The one form that is past tense and participle (bought); None for took and taken."""
+    if len(irregular) > 1 or PAST_DIFFERS.search(name):
+        return None
+    if irregular:
+        return irregular[0]
+    return re.sub("(?<=[^aeiou])y$", "i", name).removesuffix("e") + "ed"
+
+
+# ---- noise, Xie et al. 2017; Wei & Zou 2019 ----------------------------------------------------
+
+def noise(texts: Sequence[str], *, seed: int = 0, rate: float = NOISE_RATE) -> list[str]:
+    """
+    Each text after random insertions, swaps and deletions of words (split at white space).
+
+    texts    N strings; together they are the vocabulary that insertions are drawn from, each
+             word as often as it occurs (the unigram noise of Xie et al. 2017)
+    seed     a text's result depends on (seed, text, the vocabulary)
+    rate     edits a word, at least one a text; each is an insertion, swap or deletion, as likely
+    returns  N strings, words joined by one space; none is empty unless its text was
+    """
+    vocabulary = sorted(word for text in texts for word in text.split())
+    return [_disturb(text, vocabulary, seed, rate) for text in tqdm(texts, "noise")]
+
+
+def _disturb(text: str, vocabulary: list[str], seed: int, rate: float) -> str:
+    rng = _rng(seed, text)
+    words = text.split()
+    for _ in range(max(1, round(rate * len(words))) if words else 0):
+        # a word alone can neither be swapped nor deleted
+        edit = rng.choice(["insert", "swap", "delete"]) if len(words) > 1 else "insert"
+        if edit == "insert":
+            words.insert(rng.randrange(len(words) + 1), rng.choice(vocabulary))
+        elif edit == "swap":
+            i, j = rng.sample(range(len(words)), 2)
+            words[i], words[j] = words[j], words[i]
+        else:
+            del words[rng.randrange(len(words))]
+    return " ".join(words)
+
+
+# ---- the entry of main.py ----------------------------------------------------------------------
+
+METHODS = {
+    "word_substitution": word_substitution,
+    "noise": noise,
+    "none": None,       # the texts themselves: the views differ by dropout alone, Gao et al. 2021
+}
+
+
+def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path) -> list[str]:
+    """
+    METHODS[method] over all texts, computed once and kept in cache_dir. Prints what it changed.
+
+    texts      N strings
+    cache_dir  made where missing; one JSON file for each (method, its settings, seed, texts)
+    returns    N strings; raises InputError for an unknown method or an unusable cache_dir
+    """
+    if method not in METHODS:
+        raise InputError(f"augmentation {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    function = METHODS[method]
+    if function is None:
+        print("augment: none, the two views of a text differ by dropout alone")
+        return list(texts)
+    settings = function.__kwdefaults__ | {"seed": seed}
+    key = _digest([CACHE_FORMAT, method, settings, list(texts)])
+    path = Path(cache_dir) / f"{method}-{key}.json"
+    with _cache_errors(path):               # before the work, which may take hours
+        path.parent.mkdir(parents=True, exist_ok=True)
+        changed = _read_cache(path)
+    if changed is None:
+        changed = function(texts, **settings)
+        with _cache_errors(path):
+            _write_cache(path, changed)
+    share_texts, share_words = change_shares(texts, changed)
+    print(f"augment: {method} changed {100 * share_texts:.1f} % of {len(texts):,} texts, "
+          f"{100 * share_words:.1f} % of their words (cached: {path})")
+    return changed
+
+
+@contextmanager
+def _cache_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"the augmentation cache {path} cannot be used ({error.strerror}); "
+                         "name a folder that you can write to") from error
+
+
+def _digest(value: list) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _read_cache(path: Path) -> list[str] | None:
+    """The texts in a file that _write_cache wrote; None where it is missing or damaged."""
+    if not path.exists():
+        return None
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["sha256"] == _digest(stored["texts"]):
+            return stored["texts"]
+    except (ValueError, KeyError, TypeError):       # not JSON, or not ours
+        pass
+    print(f"augment: {path} is damaged and computed anew")
+    return None
+
+
+def _write_cache(path: Path, texts: list[str]) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.tmp")   # two runs may write at once
+    partial.write_text(json.dumps({"sha256": _digest(texts), "texts": texts}), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def change_shares(texts: Sequence[str], changed: Sequence[str]) -> tuple[float, float]:
+    """
+    (share of texts that differ, share of the texts' words that the changed texts lack), in [0, 1].
+
+    Words are split at white space and aligned in order (difflib): a word counts as changed where
+    no equal word of the changed text stands in line with it. Insertions alone count as 0 words.
+    """
+    num_texts = num_words = num_lost = 0
+    for before, after in zip(texts, changed, strict=True):
+        words = before.split()
+        num_words += len(words)
+        if before != after:
+            num_texts += 1
+            blocks = SequenceMatcher(None, words, after.split(), autojunk=False)
+            num_lost += len(words) - sum(block.size for block in blocks.get_matching_blocks())
+    return num_texts / max(1, len(texts)), num_lost / max(1, num_words)

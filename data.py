@@ -1,0 +1,683 @@
+"""
+Texts and labels: the six datasets of the paper, WordNet's glosses, your own files; splits, the
+imbalance builder, label noise, the data report; tokenising once and batching by length.
+
+    corpus = load("trec", data_dir="data")
+    corpus = select(corpus, imbalanced_rows(corpus.train_labels, 50.0, seed=0))
+    print(format_report(data_report(corpus)))
+
+Letters: N texts, C classes, B rows of a batch, V views, L tokens of the longest text.
+A class is a number 0..C-1, the index of its name in `Corpus.label_names`.
+"""
+import csv
+import hashlib
+import http.client
+import io
+import json
+import math
+import os
+import re
+import time
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from augment import InputError
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A training and a test part; `train_rows` are the training texts' rows in their source."""
+    name: str
+    train_texts: list[str]
+    train_labels: np.ndarray    # (N,) int64
+    test_texts: list[str]
+    test_labels: np.ndarray     # int64
+    label_names: list[str]      # C names
+    dropped: int                # rows of both parts left out because their text is empty
+    train_rows: np.ndarray      # (N,) int64, 0-based, kept through every later selection
+
+
+def select(corpus: Corpus, rows: np.ndarray) -> Corpus:
+    """The corpus with only these rows of its training part, in this order."""
+    return replace(corpus, train_texts=[corpus.train_texts[row] for row in rows],
+                   train_labels=corpus.train_labels[rows], train_rows=corpus.train_rows[rows])
+
+
+# ---- Classes: counts, splits, the imbalance builder, label noise ----
+
+def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Texts of each class, (C,) int64."""
+    return np.bincount(labels, minlength=num_classes)
+
+
+def imbalance_ratio(counts: np.ndarray) -> float:
+    """The paper's Eq. (3): largest class over smallest, among the classes that have a text."""
+    present = counts[counts > 0]
+    return float(present.max() / present.min())
+
+
+def shuffled_class(labels: np.ndarray, label: int, seed: int) -> np.ndarray:
+    """
+    The rows of one class in an order fixed by (seed, class).
+
+    Whoever takes the first n of them gets nested subsets as n shrinks.
+    """
+    return np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
+
+
+def first_rows(labels: np.ndarray, sizes: dict[int, int], seed: int) -> np.ndarray:
+    """The first `sizes[label]` rows of each class's fixed order, all in ascending order."""
+    parts = [shuffled_class(labels, label, seed)[:size] for label, size in sizes.items()]
+    return np.sort(np.concatenate(parts))
+
+
+def stratified_split(labels: np.ndarray, fraction: float, *,
+                     seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Rows kept and rows held out, both ascending; together every row once.
+
+    A class of n texts gives n * fraction of them, rounded half up, but never its last one: a class
+    of one text stays in the kept part. InputError where nothing would be held out.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"a split needs a fraction between 0 and 1, got {fraction}")
+    sizes = {label: min(int(size * fraction + 0.5 + 1e-9), size - 1)
+             for label, size in Counter(labels.tolist()).items()}
+    if sum(sizes.values()) == 0:
+        raise InputError(f"a share of {fraction} of {len(labels)} texts holds out none of any "
+                         "class; raise the fraction or bring more texts")
+    held_out = first_rows(labels, sizes, seed)
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def cap_per_class(labels: np.ndarray, most: int, *, seed: int) -> np.ndarray:
+    """Rows, ascending, of at most `most` texts a class."""
+    if most < 1:
+        raise InputError(f"a class keeps at least 1 text, got a limit of {most}")
+    return first_rows(labels, dict.fromkeys(np.unique(labels).tolist(), most), seed)
+
+
+def profile_size(profile: str, rank: int, largest: int, num_classes: int, ir: float) -> int:
+    """Texts that the class of this rank (0 is the largest class) is to have."""
+    if profile == "exp":
+        exponent = rank / max(num_classes - 1, 1)
+    elif profile == "step":
+        exponent = 0 if rank < math.ceil(num_classes / 2) else 1
+    elif profile == "consecutive":
+        exponent = rank
+    else:
+        raise InputError(f"unknown profile {profile!r}: choose exp, step or consecutive")
+    # a negative power fades to 0 where a positive one overflows; 1e-9 heals 32 * 32 ** -0.4 < 8
+    return int(largest * ir ** -exponent + 1e-9)
+
+
+def imbalanced_rows(labels: np.ndarray, ir: float, *, profile: str = "exp",
+                    seed: int = 0) -> np.ndarray:
+    """
+    Rows, ascending, that make the largest class `ir` times the smallest (the paper's Eq. 3).
+
+    The C classes are ranked by size, r = 0 the largest (n texts); ties go by class number. Sizes:
+
+        exp          floor(n * ir ** (-r / (C - 1)))            Cui et al. 2019
+        step         n for the first ceil(C / 2), the others floor(n / ir)
+        consecutive  floor(n / ir ** r)                         the example in the paper's text
+
+    never more than the class has, at least 1. The subsets of one seed are nested as ir grows.
+    """
+    if not (math.isfinite(ir) and ir >= 1):
+        raise InputError(f"the imbalance ratio must be a number of at least 1, got {ir}")
+    ranked = sorted(Counter(labels.tolist()).items(), key=lambda item: (-item[1], item[0]))
+    largest = ranked[0][1]
+    sizes = {label: min(size, max(1, profile_size(profile, rank, largest, len(ranked), ir)))
+             for rank, (label, size) in enumerate(ranked)}
+    return first_rows(labels, sizes, seed)
+
+
+def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int) -> np.ndarray:
+    """
+    A copy of the labels with round(share * N) of them wrong, each one of the others uniformly.
+
+    One text of each class, drawn at random, keeps its label; hence at most N - C labels flip.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"the share of flipped labels lies between 0 and 1, got {share}")
+    spared = first_rows(labels, dict.fromkeys(np.unique(labels).tolist(), 1), seed)
+    rng = np.random.default_rng(seed)
+    candidates = rng.permutation(np.setdiff1d(np.arange(len(labels)), spared))
+    flipped = candidates[:round(share * len(labels))]
+    noisy = labels.copy()
+    noisy[flipped] = (labels[flipped] + rng.integers(1, num_classes, len(flipped))) % num_classes
+    return noisy
+
+
+# ---- Reading files: each reader returns (text, label) for every row, in the file's order ----
+
+Rows = list[tuple[str, str]]
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def read_utf8(path: Path) -> str:
+    """The file's text without a byte order mark. InputError: empty, not UTF-8, or with a NUL."""
+    content = read_bytes(path)
+    try:
+        text = content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start} (line "
+                         f"{1 + content[:error.start].count(10)}); save it as UTF-8") from None
+    if not text.strip():
+        raise InputError(f"{path}: the file is empty; it needs rows with a text and a label")
+    if "\0" in text:
+        line = 1 + text[:text.index("\0")].count("\n")
+        raise InputError(f"{path}, line {line}: a NUL byte; the file is damaged or not a text file")
+    return text
+
+
+def require_columns(where: str, present: list[str], *columns: str) -> None:
+    for column in columns:
+        if column not in present:
+            raise InputError(f"{where}: no column {column!r}, only "
+                             f"{', '.join(map(repr, present))[:300]}; "
+                             "name yours with --text_column and --label_column")
+
+
+def checked(where: str, text: object, label: object) -> tuple[str, str]:
+    """The row's text and stripped label. InputError where one of them is no use for training."""
+    if not isinstance(text, str):
+        raise InputError(f"{where}: the text is {text!r:.40}, not a string; quote or drop it")
+    if isinstance(label, bool) or not isinstance(label, (str, int)):
+        raise InputError(f"{where}: the label is {label!r:.40}; use a string or a whole number")
+    label = str(label).strip()
+    if text.strip() and not label:
+        raise InputError(f"{where}: the label is empty; fill it in or drop the row")
+    try:
+        (text + label).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: half a surrogate pair; write the whole character") from None
+    return text, label
+
+
+def read_table(path: Path, text_column: str, label_column: str) -> Rows:
+    """A .csv (commas) or .tsv (tabs) file with a header; quoted fields may hold line ends."""
+    csv.field_size_limit(2**31 - 1)    # one field may be a whole book; the usual limit is 128 kB
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    # strict: an open quote is an error here instead of one text that swallows the rest of the file
+    reader = csv.reader(io.StringIO(read_utf8(path), newline=""), delimiter=separator, strict=True)
+    header, rows, line = [], [], 1    # line: where the row begins that is read next
+    try:
+        for fields in reader:
+            where, line = f"{path}, line {line}", reader.line_num + 1
+            if not fields:    # a blank line
+                continue
+            if not header:
+                header = fields
+                require_columns(where, header, text_column, label_column)
+                if len(set(header)) < len(header):
+                    twice = Counter(header).most_common(1)[0][0]
+                    raise InputError(f"{where}: two columns are named {twice!r}; rename one")
+            elif len(fields) != len(header):
+                raise InputError(f"{where}: {len(fields)} fields where the header has {len(header)}"
+                                 f"; put quotes round a field that contains {separator!r}")
+            else:
+                row = dict(zip(header, fields))
+                rows.append(checked(where, row[text_column], row[label_column]))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {line}: {error}; "
+                         "write a quote inside a quoted field twice, and close it") from None
+    return rows
+
+
+def parse_json(where: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not valid JSON ({str(error)[:80]}); correct it") from None
+
+
+def read_json(path: Path, text_column: str, label_column: str) -> Rows:
+    """A .jsonl file, one object a line, or a .json file, one list of objects."""
+    content = read_utf8(path)
+    if path.suffix.lower() == ".jsonl":
+        # not splitlines(): a JSON string may hold U+2028, which that takes for a line end
+        lines = [(f"{path}, line {number}", line)
+                 for number, line in enumerate(content.split("\n"), 1) if line.strip()]
+        items = [(where, parse_json(where, line)) for where, line in lines]
+    else:
+        whole = parse_json(str(path), content)
+        if not isinstance(whole, list):
+            raise InputError(f"{path}: not a list of objects; one object a line is a .jsonl file")
+        items = [(f"{path}, item {number}", item) for number, item in enumerate(whole, 1)]
+    rows = []
+    for where, item in items:
+        if not isinstance(item, dict):
+            raise InputError(f"{where}: {item!r:.40} is not an object with named fields")
+        require_columns(where, list(item), text_column, label_column)
+        rows.append(checked(where, item[text_column], item[label_column]))
+    return rows
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines without their ends (LF or CRLF); the end of the last line is optional."""
+    return read_utf8(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
+
+
+def read_labelled_lines(path: Path) -> Rows:
+    """One `label<TAB>text` a line."""
+    rows = []
+    for number, line in enumerate(read_lines(path), 1):
+        label, tab, text = line.partition("\t")
+        if not tab:
+            raise InputError(f"{path}, line {number}: no tab between label and text; add it")
+        rows.append(checked(f"{path}, line {number}", text, label))
+    return rows
+
+
+def read_line_pair(text_path: Path, label_path: Path) -> Rows:
+    """One text a line in one file, its label on the same line of the other."""
+    texts, labels = read_lines(text_path), read_lines(label_path)
+    if len(texts) != len(labels):
+        raise InputError(f"{text_path} has {len(texts)} lines but {label_path} has {len(labels)}; "
+                         "each text needs its label on the same line")
+    return [checked(f"{label_path}, line {number}", text, label)
+            for number, (text, label) in enumerate(zip(texts, labels), 1)]
+
+
+# ---- Sources: (file, address, SHA-256); each file lies at data_dir/<dataset>/<file> ----
+
+GITHUB = "https://raw.githubusercontent.com"
+TEXT_GCN = f"{GITHUB}/yao8839836/text_gcn/master/data/R52"
+AUTHORS = f"{GITHUB}/KEAML-JLU/SharpReCL/main/data"
+DUAL_CL = f"{GITHUB}/hiyouga/Dual-Contrastive-Learning/main/data"
+PTE = f"{GITHUB}/mnqu/PTE/master/data/dblp"
+STC2 = f"{GITHUB}/jacoxu/STC2/master/dataset"
+
+DATASETS = {
+    "r52": [
+        ("train.txt", f"{TEXT_GCN}/train.txt",
+         "eb5ded0417d5e99167394e78cd7da15c79ab610ce294237471d62cb253ef4103"),
+        ("test.txt", f"{TEXT_GCN}/test.txt",
+         "3524681b4e016359c946847e4201deb61ba8b760f4687b2611fcaa4ec167da3c")],
+    "ohsumed": [
+        ("ohsumed_Train_aug.json", f"{AUTHORS}/ohsumed_Train_aug.json",
+         "75504c4683ffc852fa2d50e073258d6fb822bba2ede5143aa215c0cf1456aed7"),
+        ("ohsumed_Test.json", f"{AUTHORS}/ohsumed_Test.json",
+         "0798a02646452d7c25f52d40ce1a5c9babb5f41c1608683bf0ba8a91ddfd5070")],
+    "trec": [
+        ("TREC_Train_aug.json", f"{AUTHORS}/TREC_Train_aug.json",
+         "06b50b8488ede7ced6d5988fcabb65ad20b2a0e9155ce1faa35ae407107510dc"),
+        ("TREC_Test.json", f"{AUTHORS}/TREC_Test.json",
+         "5ae98f229f256be756dbcf821ffb899c0ea0844211b762cbb222a33637665f59")],
+    "cr": [
+        ("CR_Train.json", f"{DUAL_CL}/CR_Train.json",
+         "8d5351dce675950208bbba7cd4caa19e4da0baba8ddd51f00b4bbb3abbdd5e96"),
+        ("CR_Test.json", f"{DUAL_CL}/CR_Test.json",
+         "bc35abb837744b406ed6c7ee37a6aea380ad3e0fbc021b178b1a3d58b3d471e6")],
+    "dblp": [
+        ("text_train.txt", f"{PTE}/text_train.txt",
+         "bc56845bae8501d3a2d6806021871c400587ea2977728b4b629c1655e41d710f"),
+        ("label_train.txt", f"{PTE}/label_train.txt",
+         "a1184eb942d1bf6e23f7ea39dabe29e935f31220ac8b48087712db3c6b4f12ef"),
+        ("text_test.txt", f"{PTE}/text_test.txt",
+         "7887356edf48118b9bb47be6122226e47d55268e1fd3d40a8827f347dfd49b02"),
+        ("label_test.txt", f"{PTE}/label_test.txt",
+         "efa304a21712a9bfa6133843bce677003162d8b9da4e1e91396f83c921ae3ea2")],
+    "biomedical": [
+        ("Biomedical.txt", f"{STC2}/Biomedical.txt",
+         "5824b74b2064a6b2940b15ab30bab8abe1bd42aa1ec4089e62a0ba28efa2ba87"),
+        ("Biomedical_gnd.txt", f"{STC2}/Biomedical_gnd.txt",
+         "3e3d2b77aefc232661bb5b1723f123f4b23cf654c777a4a8b6d3c1ef752f836f")],
+}
+BIOMEDICAL_TEST_FRACTION = 0.1    # the paper's 90/10; which texts it held out is not published
+TRIES = 3
+TIMEOUT = 5       # seconds without a byte
+BACK_OFF = 0.5    # seconds before the second try, twice as many before the third
+FORMATS = {".csv": read_table, ".tsv": read_table, ".jsonl": read_json, ".json": read_json}
+
+
+def altered(content: bytes, sha256: str) -> str:
+    """Empty if this is the pinned content, else a phrase that says how it is not."""
+    got = hashlib.sha256(content).hexdigest()
+    return "" if got == sha256 else (f"truncated or altered ({len(content)} bytes, "
+                                     f"SHA-256 {got[:12]}, expected {sha256[:12]})")
+
+
+def transfer(address: str, title: str) -> bytes:
+    """The bytes at an address, under a progress bar."""
+    content = bytearray()
+    with urllib.request.urlopen(address, timeout=TIMEOUT) as response:
+        size = int(response.headers.get("Content-Length", 0)) or None
+        with tqdm(total=size, desc=title, unit="B", unit_scale=True) as bar:
+            while chunk := response.read(1 << 16):
+                content += chunk
+                bar.update(len(chunk))
+    return bytes(content)
+
+
+def save(path: Path, content: bytes) -> None:
+    """Writes a file so that it appears under its name whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())     # else a power cut could leave the new name with no content
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room there, or name "
+                         "another folder with --data_dir or --output_dir") from None
+
+
+def download(path: Path, address: str, sha256: str) -> None:
+    """Fetch one pinned file. InputError where no try brings it as it should be."""
+    for attempt in range(TRIES):
+        time.sleep(BACK_OFF * attempt)
+        try:
+            content = transfer(address, path.name)
+        except (OSError, http.client.HTTPException) as error:    # URLError is an OSError
+            problem = str(error)
+            continue
+        problem = altered(content, sha256)
+        if not problem:
+            return save(path, content)
+    raise InputError(f"{path} is missing and {TRIES} tries to fetch {address} failed ({problem}); "
+                     "put the file there by hand or name another folder with --data_dir")
+
+
+def pinned_files(dataset: str, data_dir: str) -> list[Path]:
+    """The dataset's files, fetched where absent. InputError for any that is not as pinned."""
+    paths = []
+    for file, address, sha256 in DATASETS[dataset]:
+        path = Path(data_dir) / dataset / file
+        if not path.is_file():
+            download(path, address, sha256)
+        problem = altered(read_bytes(path), sha256)
+        if problem:
+            raise InputError(f"{path} is {problem}; delete it and run again")
+        paths.append(path)
+    return paths
+
+
+def read_known(dataset: str, data_dir: str) -> tuple[Rows, Rows | None]:
+    """Training rows and test rows (None: not split) of one of the six datasets."""
+    paths = pinned_files(dataset, data_dir)
+    if dataset == "r52":
+        return read_labelled_lines(paths[0]), read_labelled_lines(paths[1])
+    if dataset == "dblp":
+        return read_line_pair(*paths[:2]), read_line_pair(*paths[2:])
+    if dataset == "biomedical":
+        return read_line_pair(*paths), None
+    return read_json(paths[0], "text", "label"), read_json(paths[1], "text", "label")
+
+
+def read_wordnet() -> Rows:
+    """
+    The glosses of WordNet's noun synsets, without their examples, in the order of their offsets;
+    the label is the lexicographer file ("noun.food").
+
+    A line of data.noun is `offset lexicographer-number ... | gloss`, see wndb(5WN). Read from the
+    file itself: ten times as fast as a synset object for each line, and the same strings.
+    """
+    from augment import load_wordnet
+    wordnet = load_wordnet()
+    lexnames = [line.split()[1] for line in wordnet.open("lexnames")]
+    rows = []
+    for line in wordnet.open("data.noun"):
+        if not line.startswith(" "):    # the licence at the top is indented
+            fields, gloss = line.split("|")
+            definition = re.sub(r'".*?"', "", gloss).strip().strip("; ")
+            rows.append((definition, lexnames[int(fields.split()[1])]))
+    return rows
+
+
+def every_tenth(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows kept and rows held out, where every tenth text of each class is held out."""
+    by_class = (np.flatnonzero(labels == label) for label in np.unique(labels))
+    held_out = np.sort(np.concatenate([rows[9::10] for rows in by_class]))
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def read_own(dataset: str, text_column: str, label_column: str) -> tuple[Rows, Rows | None]:
+    """A file of rows (not split), or a folder with one train.* and one test.* file."""
+    path, formats = Path(dataset), ", ".join(FORMATS)
+    if text_column == label_column:
+        raise InputError(f"{path}: {text_column!r} cannot be both --text_column and --label_column")
+    if path.is_dir():
+        parts = [[file for file in sorted(path.glob(f"{part}.*")) if file.suffix.lower() in FORMATS]
+                 for part in ("train", "test")]
+        if [len(files) for files in parts] != [1, 1]:
+            raise InputError(f"{path}: a folder needs exactly one train and one test file, ending "
+                             f"in {formats}; to have one file split, name the file")
+        paths = [files[0] for files in parts]
+    elif path.exists():
+        paths = [path]
+    else:
+        known = ", ".join([*DATASETS, "wordnet"])
+        raise InputError(f"--dataset {dataset}: neither a known dataset ({known}) "
+                         "nor an existing file or folder; correct the name or the path")
+    if paths[0].suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: its name must end in one of {formats}")
+    rows = [FORMATS[file.suffix.lower()](file, text_column, label_column) for file in paths]
+    return rows[0], rows[1] if len(rows) == 2 else None
+
+
+# ---- From rows to a corpus ----
+
+def sort_labels(labels: set[str]) -> list[str]:
+    """Label names in order: numbers by value ("2" before "10"), all else alphabetically."""
+    if all(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", label) for label in labels):
+        return sorted(labels, key=lambda label: (float(label), label))
+    return sorted(labels)
+
+
+def to_corpus(name: str, train: Rows, test: Rows) -> Corpus:
+    """
+    A corpus without the rows whose text is empty or white space; other texts stay as they are.
+
+    InputError: fewer than two classes, or test labels that no training text has.
+    """
+    rows = [row for row, (text, _) in enumerate(train) if text.strip()]
+    test_rows = [row for row, (text, _) in enumerate(test) if text.strip()]
+    label_names = sort_labels({train[row][1] for row in rows})
+    if len(label_names) < 2:
+        raise InputError(f"{name}: {len(rows)} training texts of {len(label_names)} classes; "
+                         "bring texts of at least two classes")
+    unseen = sort_labels({test[row][1] for row in test_rows} - set(label_names))
+    if unseen:
+        raise InputError(f"{name}: no training text for the test labels "
+                         f"{', '.join(map(repr, unseen))[:300]}; add some or drop those test rows")
+    number = {label: position for position, label in enumerate(label_names)}
+    return Corpus(
+        name=name, label_names=label_names,
+        train_texts=[train[row][0] for row in rows],
+        train_labels=np.array([number[train[row][1]] for row in rows], dtype=np.int64),
+        test_texts=[test[row][0] for row in test_rows],
+        test_labels=np.array([number[test[row][1]] for row in test_rows], dtype=np.int64),
+        dropped=len(train) + len(test) - len(rows) - len(test_rows),
+        train_rows=np.array(rows, dtype=np.int64))
+
+
+def split_off_test(corpus: Corpus, kept: np.ndarray, held_out: np.ndarray) -> Corpus:
+    """The corpus with the held-out rows of its training part as its test part."""
+    return replace(select(corpus, kept), test_labels=corpus.train_labels[held_out],
+                   test_texts=[corpus.train_texts[row] for row in held_out])
+
+
+def load(dataset: str, *, data_dir: str = "data", text_column: str = "text",
+         label_column: str = "label", test_fraction: float = 0.2, seed: int = 0) -> Corpus:
+    """
+    A dataset of the paper, `wordnet`, or the path of your own file or folder, as a Corpus.
+
+    Columns and fraction concern own data only. `seed` fixes the stratified split of an own file,
+    and the 90/10 split of biomedical, whose published split does not exist: use one seed for all
+    runs that are to be compared. Whatever is wrong with the input is an InputError of one line.
+    """
+    if dataset == "wordnet":
+        corpus = to_corpus(dataset, read_wordnet(), [])
+        return split_off_test(corpus, *every_tenth(corpus.train_labels))
+    if dataset in DATASETS:
+        train, test = read_known(dataset, data_dir)
+        test_fraction = BIOMEDICAL_TEST_FRACTION
+    else:
+        train, test = read_own(dataset, text_column, label_column)
+    corpus = to_corpus(dataset, train, test or [])
+    if test is None:
+        split = stratified_split(corpus.train_labels, test_fraction, seed=seed)
+        return split_off_test(corpus, *split)
+    if not corpus.test_texts:
+        raise InputError(f"{dataset}: the test file has no row with a text; add some")
+    return corpus
+
+
+# ---- The data report ----
+
+def data_report(corpus: Corpus, truncated: float | None = None) -> dict:
+    """
+    The numbers to look at before training; texts are the same if equal but for outer white space.
+
+    truncated   share of the training texts cut by the tokenizer, from Tokens.truncated
+    returns     name, classes [{label, train, test}], train, test, ir (Eq. 3), and the counts
+                repeated (training texts that stood earlier already), two_labels (distinct training
+                texts under more than one label), in_both (distinct texts in train and test),
+                dropped (empty rows), truncated
+    """
+    num_classes = len(corpus.label_names)
+    train, test = (class_counts(labels, num_classes)
+                   for labels in (corpus.train_labels, corpus.test_labels))
+    texts = [text.strip() for text in corpus.train_texts]
+    distinct = set(texts)
+    labels_per_text = Counter(text for text, _ in set(zip(texts, corpus.train_labels.tolist())))
+    return {
+        "name": corpus.name, "train": len(texts), "test": len(corpus.test_texts),
+        "classes": [{"label": label, "train": int(n), "test": int(m)}
+                    for label, n, m in zip(corpus.label_names, train, test)],
+        "ir": imbalance_ratio(train),
+        "repeated": len(texts) - len(distinct),
+        "two_labels": sum(times > 1 for times in labels_per_text.values()),
+        "in_both": len(distinct & {text.strip() for text in corpus.test_texts}),
+        "dropped": corpus.dropped, "truncated": truncated,
+    }
+
+
+def format_report(report: dict) -> str:
+    """The report as lines of at most 100 characters: a table of the classes, then the findings."""
+    widest = max(len("class"), *(len(row["label"]) for row in report["classes"]))
+    width = min(widest, 60)
+    lines = [f"{report['name'][-30:]}: {len(report['classes'])} classes, imbalance ratio "
+             f"{report['ir']:.1f} (largest over smallest, Eq. 3)",
+             f"  {'class':<{width}} {'train':>9} {'share':>8} {'test':>9}"]
+    for row in report["classes"]:
+        label = " ".join(row["label"].split())    # an own label may hold a line end
+        label = label if len(label) <= width else label[:width - 3] + "..."
+        lines.append(f"  {label:<{width}} {row['train']:>9,} "
+                     f"{row['train'] / report['train']:>8.2%} {row['test']:>9,}")
+    lines.append(f"  {'all':<{width}} {report['train']:>9,} {1:>8.2%} {report['test']:>9,}")
+    findings = [("training texts that repeat an earlier one", f"{report['repeated']:,}"),
+                ("training texts under more than one label", f"{report['two_labels']:,}"),
+                ("texts that stand in both train and test", f"{report['in_both']:,}"),
+                ("empty rows dropped", f"{report['dropped']:,}")]
+    if report["truncated"] is not None:
+        findings.append(("training texts truncated", f"{report['truncated']:.2%}"))
+    return "\n".join(lines + [f"  {name + ':':<42} {value}" for name, value in findings])
+
+
+def data_hash(corpus: Corpus) -> str:
+    """SHA-256 over the label names and every text with its label, of both parts, in order."""
+    digest = hashlib.sha256(json.dumps(corpus.label_names).encode())
+    for part, texts, labels in (("train", corpus.train_texts, corpus.train_labels),
+                                ("test", corpus.test_texts, corpus.test_labels)):
+        for text, label in zip(texts, labels.tolist()):
+            digest.update(json.dumps([part, text, label]).encode())
+    return digest.hexdigest()
+
+
+# ---- Tokens and batches ----
+
+@dataclass(frozen=True)
+class Tokens:
+    """N tokenised texts in one flat array: text i is ids[offsets[i]:offsets[i + 1]]."""
+    ids: np.ndarray        # (total,) int32: a million texts of 256 tokens take 1 GB
+    offsets: np.ndarray    # (N + 1,) int64
+    truncated: float       # share of the texts that were longer than allowed
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, special ones included, (N,) int64."""
+        return np.diff(self.offsets)
+
+
+def tokenize(texts: list[str], tokenizer, max_length: int) -> Tokens:
+    """Every text's token ids, cut by the (fast) tokenizer itself to max_length tokens."""
+    if not tokenizer.is_fast:
+        raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; "
+                         "choose an encoder that ships a tokenizer.json")
+    special = tokenizer.num_special_tokens_to_add()
+    if max_length <= special:
+        raise InputError(f"a text of at most {max_length} tokens has no room beside this "
+                         f"tokenizer's {special} special ones; raise --max_length")
+    ids, truncated = [], 0
+    for start in tqdm(range(0, len(texts), 1000), desc="tokenize", unit="k texts", disable=None):
+        batch = tokenizer(texts[start:start + 1000], truncation=True, max_length=max_length,
+                          return_attention_mask=False, return_token_type_ids=False)
+        ids += [np.array(row, dtype=np.int32) for row in batch["input_ids"]]
+        truncated += sum(bool(encoding.overflowing) for encoding in batch.encodings)
+    lengths = [len(row) for row in ids]
+    return Tokens(np.concatenate(ids), np.cumsum([0, *lengths]), truncated / len(texts))
+
+
+def batches_of(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Consecutive pieces of batch_size rows; the last may be smaller."""
+    return [rows[start:start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def epoch_batches(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int,
+                  pool: int = 8) -> list[np.ndarray]:
+    """
+    The rows of each batch of one epoch, every row exactly once, texts of like length together.
+
+    Freshly shuffled rows are sorted in pools of `pool` batches; only the first pool has a random
+    number of batches. Were it never a single one, the shortest and the longest text could not meet.
+    Fixed by (seed, epoch); always ceil(N / batch_size) batches.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    first = batch_size * rng.integers(1, pool + 1)
+    batches = []
+    for rows in [order[:first], *batches_of(order[first:], pool * batch_size)]:
+        by_length = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += batches_of(by_length, batch_size)
+    return [batches[position] for position in rng.permutation(len(batches))]
+
+
+def eval_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """All rows, longest first: what does not fit into memory fails at once, not at the end."""
+    return batches_of(np.argsort(-lengths, kind="stable"), batch_size)
+
+
+def pad(views: list[Tokens], rows: np.ndarray, pad_id: int) -> dict[str, torch.Tensor]:
+    """
+    One batch of V views of the same B rows, view after view: all of view 1, then all of view 2.
+
+    returns   input_ids and attention_mask (1 token, 0 padding), each (V*B, L) int64
+    """
+    starts = np.stack([view.offsets[rows] for view in views])                  # (V, B)
+    lengths = np.stack([view.offsets[rows + 1] for view in views]) - starts    # (V, B)
+    column = np.arange(lengths.max())                                          # (L,)
+    is_token = column < lengths[..., None]                                     # (V, B, L)
+    input_ids = np.full(is_token.shape, pad_id, dtype=np.int64)                # (V, B, L)
+    for view, ids, start, mask in zip(views, input_ids, starts, is_token):
+        ids[mask] = view.ids[(start[:, None] + column)[mask]]
+    return {"input_ids": torch.from_numpy(input_ids).flatten(0, 1),
+            "attention_mask": torch.from_numpy(is_token.astype(np.int64)).flatten(0, 1)}

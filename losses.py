@@ -1,0 +1,344 @@
+"""
+The losses of SharpReCL (Li et al., WWW 2026), as pure functions. Needs torch alone: copy it.
+
+Letters in the shape comments:
+    N  rows of D_hat: the projected texts of both views, then one prototype a class (N = 2B + C)
+    C  classes          D  projection size          M  built samples a class
+    K  hard samples a class (k = 20)
+
+Every function works in float32 (float64 if its input is), also inside autocast, and draws from
+torch's global generator, so torch.manual_seed fixes it.
+"""
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Built(NamedTuple):
+    """
+    Samples built from rows of D_hat, targets for the anchors of their class: sample (c, m) is
+    normalize(weight * D_hat[first] + (1 - weight) * D_hat[second]).
+
+    first   (C, M)  int64, rows of D_hat
+    second  (C, M)  int64, rows of D_hat; equal to first where a sample was drawn, not mixed
+    weight  (C, M)  the mixing coefficient alpha or beta of Eq. (10); 1 where a sample was drawn
+    """
+    first: Tensor
+    second: Tensor
+    weight: Tensor
+
+
+class Hard(NamedTuple):
+    """
+    The hard samples of each class, hardest first.
+
+    rows    (C, K)  int64, rows of D_hat
+    counts  (C,)    how many of the K are candidates: a small class has fewer than K
+    """
+    rows: Tensor
+    counts: Tensor
+
+
+def _exact(x: Tensor) -> Tensor:
+    """float32, or float64 if x is float64: half precision cannot hold exp(1 / temperature)."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _no_autocast(x: Tensor):
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows of unit length (a zero row stays zero), for any finite x: no square can overflow."""
+    x = _exact(x)
+    largest = x.detach().abs().amax(dim=1, keepdim=True)
+    x = x / largest.where(largest > 1e-30, 1.0)
+    length = x.norm(dim=1, keepdim=True)
+    return x / length.where(length > 0, 1.0)
+
+
+def _check_matrix(name: str, x: Tensor) -> None:
+    if x.ndim != 2 or 0 in x.shape or not x.is_floating_point():
+        raise ValueError(f"{name}: expected a non-empty floating-point matrix (rows, columns), "
+                         f"got {x.dtype} of shape {tuple(x.shape)}")
+    if not x.isfinite().all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+
+
+def _check_labels(labels: Tensor, rows: int, num_classes: int) -> None:
+    if labels.shape != (rows,) or labels.dtype != torch.int64:
+        raise ValueError(f"labels: expected int64 of shape ({rows},), one for each row, "
+                         f"got {labels.dtype} of shape {tuple(labels.shape)}")
+    if not ((labels >= 0) & (labels < num_classes)).all():
+        raise ValueError(f"labels: expected 0 to {num_classes - 1}, "
+                         f"got {labels.min().item()} to {labels.max().item()}")
+
+
+def _check_above_zero(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: expected a number above 0, got {value}")
+
+
+def _log_prior(class_counts: Tensor) -> Tensor:
+    """log P_y of the training set, (C,) float64: log of a share near 1 needs the digits."""
+    counts = class_counts.double()
+    if counts.ndim != 1 or not ((counts > 0) & counts.isfinite()).all():
+        raise ValueError("class_counts: expected one positive number for each class, "
+                         f"got {class_counts.tolist()}")
+    return (counts / counts.sum()).log()
+
+
+# ---- the balanced classification branch (Section 3.3) ----
+
+
+def logit_compensation(logits: Tensor, labels: Tensor, class_counts: Tensor) -> Tensor:
+    """
+    Cross-entropy of logits shifted by the log prior (Menon et al. 2020), Eq. (6), mean over rows.
+
+        L = -log( exp(phi_y + delta_y) / sum_y' exp(phi_y' + delta_y') ),  delta_y = log P_y
+
+    For training only: at inference take the logits as they are.
+
+    logits        (rows, C)  phi(feat), finite
+    labels        (rows,)    int64, 0 to C - 1
+    class_counts  (C,)       texts of each class in the training set, all above 0
+    returns       ()
+    raises        ValueError for a wrong shape, a label out of range, a NaN or an infinity
+    """
+    _check_matrix("logits", logits)
+    _check_labels(labels, *logits.shape)
+    delta = _log_prior(class_counts)                                        # (C,)
+    if len(delta) != logits.shape[1]:
+        raise ValueError(f"class_counts: expected {logits.shape[1]} classes as in logits, "
+                         f"got {len(delta)}")
+    with _no_autocast(logits):
+        phi = _exact(logits)
+        return F.cross_entropy(phi + delta.to(phi), labels)                 # Eq. (6)
+
+
+# ---- simple sampling and hard mixup for the rebalanced dataset (Section 3.4) ----
+
+
+def extend(z: Tensor, labels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    D_hat = Z united with the prototypes, l2-normalised (Section 3.4): every class has a member.
+
+    z           (2B, D)  projected texts, Eq. (7), finite
+    labels      (2B,)    int64, 0 to C - 1
+    prototypes  (C, D)   proj_h(w), Eq. (5); row c is the prototype of class c
+    returns     (N, D)   unit rows, the prototypes last, and their labels (N,); N = 2B + C
+    raises      ValueError for a wrong shape, a label out of range, a NaN or an infinity
+    """
+    _check_matrix("prototypes", prototypes)
+    _check_matrix("z", z)
+    _check_labels(labels, len(z), len(prototypes))
+    if z.shape[1] != prototypes.shape[1]:
+        raise ValueError(f"prototypes: expected {z.shape[1]} columns as in z, "
+                         f"got {prototypes.shape[1]}")
+    with _no_autocast(z):
+        extended = torch.cat([_unit(z), _unit(prototypes)])                 # (N, D)
+    classes = torch.arange(len(prototypes), device=labels.device)
+    return extended, torch.cat([labels, classes])
+
+
+def set_sizes(num: int, ratio: float) -> tuple[int, int]:
+    """(|D_samp|, |D_syn|) of a class when the share `ratio` of `num` built samples is mixed."""
+    num_syn = round(ratio * num)
+    return num - num_syn, num_syn
+
+
+def hard_ratio(step: int, total_steps: int, *, start: float = 0.5, end: float = 1.0) -> float:
+    """Share of D_syn in D_tilde at step t = 1..T: start + t/T (end - start), Section 3.5."""
+    return start + step / total_steps * (end - start)
+
+
+def membership(labels: Tensor, num_classes: int) -> Tensor:
+    """(C, N) bool: is row i of D_hat a member of class c? Its negation gives the negatives of c."""
+    return labels == torch.arange(num_classes, device=labels.device)[:, None]
+
+
+def _check_candidates(is_candidate: Tensor) -> None:
+    empty = (~is_candidate.any(dim=1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError("is_candidate: expected at least one candidate for each class (extend() "
+                         f"sees to it from two classes on), got none for class {empty[0]}")
+
+
+def simple_sampling(is_candidate: Tensor, num: int) -> Built:
+    """
+    `num` candidates of each class, uniformly with replacement, Eq. (8).
+
+    is_candidate  (C, N)    membership() for D_samp+, its negation for D_samp-
+    returns       Built of (C, num)
+    raises        ValueError when a class has no candidate
+    """
+    _check_candidates(is_candidate)
+    rows = torch.empty(len(is_candidate), 0, dtype=torch.int64, device=is_candidate.device)
+    if num > 0:
+        rows = torch.multinomial(is_candidate.float(), num, replacement=True)   # (C, num) Eq. (8)
+    return Built(rows, rows, torch.ones_like(rows, dtype=torch.float32))
+
+
+@torch.no_grad()
+def hard_samples(hardness: Tensor, is_candidate: Tensor, *, k: int = 20) -> Hard:
+    """
+    The k hardest candidates of each class, Eq. (9); all of them where there are fewer than k.
+
+    hardness      (C, N)  -proto_c . z_i for the positives, proto_c . z_i for the negatives
+    is_candidate  (C, N)  membership() for the positives, its negation for the negatives
+    returns       Hard of (C, min(k, N)); the choice carries no gradient
+    raises        ValueError when k < 1 or a class has no candidate
+    """
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, got {k}")
+    _check_candidates(is_candidate)
+    k = min(k, hardness.shape[1])
+    masked = hardness.masked_fill(~is_candidate, -math.inf)
+    return Hard(masked.topk(k, dim=1).indices, is_candidate.sum(dim=1).clamp(max=k))   # Eq. (9)
+
+
+def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
+    """
+    `num` mixtures of two random hard samples of each class, Eq. (10).
+
+        normalize(alpha z_i + (1 - alpha) z_j),  alpha ~ Beta(lam, lam)
+
+    hard     hard_samples(); i and j are drawn with replacement
+    returns  Built of (C, num)
+    raises   ValueError unless lam > 0
+    """
+    _check_above_zero("lam", lam)
+    shape, device = (len(hard.rows), num), hard.rows.device
+    counts = hard.counts[:, None]                                           # (C, 1)
+
+    def draw() -> Tensor:
+        rank = (torch.rand(shape, device=device) * counts).long()           # (C, num)
+        # rand * count can round up to count itself
+        return hard.rows.gather(1, rank.minimum(counts - 1))
+
+    lam = torch.tensor(float(lam), device=device)
+    alpha = torch.distributions.Beta(lam, lam, validate_args=False).sample(shape)
+    return Built(draw(), draw(), alpha)                                     # Eq. (10)
+
+
+def union(*parts: Built) -> Built:
+    """D_tilde_c = D_samp,c united with D_syn,c: (C, M1), (C, M2) -> (C, M1 + M2)."""
+    return Built(*(torch.cat(tensors, dim=1) for tensors in zip(*parts)))
+
+
+# ---- contrastive learning with the rebalanced dataset (Section 3.5) ----
+
+
+def class_weights(class_counts: Tensor, scheme: str = "log_prior") -> Tensor:
+    """
+    The weight of an anchor of class y in Eq. (11); rare classes weigh more.
+
+    log_prior         -log P_y. Eq. (11) has delta_y = log P_y, which is negative: to minimise that
+                      would push positives apart
+    effective_number  mean_c(E_c) / E_y with E_c = (1 - b^n_c) / (1 - b), b = 0.9999 (Cui et al.
+                      2019), as in the authors' code
+    none              1
+
+    class_counts  (C,)  texts of each class in the training set, all above 0
+    returns       (C,)  float64
+    raises        ValueError for another scheme or a count of 0
+    """
+    log_prior = _log_prior(class_counts)
+    if scheme == "log_prior":
+        return -log_prior
+    if scheme == "effective_number":
+        effective = -torch.expm1(class_counts.double() * math.log(0.9999)) / (1 - 0.9999)
+        return effective.mean() / effective
+    if scheme == "none":
+        return torch.ones_like(log_prior)
+    raise ValueError(f"scheme: expected log_prior, effective_number or none, got {scheme!r}")
+
+
+def built_similarity(gram: Tensor, built: Built, labels: Tensor) -> Tensor:
+    """
+    Dot product of each row of D_hat with each built sample of its own class.
+
+    A built sample is a normalised combination of two unit rows i and j, so the Gram matrix G of
+    D_hat holds all that is needed, and no (C, M, D) tensor is made:
+
+        a . built = (w G[a,i] + (1 - w) G[a,j]) / |w z_i + (1 - w) z_j|
+        |w z_i + (1 - w) z_j|^2 = w^2 + (1 - w)^2 + 2 w (1 - w) G[i,j]
+
+    gram     (N, N)  D_hat D_hat^T
+    built    (C, M)  each tensor
+    labels   (N,)    int64, 0 to C - 1
+    returns  (N, M)
+    """
+    first, second, w = built
+    w = w.to(gram.dtype)
+    squared = w**2 + (1 - w)**2 + 2 * w * (1 - w) * gram[first, second]     # (C, M)
+    # two opposite rows mixed half and half have no direction: the floor keeps 1 / length finite
+    length = squared.clamp(min=1e-6).sqrt()                                 # (C, M)
+    to_first = gram.gather(1, first[labels])                                # (N, M)
+    to_second = gram.gather(1, second[labels])                              # (N, M)
+    return (w / length)[labels] * to_first + ((1 - w) / length)[labels] * to_second
+
+
+def rebalanced_contrastive(
+    extended: Tensor, labels: Tensor, positives: Built, negatives: Built, *,
+    temperature: float = 0.5, weights: Tensor | None = None, reduction: str = "mean",
+) -> Tensor:
+    """
+    The supervised contrastive loss with rebalanced targets, Eq. (11), mean over the N anchors.
+
+        L_i = -weight_y / |P(i)| sum_{p in P(i)} log( e(i, p) / sum_{k in K(i)} e(i, k) )
+        e(i, j) = exp(z_i . z_j / temperature)
+        P(i) = D_tilde_y+ and the other members of class y in D_hat
+        K(i) = D_tilde_y and all of D_hat but i
+
+    Eq. (11) has no 1 / |P(i)|; with it, and only with it, the gradient of Eq. (13) follows.
+    reduction="sum" leaves it out. An anchor with empty P(i) adds 0 and counts in the mean.
+
+    extended     (N, D)   D_hat of extend(): unit rows (not checked)
+    labels       (N,)     int64, the labels of extend()
+    positives    (C, M+)  D_tilde+, Built; M+ may be 0
+    negatives    (C, M-)  D_tilde-, Built; M- may be 0
+    temperature           tau > 0
+    weights      (C,)     class_weights(); None: 1 for each class
+    reduction             over P(i): "mean" or "sum"
+    returns      ()
+    raises       ValueError for a wrong shape, a label out of range, a NaN or an infinity
+    """
+    num_classes = len(positives.first)
+    _check_matrix("extended", extended)
+    _check_labels(labels, len(extended), num_classes)
+    _check_above_zero("temperature", temperature)
+    if len(negatives.first) != num_classes:
+        raise ValueError(f"negatives: expected {num_classes} classes as in positives, "
+                         f"got {len(negatives.first)}")
+    if weights is not None and weights.shape != (num_classes,):
+        raise ValueError(f"weights: expected shape ({num_classes},), got {tuple(weights.shape)}")
+    if len(extended) == 1 and positives.first.shape[1] + negatives.first.shape[1] == 0:
+        raise ValueError("extended: expected a second row or a built sample to contrast with")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
+
+    with _no_autocast(extended):
+        extended = _exact(extended)
+        gram = extended @ extended.T                                        # (N, N)
+        to_positives = built_similarity(gram, positives, labels)            # (N, M+)
+        to_negatives = built_similarity(gram, negatives, labels)            # (N, M-)
+
+        is_self = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        is_positive = (labels[:, None] == labels) & ~is_self                # (N, N)
+        num_positives = is_positive.sum(dim=1) + to_positives.shape[1]      # (N,)
+
+        # -inf, not 0: a masked logit of 0 would still put exp(0) into the denominator
+        targets = [gram.masked_fill(is_self, -math.inf), to_positives, to_negatives]
+        log_denominator = (torch.cat(targets, dim=1) / temperature).logsumexp(dim=1)      # (N,)
+        positive_sum = (gram * is_positive).sum(dim=1) + to_positives.sum(dim=1)          # (N,)
+
+        loss = num_positives * log_denominator - positive_sum / temperature               # (N,)
+        if reduction == "mean":
+            loss = loss / num_positives.clamp(min=1)
+        if weights is not None:
+            loss = loss * weights.to(loss)[labels]
+        return loss.mean()                                                  # Eq. (11)

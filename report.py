@@ -1,0 +1,236 @@
+"""
+Results: metrics, the files of a run, figures, tables.
+
+    python report.py runs            # mean +- standard deviation over seeds, as Markdown
+"""
+import argparse
+import csv
+import io
+import json
+import math
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from scipy.special import softmax
+from sklearn.manifold import TSNE
+from sklearn.metrics import accuracy_score, classification_report, f1_score
+
+from data import Corpus, save
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt    # noqa: E402  after the backend is chosen
+
+# ---- metrics ----
+
+
+def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray) -> dict:
+    """
+    Accuracy and macro-F1 in percent, also over the classes with many (above 100), medium (20 to
+    100) and few (below 20) training texts; each class's F1; the classes never predicted.
+    """
+    accuracy = 100 * accuracy_score(labels, predicted)
+    macro_f1 = 100 * f1_score(labels, predicted, average="macro")
+    result = {"accuracy": accuracy, "macro_f1": macro_f1, "gap": accuracy - macro_f1, "groups": {}}
+    for name, lowest, highest in (("many", 101, math.inf), ("medium", 20, 100), ("few", 0, 19)):
+        in_group = (train_counts >= lowest) & (train_counts <= highest)
+        members = np.intersect1d(np.flatnonzero(in_group), labels)
+        if len(members):
+            is_member = np.isin(labels, members)
+            result["groups"][name] = {
+                "classes": len(members), "texts": int(is_member.sum()),
+                "accuracy": 100 * accuracy_score(labels[is_member], predicted[is_member]),
+                "macro_f1": 100 * f1_score(labels, predicted, labels=members, average="macro",
+                                           zero_division=0)}
+    result["f1"] = (100 * f1_score(labels, predicted, labels=range(len(train_counts)), average=None,
+                                   zero_division=0)).tolist()
+    result["never_predicted"] = np.setdiff1d(np.arange(len(train_counts)), predicted).tolist()
+    return result
+
+
+# ---- files of a run, each written whole or not at all ----
+
+
+def write_text(path: Path, text: str) -> None:
+    save(path, text.encode())
+
+
+def write_json(path: Path, value) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
+    """predictions.csv and scikit-learn's report, of the newest epoch, as text and JSON."""
+    names, labels, predicted = corpus.label_names, corpus.test_labels, logits.argmax(axis=1)
+    probability = softmax(logits, axis=1).max(axis=1)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["text", "label", "prediction", "probability"])
+    for text, label, prediction, p in zip(corpus.test_texts, labels, predicted, probability):
+        writer.writerow([text, names[label], names[prediction], f"{p:.6f}"])
+    write_text(folder / "predictions.csv", table.getvalue())
+    options = dict(labels=range(len(names)), target_names=names, zero_division=0)
+    write_text(folder / "classification_report.txt",
+          classification_report(labels, predicted, digits=4, **options))
+    write_json(folder / "classification_report.json",
+               classification_report(labels, predicted, output_dict=True, **options))
+
+
+# ---- lines for the screen ----
+
+
+def epoch_lines(epoch: dict, epochs: int) -> str:
+    """The epoch in two lines: how good it is, and how the method fares inside."""
+    test, inside = epoch["test"], epoch["diagnostics"]
+    groups = ", ".join(f"{name} {group['macro_f1']:.1f}" for name, group in test["groups"].items())
+    line = (f"epoch {epoch['epoch']}/{epochs}  cls {epoch['loss_cls']:.3f}, "
+            f"cl {epoch['loss_cl']:.3f}  accuracy {test['accuracy']:.2f}, "
+            f"macro-F1 {test['macro_f1']:.2f} ({groups})")
+    if "val" in epoch:
+        line += f"  val {epoch['val']['accuracy']:.2f}, {epoch['val']['macro_f1']:.2f}"
+    mixed = [f"{name} {inside[f'mixed_to_prototype_{name}']:.2f}" for name in ("pos", "neg")
+             if f"mixed_to_prototype_{name}" in inside]
+    return (f"{line}\n  cosine of prototypes to class means {inside['prototype_cosine']:.2f}, "
+            f"to mixed samples {', '.join(mixed) or '-'}; gradient from cls "
+            f"{inside['gradient_share_cls']:.0%}; {epoch['texts_per_second']:.0f} texts/s")
+
+
+PROTOCOLS = {
+    "last": "after the last epoch: the headline",
+    "best_val": "epoch with the best validation macro-F1",
+    "best_test": "epoch with the best test accuracy, as in the authors' code: optimistic",
+}
+
+
+def print_result(folder: Path) -> None:
+    """scikit-learn's report of the last epoch, and the result under each protocol."""
+    result = json.loads((folder / "result.json").read_text())
+    labels = json.loads((folder / "args.json").read_text())["label_names"]
+    missing = [labels[label] for label in result["last"]["never_predicted"]]
+    print((folder / "classification_report.txt").read_text())
+    print("never predicted: " + (", ".join(missing) or "no class"))
+    for name, meaning in PROTOCOLS.items():
+        if name in result:
+            print(f"{name + ':':<10} accuracy {result[name]['accuracy']:.2f}, macro-F1 "
+                  f"{result[name]['macro_f1']:.2f}, epoch {result[name]['epoch']} ({meaning})")
+    print(f"in {folder}")
+
+
+# ---- figures ----
+
+BAR = "#4477aa"     # of Paul Tol's colour-blind safe palette, as is viridis
+
+
+def _save(figure, path: Path) -> None:
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150, bbox_inches="tight")
+    plt.close(figure)
+    save(path, image.getvalue())
+
+
+def _short(names: list[str]) -> list[str]:
+    return [name if len(name) <= 24 else name[:23] + "…" for name in names]
+
+
+def label_distribution(counts: list[int], names: list[str], title: str, path: Path) -> None:
+    """Fig. 1: training texts of each class, largest first; logarithmic, so that rare ones show."""
+    order = np.argsort(-np.array(counts), kind="stable")
+    figure, axes = plt.subplots(figsize=(max(4.0, 0.28 * len(names) + 1.5), 3.2))
+    bars = axes.bar([_short(names)[i] for i in order], [counts[i] for i in order], color=BAR)
+    axes.bar_label(bars, fontsize=7, rotation=90 if len(names) > 12 else 0, padding=2)
+    axes.set_yscale("log")
+    axes.set_ylim(0.7, 4 * max(counts))
+    axes.set_xlim(-0.7, len(names) - 0.3)
+    axes.set_ylabel("training texts")
+    axes.set_title(title, fontsize=10)
+    axes.tick_params(axis="x", labelrotation=90 if max(map(len, names)) > 3 else 0, labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str],
+                     path: Path) -> None:
+    """Share of each true class (row) that was given each label (column), in percent."""
+    counts = np.zeros((len(names), len(names)))
+    np.add.at(counts, (labels, predicted), 1)
+    percent = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    size = max(4.0, 0.32 * len(names) + 2)
+    figure, axes = plt.subplots(figsize=(size + 0.6, size))
+    image = axes.imshow(percent, cmap="viridis", vmin=0, vmax=100)
+    for row, column in np.argwhere(percent >= 0.5):
+        axes.text(column, row, f"{percent[row, column]:.0f}", ha="center", va="center", fontsize=6,
+                  color="black" if percent[row, column] > 60 else "white")
+    axes.set_xticks(range(len(names)), _short(names), rotation=90, fontsize=7)
+    axes.set_yticks(range(len(names)), _short(names), fontsize=7)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    figure.colorbar(image, ax=axes, fraction=0.046, label="% of the true class")
+    _save(figure, path)
+
+
+def tsne(feats: np.ndarray, labels: np.ndarray, names: list[str], path: Path,
+         most: int = 2000) -> None:
+    """Fig. 4: t-SNE of the test texts' embeddings feat (n, h), at most `most` of them, seeded."""
+    chosen = np.random.default_rng(0).permutation(len(feats))[:most]
+    feats, labels = feats[chosen], labels[chosen]
+    perplexity = min(30, max(1, (len(feats) - 1) // 3))
+    points = TSNE(perplexity=perplexity, random_state=0).fit_transform(feats)
+    figure, axes = plt.subplots(figsize=(5.6, 5))
+    colours = plt.get_cmap("viridis" if len(names) > 10 else "tab10")
+    for position, label in enumerate(np.unique(labels)):
+        shade = colours(label / (len(names) - 1)) if len(names) > 10 else colours(label)
+        marker = "os^vDPX<>*"[position % 10]
+        axes.scatter(*points[labels == label].T, s=12, color=shade, marker=marker, linewidths=0,
+                     label=_short(names)[label])
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(fontsize=6, markerscale=1.6, loc="center left", bbox_to_anchor=(1, 0.5),
+                frameon=False, ncols=1 + len(names) // 30)
+    _save(figure, path)
+
+
+# ---- tables ----
+
+
+def table(results: list[dict], protocol: str) -> str:
+    """Markdown: a row for each setting, mean +- standard deviation over its seeds."""
+    groups = defaultdict(list)
+    for result in results:
+        key = {name: value for name, value in result["settings"].items() if name != "seed"}
+        groups[json.dumps(key, sort_keys=True)].append(result)
+    keys = [json.loads(key) for key in groups]
+    shared = {name for name in keys[0] if len({json.dumps(key.get(name)) for key in keys}) == 1}
+    varied = [name for name in keys[0] if name not in shared]
+    header = [*varied, "accuracy", "macro-F1", "seeds"]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for key, members in zip(keys, groups.values()):
+        cells = [str(key.get(name)) for name in varied]
+        for metric in ("accuracy", "macro_f1"):
+            values = [member[protocol][metric] for member in members]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.2f}{spread}")
+        lines.append("| " + " | ".join([*cells, str(len(members))]) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the --output_dir of main.py")
+    parser.add_argument("--protocol", choices=("last", "best_val", "best_test"), default="last",
+                        help="which epoch counts (default: last)")
+    args = parser.parse_args(argv)
+    results = [json.loads(path.read_text()) for path in sorted(args.folder.glob("*/result.json"))]
+    results = [result for result in results if args.protocol in result]
+    if not results:
+        print(f"error: {args.folder}: no finished run with {args.protocol}", file=sys.stderr)
+        return 2
+    print(table(results, args.protocol))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

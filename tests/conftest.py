@@ -1,0 +1,72 @@
+"""What the tests share: a tiny BERT made on the spot, and a small imbalanced data set."""
+import csv
+import os
+import re
+
+import pytest
+import torch
+
+from augment import load_wordnet
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def glosses(sizes: dict[str, int], skip: int = 0) -> list[tuple[str, str]]:
+    """Real texts: the first glosses of some of WordNet's noun files, as (text, label)."""
+    wordnet, rows = load_wordnet(), []
+    names = [line.split()[1] for line in wordnet.open("lexnames")]
+    left = {label: skip + size for label, size in sizes.items()}
+    for line in wordnet.open("data.noun"):
+        label = names[int(line.split()[1])] if line[0].isdigit() else None
+        if left.get(label, 0) > 0:
+            left[label] -= 1
+            if left[label] < sizes[label]:
+                rows.append((line.split("|")[1].split(";")[0].strip(), label))
+    return rows
+
+
+def write_csv(path, rows):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory):
+    """train.csv with 40, 20 and 8 texts of three classes, test.csv with 12 of each."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_csv(folder / "train.csv", glosses({"noun.food": 40, "noun.animal": 20, "noun.time": 8}))
+    write_csv(folder / "test.csv",
+              glosses({"noun.food": 12, "noun.animal": 12, "noun.time": 12}, skip=40))
+    return folder
+
+
+def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1):
+    """An encoder of 32 units and one layer, with random weights and a word tokenizer, in folder."""
+    from transformers import AutoConfig, AutoModel, BertTokenizerFast
+
+    texts = [text for text, _ in glosses({"noun.food": 60, "noun.animal": 60, "noun.time": 60})]
+    words = sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(texts).lower())))
+    folder.mkdir(exist_ok=True)
+    vocabulary = {word: i for i, word in enumerate(
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    tokenizer = BertTokenizerFast.from_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": 130, "pad_token_id": 0}
+    if model_type == "distilbert":
+        sizes |= {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64,
+                  "dropout": dropout, "attention_dropout": dropout}
+    else:
+        sizes |= {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                  "intermediate_size": 64, "hidden_dropout_prob": dropout,
+                  "attention_probs_dropout_prob": dropout}
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.for_model(model_type, **sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    return save_tiny_encoder(tmp_path_factory.mktemp("encoder"))

@@ -1,0 +1,295 @@
+"""augment.py: properties of the two methods, the cache, and WordNet's whereabouts."""
+
+import json
+import re
+import socket
+
+import nltk
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import augment
+from augment import (InputError, METHODS, STOP_WORDS, change_shares, load_wordnet, noise, synonyms,
+                     word_substitution)
+
+TEXTS = [
+    "Visual results and complications of intraocular lenses in 24 patients.",
+    "what films featured the character popeye doyle ?",
+    "a dynamic load balancing strategy  for channel assignment",
+    "THE COMPANY'S EARNINGS ROSE 3.5 % IN 1987, THE BANK SAID.",
+    "Iron-deficiency (mild) affects children; doctors study 1990s data!",
+    "oil",
+]
+SENTENCES = st.lists(st.sampled_from(
+    "the of 42 3.5 p53 dogs Dogs DOGS film studies carried iPhone x , . ( quickly city's don't "
+    "efficient qwzx mid-1990s analysis é ß".split()), max_size=12).map(" ".join)
+
+
+# ---- WordNet -----------------------------------------------------------------------------------
+
+def test_wordnet_has_its_senses_counts_and_lexicographer_files():
+    dog = load_wordnet().synset("dog.n.01")
+    assert dog.lexname() == "noun.animal"
+    assert load_wordnet().synset("run.v.01").lexname() == "verb.motion"
+    assert load_wordnet().synset("participating.s.01").lexname() == "adj.all"
+    assert dog.lemmas()[0].count() == 42            # cntlist.rev: dog%1:05:00:: 1 42
+
+
+@pytest.fixture
+def no_wordnet(monkeypatch, tmp_path):
+    """A machine without WordNet and, unless the test says otherwise, without a network."""
+    def refuse(*args, **kwargs):
+        raise OSError("no network in this test")
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    monkeypatch.setattr(augment, "DEBIAN_WORDNET", str(tmp_path / "absent"))
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    load_wordnet.cache_clear()
+    loaded, nltk.corpus.wordnet = nltk.corpus.wordnet, nltk.corpus.util.LazyCorpusLoader(
+        "wordnet", nltk.corpus.WordNetCorpusReader, None)
+    yield tmp_path
+    nltk.corpus.wordnet = loaded
+    load_wordnet.cache_clear()
+
+
+def test_missing_wordnet_is_one_line_that_names_both_remedies(no_wordnet):
+    with pytest.raises(InputError) as error:
+        word_substitution(TEXTS)
+    message = str(error.value)
+    assert "\n" not in message
+    assert "apt-get install wordnet-base" in message and "nltk.downloader wordnet" in message
+
+
+def test_a_damaged_dictionary_is_one_line_too(no_wordnet, monkeypatch):
+    folder = no_wordnet / "wordnet"
+    folder.mkdir()
+    (folder / "data.noun").write_text("nonsense\n")
+    monkeypatch.setattr(augment, "DEBIAN_WORDNET", str(folder))
+    with pytest.raises(InputError, match="cannot be read") as error:
+        load_wordnet()
+    assert "\n" not in str(error.value)
+
+
+# ---- word substitution -------------------------------------------------------------------------
+
+def test_a_text_is_changed_the_same_way_wherever_it_stands():
+    changed = word_substitution(TEXTS, seed=3)
+    assert word_substitution(TEXTS[::-1], seed=3) == changed[::-1]
+    assert [word_substitution([text], seed=3)[0] for text in TEXTS] == changed
+
+
+def test_another_seed_gives_other_texts():
+    assert word_substitution(TEXTS, seed=0) != word_substitution(TEXTS, seed=1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SENTENCES, st.integers(0, 5), st.sampled_from([0.1, 0.5, 1.0]))
+def test_only_words_with_synonyms_change_and_at_least_one_does(text, seed, rate):
+    [changed] = word_substitution([text], seed=seed, rate=rate)
+    before, after = text.split(" "), changed
+    changeable = [word for word in before if re.fullmatch("(?i)(dogs|film|studies|carried|quickly|"
+                                                          "city's|efficient|analysis)", word)]
+    assert (changed != text) == bool(changeable)
+    kept = [word for word in before if word not in changeable]
+    for word in kept:                       # in order, so the search goes on behind the last one
+        assert word in after
+        after = after[after.index(word) + len(word):]
+
+
+def test_rate_says_how_many_words_change():
+    text = "dogs films cities studies doctors dogs films cities studies doctors"
+    for rate, expected in [(0.01, 1), (0.2, 2), (0.5, 5), (1.0, 10)]:
+        [changed] = word_substitution([text], rate=rate)
+        lost = change_shares([text], [changed])[1]
+        assert round(10 * lost) == expected
+
+
+def test_stop_words_numbers_and_unknown_words_are_left_alone():
+    texts = [" ".join(sorted(STOP_WORDS)), "12 3.5 p53 1990s mid-1990s 4th", "qwzx ii iPhone I", ""]
+    assert word_substitution(texts, rate=1.0) == texts
+
+
+def test_punctuation_and_spacing_stand_where_they_stood():
+    text = "\t(Dogs),  films;\n'cities': studies -- doctors!  "
+    [changed] = word_substitution([text], rate=1.0)
+    gaps = re.escape(text)
+    for word in ["Dogs", "films", "cities", "studies", "doctors"]:
+        gaps = gaps.replace(word, r"[A-Za-z][A-Za-z -]*")
+    assert changed != text and re.fullmatch(gaps, changed)
+
+
+@pytest.mark.parametrize("word", ["film", "dogs", "studies", "carried", "using"])
+def test_case_is_that_of_the_replaced_word(word):
+    assert synonyms(word) and all(option.islower() for option in synonyms(word))
+    assert synonyms(word.upper()) == tuple(option.upper() for option in synonyms(word))
+    assert synonyms(word.capitalize()) == tuple(option.capitalize() for option in synonyms(word))
+
+
+@pytest.mark.parametrize("word, expected", [
+    ("city", "metropolis"), ("films", "movies"), ("buys", "purchases"), ("purchased", "bought"),
+    ("using", "applying"), ("women", "adult females"), ("copying", "imitating")])
+def test_the_synonym_takes_the_inflection_of_the_word(word, expected):
+    assert expected in synonyms(word)
+
+
+@pytest.mark.parametrize("name, ending, pos, expected", [
+    ("study", "s", "n", "studies"), ("toy", "s", "n", "toys"), ("box", "s", "n", "boxes"),
+    ("child", "s", "n", "children"), ("charwoman", "s", "n", "charwomen"),
+    ("economics", "s", "n", None), ("loss", "s", "n", "losses"), ("carry", "s", "v", "carries"),
+    ("carry", "ed", "v", "carried"), ("use", "ed", "v", "used"), ("stop", "ed", "v", "stopped"),
+    ("visit", "ed", "v", "visited"), ("buy", "ed", "v", "bought"), ("take", "ed", "v", None),
+    ("reset", "ed", "v", None), ("become", "ed", "v", None), ("use", "ing", "v", "using"),
+    ("see", "ing", "v", "seeing"), ("dye", "ing", "v", "dyeing"), ("tie", "ing", "v", "tying"),
+    ("run", "ing", "v", "running"), ("canoe", "ing", "v", "canoeing"), ("do", "ing", "v", "doing")])
+def test_endings_are_those_of_english(name, ending, pos, expected):
+    assert augment._with_ending(name, ending, pos) == expected
+
+
+def test_a_verb_is_read_as_a_verb_and_a_noun_as_a_noun():
+    wordnet = load_wordnet()
+    for word, pos in [("discuss", "v"), ("teach", "v"), ("car", "n"), ("city", "n"), ("big", "a")]:
+        assert synonyms(word)
+        assert all(wordnet.synsets(option.replace(" ", "_"), pos) for option in synonyms(word))
+
+
+@pytest.mark.parametrize("word", ["grey", "center", "color", "analyze", "catalogue", "database",
+                                  "programme", "judgment", "e-mail", "theatre"])
+def test_a_spelling_variant_is_no_synonym(word):
+    variants = {"gray", "centre", "colour", "analyse", "catalog", "data base", "program",
+                "judgement", "email", "theater"}
+    assert not (variants | {word}) & set(synonyms(word))
+
+
+def test_the_full_name_of_a_person_is_no_synonym():
+    assert synonyms("louis") == ()                  # Joseph Louis Barrow
+    assert synonyms("Reed") and "John reed" not in synonyms("Reed")
+
+
+def test_common_words_of_common_senses_come_first():
+    said, price, previous = synonyms("said"), synonyms("price"), synonyms("previous")
+    assert said[0] == "told"                        # in WordNet's counts tell 196, state 73
+    assert price.index("toll") < price.index("monetary value")      # a single word, though rarer
+    assert previous.index("former") < previous.index("old")     # previous as old was never seen
+    assert "noticed" in synonyms("found")           # find, not to found a company
+
+
+def test_the_usual_sense_is_drawn_more_often_than_the_rare_one():
+    options = synonyms("city")
+    assert options == ("metropolis", "urban center")        # weights 1 and 1/2
+    drawn = [word_substitution(["city"], seed=seed)[0] for seed in range(300)]
+    assert 170 < drawn.count("metropolis") < 230            # expected 200, deviation 8
+
+
+# ---- noise -------------------------------------------------------------------------------------
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(SENTENCES, min_size=1, max_size=4), st.integers(0, 5), st.floats(0, 3))
+def test_noise_never_empties_a_text_and_invents_no_word(texts, seed, rate):
+    vocabulary = set(" ".join(texts).split())
+    for text, changed in zip(texts, noise(texts, seed=seed, rate=rate), strict=True):
+        assert bool(changed.split()) == bool(text.split())
+        assert set(changed.split()) <= vocabulary
+        edits = max(1, round(rate * len(text.split())))
+        assert abs(len(changed.split()) - len(text.split())) <= edits
+
+
+def test_noise_inserts_swaps_and_deletes():
+    text = "one two three four"
+    results = [noise([text], seed=seed, rate=0.1)[0].split() for seed in range(60)]
+    lengths = {len(words) for words in results}
+    swapped = [words for words in results if len(words) == 4]
+    assert lengths == {3, 4, 5}
+    assert all(sum(a != b for a, b in zip(words, text.split())) == 2 for words in swapped)
+    # 60 draws of three edits: each is drawn 20 times, deviation 3.7
+    assert all(8 < sum(len(words) == n for words in results) < 32 for n in lengths)
+
+
+def test_noise_does_not_depend_on_the_order_of_the_texts():
+    changed = noise(TEXTS, seed=3)
+    assert noise(TEXTS[::-1], seed=3) == changed[::-1]
+    assert noise(TEXTS, seed=4) != changed
+
+
+# ---- augment and its cache ---------------------------------------------------------------------
+
+@pytest.fixture
+def count_calls(monkeypatch):
+    """Replaces both methods by themselves, counting their calls."""
+    calls = []
+
+    def counted(name, function):
+        def wrapper(texts, *, seed=0, rate=0.5):
+            calls.append(name)
+            return function(texts, seed=seed, rate=rate)
+        return wrapper
+    for name in ["word_substitution", "noise"]:
+        monkeypatch.setitem(METHODS, name, counted(name, METHODS[name]))
+    return calls
+
+
+@pytest.mark.parametrize("method", ["word_substitution", "noise"])
+def test_a_second_call_reads_the_cache(method, count_calls, tmp_path):
+    first = augment.augment(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
+    second = augment.augment(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
+    assert first == second == METHODS[method](TEXTS, seed=1)
+    assert count_calls == [method] * 2                      # the first call and the line above
+
+
+def test_method_seed_settings_and_texts_have_files_of_their_own(monkeypatch, tmp_path):
+    def num_files():
+        return len(list(tmp_path.iterdir()))
+    augment.augment(TEXTS, "noise", seed=0, cache_dir=tmp_path)
+    augment.augment(TEXTS, "noise", seed=1, cache_dir=tmp_path)
+    augment.augment(TEXTS[:-1], "noise", seed=0, cache_dir=tmp_path)
+    augment.augment(TEXTS, "word_substitution", seed=0, cache_dir=tmp_path)
+    assert num_files() == 4
+    monkeypatch.setitem(noise.__kwdefaults__, "rate", 0.7)
+    assert augment.augment(TEXTS, "noise", seed=0, cache_dir=tmp_path) == noise(TEXTS, rate=0.7)
+    assert num_files() == 5
+
+
+@pytest.mark.parametrize("damage", [
+    lambda text: "", lambda text: text[:-9], lambda text: "[1]", lambda text: "{}",
+    lambda text: text.replace("patients", "potients"), lambda text: json.dumps({"sha256": 1})])
+def test_a_damaged_cache_is_named_and_computed_anew(damage, tmp_path, capsys):
+    expected = augment.augment(TEXTS, "noise", cache_dir=tmp_path)
+    [path] = tmp_path.iterdir()
+    intact = path.read_text()
+    assert damage(intact) != intact
+    path.write_text(damage(intact))
+    capsys.readouterr()
+    assert augment.augment(TEXTS, "noise", cache_dir=tmp_path) == expected
+    assert f"{path} is damaged" in capsys.readouterr().out
+    assert path.read_text() == intact and list(tmp_path.iterdir()) == [path]
+
+
+def test_one_line_says_what_was_changed(tmp_path, capsys):
+    augment.augment(["dogs", "qwzx qwzx qwzx"], "word_substitution", cache_dir=tmp_path)
+    [path] = tmp_path.iterdir()
+    captured = capsys.readouterr()
+    assert captured.out == ("augment: word_substitution changed 50.0 % of 2 texts, "
+                            f"25.0 % of their words (cached: {path})\n")
+    assert "word substitution" in captured.err              # the progress bar
+
+
+def test_none_gives_the_texts_and_writes_nothing(tmp_path, capsys):
+    assert augment.augment(TEXTS, "none", cache_dir=tmp_path) == TEXTS
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().out.startswith("augment: none, ")
+
+
+def test_a_wrong_method_or_cache_folder_is_one_clear_line(tmp_path):
+    with pytest.raises(InputError, match="'typo' is unknown; choose one of word_substitution"):
+        augment.augment(TEXTS, "typo", cache_dir=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cache .* cannot be used") as error:
+        augment.augment(TEXTS, "noise", cache_dir=tmp_path / "file")
+    assert "\n" not in str(error.value)
+
+
+def test_change_shares_by_hand():
+    before = ["a b c d", "a b", "x", ""]
+    after = ["a q c", "a new b", "x", ""]
+    # two of four texts differ; of seven words b and d are lost, the insertion costs none
+    assert change_shares(before, after) == (2 / 4, 2 / 7)
+    assert change_shares([], []) == (0, 0)

@@ -1,0 +1,615 @@
+"""data.py: files good and bad, downloads, splits, the imbalance builder, the report, batches."""
+import hashlib
+import json
+import threading
+from collections import Counter
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+import augment
+import data
+from augment import InputError
+
+PUBLISHED = Path(__file__).parents[2] / "shared" / "datasets"
+needs_datasets = pytest.mark.skipif(
+    not PUBLISHED.is_dir(), reason="the six datasets are not in ../shared/datasets")
+
+some_labels = st.lists(st.integers(0, 5), min_size=1, max_size=80).map(
+    lambda labels: np.array(labels, dtype=np.int64))
+seeds = st.integers(0, 1000)
+
+
+def sizes(labels, rows):
+    """Class -> number of its texts among the rows, without the code under test."""
+    return dict(Counter(labels[rows].tolist()))
+
+
+def labels_of(*class_sizes):
+    """Labels 0, 1, ... with these sizes, mixed up."""
+    labels = np.repeat(np.arange(len(class_sizes)), class_sizes)
+    return np.random.default_rng(7).permutation(labels)
+
+
+def corpus_of(train, test, dropped=0):
+    """A corpus from lists of (text, class number)."""
+    parts = [([text for text, _ in part], np.array([label for _, label in part], dtype=np.int64))
+             for part in (train, test)]
+    return data.Corpus("toy", *parts[0], *parts[1], ["no", "yes"], dropped, np.arange(len(train)))
+
+
+# ---- The datasets ----
+
+@needs_datasets
+@pytest.mark.parametrize("name, train, test, classes, largest, smallest", [
+    ("r52", 6532, 2568, 52, 2840, 1),
+    ("ohsumed", 3358, 4043, 23, 585, 9),
+    ("trec", 5452, 500, 6, 1250, 86),
+    ("cr", 3394, 376, 2, 2165, 1229),
+    ("dblp", 61479, 20000, 6, 20970, 5262),
+    ("biomedical", 18000, 2000, 20, 900, 900),
+])
+def test_the_datasets_have_their_published_counts(name, train, test, classes, largest, smallest):
+    corpus = data.load(name, data_dir=PUBLISHED)
+    counts = Counter(corpus.train_labels.tolist())
+    assert (len(corpus.train_texts), len(corpus.test_texts)) == (train, test)
+    assert len(corpus.train_labels) == train and len(corpus.test_labels) == test
+    assert len(corpus.label_names) == len(counts) == classes
+    assert (max(counts.values()), min(counts.values())) == (largest, smallest)
+    assert not any(text.endswith(("\r", "\n")) for text in corpus.train_texts)
+
+
+@needs_datasets
+def test_texts_and_labels_of_known_datasets_stand_side_by_side():
+    trec = data.load("trec", data_dir=PUBLISHED)
+    rows = json.loads((PUBLISHED / "trec" / "TREC_Train_aug.json").read_text(encoding="utf-8"))
+    assert trec.train_texts == [row["text"] for row in rows]
+    names = [trec.label_names[label] for label in trec.train_labels]
+    assert names == [row["label"] for row in rows]
+    dblp = data.load("dblp", data_dir=PUBLISHED)
+    assert dblp.label_names == ["1", "2", "3", "4", "5", "6"]
+    assert dblp.train_texts[0].strip() == "multi target tracking by continuous energy minimization"
+    assert dblp.label_names[dblp.train_labels[0]] == "2"
+
+
+@needs_datasets
+def test_trec_at_50_has_the_sizes_of_equation_3_and_11_texts_in_both_parts():
+    corpus = data.load("trec", data_dir=PUBLISHED)
+    assert data.data_report(corpus)["in_both"] == 11
+    rows = data.imbalanced_rows(corpus.train_labels, 50.0)
+    counts = sorted(sizes(corpus.train_labels, rows).values(), reverse=True)
+    assert counts == [1250, 571, 261, 119, 54, 25]
+    assert data.data_report(data.load("ohsumed", data_dir=PUBLISHED))["in_both"] == 2
+
+
+@needs_datasets
+def test_the_biomedical_split_depends_on_the_seed_alone_and_is_exactly_stratified():
+    first, again, other = (data.load("biomedical", data_dir=PUBLISHED, seed=seed)
+                           for seed in (0, 0, 1))
+    assert data.data_hash(first) == data.data_hash(again) != data.data_hash(other)
+    assert set(Counter(first.test_labels.tolist()).values()) == {100}
+
+
+def test_wordnet_gives_every_noun_gloss_with_its_lexicographer_file():
+    try:
+        wordnet = augment.load_wordnet()
+    except InputError as error:
+        pytest.skip(f"WordNet is not installed: {error}")
+    corpus = data.load("wordnet")
+    counts = Counter(corpus.label_names[label] for label in
+                     np.concatenate([corpus.train_labels, corpus.test_labels]))
+    assert len(corpus.train_texts) + len(corpus.test_texts) == 82_115
+    assert len(counts) == 26 and counts["noun.artifact"] == 11_587 and counts["noun.motive"] == 42
+    assert Counter(corpus.test_labels.tolist())[corpus.label_names.index("noun.motive")] == 4
+    rows = data.read_wordnet()
+    for synset in (wordnet.synset("dog.n.01"), wordnet.synset("make.n.01"),
+                   wordnet.synset("transfiguration.n.01"), wordnet.synset("stead.n.01")):
+        assert (synset.definition(), synset.lexname()) in rows
+
+
+def test_every_tenth_text_of_each_class_is_the_wordnet_test_part():
+    labels = np.array([0, 1] * 10 + [0] * 10)    # class 0: rows 0, 2, ... 18, 20, 21, ... 29
+    kept, held_out = data.every_tenth(labels)
+    assert held_out.tolist() == [18, 19, 29]
+    assert sorted([*kept, *held_out]) == list(range(30))
+
+
+# ---- Downloads ----
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A server that answers with the (status, advertised length, body) put into `answers`."""
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, length, body = http.answers.pop(0)
+            self.send_response(status)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    http = HTTPServer(("127.0.0.1", 0), Handler)
+    http.answers, http.good = [], b"yes\tfine food\nno\tawful room\n"
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
+    sha256 = hashlib.sha256(http.good).hexdigest()
+    address = f"http://127.0.0.1:{http.server_port}"
+    monkeypatch.setitem(data.DATASETS, "r52", [
+        (file, f"{address}/{file}", sha256) for file in ("train.txt", "test.txt")])
+    monkeypatch.setattr(data, "BACK_OFF", 0)
+    http.folder = tmp_path / "r52"
+    yield http
+    http.shutdown()
+    http.server_close()
+
+
+def whole(content):
+    return 200, len(content), content
+
+
+def test_a_missing_file_is_downloaded_once_and_nothing_else_is_left(server, tmp_path):
+    server.answers = [whole(server.good), whole(server.good)]
+    corpus = data.load("r52", data_dir=tmp_path)
+    assert corpus.train_texts == ["fine food", "awful room"]
+    assert corpus.train_labels.tolist() == [1, 0]
+    assert sorted(file.name for file in server.folder.iterdir()) == ["test.txt", "train.txt"]
+    data.load("r52", data_dir=tmp_path)    # a further request would find no answer
+
+
+def test_a_server_that_fails_twice_is_asked_a_third_time(server, tmp_path):
+    server.answers = [(500, 0, b""), (500, 0, b""), whole(server.good), whole(server.good)]
+    assert len(data.load("r52", data_dir=tmp_path).train_texts) == 2
+    assert server.answers == []
+
+
+@pytest.mark.parametrize("damage", [
+    lambda good: (200, len(good), good[:-5]),         # cut on the way
+    lambda good: (200, len(good) - 5, good[:-5]),     # cut at the source
+    lambda good: whole(good.replace(b"fine", b"fake")),
+    lambda good: (404, 0, b""),
+], ids=["truncated", "short", "altered", "absent"])
+def test_a_download_that_is_not_the_pinned_file_is_refused_and_leaves_nothing(
+        server, tmp_path, damage):
+    server.answers = [damage(server.good)] * data.TRIES
+    with pytest.raises(InputError) as error:
+        data.load("r52", data_dir=tmp_path)
+    message = str(error.value)
+    assert all(part in message for part in ("train.txt", "http://127.0.0.1", "--data_dir"))
+    assert "\n" not in message and server.answers == []
+    assert not server.folder.exists() or not any(server.folder.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"yes\tfine fo", b"", b"yes\tfake food\nno\tawful room\n"])
+def test_a_damaged_file_already_there_is_refused_and_named(server, tmp_path, content):
+    server.folder.mkdir()
+    (server.folder / "train.txt").write_bytes(content)
+    with pytest.raises(InputError, match=r"r52/train\.txt is truncated or altered.*delete it"):
+        data.load("r52", data_dir=tmp_path)
+    assert (server.folder / "train.txt").read_bytes() == content    # yours to delete, not ours
+
+
+def test_no_network_is_one_line_with_file_address_and_place(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "BACK_OFF", 0)
+    address = "http://127.0.0.1:1/CR_Train.json"    # nobody listens at port 1
+    monkeypatch.setitem(data.DATASETS, "cr", [("CR_Train.json", address, "0" * 64)])
+    with pytest.raises(InputError) as error:
+        data.load("cr", data_dir=tmp_path)
+    path = tmp_path / "cr" / "CR_Train.json"
+    assert all(part in str(error.value) for part in (str(path), address, "--data_dir", "refused"))
+
+
+def test_a_data_dir_that_cannot_be_written_is_one_line(server, tmp_path):
+    (tmp_path / "r52").write_text("a file where the folder should be")
+    server.answers = [whole(server.good)]
+    with pytest.raises(InputError, match="cannot be written.*--data_dir"):
+        data.load("r52", data_dir=tmp_path)
+
+
+# ---- Own files ----
+
+def written(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+ROWS = [("a, b", "10"), ('say "x"', "9"), ("two\nlines", "10"), ("ünïcode", "9"),
+        ("x" * 200_000, "10"), ("last", "9")]
+AS_CSV = "text,label\r\n" + "".join('"{}", {} \r\n'.format(text.replace('"', '""'), label)
+                                    for text, label in ROWS)
+AS_TSV = AS_CSV.replace('",', '"\t').replace("text,", "text\t").replace("\r\n", "\n")
+AS_JSONL = "\n".join(json.dumps({"text": text, "label": int(label), "more": None})
+                     for text, label in ROWS)
+AS_JSON = json.dumps([{"text": text, "label": label} for text, label in ROWS])
+
+
+@pytest.mark.parametrize("name, content", [
+    ("a.csv", AS_CSV), ("a.tsv", AS_TSV), ("a.jsonl", AS_JSONL), ("a.json", AS_JSON),
+    ("bom.csv", b"\xef\xbb\xbf" + AS_CSV.encode()), ("blank.csv", AS_CSV + "\r\n\r\n"),
+    ("A.CSV", AS_CSV), ("cr.csv", AS_CSV.replace("\r\n", "\r")),
+    ("crlf.jsonl", AS_JSONL.replace("\n", "\r\n")),
+])
+def test_every_format_gives_the_same_rows(tmp_path, name, content):
+    corpus = data.load(written(tmp_path, name, content), test_fraction=0.34)
+    assert corpus.label_names == ["9", "10"]    # numbers by value, not as strings
+    held_out = np.setdiff1d(np.arange(6), corpus.train_rows)
+    both = [(corpus.train_rows, corpus.train_texts, corpus.train_labels),
+            (held_out, corpus.test_texts, corpus.test_labels)]
+    for rows, texts, labels in both:
+        found = list(zip(texts, (corpus.label_names[label] for label in labels)))
+        assert found == [ROWS[row] for row in rows]
+    assert len(held_out) == 2 and corpus.dropped == 0
+
+
+def test_a_json_line_may_hold_an_unescaped_line_separator(tmp_path):
+    lines = ['{"text": "a\u2028b", "label": "x"}', '{"text": "c", "label": "y"}'] * 2
+    path = written(tmp_path, "a.jsonl", "\n".join(lines))
+    corpus = data.load(path, test_fraction=0.5)
+    assert sorted(corpus.train_texts + corpus.test_texts) == ["a\u2028b"] * 2 + ["c"] * 2
+
+
+def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_path):
+    written(tmp_path, "train.csv", "id,body,topic\n1,good,b\n2, ,\n3,bad,a\n4,Fine ,b\n")
+    written(tmp_path, "test.jsonl", '{"body": "so", "topic": "a"}\n{"body": "", "topic": "zzz"}\n')
+    written(tmp_path, "notes.md", "not data")
+    corpus = data.load(str(tmp_path), text_column="body", label_column="topic")
+    assert corpus.train_texts == ["good", "bad", "Fine "]    # as they are
+    assert corpus.train_labels.tolist() == [1, 0, 1] and corpus.test_labels.tolist() == [0]
+    assert corpus.dropped == 2 and corpus.train_rows.tolist() == [0, 2, 3]
+    assert data.select(corpus, np.array([2, 0])).train_rows.tolist() == [3, 0]
+
+
+HEAD = "text,label\n"
+BAD_FILES = {
+    "missing column": ("a.csv", "body,label\nx,y\n",
+                       ["line 1", "'text'", "'body'", "--text_column"]),
+    "missing field": ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "a"}',
+                      ["line 3", "'label'"]),
+    "two columns of a name": ("a.csv", "text,label,text\na,b,c\n", ["line 1", "'text'", "rename"]),
+    "latin-1": ("a.csv", HEAD.encode() + b"caf\xe9,x\n", ["byte 14", "line 2", "UTF-8"]),
+    "utf-16": ("a.csv", "text,label\n".encode("utf-16"), ["byte 0", "UTF-8"]),
+    "nul": ("a.csv", HEAD + "a,x\nb\0,y\n", ["line 3", "NUL"]),
+    "more fields": ("a.csv", HEAD + '"a\nb",x\na,b,x\n', ["line 4", "3 fields", "quotes"]),
+    "fewer fields": ("a.tsv", "text\tlabel\na\n", ["line 2", "1 fields", "quotes"]),
+    "open quote": ("a.csv", HEAD + 'a,x\n"b,y\nc,x\n', ["line 3", "quote"]),
+    "stray quote": ("a.tsv", 'text\tlabel\n"b" c\ty\n', ["line 2", "quote"]),
+    "bad json line": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', ["line 2", "JSON"]),
+    "deep json": ("a.json", "[" * 200_000, ["JSON"]),
+    "json object": ("a.json", '{"text": "a"}', ["list", ".jsonl"]),
+    "json row no object": ("a.json", '[["a", "b"]]', ["item 1", "object"]),
+    "number as text": ("a.jsonl", '{"text": 5, "label": "x"}', ["line 1", "5", "not a string"]),
+    "null as text": ("a.json", '[{"text": null, "label": "x"}]', ["item 1", "None"]),
+    "float as label": ("a.jsonl", '{"text": "a", "label": 1.0}', ["line 1", "1.0", "whole number"]),
+    "true as label": ("a.jsonl", '{"text": "a", "label": true}', ["line 1", "True"]),
+    "half a character": ("a.jsonl", r'{"text": "\ud83d", "label": 1}', ["line 1", "surrogate"]),
+    "empty label": ("a.csv", HEAD + "a,x\nb, \n", ["line 3", "label is empty"]),
+    "empty file": ("a.csv", "", ["empty"]),
+    "no rows": ("a.csv", HEAD, ["0 training texts"]),
+    "one class": ("a.csv", HEAD + "a,x\nb,x\n", ["1 classes", "at least two"]),
+    "too few to split": ("a.csv", HEAD + "a,x\nb,y\n", ["holds out none"]),
+    "another format": ("a.xlsx", "PK", ["a.xlsx", ".csv", ".jsonl"]),
+}
+
+
+@pytest.mark.parametrize("name, content, parts", BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_is_one_line_that_says_what_and_where(tmp_path, name, content, parts):
+    path = written(tmp_path, name, content)
+    with pytest.raises(InputError) as error:
+        data.load(path)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+    assert name in message or "holds out" in message
+
+
+def test_a_bad_folder_or_name_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="trec.*biomedical.*wordnet"):
+        data.load("trek")
+    written(tmp_path, "train.csv", HEAD + "a,x\nb,y\n")
+    with pytest.raises(InputError, match="exactly one train and one test"):
+        data.load(str(tmp_path))
+    test = written(tmp_path, "test.csv", HEAD + "a,x\nb,new\n")
+    with pytest.raises(InputError, match="no training text for the test labels 'new'"):
+        data.load(str(tmp_path))
+    Path(test).write_text(HEAD + " ,x\n")
+    with pytest.raises(InputError, match="no row with a text"):
+        data.load(str(tmp_path))
+    with pytest.raises(InputError, match="cannot be both"):
+        data.load(test, text_column="label")
+
+
+def test_line_files_that_do_not_pair_up_are_refused(tmp_path):
+    texts = written(tmp_path, "texts.txt", "a\r\nb\r\n")
+    labels = written(tmp_path, "labels.txt", "1\r\n2\r\n1\r\n")
+    with pytest.raises(InputError, match="2 lines.*3"):
+        data.read_line_pair(Path(texts), Path(labels))
+    Path(labels).write_bytes(b"1\n2")
+    assert data.read_line_pair(Path(texts), Path(labels)) == [("a", "1"), ("b", "2")]
+    with pytest.raises(InputError, match="line 1: no tab"):
+        data.read_labelled_lines(Path(texts))
+
+
+def test_labels_sort_by_value_only_if_all_are_numbers():
+    assert data.sort_labels({"10", "2", "-1", "2.5"}) == ["-1", "2", "2.5", "10"]
+    assert data.sort_labels({"10", "2", "nan"}) == ["10", "2", "nan"]
+
+
+# ---- Splits, imbalance, noise ----
+
+def test_counts_and_ratio_follow_equation_3():
+    counts = data.class_counts(np.array([0, 2, 2, 2, 3, 3]), 5)
+    assert counts.tolist() == [1, 0, 3, 2, 0]
+    assert data.imbalance_ratio(counts) == 3.0
+
+
+@pytest.mark.parametrize("profile, class_sizes, ir, expected", [
+    ("exp", (1000, 900, 890), 10, (1000, 316, 100)),
+    ("consecutive", (1000, 900, 890), 10, (1000, 100, 10)),
+    ("step", (1000, 900, 890), 10, (1000, 900, 100)),
+    ("exp", (890, 1000, 900), 10, (100, 1000, 316)),      # ranked by size
+    ("exp", (500, 500, 500), 4, (500, 250, 125)),         # ties by class number
+    ("exp", (1250, 1250, 1250, 1250, 1250, 1250), 50, (1250, 571, 261, 119, 54, 25)),
+    ("exp", (100, 3, 90), 10, (100, 3, 31)),              # never more than there are
+    ("consecutive", (5, 5, 5), 1e300, (5, 1, 1)),         # at least one
+    ("step", (8, 6, 4, 2), 4, (8, 6, 2, 2)),
+    ("exp", (32,) * 6, 32, (32, 16, 8, 4, 2, 1)),         # in floats 32 * 32 ** -0.4 is below 8
+    ("exp", (7, 5), 1, (7, 5)),
+    ("exp", (7,), 3, (7,)),
+])
+def test_the_imbalance_builder_equals_the_worked_examples(profile, class_sizes, ir, expected):
+    labels = labels_of(*class_sizes)
+    rows = data.imbalanced_rows(labels, ir, profile=profile)
+    assert sizes(labels, rows) == dict(enumerate(expected))
+
+
+@settings(deadline=None)
+@given(st.integers(2, 60), st.integers(2, 5), st.integers(1, 50))
+def test_the_exp_profile_is_the_floor_in_whole_numbers(largest, num_classes, ir):
+    labels = np.repeat(np.arange(num_classes), largest)
+    steps = num_classes - 1
+    # floor(n * ir ** (-r / s)) is the largest m with m ** s * ir ** r <= n ** s: no rounding at all
+    expected = [max([m for m in range(1, largest + 1) if m**steps * ir**rank <= largest**steps],
+                    default=1) for rank in range(num_classes)]
+    assert sizes(labels, data.imbalanced_rows(labels, ir)) == dict(enumerate(expected))
+
+
+@settings(deadline=None)
+@given(some_labels, st.floats(1, 200), st.floats(1, 5), seeds,
+       st.sampled_from(["exp", "step", "consecutive"]))
+def test_subsets_of_one_seed_are_nested_and_keep_every_class(labels, ir, more, seed, profile):
+    mild = data.imbalanced_rows(labels, ir, profile=profile, seed=seed)
+    harsh = data.imbalanced_rows(labels, ir * more, profile=profile, seed=seed)
+    assert set(harsh) <= set(mild)
+    assert mild.tolist() == sorted(set(mild.tolist()))
+    assert set(labels[harsh]) == set(labels)
+    unchanged = data.imbalanced_rows(labels, 1.0, seed=seed)
+    assert unchanged.tolist() == list(range(len(labels)))
+
+
+def test_the_seed_picks_the_texts():
+    labels = labels_of(100, 100)
+    first, again, other = (data.imbalanced_rows(labels, 10, seed=seed) for seed in (0, 0, 1))
+    assert first.tolist() == again.tolist() != other.tolist()
+    assert first.tolist() != sorted(np.concatenate(    # not simply the first of the file
+        [np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:10]]).tolist())
+
+
+@pytest.mark.parametrize("ir", [0.5, 0, -3, float("nan"), float("inf")])
+def test_an_impossible_ratio_is_refused(ir):
+    with pytest.raises(InputError, match="at least 1"):
+        data.imbalanced_rows(labels_of(3, 3), ir)
+
+
+def test_an_unknown_profile_or_cap_is_refused():
+    with pytest.raises(InputError, match="exp, step or consecutive"):
+        data.imbalanced_rows(labels_of(3, 3), 2, profile="linear")
+    with pytest.raises(InputError, match="at least 1"):
+        data.cap_per_class(labels_of(3, 3), 0, seed=0)
+
+
+@settings(deadline=None)
+@given(some_labels, st.integers(1, 30), seeds)
+def test_a_cap_keeps_the_first_texts_of_each_fixed_order(labels, most, seed):
+    rows = data.cap_per_class(labels, most, seed=seed)
+    expected = {label: min(size, most) for label, size in Counter(labels.tolist()).items()}
+    assert sizes(labels, rows) == expected
+    assert set(rows) <= set(data.cap_per_class(labels, most + 1, seed=seed))
+
+
+@settings(deadline=None)
+@given(some_labels, st.floats(0.01, 0.99), seeds)
+def test_a_split_has_every_row_once_and_keeps_a_text_of_each_class(labels, fraction, seed):
+    total = Counter(labels.tolist())
+    if not any(size > 1 and size * fraction >= 0.5 for size in total.values()):
+        with pytest.raises(InputError, match="holds out none"):
+            data.stratified_split(labels, fraction, seed=seed)
+        return
+    kept, held_out = data.stratified_split(labels, fraction, seed=seed)
+    assert sorted([*kept, *held_out]) == list(range(len(labels)))
+    assert set(labels[kept]) == set(labels)
+    for label, size in total.items():
+        got = sizes(labels, held_out).get(label, 0)
+        assert abs(got - size * fraction) <= 0.5 + 1e-9 or got == size - 1
+
+
+def test_a_split_rounds_half_up_and_differs_by_seed():
+    labels = labels_of(10, 5, 3, 2, 1)
+    kept, held_out = data.stratified_split(labels, 0.3, seed=0)
+    assert sizes(labels, held_out) == {0: 3, 1: 2, 2: 1, 3: 1}
+    assert held_out.tolist() != data.stratified_split(labels, 0.3, seed=1)[1].tolist()
+    for fraction in (0, 1, -0.1, float("nan")):
+        with pytest.raises(InputError, match="between 0 and 1"):
+            data.stratified_split(labels, fraction, seed=0)
+
+
+@settings(deadline=None)
+@given(some_labels, st.floats(0, 1), seeds)
+def test_noise_flips_exactly_its_share_and_spares_one_text_a_class(labels, share, seed):
+    noisy = data.flip_labels(labels, share, 6, seed=seed)
+    flipped = noisy != labels
+    assert flipped.sum() == min(round(share * len(labels)), len(labels) - len(set(labels)))
+    assert set(labels[~flipped]) == set(labels)
+    assert noisy.min() >= 0 and noisy.max() < 6
+    assert noisy.tolist() == data.flip_labels(labels, share, 6, seed=seed).tolist()
+
+
+def test_flipped_labels_are_uniform_over_the_other_classes():
+    labels = np.zeros(9001, dtype=np.int64)
+    counts = np.bincount(data.flip_labels(labels, 1.0, 4, seed=0), minlength=4)
+    assert counts[0] == 1 and abs(counts[1:] - 3000).max() < 200    # 4.5 standard deviations
+    with pytest.raises(InputError, match="between 0 and 1"):
+        data.flip_labels(labels, 1.5, 4, seed=0)
+
+
+# ---- The report ----
+
+def test_the_report_counts_what_it_says():
+    corpus = corpus_of([("a", 0), (" a ", 0), ("a", 1), ("b", 1), ("c", 1), ("d", 1), ("c", 1)],
+                       [("c", 0), ("c", 1), ("d\n", 1), ("new", 0)], dropped=3)
+    report = data.data_report(corpus, 0.25)
+    assert json.loads(json.dumps(report)) == {
+        "name": "toy", "train": 7, "test": 4, "ir": 2.5,
+        "classes": [{"label": "no", "train": 2, "test": 2},
+                    {"label": "yes", "train": 5, "test": 2}],
+        "repeated": 3, "two_labels": 1, "in_both": 2, "dropped": 3, "truncated": 0.25}
+    lines = data.format_report(report).split("\n")
+    assert "2 classes" in lines[0] and "2.5" in lines[0]
+    assert lines[3].split() == ["yes", "5", "71.43%", "2"]
+    assert lines[-1].endswith(" 25.00%") and lines[-3].endswith(" 2")
+    assert "truncated" not in data.format_report(data.data_report(corpus))
+
+
+def test_the_printed_report_stays_within_100_columns_and_one_line_a_class():
+    corpus = replace(corpus_of([("a", 0), ("b", 1)], [("c", 0)]),
+                     name="x" * 200, label_names=["a\nb", "y" * 300])
+    lines = data.format_report(data.data_report(corpus, 0.5)).split("\n")
+    assert len(lines) == 10 and max(map(len, lines)) <= 100
+
+
+def test_the_hash_sees_texts_labels_parts_and_names():
+    base = corpus_of([("a", 0), ("b", 1)], [("c", 0)])
+    variants = [base, corpus_of([("a", 0), ("b", 0)], [("c", 0)]),
+                corpus_of([("a", 0), ("b", 1), ("c", 0)], []),
+                corpus_of([("ab", 0), ("", 1)], [("c", 0)]),
+                corpus_of([("b", 1), ("a", 0)], [("c", 0)]),
+                replace(base, label_names=["yes", "no"])]
+    assert len({data.data_hash(corpus) for corpus in variants}) == len(variants)
+    assert data.data_hash(base) == data.data_hash(replace(base, name="other", dropped=9))
+
+
+# ---- Tokens and batches ----
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e"]
+some_texts = st.lists(st.lists(st.sampled_from(WORDS[4:]), min_size=1, max_size=9).map(" ".join),
+                      min_size=1, max_size=8)
+some_lengths = st.lists(st.integers(1, 40), min_size=1, max_size=90).map(np.array)
+
+
+def tiny_tokenizer():
+    """One token a word, `[CLS] ... [SEP]`."""
+    backend = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, "[UNK]"))
+    backend.pre_tokenizer = Whitespace()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
+
+
+TOKENIZER = tiny_tokenizer()
+
+
+def ids_by_hand(text, max_length):
+    words = [WORDS.index(word) for word in text.split()]
+    return [2, *words[:max_length - 2], 3]
+
+
+@settings(deadline=None)
+@given(some_texts, st.integers(3, 12))
+def test_tokens_equal_the_words_cut_by_hand(texts, max_length):
+    tokens = data.tokenize(texts, TOKENIZER, max_length)
+    rows = [ids_by_hand(text, max_length) for text in texts]
+    assert tokens.lengths.tolist() == [len(row) for row in rows]
+    assert tokens.ids.tolist() == sum(rows, []) and tokens.ids.dtype == np.int32
+    assert [tokens.ids[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:])] == rows
+    too_long = [len(text.split()) + 2 > max_length for text in texts]
+    assert tokens.truncated == pytest.approx(sum(too_long) / len(texts))
+
+
+def test_many_texts_are_tokenised_in_order():
+    texts = [" ".join(["a"] * (1 + row % 7)) for row in range(2500)]
+    assert data.tokenize(texts, TOKENIZER, 6).lengths.tolist() == [
+        min(3 + row % 7, 6) for row in range(2500)]
+
+
+def test_a_length_without_room_for_a_word_is_refused():
+    with pytest.raises(InputError, match="2 special ones; raise --max_length"):
+        data.tokenize(["a"], TOKENIZER, 2)
+
+
+@settings(deadline=None)
+@given(some_texts, st.data())
+def test_padding_equals_the_loop_view_after_view(texts, draw):
+    views = [data.tokenize(texts, TOKENIZER, 12), data.tokenize(texts[::-1], TOKENIZER, 4)]
+    rows = draw.draw(st.permutations(range(len(texts))))[:3]
+    expected = ([ids_by_hand(texts[row], 12) for row in rows]
+                + [ids_by_hand(texts[::-1][row], 4) for row in rows])
+    longest = max(map(len, expected))
+    batch = data.pad(views, np.array(rows), pad_id=99)
+    assert batch["input_ids"].tolist() == [ids + [99] * (longest - len(ids)) for ids in expected]
+    assert batch["attention_mask"].tolist() == [
+        [1] * len(ids) + [0] * (longest - len(ids)) for ids in expected]
+    assert {str(tensor.dtype) for tensor in batch.values()} == {"torch.int64"}
+
+
+@settings(deadline=None)
+@given(some_lengths, st.integers(1, 9), seeds, st.integers(0, 30), st.integers(1, 8))
+def test_an_epoch_has_every_row_once_and_only_one_small_batch(
+        lengths, batch_size, seed, epoch, pool):
+    batches = data.epoch_batches(lengths, batch_size, seed=seed, epoch=epoch, pool=pool)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    full, rest = divmod(len(lengths), batch_size)
+    assert sorted(map(len, batches)) == [rest] * (rest > 0) + [batch_size] * full
+
+
+def test_batches_are_fixed_by_seed_and_epoch():
+    lengths = np.arange(64) % 10
+    first, again, next_epoch, other_seed = (
+        np.concatenate(data.epoch_batches(lengths, 8, seed=seed, epoch=epoch)).tolist()
+        for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1)))
+    assert first == again and first != next_epoch and first != other_seed
+
+
+def test_any_two_texts_can_meet_though_their_lengths_differ():
+    met = {tuple(sorted(pair)) for epoch in range(1000)
+           for pair in data.epoch_batches(np.arange(12), 2, seed=0, epoch=epoch, pool=3)}
+    assert len(met) == 12 * 11 / 2
+
+
+def test_pools_save_most_of_the_padding_and_do_not_order_the_batches():
+    lengths = np.random.default_rng(0).integers(3, 100, 4096)
+
+    def padded(batches):
+        return sum(lengths[rows].max() * len(rows) for rows in batches) / lengths.sum()
+    batches = data.epoch_batches(lengths, 32, seed=0, epoch=0, pool=8)
+    assert padded(batches) < 1.2 < 1.8 < padded(np.split(np.arange(4096), 128))
+    longest = [lengths[rows].max() for rows in batches]
+    rising = sum(b > a for a, b in zip(longest, longest[1:])) / len(longest)
+    assert 0.3 < rising < 0.7    # sorted batches would rise seven times of eight
+
+
+@settings(deadline=None)
+@given(some_lengths, st.integers(1, 9))
+def test_evaluation_has_every_row_once_longest_first(lengths, batch_size):
+    rows = np.concatenate(data.eval_batches(lengths, batch_size))
+    assert sorted(rows) == list(range(len(lengths)))
+    assert lengths[rows].tolist() == sorted(lengths.tolist(), reverse=True)

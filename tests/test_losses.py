@@ -1,0 +1,489 @@
+"""
+losses.py against the paper's Eqs. 3 to 13, written out in plain Python (lists and complex numbers,
+no torch), and against the properties that the paper or the docstrings claim.
+"""
+import ast
+import cmath
+import math
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import losses
+
+quick = settings(deadline=None, derandomize=True, max_examples=40, database=None)
+HALF, F32, F64 = (torch.bfloat16, torch.float16), torch.float32, torch.float64
+TOLERANCE = {F64: dict(rtol=1e-9, atol=1e-9), F32: dict(rtol=1e-5, atol=1e-5)}
+
+
+# ---- the equations by hand ----
+
+
+def dot(u, v):
+    return sum(a * b for a, b in zip(u, v))
+
+
+def unit(v):
+    length = cmath.sqrt(dot(v, v))
+    return [a / length for a in v]
+
+
+def logit_compensation_by_hand(phi, y, counts):
+    """Eq. (6), mean over the rows."""
+    delta = [math.log(n / sum(counts)) for n in counts]
+    total = 0
+    for scores, label in zip(phi, y):
+        shifted = [cmath.exp(s + d) for s, d in zip(scores, delta)]
+        total -= cmath.log(shifted[label] / sum(shifted))
+    return total / len(y)
+
+
+def built_by_hand(d_hat, built, c):
+    """Eq. (10), for class c, every sample written out."""
+    return [unit([w * a + (1 - w) * b for a, b in zip(d_hat[i], d_hat[j])])
+            for i, j, w in zip(*(tensor[c].tolist() for tensor in built))]
+
+
+def contrastive_by_hand(rows, y, built_pos, built_neg, tau, weights, reduction):
+    """Eq. (11), mean over the anchors; rows are the raw z, then proto, and y the labels of both."""
+    d_hat = [unit(row) for row in rows]
+    total = 0
+    for i, z_i in enumerate(d_hat):
+        others = [k for k in range(len(y)) if k != i]
+        positives = built_by_hand(d_hat, built_pos, y[i]) + [
+            d_hat[k] for k in others if y[k] == y[i]]
+        negatives = built_by_hand(d_hat, built_neg, y[i]) + [
+            d_hat[k] for k in others if y[k] != y[i]]
+        denominator = sum(cmath.exp(dot(z_i, z_k) / tau) for z_k in positives + negatives)
+        loss_i = -weights[y[i]] * sum(cmath.log(cmath.exp(dot(z_i, z_p) / tau) / denominator)
+                                      for z_p in positives)
+        total += loss_i / (len(positives) or 1) if reduction == "mean" else loss_i
+    return total / len(d_hat)
+
+
+def gradient_by_hand(function, rows):
+    """The complex step: f(x + ih).imag / h is df/dx to the last digit, with no difference taken."""
+    def derivative(r, c):
+        moved = [list(row) for row in rows]
+        moved[r][c] += 1e-30j
+        return function(moved).imag / 1e-30
+    return [[derivative(r, c) for c in range(len(rows[0]))] for r in range(len(rows))]
+
+
+def assert_same(actual, inputs, by_hand):
+    """Value and gradient of `actual` (a function of one tensor) equal those of the plain oracle."""
+    leaf = inputs.clone().requires_grad_()
+    value = actual(leaf)
+    gradient, = torch.autograd.grad(value, leaf)
+    rows, tolerance = inputs.tolist(), TOLERANCE[inputs.dtype]
+    torch.testing.assert_close(value.item(), by_hand(rows).real, **tolerance)
+    expected = torch.tensor(gradient_by_hand(by_hand, rows), dtype=inputs.dtype)
+    torch.testing.assert_close(gradient, expected, **tolerance)
+
+
+# ---- batches, and the rebalanced dataset as Algorithm 1 builds it ----
+
+
+def batch(labels, num_classes, dim=4, seed=0, dtype=F64):
+    """Random raw rows, z and then proto, and the labels of z."""
+    torch.manual_seed(seed)
+    return torch.randn(len(labels) + num_classes, dim, dtype=dtype), torch.tensor(labels)
+
+
+@st.composite
+def batches(draw):
+    num_classes = draw(st.integers(2, 4))
+    labels = draw(st.lists(st.integers(0, num_classes - 1), min_size=1, max_size=6))
+    return batch(labels, num_classes, draw(st.integers(2, 4)), draw(st.integers(0, 999)))
+
+
+def extend(rows, y):
+    return losses.extend(rows[:len(y)], y, rows[len(y):])
+
+
+def candidates(extended, labels):
+    """(hardness, is_candidate) of the positives, then of the negatives, Eqs. (8) and (9)."""
+    num_classes = int(labels.max()) + 1                    # the prototypes hold every class
+    is_member = losses.membership(labels, num_classes)
+    similarity = extended[-num_classes:] @ extended.T
+    return (-similarity, is_member), (similarity, ~is_member)
+
+
+def build(extended, labels, n_pos=10, n_neg=500, k=20):
+    """D_tilde+ and D_tilde-, lines 6 to 10 of Algorithm 1 at t = 0."""
+    built = []
+    for num, (hardness, is_candidate) in zip((n_pos, n_neg), candidates(extended, labels)):
+        num_samp, num_syn = losses.set_sizes(num, 0.5)
+        hard = losses.hard_samples(hardness, is_candidate, k=k)
+        built.append(losses.union(losses.simple_sampling(is_candidate, num_samp),
+                                  losses.hard_mixup(hard, num_syn)))
+    return built
+
+
+# ---- values and gradients ----
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@quick
+@given(rows_y=batches(), counts=st.lists(st.integers(1, 3000), min_size=4, max_size=4))
+def test_logit_compensation_is_equation_6(rows_y, counts, dtype):
+    y = rows_y[1]
+    counts = counts[:y.max() + 1]
+    phi = 3 * torch.randn(len(y), len(counts), dtype=dtype)
+    assert_same(lambda phi: losses.logit_compensation(phi, y, torch.tensor(counts)), phi,
+                lambda phi: logit_compensation_by_hand(phi, y.tolist(), counts))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@quick
+@given(rows_y=batches(), n_pos=st.integers(0, 4), n_neg=st.integers(0, 5),
+       tau=st.sampled_from([0.3, 0.5, 1.0]), reduction=st.sampled_from(["mean", "sum"]))
+def test_rebalanced_contrastive_is_equation_11(rows_y, n_pos, n_neg, tau, reduction, dtype):
+    rows, y = rows_y[0].to(dtype), rows_y[1]
+    weights = [0.5, 2.0, 0.0, 3.0][:len(rows) - len(y)]
+    _, labels = extended = extend(rows, y)
+    built = build(*extended, n_pos, n_neg, k=3)
+    assert_same(lambda rows: losses.rebalanced_contrastive(
+                    *extend(rows, y), *built, temperature=tau, weights=torch.tensor(weights),
+                    reduction=reduction), rows,
+                lambda rows: contrastive_by_hand(
+                    rows, labels.tolist(), *built, tau, weights, reduction))
+
+
+@quick
+@given(rows_y=batches(), num=st.integers(1, 5))
+def test_built_similarity_is_the_dot_product_with_the_materialised_sample(rows_y, num):
+    rows, y = rows_y
+    extended, labels = extend(rows, y)
+    _, built = build(extended, labels, 0, num)
+    # a random factor for each entry, so that the gradient of every entry counts
+    factors = torch.randn(len(labels), num, dtype=F64)
+
+    def actual(rows):
+        extended, labels = extend(rows, y)
+        return (losses.built_similarity(extended @ extended.T, built, labels) * factors).sum()
+
+    def by_hand(rows):
+        d_hat = [unit(row) for row in rows]
+        return sum(dot(f, [dot(z_i, z_k) for z_k in built_by_hand(d_hat, built, c)])
+                   for f, z_i, c in zip(factors.tolist(), d_hat, labels.tolist()))
+
+    assert_same(actual, rows, by_hand)
+
+
+def gradient_of_equation_13(z_i, positives, negatives, tau):
+    """Eq. (13), with 1 / |P(i)| where the paper prints 1 / |D_hat|."""
+    exponentials = [math.exp(dot(z_i, z_k) / tau) for z_k in positives + negatives]
+    factors = [e / sum(exponentials) for e in exponentials]
+    for p in range(len(positives)):
+        factors[p] -= 1 / len(positives)
+    return [dot(factors, column) / tau for column in zip(*positives + negatives)]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_equation_13_follows_from_the_mean_over_positives_and_not_from_the_sum(reduction):
+    # Anchor 5 is alone in class 2, all other weights are 0, and no built sample holds its row:
+    # then only the anchor depends on it, and all targets are constants.
+    tau, anchor = 0.5, 5
+    extended, labels = extend(*batch([0, 0, 1], 3))
+    rows = torch.tensor([[0, 1, 3], [1, 2, 4], [2, 4, 0]])
+    built = losses.Built(rows, rows.roll(1, dims=1), torch.rand(3, 3))
+    extended.requires_grad_()
+    loss = losses.rebalanced_contrastive(extended, labels, built, built, temperature=tau,
+                                         weights=torch.tensor([0., 0., 1.]), reduction=reduction)
+    actual = torch.autograd.grad(loss * len(labels), extended)[0][anchor].tolist()
+    d_hat = extended.tolist()
+    samples = [[a.real for a in sample] for sample in built_by_hand(d_hat, built, 2)]
+    expected = gradient_of_equation_13(d_hat[anchor], samples, samples + d_hat[:anchor], tau)
+    assert (actual == pytest.approx(expected, rel=1e-9)) == (reduction == "mean")
+
+
+# ---- the rebalanced dataset ----
+
+
+@pytest.mark.parametrize("scale, tolerance", [(1, 0.25), (4, 0.05)])
+def test_pairs_are_imbalanced_by_the_square_of_ir_and_built_targets_not_at_all(scale, tolerance):
+    counts = {0: 50 * scale, 1: 20 * scale, 2: 5 * scale}                  # ir = 10, Eq. (3)
+    y = torch.tensor([c for c, n in counts.items() for _ in range(n)])
+    pairs = [sum(i != j for i in members for j in members) for members in
+             (row.nonzero().flatten().tolist() for row in losses.membership(y, 3))]
+    expected = counts[0] * (counts[0] - 1) / (counts[2] * (counts[2] - 1))
+    assert max(pairs) / min(pairs) == expected == pytest.approx(10**2, rel=tolerance)   # Eq. (4)
+
+    extended, labels = extend(*batch(y.tolist(), 3))
+    positives, negatives = build(extended, labels)
+    own_class = torch.arange(3)[:, None]
+    for positive, negative in zip(positives[:2], negatives[:2]):
+        assert positive.shape == (3, 10) and (labels[positive] == own_class).all()
+        assert negative.shape == (3, 500) and (labels[negative] != own_class).all()
+
+
+@pytest.mark.parametrize("num", [0, 1, 10, 500])
+@pytest.mark.parametrize("total", [1, 7, 40])
+def test_the_share_of_mixed_samples_grows_from_a_half_to_one(num, total):
+    assert losses.hard_ratio(0, total) == 0.5 and losses.set_sizes(num, 1.0) == (0, num)
+    assert losses.hard_ratio(total, total, start=0.2, end=0.6) == pytest.approx(0.6)
+    for t in range(1, total + 1):
+        share = losses.hard_ratio(t, total)
+        num_samp, num_syn = losses.set_sizes(num, share)
+        assert share == pytest.approx(0.5 + t / total * 0.5, rel=1e-12)
+        assert num_samp + num_syn == num and abs(num_syn - share * num) <= 0.5
+
+
+@quick
+@given(rows_y=batches(), k=st.integers(1, 6))
+def test_hard_mixup_mixes_only_the_k_hardest_rows_of_its_class(rows_y, k):
+    extended, labels = extend(*rows_y)
+    d_hat, y = extended.tolist(), labels.tolist()
+    protos = d_hat[len(rows_y[1]):]
+    for sign, (hardness, is_candidate) in zip((-1, 1), candidates(extended, labels)):
+        hard = losses.hard_samples(hardness, is_candidate, k=k)
+        mixed = losses.hard_mixup(hard, 50)
+        for c, proto in enumerate(protos):
+            by_hand = {i: sign * dot(proto, z_i) for i, z_i in enumerate(d_hat)
+                       if (y[i] == c) == (sign == -1)}
+            chosen = hard.rows[c, :hard.counts[c]].tolist()
+            assert len(set(chosen)) == len(chosen) == min(k, len(by_hand))
+            # values, not rows: of two equally hard rows either may be chosen
+            top_k = sorted(by_hand.values(), reverse=True)[:k]
+            assert [by_hand[i] for i in chosen] == pytest.approx(top_k, abs=1e-12)
+            assert set(mixed.first[c].tolist() + mixed.second[c].tolist()) <= set(chosen)
+
+
+def assert_uniform(rows, expected):
+    """Exactly the expected rows are drawn, equally often within 5 standard deviations."""
+    seen, n, p = Counter(rows.tolist()), len(rows), 1 / len(expected)
+    assert set(seen) == set(expected)
+    assert max(abs(count - n * p) for count in seen.values()) <= 5 * math.sqrt(n * p * (1 - p))
+
+
+def test_every_candidate_is_drawn_equally_often_and_prototypes_are_among_them():
+    extended, labels = extend(*batch([0, 0, 0, 1], 3))                     # 4, 5, 6: prototypes
+    members = [[0, 1, 2, 4], [3, 5], [6]]
+    others = [[3, 5, 6], [0, 1, 2, 4, 6], [0, 1, 2, 3, 4, 5]]
+    for sets, (hardness, is_candidate) in zip((members, others), candidates(extended, labels)):
+        drawn = losses.simple_sampling(is_candidate, 20_000)
+        mixed = losses.hard_mixup(losses.hard_samples(hardness, is_candidate), 20_000)
+        assert (drawn.first == drawn.second).all() and (drawn.weight == 1).all()
+        for c, expected in enumerate(sets):
+            assert_uniform(drawn.first[c], expected)
+            # the two rows of a mixture are drawn independently: all pairs are equally likely
+            assert_uniform(10 * mixed.first[c] + mixed.second[c],
+                           [10 * i + j for i in expected for j in expected])
+
+
+@pytest.mark.parametrize("lam", [0.5, 1.0, 8.0])
+def test_mixing_weights_have_the_mean_and_variance_of_beta(lam):
+    torch.manual_seed(0)
+    hard = losses.hard_samples(torch.randn(2, 5), torch.ones(2, 5, dtype=torch.bool))
+    weight = losses.hard_mixup(hard, 50_000, lam=lam).weight
+    assert 0 <= weight.min() and weight.max() <= 1
+    assert weight.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert weight.var().item() == pytest.approx(1 / (4 * (2 * lam + 1)), rel=0.03)
+
+
+def test_the_choice_of_samples_carries_no_gradient_and_the_mixture_does():
+    rows, y = batch([0, 0, 1], 2)
+    extended, labels = extend(rows.requires_grad_(), y)
+    _, negatives = built = build(extended, labels)
+    assert not any(tensor.requires_grad for part in built for tensor in part)
+    # the anchors are constants here: what reaches the rows came through the built samples
+    gram = extended.detach() @ extended.T
+    similarity = losses.built_similarity(gram, negatives, labels)[labels == 1]
+    gradient, = torch.autograd.grad(similarity.sum(), rows)
+    assert ((gradient != 0).all(dim=1) == (labels != 1)).all()
+
+
+# ---- robustness ----
+
+X = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+FEATURES = {
+    "random": X, "zero": 0 * X, "one zero row": torch.cat([X[:5], 0 * X[:1]]),
+    "identical": X[:1].expand(6, 8), "opposite": torch.cat([X[:3], -X[:3]]),
+    "huge": 1e30 * X, "tiny": 1e-30 * X, "subnormal": 1e-40 * X,
+}
+LABELS = {"a missing class": ([0, 0, 0, 1, 1, 0], 4), "one-member classes": ([0, 1, 2, 3, 4, 5], 6),
+          "two classes": ([0, 1, 1, 1, 1, 1], 2), "one text": ([1], 2)}
+
+
+def as_dtype(x, dtype):
+    limit = torch.finfo(dtype).max
+    return x.clamp(-limit, limit).to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("dtype", [F32, *HALF], ids=str)
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("labels", LABELS)
+def test_loss_and_gradient_are_finite_for_finite_features(labels, features, dtype):
+    y, num_classes = LABELS[labels]
+    # the last row, zero in "one zero row", is both the last text and a prototype
+    rows = as_dtype(torch.cat([FEATURES[features][-len(y):],
+                               FEATURES[features].flip(0)[:num_classes]]), dtype)
+    torch.manual_seed(0)
+    for tau in (0.01, 0.1, 1, 10):
+        for n_pos, n_neg in ((10, 50), (0, 5), (3, 0), (0, 0)):
+            extended = extend(rows, torch.tensor(y))
+            built = build(*extended, n_pos, n_neg)
+            loss = losses.rebalanced_contrastive(*extended, *built, temperature=tau)
+            assert loss.dtype == F32 and loss.isfinite()
+            assert torch.autograd.grad(loss, rows)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
+def test_rows_of_any_size_come_out_with_unit_length(scale):
+    extended, _ = extend(scale * X, torch.tensor([0, 1, 1, 0]))
+    torch.testing.assert_close(extended, torch.nn.functional.normalize(X, dim=1))
+
+
+@pytest.mark.parametrize("dtype", [F32, *HALF], ids=str)
+@pytest.mark.parametrize("size", [0, 1e-30, 1, 1e4, 1e30])
+def test_logit_compensation_is_finite_for_finite_logits(size, dtype):
+    logits = as_dtype(size * X, dtype)
+    loss = losses.logit_compensation(logits, torch.arange(6), torch.tensor([1, 10**7] * 4))
+    assert loss.dtype == F32 and loss.isfinite()
+    assert torch.autograd.grad(loss, logits)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_opposite_rows_mixed_half_and_half_are_finite_and_far_from_every_anchor(dtype):
+    rows = torch.cat([X[:1], -X[:1], X[2:4]]).to(dtype).requires_grad_()
+    extended, labels = extend(rows, torch.tensor([0, 0]))
+    pair = torch.zeros(2, 1, dtype=torch.int64)
+    built = losses.Built(pair, pair + 1, torch.full((2, 1), 0.5))
+    loss = losses.rebalanced_contrastive(extended, labels, built, built, temperature=0.01)
+    assert loss.isfinite() and torch.autograd.grad(loss, rows)[0].isfinite().all()
+    similarity = losses.built_similarity((extended @ extended.T).detach(), built, labels)
+    torch.testing.assert_close(similarity, torch.zeros_like(similarity), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.5])
+def test_autocast_changes_nothing_and_half_precision_little(tau):
+    rows, y = batch([0, 0, 1, 2], 3, dtype=F32)
+    logits, counts, built = 5 * rows[:4, :3], torch.tensor([50, 5, 1]), build(*extend(rows, y))
+
+    def both(dtype):
+        extended, labels = extend(rows.to(dtype), y)
+        return torch.stack([
+            losses.logit_compensation(logits.to(dtype), y, counts),
+            losses.rebalanced_contrastive(extended, labels, *built, temperature=tau)])
+
+    exact = both(F32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for dtype, rtol in ((F32, 1e-6), (torch.bfloat16, 0.05), (torch.float16, 0.01)):
+            torch.testing.assert_close(both(dtype), exact, rtol=rtol, atol=0)
+
+
+# ---- errors ----
+
+Y, COUNTS = torch.tensor([0, 1, 1, 0, 0, 1]), torch.tensor([5, 3])
+EXTENDED, _ = losses.extend(X[:4], Y[:4], X[4:])                           # its labels are Y
+torch.manual_seed(0)
+POSITIVES, NEGATIVES = build(EXTENDED, Y, 2, 3)
+IS_MEMBER = losses.membership(Y, 2)
+BAD_LABELS = {"negative": Y - 1, "too large": Y + 1, "int32": Y.int(), "float": Y.float(),
+              "short": Y[:-1], "one-hot": torch.eye(2, dtype=torch.int64)[Y]}
+BAD_ROWS = {"nan": X.where(X < X.max(), math.nan), "inf": X.where(X < X.max(), math.inf),
+            "vector": X[:, 0], "integer": X.long(), "empty": X[:0]}
+BAD_COUNTS = {"zero": [5, 0], "short": [5], "long": [5, 3, 1], "matrix": [[5, 3]],
+              "inf": [5, math.inf], "nan": [5, math.nan]}
+
+
+def cls(logits=X[:, :2], labels=Y, class_counts=COUNTS):
+    return losses.logit_compensation(logits, labels, class_counts)
+
+
+def d_hat(z=X, labels=Y, prototypes=X[:2]):
+    return losses.extend(z, labels, prototypes)
+
+
+def cl(extended=EXTENDED, labels=Y, positives=POSITIVES, negatives=NEGATIVES, **kwargs):
+    return losses.rebalanced_contrastive(extended, labels, positives, negatives, **kwargs)
+
+
+def parts(built, classes=2, samples=9):
+    return losses.Built(*(tensor[:classes, :samples] for tensor in built))
+
+
+WRONG = [  # argument, what is wrong with it, call
+    *(("labels", f"{what} in {call.__name__}", partial(call, labels=labels))
+      for call in (cls, d_hat, cl) for what, labels in BAD_LABELS.items()),
+    *((name, what, partial(call, **{name: rows}))
+      for name, call in (("logits", cls), ("z", d_hat), ("prototypes", d_hat), ("extended", cl))
+      for what, rows in BAD_ROWS.items()),
+    *(("class_counts", what, partial(cls, class_counts=torch.tensor(counts)))
+      for what, counts in BAD_COUNTS.items()),
+    *(("temperature", t, partial(cl, temperature=t)) for t in (0, -1, math.nan, math.inf)),
+    ("prototypes", "narrow", partial(d_hat, prototypes=X[:2, :3])),
+    ("class_counts", "zero for weights", partial(losses.class_weights, torch.tensor([5, 0]))),
+    ("scheme", "unknown", partial(losses.class_weights, COUNTS, "inverse")),
+    ("reduction", "unknown", partial(cl, reduction="none")),
+    ("weights", "short", partial(cl, weights=torch.ones(1))),
+    ("weights", "column", partial(cl, weights=torch.ones(2, 1))),
+    ("negatives", "short", partial(cl, negatives=parts(NEGATIVES, classes=1))),
+    ("extended", "alone", partial(cl, X[:1], Y[:1], *[parts(NEGATIVES, samples=0)] * 2)),
+    ("k", 0, partial(losses.hard_samples, EXTENDED[4:] @ EXTENDED.T, IS_MEMBER, k=0)),
+    *(("lam", lam, partial(losses.hard_mixup, losses.hard_samples(IS_MEMBER * 1.0, IS_MEMBER), 3,
+                           lam=lam)) for lam in (0, -1, math.nan)),
+    ("is_candidate", "empty", partial(losses.simple_sampling, IS_MEMBER[:, :1], 3)),
+    ("is_candidate", "empty, hard", partial(losses.hard_samples, torch.ones(2, 1),
+                                            IS_MEMBER[:, :1])),
+]
+
+
+@pytest.mark.parametrize("name, call", [(name, call) for name, _, call in WRONG],
+                         ids=[f"{name}: {what}" for name, what, _ in WRONG])
+def test_a_wrong_argument_is_refused_in_one_line_that_names_it(name, call):
+    with pytest.raises(ValueError, match=rf"\A(\w+, )*{name}(, \w+)*: expected .+\Z"):
+        call()
+
+
+# ---- limits and symmetries ----
+
+
+def test_logit_compensation_with_equal_counts_is_cross_entropy():
+    torch.testing.assert_close(losses.logit_compensation(X, Y, torch.full((8,), 17)),
+                               torch.nn.functional.cross_entropy(X, Y))
+
+
+@pytest.mark.parametrize("shift", [-30.0, 7.5])
+def test_a_constant_added_to_all_logits_changes_nothing(shift):
+    logits = X[:, :2].double()
+    torch.testing.assert_close(cls(logits + shift), cls(logits), rtol=1e-9, atol=0)
+
+
+# 1 + b + ... + b^(n-1) is the (1 - b^n) / (1 - b) of the effective number
+BIG, SMALL = (sum(0.9999**j for j in range(n)) for n in (1000, 10))
+
+
+@pytest.mark.parametrize("scheme, expected", [
+    ("log_prior", [math.log(1010 / 1000), math.log(1010 / 10)]),
+    ("effective_number", [(BIG + SMALL) / 2 / BIG, (BIG + SMALL) / 2 / SMALL]), ("none", [1, 1])])
+def test_class_weights_equal_the_worked_values(scheme, expected):
+    weights = losses.class_weights(torch.tensor([1000, 10]), scheme)
+    assert weights.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_scheme_none_equal_no_weights():
+    assert cl(weights=losses.class_weights(COUNTS, "none")) == cl() > 0
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 5.0])], ids=["plain", "weighted"])
+def test_the_order_of_the_batch_does_not_matter(weights):
+    order = torch.tensor([3, 5, 0, 4, 1, 2])
+    place = order.argsort()
+    moved = [losses.Built(place[built.first], place[built.second], built.weight)
+             for built in (POSITIVES, NEGATIVES)]
+    torch.testing.assert_close(cl(EXTENDED[order], Y[order], *moved, weights=weights),
+                               cl(weights=weights))
+
+
+def test_losses_imports_nothing_but_torch_math_and_typing():
+    nodes = list(ast.walk(ast.parse(Path(losses.__file__).read_text())))
+    modules = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    modules += [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
+    assert {module.split(".")[0] for module in modules} == {"torch", "math", "typing"}

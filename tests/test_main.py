@@ -1,0 +1,473 @@
+"""main.py: Algorithm 1's step, training, results, resume and the command line."""
+import argparse
+import copy
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import glosses, save_tiny_encoder, write_csv
+
+import data
+import losses as L
+import main as main_module
+import report
+from main import ABLATIONS, encode, main, objective, parse_args, settings
+from model import load_encoder
+
+ROOT = Path(__file__).parent.parent
+DATASETS = ROOT.parent / "shared" / "datasets"
+
+
+@pytest.fixture
+def command(corpus_folder, tiny_encoder, tmp_path):
+    """The arguments of a run of two epochs that takes a second."""
+    return ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs", "2",
+            "--batch_size", "16", "--lr", "1e-3", "--device", "cpu", "--output_dir", str(tmp_path)]
+
+
+def folder_of(output_dir) -> Path:
+    folder, = Path(output_dir).glob("*_seed*")
+    return folder
+
+
+def outcome(output_dir) -> dict:
+    """Whatever a run leaves that must not depend on the clock."""
+    folder = folder_of(output_dir)
+    result = json.loads((folder / "result.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in (result, *lines):
+        record.pop("seconds")
+        record.pop("texts_per_second", None)
+    return {"result": result, "metrics": lines,
+            "weights": (folder / "model.safetensors").read_bytes(),
+            "predictions": (folder / "predictions.csv").read_text()}
+
+
+# ---- Algorithm 1 ----
+
+
+@pytest.fixture
+def batch(corpus_folder, tiny_encoder, tmp_path):
+    """A Run that has not trained yet, and the first batch of it: feat, labels, class counts."""
+    def make(*options):
+        args = parse_args(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder),
+                           "--device", "cpu", "--output_dir", str(tmp_path), *options])
+        corpus, *_ = main_module.load_data(args)
+        tokenizer = main_module.load_tokenizer(args.encoder)
+        tokens = data.tokenize(corpus.train_texts, tokenizer, args.max_length)
+        run = main_module.build(args, tmp_path, corpus, tokens, tokenizer)
+        tensors, labels = run.batch(np.arange(20))
+        return run, tensors, labels
+    return make
+
+
+def test_both_views_of_a_text_share_its_label_and_one_forward_pass(batch):
+    run, tensors, labels = batch()
+    assert tensors["input_ids"].shape[0] == 40 and labels.tolist() == run.labels[:20].tolist() * 2
+    second = run.views[1].ids[run.views[1].offsets[3]:run.views[1].offsets[4]]
+    assert tensors["input_ids"][23, :len(second)].tolist() == second.tolist()
+
+
+def gradients(loss, network):
+    network.zero_grad()
+    loss.backward(retain_graph=True)
+    return {name: None if p.grad is None else p.grad.clone() for name, p in network.named_parameters()}
+
+
+def test_the_overall_loss_is_the_sum_of_both_branches(batch):
+    run, tensors, labels = batch("--mu", "0.7")
+    step = objective(run.model, encode(run.encoder, tensors, None), labels, run.class_counts, 0.6,
+                     run.args)
+    assert step.loss.item() == pytest.approx(step.loss_cls.item() + 0.7 * step.loss_cl.item())
+    logits = run.model.classify(encode(run.encoder, tensors, None))
+    assert step.loss_cls.item() == pytest.approx(
+        L.logit_compensation(logits, labels, run.class_counts).item(), rel=1e-5)
+    assert step.extended.shape == (43, 128) and step.num_syn == (6, 300)
+    assert step.positives.first.shape == (3, 10) and step.negatives.first.shape == (3, 500)
+
+
+@pytest.mark.parametrize("ablation, reached", [
+    (None, {"cls": (True, True, False), "cl": (True, True, True)}),
+    # detached features: the classifier still learns, the encoder only from the other branch
+    ("cls", {"cls": (False, True, False), "cl": (True, True, True)}),
+    # free prototypes: the contrastive loss no longer reaches the classifier
+    ("mi", {"cls": (True, True, False), "cl": (True, False, True)}),
+])
+def test_which_parts_each_branch_trains(batch, ablation, reached):
+    run, tensors, labels = batch(*(["--ablation", ablation] if ablation else []))
+    step = objective(run.model, encode(run.encoder, tensors, None), labels, run.class_counts, 0.6,
+                     run.args)
+    for branch, loss in (("cls", step.loss_cls), ("cl", step.loss_cl)):
+        got = gradients(loss, run.model)
+        parts = [any(gradient is not None and gradient.abs().sum() > 0
+                     for name, gradient in got.items() if name.startswith(prefix))
+                 for prefix in ("encoder.", "phi.", "proj_f.")]
+        assert tuple(parts) == reached[branch], branch
+
+
+@pytest.mark.parametrize("ablation, shares", [
+    ("ss", (0, 0)), ("hm", (1, 1)), ("sshm", None), (None, (0.4, 0.4))])
+def test_the_sampling_ablations_leave_out_their_part_of_the_built_samples(batch, ablation, shares):
+    run, tensors, labels = batch(*(["--ablation", ablation] if ablation else []))
+    args = run.args
+    ratio = L.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
+    step = objective(run.model, encode(run.encoder, tensors, None), labels, run.class_counts, ratio, args)
+    if shares is None:
+        assert step.positives.first.shape == (3, 0) and step.negatives.first.shape == (3, 0)
+    else:   # a drawn sample has weight 1; a mixed one only where Beta(0.5, 0.5) rounds to it
+        drawn = [(b.weight == 1).float().mean().item() for b in (step.positives, step.negatives)]
+        assert drawn == pytest.approx(shares, abs=0.01)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_an_ablation_changes_its_own_settings_and_no_others(ablation):
+    full, without = (settings(parse_args(["--dataset", "trec", *options]))
+                     for options in ([], ["--ablation", ablation]))
+    changed = {name: without[name] for name in full if full[name] != without[name]}
+    expected = {name: value for name, value in ABLATIONS[ablation].items() if full[name] != value}
+    assert changed == expected and changed
+
+
+def test_the_prior_ablations_take_the_prior_out_of_their_own_loss(batch):
+    def parts(*options):
+        run, tensors, labels = batch(*options)
+        torch.manual_seed(1)
+        feat = encode(run.encoder, tensors, None)
+        torch.manual_seed(2)
+        step = objective(run.model, feat, labels, run.class_counts, 0.5, run.args)
+        return step.loss_cls.item(), step.loss_cl.item()
+    cls, cl = parts()
+    for ablation, moved in (("delta_cls", (True, False)), ("delta_cl", (False, True)),
+                            ("delta_both", (True, True))):
+        got = parts("--ablation", ablation)
+        assert tuple(a != b for a, b in zip(got, (cls, cl))) == moved, ablation
+
+
+# ---- micro batches ----
+
+
+def full_gradient(run, tensors, labels, micro_batch, seed=3):
+    run.model.train()
+    torch.manual_seed(seed)
+    feat = encode(run.encoder, tensors, micro_batch)
+    torch.manual_seed(seed + 1)     # the same built samples, however the features were made
+    step = objective(run.model, feat, labels, run.class_counts, 0.6, run.args)
+    return gradients(step.loss, run.model)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 20, 64])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(batch, tmp_path, micro_batch):
+    folder = save_tiny_encoder(tmp_path / "no_dropout", dropout=0.0)
+    run, tensors, labels = batch("--encoder", str(folder))
+    whole = full_gradient(run, tensors, labels, None)
+    pieces = full_gradient(run, tensors, labels, micro_batch)
+    for name in whole:
+        torch.testing.assert_close(pieces[name], whole[name], rtol=1e-5, atol=1e-5)
+
+
+def test_micro_batches_repeat_their_dropout(batch):
+    run, tensors, labels = batch()
+    pieces = full_gradient(run, tensors, labels, 4)
+    plain = copy.deepcopy(main_module.checkpoint)
+    try:    # the same pieces, their activations kept instead of computed again
+        main_module.checkpoint = lambda function, *inputs, use_reentrant: function(*inputs)
+        kept = full_gradient(run, tensors, labels, 4)
+    finally:
+        main_module.checkpoint = plain
+    for name in kept:
+        torch.testing.assert_close(pieces[name], kept[name], rtol=1e-6, atol=1e-7)
+
+
+# ---- training ----
+
+
+def test_the_network_is_in_train_mode_at_every_step_also_after_an_evaluation(command, monkeypatch):
+    modes = []
+
+    def spy(model, *rest):
+        modes.append([module.training for module in model.modules()])
+        return objective(model, *rest)
+    monkeypatch.setattr(main_module, "objective", spy)
+    assert main(command) == 0
+    assert len(modes) == 2 * 5      # 68 texts in batches of 16, two epochs
+    assert all(all(step) for step in modes)
+
+
+def test_training_overfits_64_real_texts_without_an_error(tmp_path, tiny_encoder):
+    rows = glosses({"noun.food": 32, "noun.animal": 20, "noun.time": 12})
+    for part in ("train", "test"):      # the same texts: training error is what is asked for
+        write_csv(tmp_path / f"{part}.csv", rows)
+    assert main(["--dataset", str(tmp_path), "--encoder", str(tiny_encoder), "--epochs", "40",
+                 "--batch_size", "32", "--lr", "3e-3", "--output_dir", str(tmp_path / "runs")]) == 0
+    assert outcome(tmp_path / "runs")["result"]["last"]["accuracy"] == 100
+
+
+def test_a_seed_repeats_bit_for_bit_and_another_seed_does_not(command, tmp_path):
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        assert main([*command, "--seed", seed, "--output_dir", str(tmp_path / name)]) == 0
+    a, b, c = (outcome(tmp_path / name) for name in "abc")
+    assert a == b and a["weights"] != c["weights"]
+
+
+def test_biases_and_norms_are_not_decayed(batch):
+    run, *_ = batch()
+    names = {id(p): name for name, p in run.model.named_parameters()}
+    decayed, spared = ([names[id(p)] for p in group["params"]] for group in run.optimizer.param_groups)
+    assert [group["weight_decay"] for group in run.optimizer.param_groups] == [5e-4, 0]
+    assert all(re.search(r"bias|LayerNorm", name) for name in spared)
+    assert not any(re.search(r"bias|LayerNorm", name) for name in decayed)
+    assert len(decayed) + len(spared) == len(names)
+
+
+@pytest.mark.parametrize("schedule, expected", [
+    ("constant", [0.5, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.5]), ("cosine", [0.5, 1, 1, 0.5])])
+def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule, expected):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=9)
+    args = argparse.Namespace(lr=0.2, warmup=0.5, schedule=schedule)
+    rates = [main_module.set_learning_rate(optimizer, t, 4, args) for t in (1, 2, 3, 4)]
+    assert rates == pytest.approx([0.2 * factor for factor in expected])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rates[-1])
+
+
+def test_bf16_trains_to_nearly_the_same_losses(command, tmp_path):
+    for amp in ("off", "bf16"):
+        assert main([*command, "--amp", amp, "--output_dir", str(tmp_path / amp)]) == 0
+    full, half = (outcome(tmp_path / amp)["metrics"][0] for amp in ("off", "bf16"))
+    assert half["loss_cls"] == pytest.approx(full["loss_cls"], rel=0.02)
+    assert half["loss_cl"] == pytest.approx(full["loss_cl"], rel=0.02) and half != full
+
+
+def test_the_branches_shares_of_the_gradient_by_hand():
+    feat = torch.tensor([[1., 2.]], requires_grad=True)
+    step = argparse.Namespace(loss_cls=3 * feat[0, 0], loss_cl=4 * feat[0, 1])
+    assert main_module.gradient_shares(step, feat, mu=0.5) == pytest.approx(
+        {"gradient_share_cls": 0.6, "gradient_share_cl": 0.4})
+
+
+# ---- results ----
+
+
+def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys):
+    assert main([*command, "--plots", "--val_fraction", "0.2"]) == 0
+    folder, first = folder_of(tmp_path), outcome(tmp_path)
+    assert {"args.json", "metrics.jsonl", "result.json", "predictions.csv", "train_rows.txt",
+            "classification_report.txt", "classification_report.json", "confusion_matrix.png",
+            "tsne.png", "label_distribution.png", "data_report.json", "model.safetensors",
+            } <= {path.name for path in folder.iterdir()}
+    assert not list(folder.glob("checkpoint*")) and not list(folder.glob(".*.part"))
+
+    result, lines = first["result"], first["metrics"]
+    assert result["last"]["accuracy"] == lines[-1]["test"]["accuracy"]
+    assert result["best_test"]["accuracy"] == max(line["test"]["accuracy"] for line in lines)
+    best = max(lines, key=lambda line: line["val"]["macro_f1"])
+    assert result["best_val"]["macro_f1"] == best["test"]["macro_f1"]
+    predictions = first["predictions"].splitlines()
+    right = sum(line.split(",")[-3] == line.split(",")[-2] for line in predictions[1:])
+    assert 100 * right / 36 == pytest.approx(result["last"]["accuracy"])
+    args = json.loads((folder / "args.json").read_text())
+    assert args["label_names"] == ["noun.animal", "noun.food", "noun.time"]
+    assert set(args["versions"]) == {"code", "python", "torch", "transformers", "platform"}
+    assert len((folder / "train_rows.txt").read_text().split()) == 68 - 14    # 8 + 4 + 2 held out
+
+    capsys.readouterr()
+    before = (folder / "result.json").stat().st_mtime_ns
+    assert main([*command, "--plots", "--val_fraction", "0.2"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (folder / "result.json").stat().st_mtime_ns == before
+    assert main([*command, "--plots", "--val_fraction", "0.2", "--overwrite"]) == 0
+    assert (folder / "result.json").stat().st_mtime_ns > before and outcome(tmp_path) == first
+
+
+def test_metrics_by_hand():
+    labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    predicted = np.array([0, 0, 0, 1, 1, 1, 0, 0])
+    got = report.metrics(labels, predicted, np.array([500, 30, 5, 7]))
+    # F1: class 0: 2*3/(2*3+2+1) = 2/3; class 1: 2*2/(2*2+1) = 0.8; class 2: 0
+    assert got["accuracy"] == pytest.approx(62.5)
+    assert got["macro_f1"] == pytest.approx(100 * (2 / 3 + 0.8) / 3)
+    assert got["gap"] == pytest.approx(62.5 - 100 * (2 / 3 + 0.8) / 3)
+    assert got["f1"] == pytest.approx([200 / 3, 80, 0, 0])
+    assert got["never_predicted"] == [2, 3]
+    assert {name: (group["accuracy"], group["texts"]) for name, group in got["groups"].items()} == {
+        "many": (75, 4), "medium": (100, 2), "few": (0, 2)}
+    assert got["groups"]["medium"]["macro_f1"] == pytest.approx(80)
+
+
+def test_the_table_has_a_row_for_each_setting_with_mean_and_deviation():
+    def result(mu, seed, accuracy, macro_f1):
+        return {"settings": {"dataset": "trec", "mu": mu, "seed": seed},
+                "last": {"accuracy": accuracy, "macro_f1": macro_f1}}
+    got = report.table([result(1, 0, 90, 80), result(1, 1, 92, 84), result(0, 0, 50, 40)], "last")
+    assert got.splitlines()[2:] == ["| 1 | 91.00 ± 1.41 | 82.00 ± 2.83 | 2 |",
+                                    "| 0 | 50.00 | 40.00 | 1 |"]
+
+
+# ---- interruptions ----
+
+
+def test_a_run_stopped_before_any_of_its_writes_ends_with_the_same_numbers(command, tmp_path, monkeypatch):
+    """Ctrl-C before each single write and checkpoint of a run, then the same command again."""
+    assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
+    whole, stops = outcome(tmp_path / "whole"), 0
+
+    def stopping(function, countdown):
+        def call(*arguments):
+            countdown[0] -= 1
+            if countdown[0] < 0:
+                raise KeyboardInterrupt
+            return function(*arguments)
+        return call
+
+    for stop in range(0, 60, 3):
+        countdown, output_dir = [stop], str(tmp_path / f"stop{stop}")
+        with monkeypatch.context() as patch:
+            for module, name in ((report, "save"), (main_module.os, "replace"),
+                                 (main_module, "save_checkpoint")):
+                patch.setattr(module, name, stopping(getattr(module, name), countdown))
+            code = main([*command, "--output_dir", output_dir])
+        if code == 0:
+            break
+        assert code == 130
+        stops += 1
+        assert main([*command, "--output_dir", output_dir]) == 0
+        assert outcome(output_dir) == whole, f"stopped before write {stop}"
+    assert stops > 8
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_and_the_run_ends_with_the_same_numbers(command, tmp_path):
+    arguments = [sys.executable, str(ROOT / "main.py"), *command, "--epochs", "12"]
+    subprocess.run([*arguments, "--output_dir", str(tmp_path / "whole")], check=True, timeout=300)
+    killed = 0
+    for seconds in (6.5, 7, 7.5, 8, 8.5, 9):
+        process = subprocess.Popen([*arguments, "--output_dir", str(tmp_path / "killed")],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+    subprocess.run([*arguments, "--output_dir", str(tmp_path / "killed")], check=True, timeout=300)
+    assert killed > 0 and outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+# ---- the command line ----
+
+
+def test_the_defaults_are_the_papers():
+    args = parse_args(["--dataset", "trec"])
+    expected = dict(encoder="bert-base-uncased", pooling="cls", lr=5e-5, weight_decay=5e-4,
+                    batch_size=128, tau=0.5, mu=1.0, k=20, n_pos=10, n_neg=500, lam=0.5,
+                    hard_ratio_start=0.5, hard_ratio_end=1.0, augment="word_substitution",
+                    positives="mean", cl_weight="log_prior", proj_dim=128, epochs=30, max_length=256,
+                    schedule="constant", amp="off", profile="exp", ir=None, seed=0)
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--dataset", "nowhere"], "neither a known dataset"),
+    (["--text_column", "review"], "no column 'review'"),
+    (["--encoder", "nowhere"], "encoder nowhere"),
+    (["--max_length", "3", "--val_fraction", "0.001"], "holds out none"),
+])
+def test_bad_input_is_one_line_and_exit_code_2(command, options, message, capsys):
+    assert main([*command, *options]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+@pytest.mark.parametrize("options", [
+    ["--ir", "0.5"], ["--ir", "nan"], ["--tau", "0"], ["--k", "0"], ["--n_pos", "-1"], ["--lam", "x"],
+    ["--val_fraction", "1"], ["--label_noise", "1.5"], ["--epochs", "0"], ["--amp", "int8"],
+    ["--ablation", "all"], ["--hard_ratio_end", "2"], ["--seed", "-1"], ["--device", "gpu"]])
+def test_values_out_of_range_are_refused_with_exit_code_2(command, options, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_args([*command, *options])
+    assert caught.value.code == 2 and f"argument {options[0]}" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line_and_exit_code_2(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main([*command, "--output_dir", str(tmp_path / "file")]) == 2
+    assert "--output_dir" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_second_process_in_the_same_folder_is_turned_away(command, capsys):
+    folder = main_module.run_folder(parse_args(command))
+    folder.mkdir(parents=True)
+    with main_module.locked(folder):
+        assert main(command) == 2
+    assert "another process" in capsys.readouterr().err
+
+
+def test_changed_data_does_not_go_on_with_an_old_run(command, corpus_folder, tmp_path, capsys, monkeypatch):
+    rows = (corpus_folder / "train.csv").read_text().splitlines()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "test.csv").write_text((corpus_folder / "test.csv").read_text())
+    (mine / "train.csv").write_text("\n".join(rows) + "\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(main_module, "finish", lambda *rest: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main([*command, "--dataset", str(mine)])
+    (mine / "train.csv").write_text("\n".join(rows[:-1]) + "\n")
+    assert main([*command, "--dataset", str(mine)]) == 2
+    assert "other data" in capsys.readouterr().err
+    assert main([*command, "--dataset", str(mine), "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "trainer.pt"])
+def test_a_damaged_checkpoint_is_named_and_kept(command, tmp_path, capsys, monkeypatch, file):
+    with monkeypatch.context() as patch:
+        patch.setattr(main_module, "finish", lambda *rest: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(command)
+    path = folder_of(tmp_path) / "checkpoint-2" / file
+    path.write_bytes(path.read_bytes()[:-50])
+    assert main(command) == 2
+    assert "checkpoint-2 is damaged" in capsys.readouterr().err and path.exists()
+
+
+def test_settings_name_the_folder_and_two_settings_never_share_one(command):
+    names = {main_module.run_folder(parse_args([*command, *options])).name for options in (
+        [], ["--ir", "10"], ["--ir", "10", "--tau", "0.3"], ["--seed", "1"], ["--mu", "0"],
+        ["--ablation", "ss"], ["--no_delta_cls"])}
+    assert len(names) == 7 and all(re.fullmatch(r"[\w.+-]+", name) for name in names)
+
+
+def documented_commands() -> list[str]:
+    texts = (ROOT / "README.md").read_text() + main_module.__doc__
+    return re.findall(r"python main\.py (--[^#\n`&|]*)", texts)
+
+
+def test_every_command_in_the_readme_is_understood():
+    commands = documented_commands()
+    assert len(commands) >= 6
+    for line in commands:
+        parse_args(shlex.split(re.sub(r"\$(\w+|\{\w+\})", "1", line)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATASETS.is_dir(), reason="needs the data sets in ../shared/datasets")
+@pytest.mark.parametrize("dataset, ir, texts", [("trec", "50", 2280), ("cr", "10", 2381),
+                                                ("ohsumed", None, 3358), ("r52", None, 6532)])
+def test_the_papers_datasets_train_from_the_command_line(tiny_encoder, tmp_path, dataset, ir, texts):
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), "--dataset", dataset, "--data_dir", str(DATASETS),
+         *(["--ir", ir] if ir else []), "--encoder", str(tiny_encoder), "--epochs", "1",
+         "--output_dir", str(tmp_path), "--device", "cpu"],
+        text=True, capture_output=True, timeout=600, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert len((folder_of(tmp_path) / "train_rows.txt").read_text().split()) == texts
+    assert outcome(tmp_path)["result"]["last"]["accuracy"] > 0
