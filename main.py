@@ -10,6 +10,7 @@ The same command again goes on where it stopped, and repeats nothing that is fin
 import argparse
 import contextlib
 import fcntl
+import io
 import json
 import math
 import os
@@ -127,6 +128,9 @@ def train_epoch(run: "Run", epoch: int) -> dict:
         batch, labels = run.batch(rows)
         with run.autocast():
             feat = encode(run.encoder, batch, args.micro_batch)            # line 3
+        if not feat.isfinite().all():
+            raise InputError(f"training diverged at step {t}, in epoch {epoch}: its features are not "
+                             "finite; try a lower --lr, or --amp bf16 or off instead of fp16")
         step = objective(run.model, feat.float(), labels, run.class_counts, ratio, args)
         is_last = position == len(batches)
         shares = gradient_shares(step, feat, args.mu) if is_last else {}
@@ -143,9 +147,6 @@ def train_epoch(run: "Run", epoch: int) -> dict:
             speed = texts / (time.perf_counter() - start)
             progress.set_postfix_str(f"cls {loss_cls:.3f} + {args.mu:g} cl {loss_cl:.3f}, "
                                      f"lr {lr:.1e}, {speed:.0f} texts/s")
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss} at step {t}, in epoch {epoch}: try a "
-                                         "lower --lr, or --amp bf16 or off instead of fp16")
     return {"loss": loss, "loss_cls": loss_cls, "loss_cl": loss_cl, "lr": lr,
             "texts_per_second": round(speed, 1),
             "diagnostics": diagnostics(step, class_sums) | shares}
@@ -225,13 +226,11 @@ def save_checkpoint(run: "Run", history: list[dict]) -> None:
     """All that the next epoch needs, in a folder that appears whole; then the older one goes."""
     temporary = run.folder / "checkpoint.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    safetensors.torch.save_file(run.model.state_dict(), temporary / "model.safetensors")
+    trainer = io.BytesIO()
     torch.save({"optimizer": run.optimizer.state_dict(), "scaler": run.scaler.state_dict(),
-                "history": history}, temporary / "trainer.pt")
-    for file in temporary.iterdir():
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
+                "history": history}, trainer)
+    data.save(temporary / "trainer.pt", trainer.getvalue())
+    data.save(temporary / "model.safetensors", safetensors.torch.save(run.model.state_dict()))
     os.replace(temporary, run.folder / f"checkpoint-{len(history)}")
     shutil.rmtree(run.folder / f"checkpoint-{len(history) - 1}", ignore_errors=True)
 
@@ -442,9 +441,7 @@ def finish(run: Run, corpus: data.Corpus, test: data.Tokens, history: list[dict]
         report.confusion_matrix(corpus.test_labels, logits.argmax(axis=1), corpus.label_names,
                                 run.folder / "confusion_matrix.png")
         report.tsne(feats, corpus.test_labels, corpus.label_names, run.folder / "tsne.png")
-    temporary = run.folder / ".model.safetensors.tmp"
-    safetensors.torch.save_file(run.model.state_dict(), temporary)
-    os.replace(temporary, run.folder / "model.safetensors")
+    data.save(run.folder / "model.safetensors", safetensors.torch.save(run.model.state_dict()))
     chosen = {"last": history[-1],
               "best_test": max(history, key=lambda epoch: epoch["test"]["accuracy"])}
     if "val" in history[-1]:

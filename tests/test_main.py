@@ -2,13 +2,11 @@
 import argparse
 import copy
 import json
-import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,6 @@ import losses as L
 import main as main_module
 import report
 from main import ABLATIONS, encode, main, objective, parse_args, settings
-from model import load_encoder
 
 ROOT = Path(__file__).parent.parent
 DATASETS = ROOT.parent / "shared" / "datasets"
@@ -427,6 +424,11 @@ def test_changed_data_does_not_go_on_with_an_old_run(command, corpus_folder, tmp
     assert main([*command, "--dataset", str(mine), "--overwrite"]) == 0
 
 
+def test_a_training_that_diverges_says_at_which_step_and_what_to_try(command, capsys):
+    assert main([*command, "--lr", "1e30"]) == 2
+    assert re.search(r"diverged at step \d+, in epoch 1.*--lr", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "trainer.pt"])
 def test_a_damaged_checkpoint_is_named_and_kept(command, tmp_path, capsys, monkeypatch, file):
     with monkeypatch.context() as patch:
@@ -455,7 +457,21 @@ def test_every_command_in_the_readme_is_understood():
     commands = documented_commands()
     assert len(commands) >= 6
     for line in commands:
-        parse_args(shlex.split(re.sub(r"\$(\w+|\{\w+\})", "1", line)))
+        parse_args(shlex.split(line.replace("$variant", "").replace("$seed", "1")))
+
+
+def test_the_readmes_loss_runs_as_written_and_links_the_branches():
+    code, = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    torch.manual_seed(0)
+    classifier = torch.nn.Linear(8, 3, bias=False)
+    names = {"feat": torch.randn(12, 8, requires_grad=True), "classifier": classifier, "C": 3,
+             "labels": torch.tensor([0, 0, 0, 0, 1, 1] * 2), "class_counts": torch.tensor([50, 9, 1]),
+             "proj_f": torch.nn.Linear(8, 4), "proj_h": torch.nn.Linear(8, 4)}
+    exec(code, names)
+    (names["loss"] - L.logit_compensation(classifier(names["feat"]), names["labels"],
+                                          names["class_counts"])).backward()
+    assert names["loss"].isfinite() and classifier.weight.grad.abs().sum() > 0
+    assert names["positives"].first.shape == (3, 10) and names["negatives"].first.shape == (3, 500)
 
 
 @pytest.mark.slow
