@@ -365,7 +365,7 @@ def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path
         return list(texts)
     settings = function.__kwdefaults__ | {"seed": seed}
     key = _digest([CACHE_FORMAT, method, settings, list(texts)])
-    path = Path(cache_dir) / f"{method}-{key}.json"
+    path = Path(cache_dir) / f"{method}-{key[:16]}.json"
     with _cache_errors(path):               # before the work, which may take hours
         path.parent.mkdir(parents=True, exist_ok=True)
         changed = _read_cache(path)

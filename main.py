@@ -253,7 +253,8 @@ def load_checkpoint(run: "Run") -> list[dict]:
 
 @contextlib.contextmanager
 def locked(folder: Path):
-    """Keeps a second process out of the folder for as long as this one lives."""
+    """Makes the folder, and keeps a second process out of it for as long as this one lives."""
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -395,16 +396,9 @@ def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: d
                corpus.train_labels, class_counts, tokenizer.pad_token_id or 0)
 
 
-def train(args: argparse.Namespace, folder: Path) -> None:
+def train(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
+          tokenizer, val_texts: list[str], val_labels: np.ndarray) -> None:
     """Algorithm 1, from its beginning or its last whole epoch, to the result."""
-    corpus, val_texts, val_labels = load_data(args)
-    check_data(corpus, len(val_texts), folder)
-    tokenizer = load_tokenizer(args.encoder)
-    tokens = data.tokenize(corpus.train_texts, tokenizer, args.max_length)
-    print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}")
-    if args.check_only:
-        return
-    record_settings(args, folder, corpus)
     test = data.tokenize(corpus.test_texts, tokenizer, args.max_length)
     val = data.tokenize(val_texts, tokenizer, args.max_length) if val_texts else None
     run = build(args, folder, corpus, tokens, tokenizer)
@@ -431,7 +425,6 @@ def train(args: argparse.Namespace, folder: Path) -> None:
                           "".join(json.dumps(line) + "\n" for line in history))
         save_checkpoint(run, history)   # last: killed before it, all above is written once more
     finish(run, corpus, test, history)
-    report.print_result(folder)
 
 
 def finish(run: Run, corpus: data.Corpus, test: data.Tokens, history: list[dict]) -> None:
@@ -582,7 +575,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run_folder(args: argparse.Namespace) -> Path:
-    """output_dir/<dataset>_<ir>_<every other setting that is not the default>_<seed>."""
+    """
+    output_dir/<dataset>_<ir>_<every other setting that is not the default>_<seed>; --check_only
+    has a folder of its own, so that it never touches a run's.
+    """
     defaults = vars(make_parser().parse_args(["--dataset", args.dataset]))
     defaults["pooling"] = "mean" if args.encoder == "minilm" else "cls"
     parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
@@ -590,14 +586,15 @@ def run_folder(args: argparse.Namespace) -> Path:
         if value != defaults[name] and name not in ("dataset", "ir", "seed"):
             value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
             parts.append(name if value == "True" else f"{name}-{value}")
-    parts.append(f"seed{args.seed}")
+    parts.append("check" if args.check_only else f"seed{args.seed}")
     return Path(args.output_dir) / re.sub(r"[^\w.+-]", "-", "_".join(parts))[:200]
 
 
 def settings(args: argparse.Namespace) -> dict:
     """The arguments that decide the numbers, without those that say where and how."""
     other = ("ablation", "output_dir", "data_dir", "device", "plots", "overwrite", "check_only")
-    return {name: value for name, value in vars(args).items() if name not in other}
+    values = {name: value for name, value in vars(args).items() if name not in other}
+    return values | {"dataset": Path(args.dataset).name}    # the data's hash says which file it is
 
 
 def tensorboard(folder: Path, epochs_done: int):
@@ -632,21 +629,24 @@ def clear(folder: Path) -> None:
 
 
 def start(args: argparse.Namespace) -> None:
-    """Runs, resumes, or shows what is finished already."""
+    """Shows what is finished already; else checks the data, trains or goes on, and shows it."""
+    corpus, val_texts, val_labels = load_data(args)
     folder = run_folder(args)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            if args.overwrite:
-                clear(folder)
-            if (folder / "result.json").exists() and not args.check_only:
-                report.print_result(folder)
-                print("finished already; --overwrite runs it again")
-                return
-            train(args, folder)
-    except OSError as error:
-        raise InputError(f"{error.filename or folder}: {error.strerror or error}; choose another "
-                         "--output_dir or make room there") from error
+    with locked(folder):
+        if args.overwrite:
+            clear(folder)
+        record_settings(args, folder, corpus)
+        if (folder / "result.json").exists():
+            report.print_result(folder)
+            print("finished already; --overwrite runs it again")
+            return
+        check_data(corpus, len(val_texts), folder)
+        tokenizer = load_tokenizer(args.encoder)
+        tokens = data.tokenize(corpus.train_texts, tokenizer, args.max_length)
+        print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}")
+        if not args.check_only:
+            train(args, folder, corpus, tokens, tokenizer, val_texts, val_labels)
+            report.print_result(folder)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -657,6 +657,10 @@ def main(argv: list[str] | None = None) -> int:
         start(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:    # a folder in the way, a full disk, no permission
+        print(f"error: {error.filename or args.output_dir}: {error.strerror or error}; make room or "
+              "choose another --output_dir", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last whole epoch", file=sys.stderr)

@@ -383,6 +383,23 @@ def test_bad_input_is_one_line_and_exit_code_2(command, options, message, capsys
     assert error.startswith("error: ") and message in error
 
 
+def test_bad_data_leaves_no_folder_behind(command, tmp_path):
+    assert main([*command, "--text_column", "review"]) == 2
+    assert list(tmp_path.glob("*_seed*")) == []
+
+
+def test_the_check_prints_the_report_and_leaves_runs_alone(command, tmp_path, capsys):
+    assert main(command) == 0
+    before = {path: path.stat().st_mtime_ns for path in folder_of(tmp_path).iterdir()}
+    capsys.readouterr()
+    assert main([*command, "--check_only", "--overwrite"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"noun\.time +8 +11\.76%", printed) and "epoch" not in printed
+    assert {path: path.stat().st_mtime_ns for path in folder_of(tmp_path).iterdir()} == before
+    folder, = tmp_path.glob("*_check")
+    assert (folder / "label_distribution.png").stat().st_size > 5000
+
+
 @pytest.mark.parametrize("options", [
     ["--ir", "0.5"], ["--ir", "nan"], ["--tau", "0"], ["--k", "0"], ["--n_pos", "-1"], ["--lam", "x"],
     ["--val_fraction", "1"], ["--label_noise", "1.5"], ["--epochs", "0"], ["--amp", "int8"],
@@ -422,6 +439,9 @@ def test_changed_data_does_not_go_on_with_an_old_run(command, corpus_folder, tmp
     assert main([*command, "--dataset", str(mine)]) == 2
     assert "other data" in capsys.readouterr().err
     assert main([*command, "--dataset", str(mine), "--overwrite"]) == 0
+    # nor does a finished run pass for the result on other data
+    (mine / "train.csv").write_text("\n".join(rows) + "\n")
+    assert main([*command, "--dataset", str(mine)]) == 2
 
 
 def test_a_training_that_diverges_says_at_which_step_and_what_to_try(command, capsys):
