@@ -9,6 +9,7 @@ imbalance builder, label noise, the data report; tokenising once and batching by
 Letters: N texts, C classes, B rows of a batch, V views, L tokens of the longest text.
 A class is a number 0..C-1, the index of its name in `Corpus.label_names`.
 """
+import contextlib
 import csv
 import hashlib
 import http.client
@@ -375,7 +376,8 @@ def save(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())     # else a power cut could leave the new name with no content
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror}); make room there, or name "
                          "another folder with --data_dir or --output_dir") from None
 

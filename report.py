@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 from scipy.special import softmax
 from sklearn.manifold import TSNE
-from sklearn.metrics import accuracy_score, classification_report, f1_score
+from sklearn.metrics import accuracy_score, classification_report, f1_score, recall_score
 
 from data import Corpus, save
 
@@ -29,12 +29,16 @@ from matplotlib import pyplot as plt    # noqa: E402  after the backend is chose
 
 def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray) -> dict:
     """
-    Accuracy and macro-F1 in percent, also over the classes with many (above 100), medium (20 to
-    100) and few (below 20) training texts; each class's F1; the classes never predicted.
+    Accuracy, macro-F1 and balanced accuracy (the mean recall of the classes) in percent; the first
+    two also over the classes with many (above 100), medium (20 to 100) and few (below 20) training
+    texts; each class's F1; the classes never predicted.
     """
     accuracy = 100 * accuracy_score(labels, predicted)
     macro_f1 = 100 * f1_score(labels, predicted, average="macro")
-    result = {"accuracy": accuracy, "macro_f1": macro_f1, "gap": accuracy - macro_f1, "groups": {}}
+    result = {"accuracy": accuracy, "macro_f1": macro_f1,
+              "balanced_accuracy": 100 * recall_score(labels, predicted, labels=np.unique(labels),
+                                                      average="macro"),
+              "gap": accuracy - macro_f1, "groups": {}}
     for name, lowest, highest in (("many", 101, math.inf), ("medium", 20, 100), ("few", 0, 19)):
         in_group = (train_counts >= lowest) & (train_counts <= highest)
         members = np.intersect1d(np.flatnonzero(in_group), labels)
@@ -204,11 +208,11 @@ def table(results: list[dict], protocol: str) -> str:
     keys = [json.loads(key) for key in groups]
     shared = {name for name in keys[0] if len({json.dumps(key.get(name)) for key in keys}) == 1}
     varied = [name for name in keys[0] if name not in shared]
-    header = [*varied, "accuracy", "macro-F1", "seeds"]
+    header = [*varied, "accuracy", "macro-F1", "balanced accuracy", "seeds"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for key, members in zip(keys, groups.values()):
         cells = [str(key.get(name)) for name in varied]
-        for metric in ("accuracy", "macro_f1"):
+        for metric in ("accuracy", "macro_f1", "balanced_accuracy"):
             values = [member[protocol][metric] for member in members]
             spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.2f}{spread}")

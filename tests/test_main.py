@@ -292,6 +292,7 @@ def test_metrics_by_hand():
     # F1: class 0: 2*3/(2*3+2+1) = 2/3; class 1: 2*2/(2*2+1) = 0.8; class 2: 0
     assert got["accuracy"] == pytest.approx(62.5)
     assert got["macro_f1"] == pytest.approx(100 * (2 / 3 + 0.8) / 3)
+    assert got["balanced_accuracy"] == pytest.approx(100 * (0.75 + 1 + 0) / 3)
     assert got["gap"] == pytest.approx(62.5 - 100 * (2 / 3 + 0.8) / 3)
     assert got["f1"] == pytest.approx([200 / 3, 80, 0, 0])
     assert got["never_predicted"] == [2, 3]
@@ -301,12 +302,15 @@ def test_metrics_by_hand():
 
 
 def test_the_table_has_a_row_for_each_setting_with_mean_and_deviation():
-    def result(mu, seed, accuracy, macro_f1):
+    def result(mu, seed, *values):
+        names = ("accuracy", "macro_f1", "balanced_accuracy")
         return {"settings": {"dataset": "trec", "mu": mu, "seed": seed},
-                "last": {"accuracy": accuracy, "macro_f1": macro_f1}}
-    got = report.table([result(1, 0, 90, 80), result(1, 1, 92, 84), result(0, 0, 50, 40)], "last")
-    assert got.splitlines()[2:] == ["| 1 | 91.00 ± 1.41 | 82.00 ± 2.83 | 2 |",
-                                    "| 0 | 50.00 | 40.00 | 1 |"]
+                "last": dict(zip(names, values))}
+    got = report.table([result(1, 0, 90, 80, 70), result(1, 1, 92, 84, 70),
+                        result(0, 0, 50, 40, 30)], "last")
+    assert got.splitlines() == [
+        "| mu | accuracy | macro-F1 | balanced accuracy | seeds |", "|---|---|---|---|---|",
+        "| 1 | 91.00 ± 1.41 | 82.00 ± 2.83 | 70.00 ± 0.00 | 2 |", "| 0 | 50.00 | 40.00 | 30.00 | 1 |"]
 
 
 # ---- interruptions ----
