@@ -135,22 +135,32 @@ def _save(figure, path: Path) -> None:
     save(path, image.getvalue())
 
 
-def _short(names: list[str]) -> list[str]:
-    return [name if len(name) <= 24 else name[:23] + "…" for name in names]
+MOST_NAMED = 120    # classes whose names and counts a figure can hold; more go without
+
+
+def _tick_names(names: list[str]) -> list[str]:
+    """Short, and without a meaning to matplotlib: $ starts a formula, a leading _ hides a label."""
+    short = [name if len(name) <= 24 else name[:23] + "…" for name in names]
+    return [" " * name.startswith("_") + name.replace("$", r"\$") for name in short]
 
 
 def label_distribution(counts: list[int], names: list[str], title: str, path: Path) -> None:
     """Fig. 1: training texts of each class, largest first; logarithmic, so that rare ones show."""
     order = np.argsort(-np.array(counts), kind="stable")
-    figure, axes = plt.subplots(figsize=(max(4.0, 0.28 * len(names) + 1.5), 3.2))
-    bars = axes.bar([_short(names)[i] for i in order], [counts[i] for i in order], color=BAR)
-    axes.bar_label(bars, fontsize=7, rotation=90 if len(names) > 12 else 0, padding=2)
+    is_named = len(names) <= MOST_NAMED
+    figure, axes = plt.subplots(figsize=(min(36.0, max(4.0, 0.28 * len(names) + 1.5)), 3.2))
+    bars = axes.bar(range(len(names)), [counts[i] for i in order], color=BAR)
+    if is_named:
+        axes.bar_label(bars, fontsize=7, rotation=90 if len(names) > 12 else 0, padding=2)
+        axes.set_xticks(range(len(names)), [_tick_names(names)[i] for i in order], fontsize=8,
+                        rotation=90 if max(map(len, names)) > 3 else 0)
+    else:
+        axes.set_xlabel("classes")
     axes.set_yscale("log")
     axes.set_ylim(0.7, 4 * max(counts))
     axes.set_xlim(-0.7, len(names) - 0.3)
     axes.set_ylabel("training texts")
-    axes.set_title(title, fontsize=10)
-    axes.tick_params(axis="x", labelrotation=90 if max(map(len, names)) > 3 else 0, labelsize=8)
+    axes.set_title(title.replace("$", r"\$"), fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
@@ -161,14 +171,15 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]
     counts = np.zeros((len(names), len(names)))
     np.add.at(counts, (labels, predicted), 1)
     percent = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    size = max(4.0, 0.32 * len(names) + 2)
+    size = min(36.0, max(4.0, 0.32 * len(names) + 2))
     figure, axes = plt.subplots(figsize=(size + 0.6, size))
     image = axes.imshow(percent, cmap="viridis", vmin=0, vmax=100)
-    for row, column in np.argwhere(percent >= 0.5):
-        axes.text(column, row, f"{percent[row, column]:.0f}", ha="center", va="center", fontsize=6,
-                  color="black" if percent[row, column] > 60 else "white")
-    axes.set_xticks(range(len(names)), _short(names), rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), _short(names), fontsize=7)
+    if len(names) <= MOST_NAMED:
+        for row, column in np.argwhere(percent >= 0.5):
+            axes.text(column, row, f"{percent[row, column]:.0f}", ha="center", va="center",
+                      fontsize=6, color="black" if percent[row, column] > 60 else "white")
+        axes.set_xticks(range(len(names)), _tick_names(names), rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), _tick_names(names), fontsize=7)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     figure.colorbar(image, ax=axes, fraction=0.046, label="% of the true class")
@@ -183,16 +194,16 @@ def tsne(feats: np.ndarray, labels: np.ndarray, names: list[str], path: Path,
     perplexity = min(30, max(1, (len(feats) - 1) // 3))
     points = TSNE(perplexity=perplexity, random_state=0).fit_transform(feats)
     figure, axes = plt.subplots(figsize=(5.6, 5))
-    colours = plt.get_cmap("viridis" if len(names) > 10 else "tab10")
+    few = len(names) <= 10
     for position, label in enumerate(np.unique(labels)):
-        shade = colours(label / (len(names) - 1)) if len(names) > 10 else colours(label)
-        marker = "os^vDPX<>*"[position % 10]
-        axes.scatter(*points[labels == label].T, s=12, color=shade, marker=marker, linewidths=0,
-                     label=_short(names)[label])
+        colour = plt.get_cmap("tab10")(label) if few else plt.get_cmap("viridis")(label / len(names))
+        axes.scatter(*points[labels == label].T, s=12, color=colour, linewidths=0,
+                     marker="os^vDPX<>*"[position % 10], label=_tick_names(names)[label])
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.legend(fontsize=6, markerscale=1.6, loc="center left", bbox_to_anchor=(1, 0.5),
-                frameon=False, ncols=1 + len(names) // 30)
+    if len(names) <= MOST_NAMED:
+        axes.legend(fontsize=6, markerscale=1.6, loc="center left", bbox_to_anchor=(1, 0.5),
+                    frameon=False, ncols=1 + len(names) // 30)
     _save(figure, path)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import glosses, save_tiny_encoder, write_csv
+from matplotlib.image import imread
 
 import data
 import losses as L
@@ -311,6 +312,16 @@ def test_the_table_has_a_row_for_each_setting_with_mean_and_deviation():
     assert got.splitlines() == [
         "| mu | accuracy | macro-F1 | balanced accuracy | seeds |", "|---|---|---|---|---|",
         "| 1 | 91.00 ± 1.41 | 82.00 ± 2.83 | 70.00 ± 0.00 | 2 |", "| 0 | 50.00 | 40.00 | 30.00 | 1 |"]
+
+
+@pytest.mark.parametrize("names", [["a$b$", "_hidden", "x" * 40, "x" * 39 + "y"],
+                                   [f"class {i}" for i in range(1500)]], ids=["odd", "many"])
+def test_figures_bear_odd_names_and_many_classes(tmp_path, names):
+    labels = np.arange(len(names)).repeat(2)
+    report.label_distribution([5] * len(names), names, "a $ title", tmp_path / "bars.png")
+    report.confusion_matrix(labels, labels, names, tmp_path / "confusion.png")
+    figures = [imread(tmp_path / name) for name in ("bars.png", "confusion.png")]
+    assert all(figure.shape[1] < 8000 and figure.std() > 0.01 for figure in figures)
 
 
 # ---- interruptions ----
