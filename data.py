@@ -21,14 +21,14 @@ import re
 import time
 import urllib.request
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from augment import InputError
+from augment import InputError, load_wordnet
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,21 @@ class Corpus:
     label_names: list[str]      # C names
     dropped: int                # rows of both parts left out because their text is empty
     train_rows: np.ndarray      # (N,) int64, 0-based, kept through every later selection
+    val_texts: list[str] = field(default_factory=list)      # held out of the training part, if any
+    val_labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def select(corpus: Corpus, rows: np.ndarray) -> Corpus:
     """The corpus with only these rows of its training part, in this order."""
     return replace(corpus, train_texts=[corpus.train_texts[row] for row in rows],
                    train_labels=corpus.train_labels[rows], train_rows=corpus.train_rows[rows])
+
+
+def hold_out(corpus: Corpus, fraction: float, *, seed: int) -> Corpus:
+    """The corpus with a stratified share of its training part set aside for validation."""
+    kept, held_out = stratified_split(corpus.train_labels, fraction, seed=seed)
+    return replace(select(corpus, kept), val_labels=corpus.train_labels[held_out],
+                   val_texts=[corpus.train_texts[row] for row in held_out])
 
 
 # ---- Classes: counts, splits, the imbalance builder, label noise ----
@@ -432,7 +441,6 @@ def read_wordnet() -> Rows:
     A line of data.noun is `offset lexicographer-number ... | gloss`, see wndb(5WN). Read from the
     file itself: ten times as fast as a synset object for each line, and the same strings.
     """
-    from augment import load_wordnet
     wordnet = load_wordnet()
     lexnames = [line.split()[1] for line in wordnet.open("lexnames")]
     rows = []
@@ -452,17 +460,17 @@ def every_tenth(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_own(dataset: str, text_column: str, label_column: str) -> tuple[Rows, Rows | None]:
-    """A file of rows (not split), or a folder with one train.* and one test.* file."""
+    """A file of rows (not split), or a folder with a train.* and perhaps a test.* file."""
     path, formats = Path(dataset), ", ".join(FORMATS)
     if text_column == label_column:
         raise InputError(f"{path}: {text_column!r} cannot be both --text_column and --label_column")
     if path.is_dir():
         parts = [[file for file in sorted(path.glob(f"{part}.*")) if file.suffix.lower() in FORMATS]
                  for part in ("train", "test")]
-        if [len(files) for files in parts] != [1, 1]:
-            raise InputError(f"{path}: a folder needs exactly one train and one test file, ending "
-                             f"in {formats}; to have one file split, name the file")
-        paths = [files[0] for files in parts]
+        if len(parts[0]) != 1 or len(parts[1]) > 1:
+            raise InputError(f"{path}: a folder needs exactly one train file and at most one test "
+                             f"file, ending in {formats}; remove or rename the others")
+        paths = parts[0] + parts[1]
     elif path.exists():
         paths = [path]
     else:
@@ -545,15 +553,14 @@ def load(dataset: str, *, data_dir: str = "data", text_column: str = "text",
 
 # ---- The data report ----
 
-def data_report(corpus: Corpus, truncated: float | None = None) -> dict:
+def data_report(corpus: Corpus) -> dict:
     """
     The numbers to look at before training; texts are the same if equal but for outer white space.
 
-    truncated   share of the training texts cut by the tokenizer, from Tokens.truncated
     returns     name, classes [{label, train, test}], train, test, ir (Eq. 3), and the counts
                 repeated (training texts that stood earlier already), two_labels (distinct training
                 texts under more than one label), in_both (distinct texts in train and test),
-                dropped (empty rows), truncated
+                dropped (empty rows), val (texts held out for validation)
     """
     num_classes = len(corpus.label_names)
     train, test = (class_counts(labels, num_classes)
@@ -569,7 +576,7 @@ def data_report(corpus: Corpus, truncated: float | None = None) -> dict:
         "repeated": len(texts) - len(distinct),
         "two_labels": sum(times > 1 for times in labels_per_text.values()),
         "in_both": len(distinct & {text.strip() for text in corpus.test_texts}),
-        "dropped": corpus.dropped, "truncated": truncated,
+        "dropped": corpus.dropped, "val": len(corpus.val_texts),
     }
 
 
@@ -590,15 +597,16 @@ def format_report(report: dict) -> str:
                 ("training texts under more than one label", f"{report['two_labels']:,}"),
                 ("texts that stand in both train and test", f"{report['in_both']:,}"),
                 ("empty rows dropped", f"{report['dropped']:,}")]
-    if report["truncated"] is not None:
-        findings.append(("training texts truncated", f"{report['truncated']:.2%}"))
+    if report["val"]:
+        findings.append(("held out for validation", f"{report['val']:,}"))
     return "\n".join(lines + [f"  {name + ':':<42} {value}" for name, value in findings])
 
 
 def data_hash(corpus: Corpus) -> str:
-    """SHA-256 over the label names and every text with its label, of both parts, in order."""
+    """SHA-256 over the label names and every text with its label, of all parts, in order."""
     digest = hashlib.sha256(json.dumps(corpus.label_names).encode())
     for part, texts, labels in (("train", corpus.train_texts, corpus.train_labels),
+                                ("val", corpus.val_texts, corpus.val_labels),
                                 ("test", corpus.test_texts, corpus.test_labels)):
         for text, label in zip(texts, labels.tolist()):
             digest.update(json.dumps([part, text, label]).encode())

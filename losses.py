@@ -82,6 +82,16 @@ def _check_above_zero(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a number above 0, got {value}")
 
 
+def _check_built(name: str, built: Built, num_classes: int, rows: int) -> None:
+    shapes = {tuple(tensor.shape) for tensor in built}
+    if len(shapes) > 1 or built.first.ndim != 2 or len(built.first) != num_classes:
+        raise ValueError(f"{name}: expected tensors of one shape ({num_classes}, M), got {shapes}")
+    indices = torch.cat([built.first, built.second])
+    if not ((indices >= 0) & (indices < rows)).all():
+        raise ValueError(f"{name}: expected rows 0 to {rows - 1} of D_hat, "
+                         f"got {indices.min().item()} to {indices.max().item()}")
+
+
 def _log_prior(class_counts: Tensor) -> Tensor:
     """log P_y of the training set, (C,) float64: log of a share near 1 needs the digits."""
     counts = class_counts.double()
@@ -146,6 +156,8 @@ def extend(z: Tensor, labels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tenso
 
 def set_sizes(num: int, ratio: float) -> tuple[int, int]:
     """(|D_samp|, |D_syn|) of a class when the share `ratio` of `num` built samples is mixed."""
+    if num < 0 or not 0 <= ratio <= 1:
+        raise ValueError(f"num, ratio: expected at least 0 and a share, got {num} and {ratio}")
     num_syn = round(ratio * num)
     return num - num_syn, num_syn
 
@@ -173,9 +185,11 @@ def simple_sampling(is_candidate: Tensor, num: int) -> Built:
 
     is_candidate  (C, N)    membership() for D_samp+, its negation for D_samp-
     returns       Built of (C, num)
-    raises        ValueError when a class has no candidate
+    raises        ValueError when num < 0 or a class has no candidate
     """
     _check_candidates(is_candidate)
+    if num < 0:
+        raise ValueError(f"num: expected at least 0, got {num}")
     rows = torch.empty(len(is_candidate), 0, dtype=torch.int64, device=is_candidate.device)
     if num > 0:
         rows = torch.multinomial(is_candidate.float(), num, replacement=True)   # (C, num) Eq. (8)
@@ -190,11 +204,14 @@ def hard_samples(hardness: Tensor, is_candidate: Tensor, *, k: int = 20) -> Hard
     hardness      (C, N)  -proto_c . z_i for the positives, proto_c . z_i for the negatives
     is_candidate  (C, N)  membership() for the positives, its negation for the negatives
     returns       Hard of (C, min(k, N)); the choice carries no gradient
-    raises        ValueError when k < 1 or a class has no candidate
+    raises        ValueError when k < 1, hardness is not finite, or a class has no candidate
     """
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}")
     _check_candidates(is_candidate)
+    if hardness.shape != is_candidate.shape or not hardness.isfinite().all():
+        raise ValueError(f"hardness: expected finite values of shape {tuple(is_candidate.shape)}, "
+                         f"got shape {tuple(hardness.shape)}")
     k = min(k, hardness.shape[1])
     masked = hardness.masked_fill(~is_candidate, -math.inf)
     return Hard(masked.topk(k, dim=1).indices, is_candidate.sum(dim=1).clamp(max=k))   # Eq. (9)
@@ -208,9 +225,11 @@ def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
 
     hard     hard_samples(); i and j are drawn with replacement
     returns  Built of (C, num)
-    raises   ValueError unless lam > 0
+    raises   ValueError unless lam > 0 and num >= 0
     """
     _check_above_zero("lam", lam)
+    if num < 0:
+        raise ValueError(f"num: expected at least 0, got {num}")
     shape, device = (len(hard.rows), num), hard.rows.device
     counts = hard.counts[:, None]                                           # (C, 1)
 
@@ -297,7 +316,7 @@ def rebalanced_contrastive(
     Eq. (11) has no 1 / |P(i)|; with it, and only with it, the gradient of Eq. (13) follows.
     reduction="sum" leaves it out. An anchor with empty P(i) adds 0 and counts in the mean.
 
-    extended     (N, D)   D_hat of extend(): unit rows (not checked)
+    extended     (N, D)   D_hat of extend(): rows of unit length
     labels       (N,)     int64, the labels of extend()
     positives    (C, M+)  D_tilde+, Built; M+ may be 0
     negatives    (C, M-)  D_tilde-, Built; M- may be 0
@@ -311,11 +330,13 @@ def rebalanced_contrastive(
     _check_matrix("extended", extended)
     _check_labels(labels, len(extended), num_classes)
     _check_above_zero("temperature", temperature)
-    if len(negatives.first) != num_classes:
-        raise ValueError(f"negatives: expected {num_classes} classes as in positives, "
-                         f"got {len(negatives.first)}")
-    if weights is not None and weights.shape != (num_classes,):
-        raise ValueError(f"weights: expected shape ({num_classes},), got {tuple(weights.shape)}")
+    if extended.detach().norm(dim=1).max() > 1.01:
+        raise ValueError("extended: expected rows of unit length, as extend() makes them")
+    _check_built("positives", positives, num_classes, len(extended))
+    _check_built("negatives", negatives, num_classes, len(extended))
+    if weights is not None and (weights.shape != (num_classes,) or not weights.isfinite().all()):
+        raise ValueError(f"weights: expected finite values of shape ({num_classes},), "
+                         f"got shape {tuple(weights.shape)}")
     if len(extended) == 1 and positives.first.shape[1] + negatives.first.shape[1] == 0:
         raise ValueError("extended: expected a second row or a built sample to contrast with")
     if reduction not in ("mean", "sum"):

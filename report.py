@@ -15,7 +15,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from scipy.special import softmax
+import torch
 from sklearn.manifold import TSNE
 from sklearn.metrics import accuracy_score, classification_report, f1_score, recall_score
 
@@ -31,17 +31,19 @@ def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray)
     """
     Accuracy, macro-F1 and balanced accuracy (the mean recall of the classes) in percent; the first
     two also over the classes with many (above 100), medium (20 to 100) and few (below 20) training
-    texts; each class's F1; the classes never predicted.
+    texts; each class's F1; the classes never predicted. A class without a test text has no F1:
+    means are over the others.
     """
+    tested = np.unique(labels)
     accuracy = 100 * accuracy_score(labels, predicted)
-    macro_f1 = 100 * f1_score(labels, predicted, average="macro")
+    macro_f1 = 100 * f1_score(labels, predicted, labels=tested, average="macro", zero_division=0)
     result = {"accuracy": accuracy, "macro_f1": macro_f1,
-              "balanced_accuracy": 100 * recall_score(labels, predicted, labels=np.unique(labels),
+              "balanced_accuracy": 100 * recall_score(labels, predicted, labels=tested,
                                                       average="macro"),
               "gap": accuracy - macro_f1, "groups": {}}
     for name, lowest, highest in (("many", 101, math.inf), ("medium", 20, 100), ("few", 0, 19)):
         in_group = (train_counts >= lowest) & (train_counts <= highest)
-        members = np.intersect1d(np.flatnonzero(in_group), labels)
+        members = np.intersect1d(np.flatnonzero(in_group), tested)
         if len(members):
             is_member = np.isin(labels, members)
             result["groups"][name] = {
@@ -69,14 +71,15 @@ def write_json(path: Path, value) -> None:
 def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
     """predictions.csv and scikit-learn's report, of the newest epoch, as text and JSON."""
     names, labels, predicted = corpus.label_names, corpus.test_labels, logits.argmax(axis=1)
-    probability = softmax(logits, axis=1).max(axis=1)
+    probability = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(["text", "label", "prediction", "probability"])
     for text, label, prediction, p in zip(corpus.test_texts, labels, predicted, probability):
         writer.writerow([text, names[label], names[prediction], f"{p:.6f}"])
     write_text(folder / "predictions.csv", table.getvalue())
-    options = dict(labels=range(len(names)), target_names=names, zero_division=0)
+    tested = np.unique(labels)      # as in metrics(): the same classes, the same means
+    options = dict(labels=tested, target_names=[names[c] for c in tested], zero_division=0)
     write_text(folder / "classification_report.txt",
           classification_report(labels, predicted, digits=4, **options))
     write_json(folder / "classification_report.json",
@@ -188,15 +191,23 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]
 
 def tsne(feats: np.ndarray, labels: np.ndarray, names: list[str], path: Path,
          most: int = 2000) -> None:
-    """Fig. 4: t-SNE of the test texts' embeddings feat (n, h), at most `most` of them, seeded."""
+    """
+    Fig. 4: t-SNE of the test texts' embeddings feat (n, h), at most `most` of them, seeded.
+
+    Says so, and draws nothing, for fewer than 10 different embeddings.
+    """
     chosen = np.random.default_rng(0).permutation(len(feats))[:most]
     feats, labels = feats[chosen], labels[chosen]
-    perplexity = min(30, max(1, (len(feats) - 1) // 3))
+    if len(np.unique(feats, axis=0)) < 10:
+        print("no t-SNE: it needs at least 10 test texts with different embeddings")
+        return
+    perplexity = min(30, (len(feats) - 1) // 3)
     points = TSNE(perplexity=perplexity, random_state=0).fit_transform(feats)
     figure, axes = plt.subplots(figsize=(5.6, 5))
     few = len(names) <= 10
     for position, label in enumerate(np.unique(labels)):
-        colour = plt.get_cmap("tab10")(label) if few else plt.get_cmap("viridis")(label / len(names))
+        colour = (plt.get_cmap("tab10")(label) if few else
+                  plt.get_cmap("viridis")(label / len(names)))
         axes.scatter(*points[labels == label].T, s=12, color=colour, linewidths=0,
                      marker="os^vDPX<>*"[position % 10], label=_tick_names(names)[label])
     axes.set_xticks([])
@@ -235,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the --output_dir of main.py")
-    parser.add_argument("--protocol", choices=("last", "best_val", "best_test"), default="last",
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="last",
                         help="which epoch counts (default: last)")
     args = parser.parse_args(argv)
     results = [json.loads(path.read_text()) for path in sorted(args.folder.glob("*/result.json"))]

@@ -313,12 +313,20 @@ def test_a_bad_file_is_one_line_that_says_what_and_where(tmp_path, name, content
     assert name in message or "holds out" in message
 
 
+def test_a_folder_without_a_test_file_is_split_like_a_file(tmp_path):
+    rows = HEAD + "".join(f"text {i},{'xy'[i % 2]}\n" for i in range(40))
+    written(tmp_path, "train.csv", rows)
+    alone, folder = data.load(written(tmp_path, "alone.csv", rows)), data.load(str(tmp_path))
+    assert folder.train_texts == alone.train_texts and folder.test_texts == alone.test_texts
+    assert len(folder.test_texts) == 8
+
+
 def test_a_bad_folder_or_name_is_one_line(tmp_path):
     with pytest.raises(InputError, match="trec.*biomedical.*wordnet"):
         data.load("trek")
-    written(tmp_path, "train.csv", HEAD + "a,x\nb,y\n")
-    with pytest.raises(InputError, match="exactly one train and one test"):
+    with pytest.raises(InputError, match="exactly one train file"):
         data.load(str(tmp_path))
+    written(tmp_path, "train.csv", HEAD + "a,x\nb,y\n")
     test = written(tmp_path, "test.csv", HEAD + "a,x\nb,new\n")
     with pytest.raises(InputError, match="no training text for the test labels 'new'"):
         data.load(str(tmp_path))
@@ -477,23 +485,22 @@ def test_flipped_labels_are_uniform_over_the_other_classes():
 def test_the_report_counts_what_it_says():
     corpus = corpus_of([("a", 0), (" a ", 0), ("a", 1), ("b", 1), ("c", 1), ("d", 1), ("c", 1)],
                        [("c", 0), ("c", 1), ("d\n", 1), ("new", 0)], dropped=3)
-    report = data.data_report(corpus, 0.25)
+    report = data.data_report(corpus)
     assert json.loads(json.dumps(report)) == {
         "name": "toy", "train": 7, "test": 4, "ir": 2.5,
         "classes": [{"label": "no", "train": 2, "test": 2},
                     {"label": "yes", "train": 5, "test": 2}],
-        "repeated": 3, "two_labels": 1, "in_both": 2, "dropped": 3, "truncated": 0.25}
+        "repeated": 3, "two_labels": 1, "in_both": 2, "dropped": 3, "val": 0}
     lines = data.format_report(report).split("\n")
     assert "2 classes" in lines[0] and "2.5" in lines[0]
     assert lines[3].split() == ["yes", "5", "71.43%", "2"]
-    assert lines[-1].endswith(" 25.00%") and lines[-3].endswith(" 2")
-    assert "truncated" not in data.format_report(data.data_report(corpus))
+    assert lines[-1].endswith(" 3") and lines[-2].endswith(" 2")
 
 
 def test_the_printed_report_stays_within_100_columns_and_one_line_a_class():
     corpus = replace(corpus_of([("a", 0), ("b", 1)], [("c", 0)]),
                      name="x" * 200, label_names=["a\nb", "y" * 300])
-    lines = data.format_report(data.data_report(corpus, 0.5)).split("\n")
+    lines = data.format_report(data.data_report(corpus)).split("\n")
     assert len(lines) == 10 and max(map(len, lines)) <= 100
 
 

@@ -1,6 +1,5 @@
 """main.py: Algorithm 1's step, training, results, resume and the command line."""
 import argparse
-import copy
 import json
 import re
 import shlex
@@ -16,7 +15,6 @@ import torch
 from conftest import glosses, save_tiny_encoder, write_csv
 from matplotlib.image import imread
 
-import data
 import losses as L
 import main as main_module
 import report
@@ -60,10 +58,10 @@ def batch(corpus_folder, tiny_encoder, tmp_path):
     def make(*options):
         args = parse_args(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder),
                            "--device", "cpu", "--output_dir", str(tmp_path), *options])
-        corpus, *_ = main_module.load_data(args)
-        tokenizer = main_module.load_tokenizer(args.encoder)
-        tokens = data.tokenize(corpus.train_texts, tokenizer, args.max_length)
-        run = main_module.build(args, tmp_path, corpus, tokens, tokenizer)
+        corpus = main_module.load_data(args)
+        tokens = main_module.check_data(args, tmp_path, corpus)
+        network = main_module.new_model(args, len(corpus.label_names))
+        run = main_module.build(args, tmp_path, corpus, tokens, network)
         tensors, labels = run.batch(np.arange(20))
         return run, tensors, labels
     return make
@@ -71,7 +69,7 @@ def batch(corpus_folder, tiny_encoder, tmp_path):
 
 def test_both_views_of_a_text_share_its_label_and_one_forward_pass(batch):
     run, tensors, labels = batch()
-    assert tensors["input_ids"].shape[0] == 40 and labels.tolist() == run.labels[:20].tolist() * 2
+    assert tensors["input_ids"].shape[0] == 40 and labels.tolist() == run.corpus.train_labels[:20].tolist() * 2
     second = run.views[1].ids[run.views[1].offsets[3]:run.views[1].offsets[4]]
     assert tensors["input_ids"][23, :len(second)].tolist() == second.tolist()
 
@@ -173,15 +171,13 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(batch, tmp_path, mic
         torch.testing.assert_close(pieces[name], whole[name], rtol=1e-5, atol=1e-5)
 
 
-def test_micro_batches_repeat_their_dropout(batch):
+def test_micro_batches_repeat_their_dropout(batch, monkeypatch):
     run, tensors, labels = batch()
     pieces = full_gradient(run, tensors, labels, 4)
-    plain = copy.deepcopy(main_module.checkpoint)
-    try:    # the same pieces, their activations kept instead of computed again
-        main_module.checkpoint = lambda function, *inputs, use_reentrant: function(*inputs)
-        kept = full_gradient(run, tensors, labels, 4)
-    finally:
-        main_module.checkpoint = plain
+    # the same pieces, their activations kept instead of computed again
+    monkeypatch.setattr(main_module, "checkpoint",
+                        lambda function, *inputs, use_reentrant: function(*inputs))
+    kept = full_gradient(run, tensors, labels, 4)
     for name in kept:
         torch.testing.assert_close(pieces[name], kept[name], rtol=1e-6, atol=1e-7)
 
@@ -279,8 +275,11 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
 
     capsys.readouterr()
     before = (folder / "result.json").stat().st_mtime_ns
-    assert main([*command, "--plots", "--val_fraction", "0.2"]) == 0
+    assert main([*command, "--val_fraction", "0.2"]) == 0
     assert "finished already" in capsys.readouterr().out
+    (folder / "tsne.png").unlink()
+    assert main([*command, "--plots", "--val_fraction", "0.2"]) == 0    # from the saved weights
+    assert (folder / "tsne.png").exists()
     assert (folder / "result.json").stat().st_mtime_ns == before
     assert main([*command, "--plots", "--val_fraction", "0.2", "--overwrite"]) == 0
     assert (folder / "result.json").stat().st_mtime_ns > before and outcome(tmp_path) == first
@@ -290,6 +289,7 @@ def test_metrics_by_hand():
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     predicted = np.array([0, 0, 0, 1, 1, 1, 0, 0])
     got = report.metrics(labels, predicted, np.array([500, 30, 5, 7]))
+    # class 3 has no test text and no part in the means
     # F1: class 0: 2*3/(2*3+2+1) = 2/3; class 1: 2*2/(2*2+1) = 0.8; class 2: 0
     assert got["accuracy"] == pytest.approx(62.5)
     assert got["macro_f1"] == pytest.approx(100 * (2 / 3 + 0.8) / 3)
@@ -415,14 +415,17 @@ def test_the_check_prints_the_report_and_leaves_runs_alone(command, tmp_path, ca
     printed = capsys.readouterr().out
     assert re.search(r"noun\.time +8 +11\.76%", printed) and "epoch" not in printed
     assert {path: path.stat().st_mtime_ns for path in folder_of(tmp_path).iterdir()} == before
-    folder, = tmp_path.glob("*_check")
+    # the check is there to be repeated, on other data too
+    assert main([*command, "--check_only", "--data_seed", "1", "--label_noise", "0.1"]) == 0
+    folder, *_ = tmp_path.glob("*_check")
     assert (folder / "label_distribution.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize("options", [
     ["--ir", "0.5"], ["--ir", "nan"], ["--tau", "0"], ["--k", "0"], ["--n_pos", "-1"], ["--lam", "x"],
     ["--val_fraction", "1"], ["--label_noise", "1.5"], ["--epochs", "0"], ["--amp", "int8"],
-    ["--ablation", "all"], ["--hard_ratio_end", "2"], ["--seed", "-1"], ["--device", "gpu"]])
+    ["--ablation", "all"], ["--hard_ratio_end", "2"], ["--seed", "-1"], ["--device", "gpu"],
+    ["--device", "meta"], ["--tau", "inf"]])
 def test_values_out_of_range_are_refused_with_exit_code_2(command, options, capsys):
     with pytest.raises(SystemExit) as caught:
         parse_args([*command, *options])
@@ -468,6 +471,33 @@ def test_a_training_that_diverges_says_at_which_step_and_what_to_try(command, ca
     assert re.search(r"diverged at step \d+, in epoch 1.*--lr", capsys.readouterr().err)
 
 
+def test_a_divergence_in_the_last_step_is_found_by_the_evaluation(command, tmp_path, capsys):
+    assert main([*command, "--lr", "1e30", "--epochs", "1", "--batch_size", "500"]) == 2
+    assert "diverged before this evaluation" in capsys.readouterr().err
+    assert not (folder_of(tmp_path) / "result.json").exists()
+
+
+def test_overwrite_loses_nothing_when_the_new_run_cannot_start(command, tmp_path, tiny_encoder):
+    assert main(command) == 0
+    before = outcome(tmp_path)
+    weights = tiny_encoder / "model.safetensors"
+    content = weights.read_bytes()
+    try:
+        weights.write_bytes(content[:100])
+        assert main([*command, "--overwrite"]) == 2
+    finally:
+        weights.write_bytes(content)
+    assert outcome(tmp_path) == before
+
+
+def test_texts_beyond_the_encoders_positions_are_refused(command, tmp_path, capsys):
+    long = tmp_path / "long.csv"
+    write_csv(long, [("food " * 400, "a"), ("time", "b")] * 10)
+    assert main([*command, "--dataset", str(long), "--max_length", "200"]) == 2
+    assert "takes 130: --max_length 130" in capsys.readouterr().err
+    assert main([*command, "--dataset", str(long), "--max_length", "130"]) == 0
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "trainer.pt"])
 def test_a_damaged_checkpoint_is_named_and_kept(command, tmp_path, capsys, monkeypatch, file):
     with monkeypatch.context() as patch:
@@ -481,10 +511,21 @@ def test_a_damaged_checkpoint_is_named_and_kept(command, tmp_path, capsys, monke
 
 
 def test_settings_name_the_folder_and_two_settings_never_share_one(command):
+    long = ["--dataset", "x" * 240 + ".csv"]
     names = {main_module.run_folder(parse_args([*command, *options])).name for options in (
         [], ["--ir", "10"], ["--ir", "10", "--tau", "0.3"], ["--seed", "1"], ["--mu", "0"],
-        ["--ablation", "ss"], ["--no_delta_cls"])}
-    assert len(names) == 7 and all(re.fullmatch(r"[\w.+-]+", name) for name in names)
+        ["--ablation", "ss"], ["--no_delta_cls"], long, [*long, "--seed", "1"], [*long, "--k", "9"])}
+    assert len(names) == 10 and all(re.fullmatch(r"[\w.+-]{,220}", name) for name in names)
+
+
+def test_an_ablation_does_not_overrule_a_flag_in_silence(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--dataset", "trec", "--ablation", "sshm", "--n_pos", "5"])
+    assert "--ablation sshm sets --n_pos 0" in capsys.readouterr().err
+
+
+def test_the_readme_has_no_number_left_to_fill_in():
+    assert "@@" not in (ROOT / "README.md").read_text()
 
 
 def documented_commands() -> list[str]:

@@ -4,6 +4,7 @@ import types
 import pytest
 import torch
 from conftest import save_tiny_encoder
+from safetensors.torch import load_file, save_file
 
 import model as M
 from augment import InputError
@@ -97,16 +98,46 @@ def fake_package(monkeypatch, tmp_path, weights: bytes | None):
     monkeypatch.setattr(M.importlib.util, "find_spec", lambda name: spec)
 
 
-@pytest.mark.parametrize("weights, message", [(b"altered", "not the hub's file"), (None, "missing")])
-def test_altered_or_missing_minilm_weights_are_refused(monkeypatch, tmp_path, weights, message):
+@pytest.mark.parametrize("weights", [b"altered", None])
+def test_altered_or_missing_minilm_weights_are_refused(monkeypatch, tmp_path, weights):
     fake_package(monkeypatch, tmp_path, weights)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="is not the published file"):
         M.load_encoder("minilm", "mean")
 
 
-def test_minilm_comes_from_the_hub_where_its_package_is_absent(monkeypatch):
+def test_minilm_from_the_hub_is_verified_too_where_its_package_is_absent(monkeypatch, tmp_path):
+    asked = []
+
+    def download(name, *, local_files_only=False, allow_patterns):
+        asked.append((name, local_files_only))
+        return str(tmp_path)
     monkeypatch.setattr(M.importlib.util, "find_spec", lambda name: None)
-    assert M.minilm_source() == "sentence-transformers/all-MiniLM-L6-v2"
+    monkeypatch.setattr(M, "snapshot_download", download)
+    (tmp_path / "model.safetensors").write_bytes(b"altered on the way")
+    with pytest.raises(InputError, match="is not the published file"):
+        M.load_tokenizer("minilm")
+    assert asked == [("sentence-transformers/all-MiniLM-L6-v2", True)]
+
+
+def test_an_encoder_without_its_weights_is_refused_rather_than_random(tmp_path):
+    folder = save_tiny_encoder(tmp_path / "encoder")
+    weights = load_file(folder / "model.safetensors")
+    save_file({"model." + name: tensor for name, tensor in weights.items()},
+              folder / "model.safetensors")
+    with pytest.raises(InputError, match="weights do not fit"):
+        M.load_encoder(str(folder), "cls")
+
+
+@pytest.mark.parametrize("model_type, limit", [("bert", 130), ("roberta", 129)])
+def test_the_longest_text_is_what_the_positions_allow(tmp_path, model_type, limit):
+    encoder = M.load_encoder(str(save_tiny_encoder(tmp_path / "encoder", model_type)), "cls")
+    assert M.max_positions(encoder) == limit
+
+    def run(length):
+        return encoder(torch.ones(1, length, dtype=torch.long), torch.ones(1, length))
+    run(limit)
+    with pytest.raises((RuntimeError, IndexError)):
+        run(limit + 1)
 
 
 def test_minilm_puts_like_sentences_together():
