@@ -1,7 +1,7 @@
 """
 SharpReCL (Li et al., WWW 2026): train, evaluate, and leave the result in a folder of its own.
 
-    python main.py --dataset wordnet --encoder minilm --ir 20 --max_per_class 200 --epochs 2
+    python main.py --dataset wordnet --encoder minilm --ir 20 --max_per_class 300 --epochs 3
     python main.py --dataset biomedical --ir 20 --tau 0.5              # one cell of Table 2
     python main.py --dataset my.csv --text_column review --label_column stars --check_only
 

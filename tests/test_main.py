@@ -429,7 +429,8 @@ def test_the_check_prints_the_report_and_leaves_runs_alone(command, tmp_path, ca
 
 @pytest.mark.parametrize("options", [
     ["--ir", "0.5"], ["--ir", "nan"], ["--tau", "0"], ["--k", "0"], ["--n_pos", "-1"],
-    ["--lam", "x"], ["--val_fraction", "1"], ["--label_noise", "1.5"], ["--epochs", "0"], ["--amp", "int8"],
+    ["--lam", "x"], ["--val_fraction", "1"], ["--label_noise", "1.5"], ["--epochs", "0"],
+    ["--amp", "int8"],
     ["--ablation", "all"], ["--hard_ratio_end", "2"], ["--seed", "-1"], ["--device", "gpu"],
     ["--device", "meta"], ["--tau", "inf"]])
 def test_values_out_of_range_are_refused_with_exit_code_2(command, options, capsys):
@@ -554,7 +555,8 @@ def test_the_readmes_loss_runs_as_written_and_links_the_branches():
     classifier = torch.nn.Linear(8, 3, bias=False)
     names = {"feat": torch.randn(12, 8, requires_grad=True), "classifier": classifier, "C": 3,
              "labels": torch.tensor([0, 0, 0, 0, 1, 1] * 2),
-             "class_counts": torch.tensor([50, 9, 1]), "proj_f": torch.nn.Linear(8, 4), "proj_h": torch.nn.Linear(8, 4)}
+             "class_counts": torch.tensor([50, 9, 1]),
+             "proj_f": torch.nn.Linear(8, 4), "proj_h": torch.nn.Linear(8, 4)}
     exec(code, names)
     (names["loss"] - L.logit_compensation(classifier(names["feat"]), names["labels"],
                                           names["class_counts"])).backward()
