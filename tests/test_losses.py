@@ -429,6 +429,21 @@ WRONG = [  # argument, what is wrong with it, call
     ("k", 0, partial(losses.hard_samples, EXTENDED[4:] @ EXTENDED.T, IS_MEMBER, k=0)),
     *(("lam", lam, partial(losses.hard_mixup, losses.hard_samples(IS_MEMBER * 1.0, IS_MEMBER), 3,
                            lam=lam)) for lam in (0, -1, math.nan)),
+    ("weights", "nan", partial(cl, weights=torch.tensor([1, math.nan]))),
+    ("extended", "not unit", partial(cl, 2 * EXTENDED)),
+    ("positives", "a row that is not there", partial(cl, positives=POSITIVES._replace(
+        second=POSITIVES.second + 6))),
+    ("negatives", "a row below 0", partial(cl, negatives=NEGATIVES._replace(
+        first=NEGATIVES.first - 6))),
+    ("positives", "unequal shapes", partial(cl, positives=POSITIVES._replace(
+        weight=POSITIVES.weight[:, :1]))),
+    ("hardness", "narrow", partial(losses.hard_samples, torch.ones(2, 5), IS_MEMBER)),
+    ("hardness", "nan", partial(losses.hard_samples, torch.full((2, 6), math.nan), IS_MEMBER)),
+    ("num", "negative, drawn", partial(losses.simple_sampling, IS_MEMBER, -1)),
+    ("num", "negative, mixed", partial(losses.hard_mixup, losses.hard_samples(
+        IS_MEMBER * 1.0, IS_MEMBER), -1)),
+    ("ratio", "above 1", partial(losses.set_sizes, 10, 1.5)),
+    ("num", "negative, sizes", partial(losses.set_sizes, -1, 0.5)),
     ("is_candidate", "empty", partial(losses.simple_sampling, IS_MEMBER[:, :1], 3)),
     ("is_candidate", "empty, hard", partial(losses.hard_samples, torch.ones(2, 1),
                                             IS_MEMBER[:, :1])),
