@@ -627,8 +627,8 @@ def run_folder(args: argparse.Namespace) -> Path:
             value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
             parts.append(name if value == "True" else f"{name}-{value}")
     name, seed = re.sub(r"[^\w.+-]", "-", "_".join(parts)), f"seed{args.seed}"
-    if len(name) > 180:     # a file name has at most 255 bytes; the digest keeps settings apart
-        name = name[:160] + hashlib.sha256(name.encode()).hexdigest()[:12]
+    if len(name.encode()) > 180:    # a file name has 255 bytes; the digest keeps settings apart
+        name = name[:40] + "-" + hashlib.sha256(name.encode()).hexdigest()[:16]
     return Path(args.output_dir) / f"{name}_{'check' if args.check_only else seed}"
 
 
