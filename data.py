@@ -52,11 +52,11 @@ def select(corpus: Corpus, rows: np.ndarray) -> Corpus:
                    train_labels=corpus.train_labels[rows], train_rows=corpus.train_rows[rows])
 
 
-def hold_out(corpus: Corpus, fraction: float, *, seed: int) -> Corpus:
-    """The corpus with a stratified share of its training part set aside for validation."""
-    kept, held_out = stratified_split(corpus.train_labels, fraction, seed=seed)
-    return replace(select(corpus, kept), val_labels=corpus.train_labels[held_out],
-                   val_texts=[corpus.train_texts[row] for row in held_out])
+def hold_out(corpus: Corpus, part: str, kept: np.ndarray, held_out: np.ndarray) -> Corpus:
+    """The corpus with the held-out rows of its training part as its `part`, "test" or "val"."""
+    return replace(select(corpus, kept), **{
+        f"{part}_texts": [corpus.train_texts[row] for row in held_out],
+        f"{part}_labels": corpus.train_labels[held_out]})
 
 
 # ---- Classes: counts, splits, the imbalance builder, label noise ----
@@ -519,12 +519,6 @@ def to_corpus(name: str, train: Rows, test: Rows) -> Corpus:
         train_rows=np.array(rows, dtype=np.int64))
 
 
-def split_off_test(corpus: Corpus, kept: np.ndarray, held_out: np.ndarray) -> Corpus:
-    """The corpus with the held-out rows of its training part as its test part."""
-    return replace(select(corpus, kept), test_labels=corpus.train_labels[held_out],
-                   test_texts=[corpus.train_texts[row] for row in held_out])
-
-
 def load(dataset: str, *, data_dir: str = "data", text_column: str = "text",
          label_column: str = "label", test_fraction: float = 0.2, seed: int = 0) -> Corpus:
     """
@@ -536,7 +530,7 @@ def load(dataset: str, *, data_dir: str = "data", text_column: str = "text",
     """
     if dataset == "wordnet":
         corpus = to_corpus(dataset, read_wordnet(), [])
-        return split_off_test(corpus, *every_tenth(corpus.train_labels))
+        return hold_out(corpus, "test", *every_tenth(corpus.train_labels))
     if dataset in DATASETS:
         train, test = read_known(dataset, data_dir)
         test_fraction = BIOMEDICAL_TEST_FRACTION
@@ -545,7 +539,7 @@ def load(dataset: str, *, data_dir: str = "data", text_column: str = "text",
     corpus = to_corpus(dataset, train, test or [])
     if test is None:
         split = stratified_split(corpus.train_labels, test_fraction, seed=seed)
-        return split_off_test(corpus, *split)
+        return hold_out(corpus, "test", *split)
     if not corpus.test_texts:
         raise InputError(f"{dataset}: the test file has no row with a text; add some")
     return corpus

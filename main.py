@@ -332,7 +332,8 @@ def load_data(args: argparse.Namespace) -> data.Corpus:
         rows = data.imbalanced_rows(corpus.train_labels, args.ir, profile=args.profile, seed=seed)
         corpus = data.select(corpus, rows)
     if args.val_fraction > 0:
-        corpus = data.hold_out(corpus, args.val_fraction, seed=seed)
+        split = data.stratified_split(corpus.train_labels, args.val_fraction, seed=seed)
+        corpus = data.hold_out(corpus, "val", *split)
     if args.label_noise > 0:
         noisy = data.flip_labels(corpus.train_labels, args.label_noise, len(corpus.label_names),
                                  seed=seed)
@@ -663,6 +664,7 @@ def log_to(board, record: dict) -> None:
 
 def clear(folder: Path) -> None:
     """Removes what an earlier run left, so that nothing of it mixes with the new one."""
+    (folder / "result.json").unlink(missing_ok=True)    # first: half a run must not pass for whole
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -711,7 +713,8 @@ def main(argv: list[str] | None = None) -> int:
               "or choose another --output_dir", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last whole epoch", file=sys.stderr)
+        print("interrupted: the same command, without --overwrite, goes on from the last whole "
+              "epoch", file=sys.stderr)
         return 130
     return 0
 

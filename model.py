@@ -6,6 +6,7 @@ prototypes, and two projection heads into the space of contrastive learning (Eqs
 """
 import hashlib
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -86,6 +87,7 @@ def _from_hub_or_cache(source: str, load, **options):
         return load(source, **options)
 
 
+@lru_cache(maxsize=1)      # the digest of 90 MB, once and not for each file that is loaded
 def minilm_folder() -> str:
     """The verified weights of all-MiniLM-L6-v2: of the installed package, else from the hub."""
     package = importlib.util.find_spec(MINILM_PACKAGE)

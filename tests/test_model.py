@@ -10,6 +10,13 @@ import model as M
 from augment import InputError
 
 
+@pytest.fixture(autouse=True)
+def forget_the_verified_folder():
+    M.minilm_folder.cache_clear()
+    yield
+    M.minilm_folder.cache_clear()
+
+
 class Embedding(torch.nn.Module):
     """A stand-in backbone whose hidden state of token i is (i, 10 i)."""
     config = types.SimpleNamespace(hidden_size=2)
