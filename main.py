@@ -3,6 +3,7 @@ SharpReCL (Li et al., WWW 2026): train, evaluate, and leave the result in a fold
 
     python main.py --dataset wordnet --encoder minilm --ir 20 --max_per_class 300 --epochs 3
     python main.py --dataset biomedical --ir 20 --tau 0.5              # one cell of Table 2
+    python main.py --dataset biomedical --ir 20 --method bcl           # and one of its rivals
     python main.py --dataset my.csv --text_column review --label_column stars --check_only
 
 The same command again goes on where it stopped, and repeats nothing that is finished.
@@ -35,10 +36,11 @@ from tqdm import tqdm
 
 import data
 import losses as L
-import report
+import results
 from augment import METHODS as AUGMENTATIONS
 from augment import InputError, augment
-from model import SharpReCL, load_encoder, load_tokenizer, max_positions
+from baselines import METHODS, Losses, Task, tfidf
+from model import Method, SharpReCL, load_encoder, load_tokenizer, max_positions
 
 # ---- Algorithm 1 ----
 
@@ -53,19 +55,6 @@ class Objective(NamedTuple):
     positives: L.Built
     negatives: L.Built
     num_syn: tuple[int, int]
-
-
-def encode(encoder: nn.Module, batch: dict[str, Tensor], micro_batch: int | None) -> Tensor:
-    """
-    feat (2B, h) of both views, in one forward pass, or in pieces of micro_batch texts: the pieces
-    keep no activations, and backward() computes each again, with the same dropout, when its part of
-    the gradient arrives. The gradient is that of the whole batch, the memory that of one piece.
-    """
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    if micro_batch is None:
-        return encoder(ids, mask)
-    pieces = zip(ids.split(2 * micro_batch), mask.split(2 * micro_batch))
-    return torch.cat([checkpoint(encoder, *piece, use_reentrant=False) for piece in pieces])
 
 
 def objective(model: SharpReCL, feat: Tensor, labels: Tensor, class_counts: Tensor,
@@ -111,11 +100,14 @@ def objective(model: SharpReCL, feat: Tensor, labels: Tensor, class_counts: Tens
 
 
 def train_epoch(run: "Run", epoch: int) -> dict:
-    """One epoch of Algorithm 1's loop; returns its mean losses, its speed and the diagnostics."""
+    """
+    One epoch of Algorithm 1's loop; returns its mean losses, its speed and the diagnostics. For
+    another --method, lines 4 to 13 are that method's losses().
+    """
     args, class_counts = run.args, run.class_counts
     set_seed(args.seed, epoch)      # each epoch has its own: a resumed run draws the same numbers
     run.model.train()               # from_pretrained leaves the encoder in eval mode
-    batches = data.epoch_batches(run.lengths, args.batch_size, seed=args.seed, epoch=epoch)
+    batches = run.epoch_batches(epoch)
     total_steps = args.epochs * len(batches)
     sums = torch.zeros(3, device=run.device)
     class_sums = torch.zeros(len(class_counts), args.proj_dim, device=run.device)
@@ -128,11 +120,14 @@ def train_epoch(run: "Run", epoch: int) -> dict:
         lr = set_learning_rate(run.optimizer, t, total_steps, args)
         batch, labels = run.batch(rows)
         with run.autocast():
-            feat = encode(run.encoder, batch, args.micro_batch)            # line 3
+            feat = run.model.encode(run.forward, **batch)                  # line 3
         check_finite(feat, f"at step {t}, in epoch {epoch}")
-        step = objective(run.model, feat.float(), labels, class_counts, ratio, args)
+        if args.method == "sharprecl":
+            step = objective(run.model, feat.float(), labels, class_counts, ratio, args)
+        else:
+            step = run.model.losses(feat.float(), labels, epoch)
         is_last = position == len(batches)
-        shares = gradient_shares(step, feat, args.mu) if is_last else {}
+        inside = diagnostics(step, feat, labels, class_sums, is_last, args.mu)
         run.optimizer.zero_grad()
         run.scaler.scale(step.loss).backward()                             # line 14
         run.scaler.step(run.optimizer)                                     # line 14
@@ -140,15 +135,13 @@ def train_epoch(run: "Run", epoch: int) -> dict:
 
         texts += len(rows)
         sums += torch.stack([step.loss, step.loss_cls, step.loss_cl]).detach()
-        class_sums.index_add_(0, labels, step.extended[:len(labels)].detach())
         if is_last or position % 10 == 0:   # reading a loss waits for the device: not at every step
             loss, loss_cls, loss_cl = (sums / position).tolist()
             speed = texts / (time.perf_counter() - start)
             progress.set_postfix_str(f"cls {loss_cls:.3f} + {args.mu:g} cl {loss_cl:.3f}, "
                                      f"lr {lr:.1e}, {speed:.0f} texts/s")
     return {"loss": loss, "loss_cls": loss_cls, "loss_cl": loss_cl, "lr": lr,
-            "texts_per_second": round(speed, 1),
-            "diagnostics": diagnostics(step, class_sums) | shares}
+            "texts_per_second": round(speed, 1), "diagnostics": inside}
 
 
 def check_finite(x: Tensor, when: str) -> None:
@@ -171,7 +164,16 @@ def set_learning_rate(optimizer, t: int, total_steps: int, args: argparse.Namesp
     return args.lr * factor
 
 
-# ---- diagnostics, once an epoch, from its last batch ----
+# ---- diagnostics of SharpReCL, once an epoch, from its last batch ----
+
+
+def diagnostics(step: Objective | Losses, feat: Tensor, labels: Tensor, class_sums: Tensor,
+                is_last: bool, mu: float) -> dict:
+    """Adds the step's texts to class_sums; after the last step, the signs of failures."""
+    if not isinstance(step, Objective):
+        return {}
+    class_sums.index_add_(0, labels, step.extended[:len(labels)].detach())
+    return gradient_shares(step, feat, mu) | prototype_signs(step, class_sums) if is_last else {}
 
 
 def gradient_shares(step: Objective, feat: Tensor, mu: float) -> dict:
@@ -186,7 +188,7 @@ def gradient_shares(step: Objective, feat: Tensor, mu: float) -> dict:
 
 
 @torch.no_grad()
-def diagnostics(step: Objective, class_sums: Tensor) -> dict:
+def prototype_signs(step: Objective, class_sums: Tensor) -> dict:
     """
     The signs of the failures to look out for. Drift: prototype_cosine, between a prototype and the
     mean of its class's texts over the epoch. Collapse: mixing_std, of the mixing coefficients, and
@@ -213,16 +215,26 @@ def diagnostics(step: Objective, class_sums: Tensor) -> dict:
 def predict(run: "Run", tokens: data.Tokens) -> tuple[np.ndarray, np.ndarray]:
     """Logits (n, C), never compensated, and feat (n, h) of n texts, in their order."""
     run.model.eval()
-    logits = np.empty((len(tokens.lengths), run.model.phi.out_features), dtype=np.float32)
-    feats = np.empty((len(logits), run.model.phi.in_features), dtype=np.float32)
+    n, h = len(tokens.lengths), run.model.encoder.backbone.config.hidden_size
+    logits = np.empty((n, len(run.corpus.label_names)), dtype=np.float32)
+    feats = np.empty((n, h), dtype=np.float32)
     for rows in data.eval_batches(tokens.lengths, 2 * run.args.batch_size):
         batch = run.to_device(data.pad([tokens], rows, run.pad_id))
         with run.autocast():
             feat = run.encoder(**batch).float()
         check_finite(feat, "before this evaluation")
         logits[rows] = run.model.classify(feat).cpu().numpy()
-        feats[rows] = feat.cpu().numpy()
+        # a label-aware encoder gives the text first, then each label
+        feats[rows] = (feat if feat.ndim == 2 else feat[:, 0]).cpu().numpy()
     return logits, feats
+
+
+def observe(run: "Run") -> None:
+    """Shows a method that asks for it the training texts as the encoder now sees them."""
+    if run.model.sees_features:
+        _, feats = predict(run, run.views[0])
+        labels = torch.from_numpy(run.corpus.train_labels)
+        run.model.observe(torch.from_numpy(feats).to(run.device), labels.to(run.device))
 
 
 # ---- checkpoints, and the lock ----
@@ -257,6 +269,10 @@ def load_checkpoint(run: "Run") -> list[dict]:
     return state["history"]
 
 
+class Busy(InputError):
+    """Another process has the run's folder."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path):
     """Makes the folder, and keeps a second process out of it for as long as this one lives."""
@@ -265,8 +281,8 @@ def locked(folder: Path):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"{folder}: another process is running this; wait for it, or give "
-                             "--output_dir another folder") from error
+            raise Busy(f"{folder}: another process is running this; wait for it, or give "
+                       "--output_dir another folder") from error
         for part in folder.glob(".*.part"):     # of a write that was killed
             part.unlink()
         yield
@@ -282,11 +298,11 @@ class Run:
     folder: Path
     device: torch.device
     corpus: data.Corpus
-    model: SharpReCL
+    model: Method
     encoder: nn.Module              # the model's, or DataParallel around it
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler    # does nothing unless --amp fp16
-    views: list[data.Tokens]        # the original training texts, the augmented ones
+    views: list[data.Tokens]        # of the training texts, as the method names them
     test: data.Tokens
     val: data.Tokens | None
     pad_id: int
@@ -297,18 +313,35 @@ class Run:
         return torch.from_numpy(data.class_counts(self.corpus.train_labels,
                                                   len(self.corpus.label_names)))
 
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.maximum(*(view.lengths for view in self.views))
+    def epoch_batches(self, epoch: int) -> list[np.ndarray]:
+        """The rows of each batch of an epoch: of all training texts, or of SPCL's curriculum."""
+        lengths = np.max([view.lengths for view in self.views], axis=0)
+        rows = self.model.epoch_rows(epoch, len(lengths))
+        return [rows[batch] for batch in data.epoch_batches(
+            lengths[rows], self.args.batch_size, seed=self.args.seed, epoch=epoch)]
 
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     def batch(self, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
-        """Both views of these texts, (2B, length), and their labels, (2B,)."""
+        """All V views of these texts, (V B, length), and their labels, (V B,)."""
         labels = torch.from_numpy(self.corpus.train_labels[rows])
         batch = self.to_device(data.pad(self.views, rows, self.pad_id))
         return batch, labels.to(self.device).repeat(len(self.views))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """
+        feat of these rows, in one forward pass, or in pieces of --micro_batch texts: the pieces
+        keep no activations, and backward() computes each again, with the same dropout, when its
+        part of the gradient arrives. The gradient is that of the whole batch, the memory that of
+        one piece.
+        """
+        if self.args.micro_batch is None:
+            return self.encoder(ids, mask)
+        size = len(self.views) * self.args.micro_batch
+        pieces = zip(ids.split(size), mask.split(size))
+        return torch.cat([checkpoint(self.encoder, *piece, use_reentrant=False)
+                          for piece in pieces])
 
     def autocast(self):
         dtype = torch.float16 if self.args.amp == "fp16" else torch.bfloat16
@@ -341,19 +374,22 @@ def load_data(args: argparse.Namespace) -> data.Corpus:
     return corpus
 
 
-def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> data.Tokens:
+def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> data.Tokens | None:
     """
     Prints the data report, and leaves it in the folder with the label distribution (Fig. 1).
-    Returns the training texts as tokens, which the report needs already.
+    Returns the training texts as tokens, which the report needs already; None for tfidf.
     """
-    summary = data.data_report(corpus)
+    summary, tokens = data.data_report(corpus), None
     print(data.format_report(summary))
-    tokens = data.tokenize(corpus.train_texts, load_tokenizer(args.encoder), args.max_length)
-    print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}", flush=True)
-    report.write_json(folder / "data_report.json", summary | {"truncated": tokens.truncated})
-    report.label_distribution([row["train"] for row in summary["classes"]], corpus.label_names,
-                              f"{corpus.name}, ir = {summary['ir']:.1f}",
-                              folder / "label_distribution.png")
+    if args.method != "tfidf":
+        tokens = data.tokenize(corpus.train_texts, load_tokenizer(args.encoder), args.max_length)
+        summary["truncated"] = tokens.truncated
+        print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}",
+              flush=True)
+    results.write_json(folder / "data_report.json", summary)
+    results.label_distribution([row["train"] for row in summary["classes"]], corpus.label_names,
+                               f"{corpus.name}, ir = {summary['ir']:.1f}",
+                               folder / "label_distribution.png")
     return tokens
 
 
@@ -376,8 +412,8 @@ def record_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus)
     versions = {"code": code_version(), "python": platform.python_version(),
                 "torch": torch.__version__, "transformers": transformers.__version__,
                 "platform": platform.platform()}
-    report.write_text(folder / "train_rows.txt", "".join(f"{row}\n" for row in corpus.train_rows))
-    report.write_json(folder / "args.json", {
+    results.write_text(folder / "train_rows.txt", "".join(f"{row}\n" for row in corpus.train_rows))
+    results.write_json(folder / "args.json", {
         "settings": settings(args), "data_hash": data.data_hash(corpus), "command": sys.argv,
         "device": args.device, "versions": versions, "label_names": corpus.label_names})
 
@@ -391,33 +427,50 @@ def code_version() -> str:
         return "unknown"
 
 
-def new_model(args: argparse.Namespace, num_classes: int) -> SharpReCL:
-    """Algorithm 1, line 1: the pretrained encoder, and classifier and heads fixed by the seed."""
+def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
+    """Algorithm 1, line 1: the pretrained encoder, and everything new fixed by the seed."""
     set_seed(args.seed)
-    return SharpReCL(load_encoder(args.encoder, args.pooling), num_classes,
-                     proj_dim=args.proj_dim, proj_bn=args.proj_bn,
-                     mutual_guidance=not args.no_mutual_guidance).to(args.device)
+    encoder = load_encoder(args.encoder, args.pooling)
+    num_classes = len(corpus.label_names)
+    if args.method == "sharprecl":
+        return SharpReCL(encoder, num_classes, proj_dim=args.proj_dim, proj_bn=args.proj_bn,
+                         mutual_guidance=not args.no_mutual_guidance).to(args.device)
+    family = encoder.backbone.config.model_type
+    if args.method == "roberta" and "roberta" not in family:
+        raise InputError(f"--method roberta with --encoder {args.encoder}, a {family}: leave "
+                         "--encoder out, or take --method bert")
+    counts = torch.from_numpy(data.class_counts(corpus.train_labels, num_classes))
+    task = Task(corpus.label_names, corpus.train_labels, counts, load_tokenizer(args.encoder),
+                args.epochs)
+    return METHODS[args.method](encoder, task, **args.constants).to(args.device)
 
 
 def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
-          model: SharpReCL) -> Run:
+          model: Method) -> Run:
     """Everything around the network: the other texts as tokens, the optimizer, the devices."""
     tokenizer = load_tokenizer(args.encoder)
-    second_view = augment(corpus.train_texts, args.augment, seed=args.data_seed,
-                          cache_dir=Path(args.output_dir) / "cache")
-    views = [tokens, data.tokenize(second_view, tokenizer, args.max_length)]
-    test = data.tokenize(corpus.test_texts, tokenizer, args.max_length)
-    val = data.tokenize(corpus.val_texts, tokenizer, args.max_length) if corpus.val_texts else None
-    longest = max(part.lengths.max() for part in (*views, test, val or test))
+
+    def tokenized(texts: list[str]) -> data.Tokens:
+        return data.tokenize(texts, tokenizer, args.max_length)
+
+    views = {"original": tokens}
+    for name, seed in (("augmented", args.data_seed), ("augmented again", args.data_seed + 1)):
+        if name in model.views:
+            views[name] = tokenized(augment(corpus.train_texts, args.augment, seed=seed,
+                                            cache_dir=Path(args.output_dir) / "cache"))
+    test = tokenized(corpus.test_texts)
+    val = tokenized(corpus.val_texts) if corpus.val_texts else None
+    longest = max(part.lengths.max() for part in (*views.values(), test, val or test))
     limit = max_positions(model.encoder)
-    if limit is not None and longest > limit:
+    if limit is not None and longest > limit - model.extra_positions:
         raise InputError(f"a text has {longest} tokens and {args.encoder} takes {limit}: "
-                         f"--max_length {limit} cuts it")
+                         f"--max_length {limit - model.extra_positions} cuts it")
 
     # all visible GPUs, unless one is named; a thread of DataParallel would not see micro batches
     several = args.device == "cuda" and torch.cuda.device_count() > 1 and not args.micro_batch
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]        # biases and norms: no decay
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]                   # biases and norms: no decay
     device = torch.device(args.device)
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": args.weight_decay},
                                    {"params": vectors, "weight_decay": 0.0}], lr=args.lr,
@@ -426,58 +479,97 @@ def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: d
                encoder=nn.DataParallel(model.encoder) if several else model.encoder,
                optimizer=optimizer,
                scaler=torch.amp.GradScaler(device.type, enabled=args.amp == "fp16"),
-               views=views, test=test, val=val, pad_id=tokenizer.pad_token_id or 0)
+               views=[model.prepare(views[name]) for name in model.views],
+               test=model.prepare(test), val=val and model.prepare(val),
+               pad_id=tokenizer.pad_token_id or 0)
+
+
+def evaluate(corpus: data.Corpus, test_logits: np.ndarray, val_logits: np.ndarray | None) -> dict:
+    """The metrics of both parts, as an epoch's record has them."""
+    counts = data.class_counts(corpus.train_labels, len(corpus.label_names))
+    record = {"test": results.metrics(corpus.test_labels, test_logits.argmax(axis=1), counts)}
+    if val_logits is not None:
+        record["val"] = results.metrics(corpus.val_labels, val_logits.argmax(axis=1), counts)
+    return record
+
+
+def write_epoch(folder: Path, corpus: data.Corpus, logits: np.ndarray, history: list[dict]) -> None:
+    """The newest epoch on the screen, its predictions and reports, and all epochs' metrics."""
+    print(results.epoch_lines(history[-1]), flush=True)
+    results.write_reports(folder, corpus, logits)
+    results.write_text(folder / "metrics.jsonl",
+                       "".join(json.dumps(line) + "\n" for line in history))
 
 
 def train(run: Run) -> None:
     """Algorithm 1, from its beginning or its last whole epoch, to the result."""
-    corpus, counts = run.corpus, run.class_counts.numpy()
     history = load_checkpoint(run)
     if history:
         print(f"goes on after epoch {len(history)}")
+    else:
+        observe(run)
     board = tensorboard(run.folder, len(history))
 
-    for epoch in range(len(history) + 1, run.args.epochs + 1):
+    for epoch in range(len(history) + 1, (run.args.epochs if run.model.trains else 1) + 1):
         start = time.perf_counter()
-        record = {"epoch": epoch, **train_epoch(run, epoch)}
+        record = {"epoch": epoch}
+        if run.model.trains:
+            record |= train_epoch(run, epoch)
+            observe(run)
         logits, _ = predict(run, run.test)
-        record["test"] = report.metrics(corpus.test_labels, logits.argmax(axis=1), counts)
-        if run.val is not None:
-            val_logits, _ = predict(run, run.val)
-            record["val"] = report.metrics(corpus.val_labels, val_logits.argmax(axis=1), counts)
+        val_logits = predict(run, run.val)[0] if run.val is not None else None
+        record |= evaluate(run.corpus, logits, val_logits)
         record["seconds"] = round(time.perf_counter() - start, 2)
         history.append(record)
-        print(report.epoch_lines(record, run.args.epochs), flush=True)
         log_to(board, record)
-        report.write_reports(run.folder, corpus, logits)
-        report.write_text(run.folder / "metrics.jsonl",
-                          "".join(json.dumps(line) + "\n" for line in history))
+        write_epoch(run.folder, run.corpus, logits, history)
         save_checkpoint(run, history)   # last: killed before it, all above is written once more
-    finish(run, history)
+    if not run.args.no_weights:
+        data.save(run.folder / "model.safetensors", safetensors.torch.save(run.model.state_dict()))
+    finish(run.args, run.folder, history)
 
 
-def finish(run: Run, history: list[dict]) -> None:
-    """The weights, then result.json, which marks the run as finished."""
-    data.save(run.folder / "model.safetensors", safetensors.torch.save(run.model.state_dict()))
+def fit_tfidf(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> None:
+    """The one method without a network: one fit, and the same files but weights."""
+    start = time.perf_counter()
+    logits, val_logits = tfidf(corpus.train_texts, corpus.train_labels, corpus.test_texts,
+                               corpus.val_texts or corpus.test_texts)
+    record = {"epoch": 1, **evaluate(corpus, logits, val_logits if corpus.val_texts else None)}
+    record["seconds"] = round(time.perf_counter() - start, 2)
+    write_epoch(folder, corpus, logits, [record])
+    finish(args, folder, [record])
+
+
+def finish(args: argparse.Namespace, folder: Path, history: list[dict]) -> None:
+    """result.json, which marks the run as finished; checkpoints are of no use any more."""
     chosen = {"last": history[-1],
               "best_test": max(history, key=lambda epoch: epoch["test"]["accuracy"])}
     if "val" in history[-1]:
         chosen["best_val"] = max(history, key=lambda epoch: epoch["val"]["macro_f1"])
     result = {name: {"epoch": epoch["epoch"], **epoch["test"]} for name, epoch in chosen.items()}
     result["seconds"] = round(sum(epoch["seconds"] for epoch in history), 1)
-    report.write_json(run.folder / "result.json", result | {"settings": settings(run.args)})
-    for folder in run.folder.glob("checkpoint*"):
-        shutil.rmtree(folder)
+    results.write_json(folder / "result.json",
+                       result | {"settings": settings(args), "changed": changed(args)})
+    for checkpoint_folder in folder.glob("checkpoint*"):
+        shutil.rmtree(checkpoint_folder)
+
+
+def load_weights(run: Run) -> None:
+    """Of the finished run in its folder."""
+    path = run.folder / "model.safetensors"
+    if not path.exists():
+        raise InputError(f"{run.folder}: its weights were not kept (--no_weights), and --plots "
+                         "needs them: --overwrite --plots runs it again")
+    run.model.load_state_dict(safetensors.torch.load_file(path))
 
 
 def plot(run: Run) -> None:
-    """Confusion matrix and t-SNE of the test texts, by the weights of the finished run."""
-    run.model.load_state_dict(safetensors.torch.load_file(run.folder / "model.safetensors"))
+    """Confusion matrix and t-SNE of the test texts."""
     logits, feats = predict(run, run.test)
     labels, names = run.corpus.test_labels, run.corpus.label_names
-    report.confusion_matrix(labels, logits.argmax(axis=1), names,
-                            run.folder / "confusion_matrix.png")
-    report.tsne(feats, labels, names, run.folder / "tsne.png")
+    results.confusion_matrix(labels, logits.argmax(axis=1), names,
+                             run.folder / "confusion_matrix.png")
+    results.tsne(feats, labels, names, run.folder / "tsne.png")
 
 
 # ---- the command line ----
@@ -555,7 +647,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="what makes the second view of a text")
     add("--check_only", action="store_true", help="print the data report and stop")
 
-    add = parser.add_argument_group("method (the defaults are the paper's)").add_argument
+    add = parser.add_argument_group("method").add_argument
+    add("--method", choices=[*METHODS, "tfidf", "sharprecl"], default="sharprecl",
+        help="sharprecl, or what it is compared with (baselines.py)")
+    add("--constants", nargs="+", metavar="NAME=VALUE", default=[],
+        help="other values for the constants of such a method; its own are its paper's")
+
+    add = parser.add_argument_group("SharpReCL (the defaults are the paper's)").add_argument
     add("--tau", type=positive, default=0.5, help="temperature, Eq. (11); the paper: 0.3, 0.5 or 1")
     add("--mu", type=number(float, 0), default=1.0, help="weight of the contrastive loss, Eq. (12)")
     add("--k", type=size, default=20, help="hard samples a class, Eq. (9)")
@@ -598,21 +696,69 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("results").add_argument
     add("--output_dir", default="runs", help="holds a folder for each run")
     add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts")
+    add("--no_weights", action="store_true", help="keep the numbers of the run alone")
     add("--overwrite", action="store_true", help="start anew where there is a result")
     return parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, with --ablation spelled out and the pooling decided."""
+    """The arguments, with --ablation and --constants spelled out and encoder and pooling decided."""
     parser = make_parser()
     args = parser.parse_args(argv)
     for name, value in ABLATIONS.get(args.ablation, {}).items():
         if getattr(args, name) not in (value, parser.get_default(name)):
             parser.error(f"--ablation {args.ablation} sets --{name} {value}: leave it out")
         setattr(args, name, value)
+    if args.method != "sharprecl":
+        for name in ("ablation", *SHARPRECL):
+            if getattr(args, name) != parser.get_default(name):
+                parser.error(f"--{name} belongs to sharprecl, not to {args.method}; what that has "
+                             f"is set by --constants ({constants_of(args.method) or 'nothing'})")
+    try:
+        args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.method == "roberta" and args.encoder == parser.get_default("encoder"):
+        args.encoder = "roberta-base"
     if args.pooling is None:
         args.pooling = "mean" if args.encoder == "minilm" else "cls"
     return args
+
+
+SHARPRECL = ("tau", "mu", "k", "n_pos", "n_neg", "lam", "hard_ratio_start", "hard_ratio_end",
+             "positives", "cl_weight", "no_delta_cls", "no_delta_cl", "no_mutual_guidance",
+             "no_cls", "proj_dim", "proj_bn")       # its flags, which no other method has
+
+
+def constants_of(method: str) -> dict[str, float]:
+    """A method's own constants with their default values."""
+    return dict(METHODS[method].constants) if method in METHODS else {}
+
+
+def parse_constants(method: str, given: list[str]) -> dict[str, float]:
+    """NAME=VALUE strings; ValueError for a name that the method lacks or a value out of range."""
+    known, parsed = constants_of(method), {}
+    for item in given:
+        name, _, text = item.partition("=")
+        if name not in known:
+            raise ValueError(f"--constants {item}: {method} has {known or 'none'}")
+        may_be_zero = name in ("weight", "weight_cls", "alpha", "gamma", "smooth", "momentum")
+        try:
+            parsed[name] = number(type(known[name]), 0, 1 if name == "momentum" else math.inf,
+                                  open_interval=not may_be_zero)(text)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--constants {item}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"--constants {item}: not {type(known[name]).__name__}") from error
+    return parsed
+
+
+def changed(args: argparse.Namespace) -> dict:
+    """What the method does otherwise than by default: flags of SharpReCL, constants of another."""
+    parser, own = make_parser(), constants_of(args.method)
+    flags = {name: getattr(args, name) for name in SHARPRECL
+             if getattr(args, name) != parser.get_default(name)}
+    return flags | {name: value for name, value in args.constants.items() if value != own[name]}
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -623,10 +769,11 @@ def run_folder(args: argparse.Namespace) -> Path:
     defaults = vars(make_parser().parse_args(["--dataset", args.dataset]))
     defaults["pooling"] = "mean" if args.encoder == "minilm" else "cls"
     parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
-    for name, value in settings(args).items():
-        if value != defaults[name] and name not in ("dataset", "ir", "seed"):
-            value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
-            parts.append(name if value == "True" else f"{name}-{value}")
+    others = {name: value for name, value in settings(args).items()
+              if value != defaults[name] and name not in ("dataset", "ir", "seed", "constants")}
+    for name, value in (others | changed(args)).items():
+        value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
+        parts.append(name if value == "True" else f"{name}-{value}")
     name, seed = re.sub(r"[^\w.+-]", "-", "_".join(parts)), f"seed{args.seed}"
     if len(name.encode()) > 180:    # a file name has 255 bytes; the digest keeps settings apart
         name = name[:40] + "-" + hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -635,7 +782,8 @@ def run_folder(args: argparse.Namespace) -> Path:
 
 def settings(args: argparse.Namespace) -> dict:
     """The arguments that decide the numbers, without those that say where and how."""
-    other = ("ablation", "output_dir", "data_dir", "device", "plots", "overwrite", "check_only")
+    other = ("ablation", "output_dir", "data_dir", "device", "plots", "no_weights", "overwrite",
+             "check_only")
     values = {name: value for name, value in vars(args).items() if name not in other}
     return values | {"dataset": Path(args.dataset).name}    # the data's hash says which file it is
 
@@ -683,20 +831,26 @@ def start(args: argparse.Namespace) -> None:
             check_settings(args, folder, corpus)
         is_finished = (folder / "result.json").exists() and not args.overwrite
         if is_finished and not args.plots:
-            report.print_result(folder)
+            results.print_result(folder)
             print("finished already; --overwrite runs it again")
             return
-        model = new_model(args, len(corpus.label_names))    # fails before anything is lost
+        is_network = args.method != "tfidf"
+        model = new_model(args, corpus) if is_network else None     # fails before anything is lost
         if args.overwrite:
             clear(folder)
         tokens = check_data(args, folder, corpus)
         record_settings(args, folder, corpus)
-        run = build(args, folder, corpus, tokens, model)
-        if not is_finished:
-            train(run)
-        if args.plots:
-            plot(run)
-        report.print_result(folder)
+        if is_network:
+            run = build(args, folder, corpus, tokens, model)
+            if is_finished:
+                load_weights(run)
+            else:
+                train(run)
+            if args.plots:
+                plot(run)
+        elif not is_finished:
+            fit_tfidf(args, folder, corpus)
+        results.print_result(folder)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -707,7 +861,7 @@ def main(argv: list[str] | None = None) -> int:
         start(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 75 if isinstance(error, Busy) else 2     # 75: EX_TEMPFAIL of sysexits.h, try later
     except OSError as error:    # a folder in the way, a full disk, no permission
         print(f"error: {error.filename or args.output_dir}: {error.strerror or error}; make room "
               "or choose another --output_dir", file=sys.stderr)

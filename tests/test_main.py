@@ -17,8 +17,8 @@ from matplotlib.image import imread
 
 import losses as L
 import main as main_module
-import report
-from main import ABLATIONS, encode, main, objective, parse_args, settings
+import results
+from main import ABLATIONS, main, objective, parse_args, settings
 
 ROOT = Path(__file__).parent.parent
 DATASETS = ROOT.parent / "shared" / "datasets"
@@ -60,7 +60,7 @@ def batch(corpus_folder, tiny_encoder, tmp_path):
                            "--device", "cpu", "--output_dir", str(tmp_path), *options])
         corpus = main_module.load_data(args)
         tokens = main_module.check_data(args, tmp_path, corpus)
-        network = main_module.new_model(args, len(corpus.label_names))
+        network = main_module.new_model(args, corpus)
         run = main_module.build(args, tmp_path, corpus, tokens, network)
         tensors, labels = run.batch(np.arange(20))
         return run, tensors, labels
@@ -84,10 +84,10 @@ def gradients(loss, network):
 
 def test_the_overall_loss_is_the_sum_of_both_branches(batch):
     run, tensors, labels = batch("--mu", "0.7")
-    step = objective(run.model, encode(run.encoder, tensors, None), labels, run.class_counts, 0.6,
+    step = objective(run.model, run.forward(*tensors.values()), labels, run.class_counts, 0.6,
                      run.args)
     assert step.loss.item() == pytest.approx(step.loss_cls.item() + 0.7 * step.loss_cl.item())
-    logits = run.model.classify(encode(run.encoder, tensors, None))
+    logits = run.model.classify(run.forward(*tensors.values()))
     assert step.loss_cls.item() == pytest.approx(
         L.logit_compensation(logits, labels, run.class_counts).item(), rel=1e-5)
     assert step.extended.shape == (43, 128) and step.num_syn == (6, 300)
@@ -103,7 +103,7 @@ def test_the_overall_loss_is_the_sum_of_both_branches(batch):
 ])
 def test_which_parts_each_branch_trains(batch, ablation, reached):
     run, tensors, labels = batch(*(["--ablation", ablation] if ablation else []))
-    step = objective(run.model, encode(run.encoder, tensors, None), labels, run.class_counts, 0.6,
+    step = objective(run.model, run.forward(*tensors.values()), labels, run.class_counts, 0.6,
                      run.args)
     for branch, loss in (("cls", step.loss_cls), ("cl", step.loss_cl)):
         got = gradients(loss, run.model)
@@ -119,7 +119,7 @@ def test_the_sampling_ablations_leave_out_their_part_of_the_built_samples(batch,
     run, tensors, labels = batch(*(["--ablation", ablation] if ablation else []))
     args = run.args
     ratio = L.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
-    step = objective(run.model, encode(run.encoder, tensors, None), labels, run.class_counts, ratio,
+    step = objective(run.model, run.forward(*tensors.values()), labels, run.class_counts, ratio,
                      args)
     if shares is None:
         assert step.positives.first.shape == (3, 0) and step.negatives.first.shape == (3, 0)
@@ -141,7 +141,7 @@ def test_the_prior_ablations_take_the_prior_out_of_their_own_loss(batch):
     def parts(*options):
         run, tensors, labels = batch(*options)
         torch.manual_seed(1)
-        feat = encode(run.encoder, tensors, None)
+        feat = run.forward(*tensors.values())
         torch.manual_seed(2)
         step = objective(run.model, feat, labels, run.class_counts, 0.5, run.args)
         return step.loss_cls.item(), step.loss_cl.item()
@@ -158,7 +158,8 @@ def test_the_prior_ablations_take_the_prior_out_of_their_own_loss(batch):
 def full_gradient(run, tensors, labels, micro_batch, seed=3):
     run.model.train()
     torch.manual_seed(seed)
-    feat = encode(run.encoder, tensors, micro_batch)
+    run.args.micro_batch = micro_batch
+    feat = run.forward(*tensors.values())
     torch.manual_seed(seed + 1)     # the same built samples, however the features were made
     step = objective(run.model, feat, labels, run.class_counts, 0.6, run.args)
     return gradients(step.loss, run.model)
@@ -292,7 +293,7 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
 def test_metrics_by_hand():
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     predicted = np.array([0, 0, 0, 1, 1, 1, 0, 0])
-    got = report.metrics(labels, predicted, np.array([500, 30, 5, 7]))
+    got = results.metrics(labels, predicted, np.array([500, 30, 5, 7]))
     # class 3 has no test text and no part in the means
     # F1: class 0: 2*3/(2*3+2+1) = 2/3; class 1: 2*2/(2*2+1) = 0.8; class 2: 0
     assert got["accuracy"] == pytest.approx(62.5)
@@ -306,25 +307,12 @@ def test_metrics_by_hand():
     assert got["groups"]["medium"]["macro_f1"] == pytest.approx(80)
 
 
-def test_the_table_has_a_row_for_each_setting_with_mean_and_deviation():
-    def result(mu, seed, *values):
-        names = ("accuracy", "macro_f1", "balanced_accuracy")
-        return {"settings": {"dataset": "trec", "mu": mu, "seed": seed},
-                "last": dict(zip(names, values))}
-    got = report.table([result(1, 0, 90, 80, 70), result(1, 1, 92, 84, 70),
-                        result(0, 0, 50, 40, 30)], "last")
-    assert got.splitlines() == [
-        "| mu | accuracy | macro-F1 | balanced accuracy | seeds |", "|---|---|---|---|---|",
-        "| 1 | 91.00 ± 1.41 | 82.00 ± 2.83 | 70.00 ± 0.00 | 2 |",
-        "| 0 | 50.00 | 40.00 | 30.00 | 1 |"]
-
-
 @pytest.mark.parametrize("names", [["a$b$", "_hidden", "x" * 40, "x" * 39 + "y"],
                                    [f"class {i}" for i in range(1500)]], ids=["odd", "many"])
 def test_figures_bear_odd_names_and_many_classes(tmp_path, names):
     labels = np.arange(len(names)).repeat(2)
-    report.label_distribution([5] * len(names), names, "a $ title", tmp_path / "bars.png")
-    report.confusion_matrix(labels, labels, names, tmp_path / "confusion.png")
+    results.label_distribution([5] * len(names), names, "a $ title", tmp_path / "bars.png")
+    results.confusion_matrix(labels, labels, names, tmp_path / "confusion.png")
     figures = [imread(tmp_path / name) for name in ("bars.png", "confusion.png")]
     assert all(figure.shape[1] < 8000 and figure.std() > 0.01 for figure in figures)
 
@@ -349,7 +337,7 @@ def test_a_run_stopped_before_any_of_its_writes_ends_with_the_same_numbers(comma
     for stop in range(0, 60, 3):
         countdown, output_dir = [stop], str(tmp_path / f"stop{stop}")
         with monkeypatch.context() as patch:
-            for module, name in ((report, "save"), (main_module.os, "replace"),
+            for module, name in ((results, "save"), (main_module.os, "replace"),
                                  (main_module, "save_checkpoint")):
                 patch.setattr(module, name, stopping(getattr(module, name), countdown))
             code = main([*command, "--output_dir", output_dir])
@@ -450,7 +438,7 @@ def test_a_second_process_in_the_same_folder_is_turned_away(command, capsys):
     folder = main_module.run_folder(parse_args(command))
     folder.mkdir(parents=True)
     with main_module.locked(folder):
-        assert main(command) == 2
+        assert main(command) == 75
     assert "another process" in capsys.readouterr().err
 
 

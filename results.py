@@ -1,16 +1,10 @@
 """
-Results: metrics, the files of a run, figures, tables.
-
-    python report.py runs            # mean +- standard deviation over seeds, as Markdown
+The results of one run: metrics, files, lines for the screen, figures.
 """
-import argparse
 import csv
 import io
 import json
 import math
-import statistics
-import sys
-from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
@@ -89,20 +83,24 @@ def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
 # ---- lines for the screen ----
 
 
-def epoch_lines(epoch: dict, epochs: int) -> str:
-    """The epoch in two lines: how good it is, and how the method fares inside."""
-    test, inside = epoch["test"], epoch["diagnostics"]
+def epoch_lines(record: dict) -> str:
+    """The epoch in a line or two: how good it is, and how SharpReCL fares inside."""
+    test, inside = record["test"], record.get("diagnostics")
     groups = ", ".join(f"{name} {group['macro_f1']:.1f}" for name, group in test["groups"].items())
-    line = (f"epoch {epoch['epoch']}/{epochs}  cls {epoch['loss_cls']:.3f}, "
-            f"cl {epoch['loss_cl']:.3f}  accuracy {test['accuracy']:.2f}, "
-            f"macro-F1 {test['macro_f1']:.2f} ({groups})")
-    if "val" in epoch:
-        line += f"  val {epoch['val']['accuracy']:.2f}, {epoch['val']['macro_f1']:.2f}"
-    mixed = [f"{name} {inside[f'mixed_to_prototype_{name}']:.2f}" for name in ("pos", "neg")
-             if f"mixed_to_prototype_{name}" in inside]
-    return (f"{line}\n  cosine of prototypes to class means {inside['prototype_cosine']:.2f}, "
-            f"to mixed samples {', '.join(mixed) or '-'}; gradient from cls "
-            f"{inside['gradient_share_cls']:.0%}; {epoch['texts_per_second']:.0f} texts/s")
+    lines = [f"epoch {record['epoch']}  accuracy {test['accuracy']:.2f}, "
+             f"macro-F1 {test['macro_f1']:.2f} ({groups})"]
+    if "val" in record:
+        lines[0] += f"  val {record['val']['accuracy']:.2f}, {record['val']['macro_f1']:.2f}"
+    if "loss" in record:
+        lines[0] += (f"  cls {record['loss_cls']:.3f}, cl {record['loss_cl']:.3f}, "
+                     f"{record['texts_per_second']:.0f} texts/s")
+    if inside:
+        mixed = [f"{name} {inside[f'mixed_to_prototype_{name}']:.2f}" for name in ("pos", "neg")
+                 if f"mixed_to_prototype_{name}" in inside]
+        lines.append(f"  cosine of prototypes to class means {inside['prototype_cosine']:.2f}, "
+                     f"to mixed samples {', '.join(mixed) or '-'}; gradient from cls "
+                     f"{inside['gradient_share_cls']:.0%}")
+    return "\n".join(lines)
 
 
 PROTOCOLS = {
@@ -131,9 +129,10 @@ def print_result(folder: Path) -> None:
 BAR = "#4477aa"     # of Paul Tol's colour-blind safe palette, as is viridis
 
 
-def _save(figure, path: Path) -> None:
+def save_figure(figure, path: Path) -> None:
+    """As PNG or PDF, whichever the path ends with."""
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150, bbox_inches="tight")
+    figure.savefig(image, format=path.suffix[1:], dpi=150, bbox_inches="tight")
     plt.close(figure)
     save(path, image.getvalue())
 
@@ -165,7 +164,7 @@ def label_distribution(counts: list[int], names: list[str], title: str, path: Pa
     axes.set_ylabel("training texts")
     axes.set_title(title.replace("$", r"\$"), fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str],
@@ -186,7 +185,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     figure.colorbar(image, ax=axes, fraction=0.046, label="% of the true class")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def tsne(feats: np.ndarray, labels: np.ndarray, names: list[str], path: Path,
@@ -215,48 +214,4 @@ def tsne(feats: np.ndarray, labels: np.ndarray, names: list[str], path: Path,
     if len(names) <= MOST_NAMED:
         axes.legend(fontsize=6, markerscale=1.6, loc="center left", bbox_to_anchor=(1, 0.5),
                     frameon=False, ncols=1 + len(names) // 30)
-    _save(figure, path)
-
-
-# ---- tables ----
-
-
-def table(results: list[dict], protocol: str) -> str:
-    """Markdown: a row for each setting, mean +- standard deviation over its seeds."""
-    groups = defaultdict(list)
-    for result in results:
-        key = {name: value for name, value in result["settings"].items() if name != "seed"}
-        groups[json.dumps(key, sort_keys=True)].append(result)
-    keys = [json.loads(key) for key in groups]
-    shared = {name for name in keys[0] if len({json.dumps(key.get(name)) for key in keys}) == 1}
-    varied = [name for name in keys[0] if name not in shared]
-    header = [*varied, "accuracy", "macro-F1", "balanced accuracy", "seeds"]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for key, members in zip(keys, groups.values()):
-        cells = [str(key.get(name)) for name in varied]
-        for metric in ("accuracy", "macro_f1", "balanced_accuracy"):
-            values = [member[protocol][metric] for member in members]
-            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.2f}{spread}")
-        lines.append("| " + " | ".join([*cells, str(len(members))]) + " |")
-    return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the --output_dir of main.py")
-    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="last",
-                        help="which epoch counts (default: last)")
-    args = parser.parse_args(argv)
-    results = [json.loads(path.read_text()) for path in sorted(args.folder.glob("*/result.json"))]
-    results = [result for result in results if args.protocol in result]
-    if not results:
-        print(f"error: {args.folder}: no finished run with {args.protocol}", file=sys.stderr)
-        return 2
-    print(table(results, args.protocol))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    save_figure(figure, path)
