@@ -43,6 +43,11 @@ class Losses(NamedTuple):
     loss_cl: Tensor
 
 
+def mixed(loss_cls: Tensor, loss_cl: Tensor, weight: float) -> Losses:
+    """The contrastive loss with this weight, the classification loss with the rest of 1."""
+    return Losses((1 - weight) * loss_cls + weight * loss_cl, loss_cls, loss_cl)
+
+
 class Baseline(Method):
     """Dropout and a linear layer on feat, Section 3.3 of BERT's paper; the losses are to come."""
     views = ("original",)
@@ -126,8 +131,7 @@ class SimCSE(CrossEntropy):
     def losses(self, feat, labels, epoch):
         loss_cls = self.loss(self.classify(feat), labels)
         loss_cl = L.info_nce(*self.head(feat).chunk(2), temperature=self.constant["temperature"])
-        weight = self.constant["weight"]
-        return Losses((1 - weight) * loss_cls + weight * loss_cl, loss_cls, loss_cl)
+        return mixed(loss_cls, loss_cl, self.constant["weight"])
 
 
 class SCLCE(CrossEntropy):
@@ -137,8 +141,7 @@ class SCLCE(CrossEntropy):
     def losses(self, feat, labels, epoch):
         loss_cls = self.loss(self.classify(feat), labels)
         loss_cl = L.supervised_contrastive(feat, labels, temperature=self.constant["temperature"])
-        weight = self.constant["weight"]
-        return Losses((1 - weight) * loss_cls + weight * loss_cl, loss_cls, loss_cl)
+        return mixed(loss_cls, loss_cl, self.constant["weight"])
 
 
 class SPCL(Baseline):
@@ -161,7 +164,7 @@ class SPCL(Baseline):
         self.pools: list[Tensor] = []
 
     def observe(self, feat, labels):
-        """The class centres, and how hard each text is: its share in the distance to all centres."""
+        """The class centres, and how hard each text is: its own centre's share of all distances."""
         members = F.one_hot(labels, len(self.centres)).to(feat)                         # (N, C)
         self.centres = members.T @ feat / members.sum(dim=0)[:, None]
         distance = (1 - self.cosines(feat)) / 2 + 1e-8                                  # (N, C)
@@ -183,7 +186,7 @@ class SPCL(Baseline):
         return (1 - done) + (2 * done - 1) * rank
 
     def epoch_rows(self, epoch, num_texts):
-        self.pools = list(self.centres[:, None].unbind())                               # C of (1, h)
+        self.pools = list(self.centres[:, None].unbind())                           # C of (1, h)
         drawn = torch.bernoulli(self.keep_probability(epoch)).nonzero()[:, 0].cpu().numpy()
         return drawn if len(drawn) else super().epoch_rows(epoch, num_texts)
 
@@ -209,7 +212,7 @@ class SPCL(Baseline):
 
 
 class LabelAwareEncoder(TextEncoder):
-    """DualCL's: [CLS] l_1 .. l_C [SEP] text [SEP] -> (rows, 1 + C, h), the text, then each label."""
+    """DualCL: [CLS] l_1 .. l_C [SEP] text [SEP] -> (rows, 1 + C, h), the text, then the labels."""
 
     def __init__(self, encoder: TextEncoder, num_labels: int):
         super().__init__(encoder.backbone, encoder.pooling)
@@ -274,8 +277,7 @@ class DualCL(Baseline):
         loss_cls = F.cross_entropy(self.classify(feat), labels)
         loss_cl = L.dual_contrastive(feat[:, 0], theta, labels,
                                      temperature=self.constant["temperature"])
-        weight = self.constant["weight"]
-        return Losses((1 - weight) * loss_cls + weight * loss_cl, loss_cls, loss_cl)
+        return mixed(loss_cls, loss_cl, self.constant["weight"])
 
 
 # ---- contrastive learning for imbalanced images, on texts ----
@@ -302,8 +304,7 @@ class HybridSC(CrossEntropy):
         loss_cls = self.loss(self.classify(feat[:original]), labels[:original])
         loss_cl = L.supervised_contrastive(self.head(feat), labels,
                                            temperature=self.constant["temperature"])
-        alpha = self.alpha(epoch)
-        return Losses(alpha * loss_cl + (1 - alpha) * loss_cls, loss_cls, loss_cl)
+        return mixed(loss_cls, loss_cl, self.alpha(epoch))
 
 
 class BCL(Baseline):

@@ -1,6 +1,6 @@
 """
-The losses of SharpReCL (Li et al., WWW 2026), as pure functions, and after them those of the methods
-it is compared with. Needs torch alone: copy it.
+The losses of SharpReCL (Li et al., WWW 2026), as pure functions, and after them those of the
+methods it is compared with. Needs torch alone: copy it.
 
 Letters in the shape comments:
     N  rows of D_hat: the projected texts of both views, then one prototype a class (N = 2B + C)

@@ -503,15 +503,15 @@ def write_epoch(folder: Path, corpus: data.Corpus, logits: np.ndarray, history: 
 
 def train(run: Run) -> None:
     """Algorithm 1, from its beginning or its last whole epoch, to the result."""
-    history = load_checkpoint(run)
+    history, start = load_checkpoint(run), time.perf_counter()
     if history:
         print(f"goes on after epoch {len(history)}")
     else:
         observe(run)
     board = tensorboard(run.folder, len(history))
+    epochs = run.args.epochs if run.model.trains else 1
 
-    for epoch in range(len(history) + 1, (run.args.epochs if run.model.trains else 1) + 1):
-        start = time.perf_counter()
+    for epoch in range(len(history) + 1, epochs + 1):
         record = {"epoch": epoch}
         if run.model.trains:
             record |= train_epoch(run, epoch)
@@ -523,7 +523,9 @@ def train(run: Run) -> None:
         history.append(record)
         log_to(board, record)
         write_epoch(run.folder, run.corpus, logits, history)
-        save_checkpoint(run, history)   # last: killed before it, all above is written once more
+        if epoch < epochs:
+            save_checkpoint(run, history)   # killed before it, all above is written once more
+        start = time.perf_counter()
     if not run.args.no_weights:
         data.save(run.folder / "model.safetensors", safetensors.torch.save(run.model.state_dict()))
     finish(run.args, run.folder, history)
@@ -702,7 +704,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, with --ablation and --constants spelled out and encoder and pooling decided."""
+    """The arguments, with --ablation and --constants spelled out, encoder and pooling decided."""
     parser = make_parser()
     args = parser.parse_args(argv)
     for name, value in ABLATIONS.get(args.ablation, {}).items():

@@ -52,7 +52,7 @@ class Method(nn.Module):
     """
     What main.py's loop asks of a method: SharpReCL below, the others in baselines.py.
 
-    views              of the texts of a step: "original", "augmented", "augmented again" (a new draw)
+    views              of a step's texts: "original", "augmented", "augmented again" (a new draw)
     trains             by gradient descent
     sees_features      wants feat of the training texts, in eval mode, at first and after each epoch
     extra_positions    that the encoder must have beside those of a text's tokens

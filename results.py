@@ -62,16 +62,20 @@ def write_json(path: Path, value) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+def _csv(header: list[str], rows) -> str:
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([header, *rows])
+    return table.getvalue()
+
+
 def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
     """predictions.csv and scikit-learn's report, of the newest epoch, as text and JSON."""
     names, labels, predicted = corpus.label_names, corpus.test_labels, logits.argmax(axis=1)
     probability = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(["text", "label", "prediction", "probability"])
-    for text, label, prediction, p in zip(corpus.test_texts, labels, predicted, probability):
-        writer.writerow([text, names[label], names[prediction], f"{p:.6f}"])
-    write_text(folder / "predictions.csv", table.getvalue())
+    write_text(folder / "predictions.csv", _csv(
+        ["text", "label", "prediction", "probability"],
+        ((text, names[label], names[prediction], f"{p:.6f}") for text, label, prediction, p
+         in zip(corpus.test_texts, labels, predicted, probability))))
     tested = np.unique(labels)      # as in metrics(): the same classes, the same means
     options = dict(labels=tested, target_names=[names[c] for c in tested], zero_division=0)
     write_text(folder / "classification_report.txt",
@@ -191,7 +195,8 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]
 def tsne(feats: np.ndarray, labels: np.ndarray, names: list[str], path: Path,
          most: int = 2000) -> None:
     """
-    Fig. 4: t-SNE of the test texts' embeddings feat (n, h), at most `most` of them, seeded.
+    Fig. 4: t-SNE of the test texts' embeddings feat (n, h), at most `most` of them, seeded; the
+    points beside it in tsne.csv, for figures of several methods.
 
     Says so, and draws nothing, for fewer than 10 different embeddings.
     """
@@ -202,6 +207,8 @@ def tsne(feats: np.ndarray, labels: np.ndarray, names: list[str], path: Path,
         return
     perplexity = min(30, (len(feats) - 1) // 3)
     points = TSNE(perplexity=perplexity, random_state=0).fit_transform(feats)
+    write_text(path.with_suffix(".csv"), _csv(["x", "y", "label"], (
+        (f"{x:.3f}", f"{y:.3f}", names[label]) for (x, y), label in zip(points, labels))))
     figure, axes = plt.subplots(figsize=(5.6, 5))
     few = len(names) <= 10
     for position, label in enumerate(np.unique(labels)):

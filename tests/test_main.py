@@ -500,10 +500,10 @@ def test_a_damaged_checkpoint_is_named_and_kept(command, tmp_path, capsys, monke
         patch.setattr(main_module, "finish", lambda *rest: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main(command)
-    path = folder_of(tmp_path) / "checkpoint-2" / file
+    path = folder_of(tmp_path) / "checkpoint-1" / file
     path.write_bytes(path.read_bytes()[:-50])
     assert main(command) == 2
-    assert "checkpoint-2 is damaged" in capsys.readouterr().err and path.exists()
+    assert "checkpoint-1 is damaged" in capsys.readouterr().err and path.exists()
 
 
 def test_settings_name_the_folder_and_two_settings_never_share_one(command):

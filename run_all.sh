@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# The paper's tables and figures from scratch. The same command again goes on where it stopped.
+#
+#   bash run_all.sh                 table2 table4 tableA1 tableA2 fig1 fig3 figA1 figA2 fig4
+#   bash run_all.sh table2 fig4     some of them
+#   bash run_all.sh --dry_run       the runs, which are finished, and how long the others take
+#   bash run_all.sh quick           the whole path in at most 15 minutes on 2 cores: few texts and
+#                                   values, so it shows that all works, and nothing of the methods
+#
+# Variables narrow and spread it:
+#   DATASETS    r52 ohsumed trec dblp biomedical cr     quick: trec cr
+#   METHODS     all of table 2; the other tables show sharprecl, fig4 sclce and spcl as well
+#   SEEDS       0 1 2 3 4 5 6 7 8 9                     quick: 0 1
+#   IRS         original 50 20 10, of table 2           quick: 50
+#   ENCODER     bert-base-uncased                       quick: minilm
+#   EPOCHS      main.py's                               quick: 2
+#   JOBS        1, the processes at a time              quick: 2
+#   SHARD       1/1; i/n runs every n-th, for many machines: SHARD=$SLURM_ARRAY_TASK_ID/40
+#   OUTPUT_DIR  runs/all                                quick: runs/quick
+#   DATA_DIR    main.py's
+#   PYTHON      .venv/bin/python where there is one, else python3
+#   FLAGS       none; more of main.py's flags, for every run
+
+set -euo pipefail
+cd "$(dirname "$0")"
+
+all="table2 table4 tableA1 tableA2 fig1 fig3 figA1 figA2 fig4"
+tables="" dry_run="" quick=""
+for argument in "$@"; do
+    case " $all " in *" $argument "*) tables="$tables $argument"; continue ;; esac
+    case $argument in
+        quick) quick=yes ;;
+        --dry_run) dry_run=--dry_run ;;
+        *) echo "error: $argument is neither quick, --dry_run nor one of: $all" >&2; exit 2 ;;
+    esac
+done
+
+flags=${FLAGS:-}
+ablations="sshm cl cls ss hm mi delta_both delta_cls delta_cl"
+augmentations="word_substitution noise none"
+ks="10 20 30 40 50" values="0.1 0.3 0.5 0.7 0.9 1"
+if [ -n "$quick" ]; then
+    : "${DATASETS:=trec cr}" "${SEEDS:=0 1}" "${IRS:=50}" "${ENCODER:=minilm}" "${EPOCHS:=2}"
+    : "${JOBS:=2}" "${OUTPUT_DIR:=runs/quick}"
+    ablations="cl mi delta_cl" augmentations="word_substitution none" ks="10 20" values="0.5 1"
+    flags="--max_per_class 50 --batch_size 32 --max_length 32 --lr 2e-4 $flags"
+fi
+: "${DATASETS:=r52 ohsumed trec dblp biomedical cr}" "${SEEDS:=0 1 2 3 4 5 6 7 8 9}"
+: "${IRS:=original 50 20 10}" "${ENCODER:=}" "${EPOCHS:=}" "${JOBS:=1}" "${SHARD:=1/1}"
+: "${OUTPUT_DIR:=runs/all}" "${DATA_DIR:=}"
+[ -x .venv/bin/python ] && : "${PYTHON:=.venv/bin/python}"
+: "${PYTHON:=python3}"
+
+if [ "$ENCODER" = bert-base-uncased ]; then ENCODER=""; fi      # roberta takes its own
+methods="bert dice focal roberta simcse sclce spcl dualcl hybrid_sc bcl tsc sharprecl"
+methods="$methods la wce tfidf probe"       # beside the paper's list
+if [ -n "$ENCODER" ] && [ -z "${METHODS-}" ]; then
+    echo "roberta is left out: its row needs roberta-base, not $ENCODER" >&2
+    methods=${methods/roberta /}
+fi
+: "${METHODS:=$methods}"
+
+# ---- the runs: a line of main.py's arguments each ----
+
+weights=--no_weights    # thousands of encoders fill a disk; fig4 keeps its three
+flags="${DATA_DIR:+--data_dir $(printf %q "$DATA_DIR")} ${EPOCHS:+--epochs $EPOCHS} $flags"
+flags="${ENCODER:+--encoder $(printf %q "$ENCODER")} $flags --output_dir $(printf %q "$OUTPUT_DIR")"
+
+runs() {    # DATASET IR METHOD [FLAG...]: a line for each seed, if DATASETS and METHODS have it
+    local run="--dataset $1 --ir $2 --method $3"
+    [[ " $DATASETS " == *" $1 "* && " $METHODS " == *" $3 "* ]] || return 0
+    shift 3
+    for seed in $SEEDS; do
+        echo "${run/--ir original /} $* --seed $seed $weights $flags"
+    done
+}
+
+as_it_is() { [ "$1" = r52 ] || [ "$1" = ohsumed ]; }    # imbalanced from the start
+
+ir_of() { if as_it_is "$1"; then echo original; else echo 50; fi; }
+
+table2() {
+    for dataset in $DATASETS; do
+        for ir in $(if as_it_is "$dataset"; then echo original; else echo "$IRS"; fi); do
+            for method in $METHODS; do runs "$dataset" "$ir" "$method"; done
+        done
+    done
+}
+
+table4() {
+    for dataset in $DATASETS; do
+        runs "$dataset" "$(ir_of "$dataset")" sharprecl
+        for ablation in $ablations; do
+            runs "$dataset" "$(ir_of "$dataset")" sharprecl --ablation $ablation
+        done
+    done
+}
+
+tableA1() {
+    for dataset in $DATASETS; do
+        for augment in $augmentations; do
+            runs "$dataset" original sharprecl --augment $augment
+        done
+    done
+}
+
+tableA2() {
+    for dataset in $DATASETS; do
+        for k in $ks; do runs "$dataset" "$(ir_of "$dataset")" sharprecl --k "$k"; done
+    done
+}
+
+mu_and_tau() {
+    for dataset in "$@"; do
+        for value in $values; do
+            runs "$dataset" "$(ir_of "$dataset")" sharprecl --mu "$value"
+            runs "$dataset" "$(ir_of "$dataset")" sharprecl --tau "$value"
+        done
+    done
+}
+
+fig1() { local SEEDS=0; runs ohsumed original sharprecl; }      # any run shows the class sizes
+fig3() { mu_and_tau ohsumed r52; }
+figA1() { mu_and_tau trec dblp; }
+figA2() { mu_and_tau biomedical cr; }
+
+fig4() {
+    local SEEDS=0 weights=--plots
+    for method in sclce spcl sharprecl; do runs trec 50 $method; done
+}
+
+# ---- run them, and report ----
+
+lines=$(for table in ${tables:-$all}; do $table; done)
+status=0
+echo "$lines" | "$PYTHON" runner.py --jobs "$JOBS" --shard "$SHARD" $dry_run || status=$?
+if [ -n "$dry_run" ] || [ $status -gt 1 ]; then exit $status; fi
+"$PYTHON" report.py "$OUTPUT_DIR" --output_dir "$OUTPUT_DIR/report" || status=1
+exit $status

@@ -1,0 +1,264 @@
+"""
+Runs a grid: every line of standard input holds the arguments of one run of main.py.
+
+    echo "--dataset trec --ir 50" | python runner.py
+    bash run_all.sh table2                      # run_all.sh writes the lines of the paper's grids
+
+Finished runs are left alone, so the same command again goes on where it stopped, and any number of
+runners may work on a grid at once. Exit code: 1 if a run failed, 2 on bad input, 130 if stopped.
+"""
+import argparse
+import contextlib
+import fcntl
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict, deque
+from pathlib import Path
+from statistics import mean
+from typing import Iterable, Iterator, NamedTuple
+
+import torch
+
+from augment import InputError
+from main import changed, make_parser, number, parse_args, run_folder
+
+BUSY = 75       # main.py's exit code where another process has the run
+STARTUP = 6     # seconds of a process beside those that its result.json counts
+
+# ---- the runs ----
+
+
+class Cell(NamedTuple):
+    """One run: its arguments, as typed and as understood, and its folder."""
+    argv: list[str]
+    args: argparse.Namespace
+    folder: Path
+
+
+def read_cells(lines: Iterable[str]) -> list[Cell]:
+    """Of the lines, without repeats; of two lines for one run, that with --plots counts."""
+    cells: dict[Path, Cell] = {}
+    for line in filter(None, map(str.strip, lines)):
+        errors = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(errors):
+                args = parse_args(shlex.split(line))
+        except (SystemExit, ValueError) as error:       # of argparse, of shlex
+            reason = (errors.getvalue().strip() or str(error)).split("error: ")[-1]
+            raise InputError(f"line {line!r}: {reason}") from error
+        cell = Cell(shlex.split(line), args, run_folder(args))
+        if cell.folder not in cells or args.plots:
+            cells[cell.folder] = cell
+    if not cells:
+        raise InputError("standard input: no runs are left of what was asked for")
+    return list(cells.values())
+
+
+def state(cell: Cell) -> str:
+    """finished, with the plots where they are asked for; running, by its lock; or open."""
+    wanted = ["result.json", "tsne.csv"] if cell.args.plots else ["result.json"]
+    if all((cell.folder / name).exists() for name in wanted):
+        return "finished"
+    try:
+        with open(cell.folder / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return "open"
+    except BlockingIOError:
+        return "running"
+    return "open"
+
+
+def label(cell: Cell) -> str:
+    """trec ir50 bert seed 0, with what the method does otherwise than by default in between."""
+    args, own = cell.args, changed(cell.args)
+    if args.augment != make_parser().get_default("augment"):
+        own["augment"] = args.augment
+    ir = "original" if args.ir is None else f"ir{args.ir:g}"
+    own = "".join(f"{name} {value} " for name, value in own.items())
+    return f"{Path(args.dataset).stem} {ir} {args.method} {own}seed {args.seed}"
+
+
+def read_result(cell: Cell) -> dict:
+    return json.loads((cell.folder / "result.json").read_text())
+
+
+def log_of(cell: Cell) -> Path:
+    return cell.folder.parent / "logs" / f"{cell.folder.name}.log"
+
+
+# ---- the processes ----
+
+
+def environment(cell: Cell, slot: int, jobs: int) -> dict[str, str]:
+    """Each of several jobs has its share of the cores, and one GPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    env = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **os.environ, "PYTHONUNBUFFERED": "1",
+           "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+    if jobs > 1 and cell.args.device == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else range(torch.cuda.device_count())
+        env["CUDA_VISIBLE_DEVICES"] = str(gpus[slot % len(gpus)])
+    return env
+
+
+def start(cell: Cell, slot: int, jobs: int, script: str) -> subprocess.Popen:
+    """In a session of its own: Ctrl-C reaches it once, through us."""
+    command = [sys.executable, script, *cell.argv]
+    result, weights = cell.folder / "result.json", cell.folder / "model.safetensors"
+    if cell.args.plots and result.exists() and not weights.exists():
+        command.append("--overwrite")       # without the weights there is nothing to plot
+    log_of(cell).parent.mkdir(parents=True, exist_ok=True)
+    with open(log_of(cell), "a", encoding="utf-8") as log:
+        print("$", shlex.join(command), file=log, flush=True)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                env=environment(cell, slot, jobs), start_new_session=True)
+
+
+def execute(cells: list[Cell], jobs: int, script: str,
+            signals: list[int]) -> Iterator[tuple[Cell, int]]:
+    """Runs the cells and yields each with its exit code; leaves none running when it is left."""
+    waiting, running = deque(cells), {}
+    try:
+        while (waiting or running) and not signals:
+            for slot in range(jobs):
+                if waiting and slot not in running:
+                    cell = waiting.popleft()
+                    if (now := state(cell)) == "open":
+                        running[slot] = cell, start(cell, slot, jobs, script)
+                    else:
+                        yield cell, 0 if now == "finished" else BUSY
+            time.sleep(0.1)
+            for slot, (cell, process) in list(running.items()):
+                if process.poll() is not None:
+                    del running[slot]
+                    yield cell, process.returncode
+    finally:
+        for _, process in running.values():
+            process.send_signal(signal.SIGINT)      # main.py leaves its whole epochs
+        for _, process in running.values():
+            process.wait()
+
+
+# ---- what is shown ----
+
+
+def duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return (f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else
+            f"{minutes // 60} h {minutes % 60} min")
+
+
+def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:
+    """By the finished runs of the same method, dataset and ratio; else of the method; else all."""
+    def keys(args: argparse.Namespace) -> list[tuple]:
+        return [(args.method, args.dataset, args.ir), (args.method,), ()]
+
+    if not finished:
+        return "no run is finished yet, so there is no estimate"
+    seconds = defaultdict(list)
+    for cell in finished:
+        for key in keys(cell.args):
+            seconds[key].append(read_result(cell)["seconds"])
+    total = sum(STARTUP + mean(next(seconds[key] for key in keys(cell.args) if key in seconds))
+                for cell in todo)
+    return f"about {duration(total / jobs)}, by the times of {len(finished)} finished"
+
+
+def ending(cell: Cell, code: int) -> tuple[bool, str]:
+    """Whether a run left its result, with the numbers or the reason."""
+    if code == 0 and state(cell) == "finished":
+        result = read_result(cell)
+        return True, (f"accuracy {result['last']['accuracy']:.1f}, macro-F1 "
+                      f"{result['last']['macro_f1']:.1f}, {duration(result['seconds'])}")
+    lines = log_of(cell).read_text(encoding="utf-8", errors="replace").splitlines()
+    return False, f"FAILED (exit {code}): {[line for line in lines if line.strip()][-1]}"
+
+
+def dry_run(cells: list[Cell], all_cells: list[Cell], jobs: int) -> None:
+    states = {cell.folder: state(cell) for cell in all_cells}
+    for cell in cells:
+        print(f"{states[cell.folder]:<9} python main.py {shlex.join(cell.argv)}")
+    count = Counter(states[cell.folder] for cell in cells)
+    todo = [cell for cell in cells if states[cell.folder] == "open"]
+    finished = [cell for cell in all_cells if states[cell.folder] == "finished"]
+    print(f"{len(cells)} runs: {count['finished']} finished, {count['running']} running elsewhere, "
+          f"{count['open']} open, {jobs} at a time: {estimate(todo, finished, jobs)}")
+
+
+def run(cells: list[Cell], jobs: int, script: str) -> int:
+    """Runs what is open, with a line for each end; returns the exit code."""
+    signals, failed = [], []
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda received, _: signals.append(received))
+    todo = [cell for cell in cells if state(cell) != "finished"]
+    begin, before = time.monotonic(), len(cells) - len(todo)
+    print(f"{len(cells)} runs, {before} of them finished before, {jobs} at a time", flush=True)
+    done = before
+    for _ in range(2):      # what another process has now may be finished, or free, at the end
+        busy = []
+        for cell, code in execute(todo, jobs, script, signals):
+            if code == BUSY:
+                busy.append(cell)
+                continue
+            done += 1
+            is_good, text = ending(cell, code)
+            if not is_good:
+                failed.append(f"{label(cell)}: {text} ({log_of(cell)})")
+            left = (time.monotonic() - begin) / (done - before) * (len(cells) - done)
+            print(f"[{done}/{len(cells)}] {label(cell)}: {text}; {duration(left)} left", flush=True)
+        todo = busy
+    if signals:
+        print(f"stopped: {sum(state(cell) == 'finished' for cell in cells)} of {len(cells)} runs "
+              "are finished; the same command goes on", flush=True)
+        return 130
+    for text in [f"running elsewhere: {label(cell)}" for cell in busy] + failed:
+        print(text, flush=True)
+    return 1 if failed else 0
+
+
+# ---- the command line ----
+
+
+def shard(text: str) -> tuple[int, int]:
+    """An argparse type: i/n with 1 <= i <= n."""
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text} must be i/n with i from 1 to n")
+    return int(i), int(n)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--jobs", type=number(int, 1), default=1, help="processes at a time")
+    add("--shard", type=shard, default=(1, 1), metavar="i/n", help="every n-th run, from the i-th")
+    add("--dry_run", action="store_true", help="show the runs, and start none")
+    add("--script", default=str(Path(__file__).with_name("main.py")), help="what runs a line")
+    args = parser.parse_args(argv)
+    try:
+        all_cells, (i, n) = read_cells(sys.stdin), args.shard
+        cells = all_cells[i - 1::n]
+        if args.dry_run:
+            dry_run(cells, all_cells, args.jobs)
+            return 0
+        return run(cells, args.jobs, args.script)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:   # before the first run, which has its own way to stop
+        return 130
+    except OSError as error:    # a full disk, no permission
+        print(f"error: {error.filename or 'a log'}: {error.strerror or error}; make room or "
+              "choose another --output_dir", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1017 @@
+"""
+baselines.py and its losses: each loss against its paper's equation in plain Python and against
+values worked by hand, each method against what gives it its name, and all of them through main.py.
+"""
+import cmath
+import json
+import math
+from itertools import permutations
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import glosses, save_tiny_encoder, write_csv
+from sklearn.linear_model import LogisticRegression
+from test_losses import F64, assert_same, dot, unit
+from test_main import folder_of, gradients, outcome
+
+import baselines
+import losses as L
+import main as main_module
+from augment import InputError
+from baselines import METHODS
+from data import Tokens
+from main import main, parse_args, settings
+from model import load_encoder, load_tokenizer
+
+torch.set_num_threads(1)        # on tensors this small two threads wait for each other
+
+
+# ---- the equations by hand; real() is a stop-gradient, for their derivatives are imaginary ----
+
+
+def real(rows):
+    return [[a.real for a in row] for row in rows]
+
+
+def log_share(anchor, one, others, tau):
+    """log of exp(anchor . one / tau) in the sum of these exponentials over the others."""
+    return cmath.log(cmath.exp(dot(anchor, one) / tau)
+                     / sum(cmath.exp(dot(anchor, other) / tau) for other in others))
+
+
+def mean(values):
+    return sum(values) / len(values) if values else 0.0
+
+
+def contrast_by_hand(anchors, targets, y, tau):
+    """Khosla et al., Eq. (2): i contrasts with all j != i; mean over those that have a positive."""
+    per_anchor = []
+    for i, anchor in enumerate(anchors):
+        others = [k for k in range(len(y)) if k != i]
+        shares = [log_share(anchor, targets[p], [targets[k] for k in others], tau)
+                  for p in others if y[p] == y[i]]
+        per_anchor += [-mean(shares)] if shares else []
+    return mean(per_anchor)
+
+
+def simcse_by_hand(rows, y, num_classes, tau):
+    z = [unit(row) for row in rows]
+    first, second = z[:len(y)], z[len(y):]
+    return mean([-log_share(first[i], second[i], second, tau) for i in range(len(y))])
+
+
+def sclce_by_hand(rows, y, num_classes, tau):
+    z = [unit(row) for row in rows]
+    return contrast_by_hand(z, z, y, tau)
+
+
+def spcl_by_hand(rows, y, num_classes, tau):
+    z = [unit(row) for row in rows]
+    prototypes = real(z[len(y):])
+    per_anchor = []
+    for i in range(len(y)):
+        def e(other):
+            return cmath.exp((dot(z[i], other) + 1) / 2 / tau)
+        others = [k for k in range(len(y)) if k != i]
+        positives = [e(z[k]) for k in others if y[k] == y[i]] + [e(prototypes[y[i]])]
+        negatives = [e(z[k]) for k in others if y[k] != y[i]]
+        negatives += [e(prototypes[c]) for c in range(num_classes) if c != y[i]]
+        share = sum(positives) / (sum(positives) + sum(negatives))
+        per_anchor.append(-cmath.log(share / len(positives)))
+    return mean([value for value in per_anchor if value.real > 0.3])
+
+
+def dualcl_by_hand(rows, y, num_classes, tau):
+    z, theta = ([unit(row) for row in half] for half in (rows[:len(y)], rows[len(y):]))
+    return (contrast_by_hand(z, theta, y, tau) + contrast_by_hand(theta, z, y, tau)) / 2
+
+
+def bcl_by_hand(rows, y, num_classes, tau):
+    z, classes = [unit(row) for row in rows], y + y + list(range(num_classes))
+    per_anchor = []
+    for i in range(2 * len(y)):
+        def e(k):
+            return cmath.exp(dot(z[i], z[k]) / tau)
+        members = [[k for k in range(len(z)) if classes[k] == c and k != i]
+                   for c in range(num_classes)]
+        denominator = sum(mean([e(k) for k in of_class]) for of_class in members)
+        per_anchor.append(-mean([cmath.log(e(p) / denominator) for p in members[classes[i]]]))
+    return mean(per_anchor)
+
+
+QUEUE = 5
+
+
+def tsc_by_hand(rows, y, num_classes, tau):
+    z, batch = [unit(row) for row in rows], len(y)
+    query, keys, queue, targets = (z[:batch], real(z[batch:2 * batch]),
+                                   real(z[2 * batch:2 * batch + QUEUE]),
+                                   real(z[2 * batch + QUEUE:]))
+    per_anchor = []
+    for i in range(batch):
+        candidates = [keys[i], *queue, *targets]
+        positives = [keys[i]] + [queue[k] for k in range(QUEUE) if k % num_classes == y[i]]
+        per_anchor.append(
+            -mean([log_share(query[i], p, candidates, tau) for p in positives])
+            - 0.2 * log_share(query[i], targets[y[i]], candidates, tau))
+    return mean(per_anchor)
+
+
+def tsc(rows, y, num_classes, tau):
+    query, key, queue, targets = rows.split([len(y), len(y), QUEUE, num_classes])
+    return L.targeted_contrastive(
+        query, key, y, F.normalize(queue, dim=1).detach(), torch.arange(QUEUE) % num_classes,
+        F.normalize(targets, dim=1).detach(), temperature=tau)
+
+
+# of B texts and C classes: how many rows there are, our loss of them, and the one by hand
+CONTRASTIVE = {
+    "simcse": (lambda B, C: 2 * B, lambda rows, y, C, tau: L.info_nce(
+        *rows.chunk(2), temperature=tau), simcse_by_hand),
+    "sclce": (lambda B, C: B, lambda rows, y, C, tau: L.supervised_contrastive(
+        rows, y, temperature=tau), sclce_by_hand),
+    "hybrid_sc": (lambda B, C: 2 * B, lambda rows, y, C, tau: L.supervised_contrastive(
+        rows, y.repeat(2), temperature=tau),
+        lambda rows, y, C, tau: sclce_by_hand(rows, y + y, C, tau)),
+    "spcl": (lambda B, C: B + C, lambda rows, y, C, tau: L.prototypical_contrastive(
+        rows[:len(y)], y, rows[len(y):], temperature=tau), spcl_by_hand),
+    "dualcl": (lambda B, C: 2 * B, lambda rows, y, C, tau: L.dual_contrastive(
+        *rows.chunk(2), y, temperature=tau), dualcl_by_hand),
+    "bcl": (lambda B, C: 2 * B + C, lambda rows, y, C, tau: L.balanced_contrastive(
+        rows[:2 * len(y)], y.repeat(2), rows[2 * len(y):], temperature=tau), bcl_by_hand),
+    "tsc": (lambda B, C: 2 * B + QUEUE + C, tsc, tsc_by_hand),
+}
+LABELS = {"balanced": ([0, 1, 2, 0, 1, 2], 3), "long tail": ([0, 0, 0, 0, 1, 2], 3),
+          "absent classes": ([3, 1, 1, 3, 1], 5), "one member each": ([0, 1, 2, 3], 4),
+          "all in one class": ([1, 1, 1], 3), "one text": ([1], 2)}
+
+
+def drawn_rows(name, labels, dim=4, dtype=F64):
+    y, num_classes = LABELS[labels]
+    torch.manual_seed(3)
+    return (torch.randn(CONTRASTIVE[name][0](len(y), num_classes), dim, dtype=dtype),
+            torch.tensor(y), num_classes)
+
+
+# ---- contrastive losses: values and gradients ----
+
+
+@pytest.mark.parametrize("tau", [0.1, 1.0])
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_value_and_gradient_are_those_of_the_papers_equation(name, labels, tau):
+    rows, y, num_classes = drawn_rows(name, labels)
+    _, ours, by_hand = CONTRASTIVE[name]
+    assert_same(lambda rows: ours(rows, y, num_classes, tau), rows,
+                lambda rows: by_hand(rows, y.tolist(), num_classes, tau))
+
+
+E1, E2 = [1., 0.], [0., 1.]
+TRIANGLE = [[math.cos(angle), math.sin(angle)] for angle in (0, math.tau / 3, 2 * math.tau / 3)]
+
+
+@pytest.mark.parametrize("name, rows, y, num_classes, tau, expected", [
+    ("simcse", torch.eye(4).repeat(2, 1).tolist(), [0] * 4, 1, 1, 0.743668),    # log(1 + 3/e)
+    ("simcse", torch.eye(4).repeat(2, 1).tolist(), [0] * 4, 1, 0.05, 6.18e-9),
+    ("sclce", [E1, E1, E2, E2], [0, 0, 1, 1], 2, 1, 0.551445),      # -1 + log(e + 2)
+    ("sclce", [E1, E1, E2, E2], [0, 0, 1, 1], 2, 0.3, 0.068918),
+    ("hybrid_sc", [E1, E2, E1, E2], [0, 1], 2, 1, 0.551445),
+    ("spcl", [E1, E2, E1, E2], [0, 1], 2, 1, 0.794377),             # -log(e / (e + 2 sqrt e))
+    ("spcl", [E1, E1, E1, E2], [0, 0], 2, 1, 0.958020),
+    ("spcl", [E1, E1, E1, E2], [0, 0], 2, 0.05, 0.693170),
+    ("spcl", [E1, E2, E1, E2], [0, 1], 2, 0.05, 0.0),               # learnt: below 0.3, left out
+    ("dualcl", [E1, E1, E2, E2] * 2, [0, 0, 1, 1], 2, 1, 0.551445),  # 0.743668 with exp(0) for i
+    # on a simplex the imbalance of the batch does not matter: log(1 + 2 exp(-1.5))
+    ("bcl", [TRIANGLE[c] for c in (0, 0, 0, 1) * 2 + (0, 1, 2)], [0, 0, 0, 1], 3, 1, 0.368981),
+    ("bcl", [TRIANGLE[c] for c in (0, 1, 2, 2, 2, 2) * 2 + (0, 1, 2)], [0, 1, 2, 2, 2, 2], 3, 1,
+     0.368981),
+])
+def test_values_worked_by_hand(name, rows, y, num_classes, tau, expected):
+    got = CONTRASTIVE[name][1](torch.tensor(rows, dtype=F64), torch.tensor(y), num_classes, tau)
+    assert got.item() == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_the_targeted_loss_worked_by_hand():
+    x = [torch.tensor(rows) for rows in ([E1], [E1], [E2, [-1., 0.]], [E1, [-1., 0.]])]
+    query, key, queue, targets = x
+    y, queue_y = torch.tensor([0]), torch.tensor([0, 1])
+    # logits 1 (key), 0 and -1 (queue), 1 and -1 (targets): log-sum-exp 1.970230, or 1.407606
+    got = L.targeted_contrastive(query, key, y, queue, queue_y, targets, temperature=1)
+    assert got.item() == pytest.approx(1.470230 + 0.2 * 0.970230, abs=1e-5)
+    assert L.targeted_contrastive(query, key, y, queue, queue_y, temperature=1).item() == \
+        pytest.approx(1.407606 - 0.5, abs=1e-5)
+    assert L.targeted_contrastive(query, key, y, queue[:0], queue_y[:0], temperature=1) == 0
+
+
+def test_only_num_positives_of_the_queue_are_drawn_and_each_has_its_turn():
+    torch.manual_seed(0)
+    query, queue = F.normalize(torch.randn(1, 3)), F.normalize(torch.randn(4, 3), dim=1)
+    values = {round(L.targeted_contrastive(
+        query, query, torch.tensor([0]), queue, torch.tensor([0, 0, 0, 1]), num_positives=2,
+        temperature=1).item(), 5) for _ in range(60)}
+    s = (query @ torch.cat([query, queue]).T)[0].tolist()
+    lse = math.log(sum(map(math.exp, s)))
+    expected = {lse - (s[0] + s[a] + s[b]) / 3 for a, b in ((1, 2), (1, 3), (2, 3))}
+    assert sorted(values) == pytest.approx(sorted(expected), abs=2e-5)
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("simcse", math.log(6)), ("sclce", math.log(5)), ("hybrid_sc", math.log(11)),
+    ("dualcl", math.log(5)), ("bcl", math.log(3)), ("spcl", math.log(6 - 1 + 3)),
+    ("tsc", 1.2 * math.log(1 + QUEUE + 3))])
+@pytest.mark.parametrize("labels", ["balanced", "long tail"])
+def test_collapsed_features_give_the_log_of_the_number_of_targets(name, expected, labels):
+    rows, y, num_classes = drawn_rows(name, labels)
+    got = CONTRASTIVE[name][1](rows[:1].expand_as(rows), y, num_classes, 0.3)
+    assert got.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_neither_the_length_of_features_nor_the_order_of_the_batch_matters(name):
+    rows, y, num_classes = drawn_rows(name, "long tail")
+    ours, order = CONTRASTIVE[name][1], torch.tensor([3, 5, 0, 4, 1, 2])
+    views = (len(rows) // len(y)) if name in ("simcse", "hybrid_sc", "dualcl") else (
+        2 if name in ("bcl", "tsc") else 1)
+    permuted = torch.cat([*(view[order] for view in rows[:views * 6].split(6)), rows[views * 6:]])
+    value = ours(rows, y, num_classes, 0.3).item()
+    assert ours(7 * rows, y, num_classes, 0.3).item() == pytest.approx(value, rel=1e-12)
+    assert ours(permuted, y[order], num_classes, 0.3).item() == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sclce", "dualcl"])
+def test_a_batch_without_positives_gives_zero_and_a_zero_gradient(name):
+    rows, y, num_classes = drawn_rows(name, "one member each")
+    loss = CONTRASTIVE[name][1](rows.requires_grad_(), y, num_classes, 0.1)
+    loss.backward()
+    assert loss == 0 and (rows.grad == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("labels", ["absent classes", "one member each", "one text"])
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_loss_and_gradient_are_finite_for_finite_features(name, labels, dtype):
+    rows, y, num_classes = drawn_rows(name, labels, dtype=dtype)
+    for rows in (rows, 0 * rows, rows[:1].expand_as(rows), 1e30 * rows, 1e-30 * rows):
+        for tau in (0.01, 1):
+            leaf = rows.clone().requires_grad_()
+            loss = CONTRASTIVE[name][1](leaf, y, num_classes, tau)
+            loss.backward()
+            assert loss.isfinite() and loss.dtype == torch.float32 and leaf.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_autocast_does_not_coarsen_a_loss(name):
+    rows, y, num_classes = drawn_rows(name, "balanced", dtype=torch.float32)
+    exact = CONTRASTIVE[name][1](rows, y, num_classes, 0.07)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert CONTRASTIVE[name][1](rows, y, num_classes, 0.07) == exact
+
+
+# ---- classification losses ----
+
+
+def softmax_by_hand(scores):
+    exponentials = [cmath.exp(score) for score in scores]
+    return [e / sum(exponentials) for e in exponentials]
+
+
+def focal_by_hand(rows, y, gamma):
+    p = [softmax_by_hand(row)[label] for row, label in zip(rows, y)]
+    return mean([-(1 - p_y) ** gamma * cmath.log(p_y) for p_y in p])
+
+
+def dice_by_hand(rows, y, alpha, smooth):
+    total = 0
+    for row, label in zip(rows, y):
+        for c, p in enumerate(softmax_by_hand(row)):
+            q, t = (1 - p) ** alpha * p, float(c == label)
+            total += 1 - (2 * q * t + smooth) / (q * q + t * t + smooth)
+    return total / len(rows)
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_focal_and_dice_loss_are_their_papers(labels):
+    y, num_classes = LABELS[labels]
+    torch.manual_seed(0)
+    logits, labels = 2 * torch.randn(len(y), num_classes, dtype=F64), torch.tensor(y)
+    for gamma in (0.5, 2.0, 5.0):
+        assert_same(lambda rows: L.focal(rows, labels, gamma=gamma), logits,
+                    lambda rows: focal_by_hand(rows, y, gamma))
+    for alpha, smooth in ((0.01, 1.0), (1.0, 1e-4)):
+        assert_same(lambda rows: L.dice(rows, labels, alpha=alpha, smooth=smooth), logits,
+                    lambda rows: dice_by_hand(rows, y, alpha, smooth))
+
+
+@pytest.mark.parametrize("gamma, expected", [
+    (0, 0.356675), (1, 0.107002), (2, 0.0321007), (5, 0.000866720)])
+def test_focal_loss_worked_by_hand_for_a_probability_of_70_percent(gamma, expected):
+    logits = torch.tensor([[0.7, 0.3]], dtype=F64).log()
+    assert L.focal(logits, torch.tensor([0]), gamma=gamma).item() == pytest.approx(expected, 1e-5)
+
+
+@pytest.mark.parametrize("p, alpha, expected", [
+    ([0.5, 0.5], 0, 1 / 9 + 1 / 5), ([0.5, 0.5], 1, 3 / 11 + 1 / 17),
+    # own class q = 0.9 * 0.1^0.01 = 0.879513: 0.005234; the others q = 0.033322: 0.001109 each
+    ([0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3], 0.01, 0.005234 + 3 * 0.001109)])
+def test_dice_loss_worked_by_hand(p, alpha, expected):
+    logits, labels = torch.tensor([p, p], dtype=F64).log(), torch.tensor([0, 0])
+    # not a set over the batch: two equal rows cost what one does
+    for rows in (1, 2):
+        assert L.dice(logits[:rows], labels[:rows], alpha=alpha).item() == pytest.approx(
+            expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("loss", [lambda *x: L.dice(*x), lambda *x: L.focal(*x, gamma=0.5)],
+                         ids=["dice", "focal"])
+@pytest.mark.parametrize("gap", [17.5, 100.0, 1e30])
+def test_a_saturated_softmax_has_a_finite_gradient(loss, gap):
+    for label in (0, 1):
+        logits = torch.tensor([[gap, 0., 0.]], requires_grad=True)
+        loss(logits, torch.tensor([label])).backward()
+        assert logits.grad.isfinite().all()
+
+
+def test_where_focal_adjusted_and_weighted_loss_are_cross_entropy():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(8, 4, dtype=F64), torch.randint(4, (8,))
+    expected = F.cross_entropy(logits, labels).item()
+    assert L.focal(logits, labels, gamma=0).item() == pytest.approx(expected, rel=1e-12)
+    assert L.logit_compensation(logits, labels, torch.full((4,), 7)).item() == pytest.approx(
+        expected, rel=1e-12)
+    assert L.balanced_weights(torch.full((4,), 7)).tolist() == pytest.approx([1] * 4)
+
+
+def test_balanced_weights_by_hand():
+    assert L.balanced_weights(torch.tensor([6, 3, 1])).tolist() == pytest.approx(
+        [10 / 18, 10 / 9, 10 / 3])
+
+
+def test_logit_adjustment_by_hand():
+    for label, expected in ((1, 2.302585), (0, 0.105361)):
+        assert L.logit_compensation(torch.zeros(1, 2), torch.tensor([label]), torch.tensor(
+            [9, 1])).item() == pytest.approx(expected, rel=1e-5)
+
+
+# ---- the methods: what they share ----
+
+NAMES = ["noun.animal", "noun.food", "noun.time"]
+Y = [0, 0, 0, 1, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def method(tiny_encoder):
+    """A method on the tiny encoder, in eval mode, for training texts of these classes."""
+    def make(name, labels=Y, epochs=4, names=NAMES, encoder=tiny_encoder, **constants):
+        torch.manual_seed(0)
+        counts = torch.from_numpy(np.bincount(labels, minlength=len(names)))
+        task = baselines.Task(names, np.array(labels), counts, load_tokenizer(str(encoder)), epochs)
+        return METHODS[name](load_encoder(str(encoder), "cls"), task, **constants).eval()
+    return make
+
+
+def drawn_features(model, labels=Y):
+    """feat and labels of all the views of a batch, drawn at random."""
+    torch.manual_seed(1)
+    feat = torch.randn(len(model.views) * len(labels), model.h, requires_grad=True)
+    return feat, torch.tensor(labels).repeat(len(model.views))
+
+
+def test_the_constants_are_the_official_ones():
+    assert {name: cls.constants for name, cls in METHODS.items() if cls.constants} == {
+        "dice": {"alpha": 0.01, "smooth": 1}, "focal": {"gamma": 2},
+        "simcse": {"temperature": 0.05, "weight": 0.1},
+        "sclce": {"temperature": 0.3, "weight": 0.9},
+        "spcl": {"temperature": 0.05, "pool": 256, "support": 64},
+        "dualcl": {"temperature": 0.1, "weight": 0.5},
+        "hybrid_sc": {"temperature": 0.1, "proj_dim": 128},
+        "bcl": {"temperature": 0.1, "weight_cls": 2, "weight": 0.6, "proj_dim": 128},
+        "tsc": {"temperature": 0.07, "weight": 0.2, "num_positives": 6, "queue": 4096,
+                "momentum": 0.999, "proj_dim": 128}}
+
+
+def ce_by_hand(logits, y):
+    return mean([-math.log(softmax_by_hand(row)[label].real) for row, label in zip(logits, y)])
+
+
+@pytest.mark.parametrize("name, own", [
+    ("bert", ce_by_hand), ("roberta", ce_by_hand),
+    ("dice", lambda logits, y: dice_by_hand(logits, y, 0.01, 1).real),
+    ("focal", lambda logits, y: focal_by_hand(logits, y, 2).real),
+    ("la", lambda logits, y: ce_by_hand([[s + math.log(n) for s, n in zip(row, (3, 2, 1))]
+                                         for row in logits], y)),
+    # weights 6 / (3 n): 2/3, 1, 2; their sum over this batch is 6, as without weights
+    ("wce", lambda logits, y: sum(ce_by_hand([row], [label]) * (2 / 3, 1, 2)[label]
+                                  for row, label in zip(logits, y)) / 6)])
+def test_the_classification_methods_minimise_their_loss_of_the_logits(method, name, own):
+    model = method(name)
+    feat, labels = drawn_features(model)
+    logits = (feat @ model.phi.weight.T + model.phi.bias).tolist()
+    step = model.losses(feat, labels, 1)
+    assert step.loss.item() == step.loss_cls.item() == pytest.approx(own(logits, Y), rel=1e-4)
+    assert step.loss_cl == 0 and model.views == ("original",)
+
+
+def test_the_classifier_drops_a_tenth_of_the_features_in_training_alone(method):
+    model, feat = method("bert"), torch.ones(2000, 32)
+    assert (model.classify(feat) == model.classify(feat)).all()
+    with torch.no_grad():
+        model.phi.weight.copy_(torch.eye(3, 32)), model.phi.bias.zero_()
+    kept = model.train().classify(feat)
+    assert (kept == 0).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert kept.max().item() == pytest.approx(1 / 0.9)
+
+
+@pytest.mark.parametrize("name, of_cls, of_cl, weights", [
+    ("simcse", "xx", "xx", (0.9, 0.1)), ("sclce", "x", "x", (0.1, 0.9)),
+    ("spcl", "-", "x", (0, 1)), ("hybrid_sc", "x-", "xx", (9 / 16, 7 / 16)),
+    ("bcl", "x--", "-xx", (2, 0.6)), ("tsc", "--", "x-", (0, 1))])
+def test_which_views_each_part_of_a_loss_reads_and_what_it_weighs(method, name, of_cls, of_cl,
+                                                                  weights):
+    model = method(name)
+    feat, labels = drawn_features(model)
+    if name == "spcl":
+        model.observe(feat.detach(), labels)
+        model.epoch_rows(1, len(labels))
+    step = model.losses(feat, labels, 3)
+    for part, expected in ((step.loss_cls, of_cls), (step.loss_cl, of_cl)):
+        gradient = (torch.autograd.grad(part, feat, retain_graph=True)[0]
+                    if part.requires_grad else torch.zeros_like(feat))
+        assert "".join("x" if view.abs().sum() > 0 else "-"
+                       for view in gradient.chunk(len(model.views))) == expected
+    assert step.loss.item() == pytest.approx(
+        weights[0] * step.loss_cls.item() + weights[1] * step.loss_cl.item())
+
+
+@pytest.mark.parametrize("name", ["simcse", "sclce", "hybrid_sc", "bcl"])
+def test_the_parts_of_a_loss_are_the_equations_of_what_the_heads_make(method, name):
+    model = method(name)
+    feat, labels = drawn_features(model)
+    step, heads = model.losses(feat, labels, 1), {
+        "simcse": lambda: torch.tanh(model.head[0](feat)), "sclce": lambda: feat,
+        "hybrid_sc": lambda: model.head(feat),
+        "bcl": lambda: torch.cat([model.head(feat[6:]), model.head_centres(model.phi.weight)])}
+    rows = heads[name]().tolist()
+    assert step.loss_cl.item() == pytest.approx(
+        CONTRASTIVE[name][2](rows, Y, 3, model.constants["temperature"]).real, rel=1e-4)
+    classified = feat if name in ("simcse", "sclce") else feat[:6]
+    logits = model.phi(classified) + (torch.tensor([3., 2., 1.]).log() if name == "bcl" else 0)
+    assert step.loss_cls.item() == pytest.approx(
+        ce_by_hand(logits.tolist(), labels[:len(logits)].tolist()), rel=1e-4)
+
+
+def test_the_curriculum_of_hybrid_sc_goes_from_features_to_the_classifier(method):
+    model = method("hybrid_sc", epochs=10)
+    assert [model.alpha(epoch) for epoch in range(1, 11)] == pytest.approx(
+        [0.99, 0.96, 0.91, 0.84, 0.75, 0.64, 0.51, 0.36, 0.19, 0])
+    step = model.losses(*drawn_features(model), 10)
+    assert step.loss == step.loss_cls != step.loss_cl
+
+
+def test_the_centres_of_bcl_train_the_classifier_also_of_absent_classes(method):
+    model = method("bcl")
+    step = model.losses(*drawn_features(model, [0, 0, 1]), 1)
+    gradient, = torch.autograd.grad(step.loss_cl, model.phi.weight)
+    assert (gradient.abs().sum(dim=1) > 0).tolist() == [True] * 3
+
+
+def test_simcse_sees_two_dropouts_of_one_text(method):
+    model = method("simcse")
+    ids = torch.tensor([[2, 7, 8, 3]]).repeat(2, 1)
+    first, second = model.encoder(ids, torch.ones_like(ids))
+    assert torch.equal(first, second)
+    first, second = model.train().encoder(ids, torch.ones_like(ids))
+    assert not torch.allclose(first, second)
+
+
+# ---- SPCL ----
+
+AXES = torch.eye(3, 32)
+
+
+@pytest.fixture
+def spcl(method):
+    """SPCL at the beginning of an epoch: class c has its centre on axis c."""
+    model = method("spcl", labels=[0, 1, 2], pool=4, support=3)
+    model.observe(AXES, torch.tensor([0, 1, 2]))
+    model.epoch_rows(1, 3)
+    return model
+
+
+def test_centres_are_class_means_and_the_nearest_by_cosine_is_predicted(method):
+    model = method("spcl")
+    feat, labels = drawn_features(model)
+    model.observe(feat.detach(), labels)
+    centres = [feat[:3].mean(dim=0), feat[3:5].mean(dim=0), feat[5]]
+    torch.testing.assert_close(model.centres, torch.stack(centres).detach())
+    new = torch.randn(20, 32)
+    cosines = [[dot(unit(row), unit(c.tolist())).real for c in centres] for row in new.tolist()]
+    torch.testing.assert_close(model.classify(new), (1 + torch.tensor(cosines)) / 2 / 0.05)
+
+
+def test_difficulty_is_the_own_centres_share_of_all_distances(method):
+    model = method("spcl", labels=[0, 0, 1, 1], names=NAMES[:2])
+    # centres (1, 0) and (0, 1) up to length; the first text has cosines 0.8 and 0.6 to them
+    feat = torch.tensor([[0.8, 0.6], [0.8, -0.6], [0.6, 0.8], [-0.6, 0.8]])
+    model.observe(feat, torch.tensor([0, 0, 1, 1]))
+    easy, hard = 0.1 / (0.1 + 0.2), 0.1 / (0.1 + 0.8)
+    assert model.difficulty.tolist() == pytest.approx([easy, hard, easy, hard], rel=1e-5)
+
+
+@pytest.mark.parametrize("epoch, expected", [
+    (1, [1, .75, .5, .25, 0]), (2, [.75, .625, .5, .375, .25]), (3, [.5] * 5),
+    (4, [.25, .375, .5, .625, .75])])
+def test_the_curriculum_of_spcl_goes_from_easy_to_hard_texts(method, epoch, expected):
+    model = method("spcl", labels=[0, 0, 1, 1, 2])
+    model.difficulty = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])[[3, 0, 4, 1, 2]]
+    expected = [expected[rank] for rank in (3, 0, 4, 1, 2)]
+    assert model.keep_probability(epoch).tolist() == pytest.approx(expected)
+    drawn = np.concatenate([model.epoch_rows(epoch, 5) for _ in range(2000)])
+    # where none is drawn all are: in the third epoch once in 32
+    assert (np.bincount(drawn, minlength=5) / 2000).tolist() == pytest.approx(expected, abs=0.06)
+
+
+def test_an_epoch_that_draws_no_text_takes_all_of_them(method, monkeypatch):
+    model = method("spcl")
+    monkeypatch.setattr(model, "keep_probability", lambda epoch: torch.zeros(6))
+    assert model.epoch_rows(1, 6).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_prototype_is_the_centre_until_the_pool_has_its_support(spcl):
+    assert torch.equal(spcl.prototypes(), spcl.centres)
+    first, second = torch.randn(2, 32), torch.randn(5, 32)
+    spcl.fill_pools(first[:1], torch.tensor([1]))           # 2 members, the centre among them
+    assert torch.equal(spcl.prototypes(), spcl.centres)
+    spcl.fill_pools(first[1:], torch.tensor([1]))           # 3: the support, all of them
+    torch.testing.assert_close(spcl.prototypes()[1], (AXES[1] + first.sum(dim=0)) / 3)
+    assert torch.equal(spcl.prototypes()[[0, 2]], spcl.centres[[0, 2]])
+    spcl.fill_pools(second, torch.tensor([1] * 5))          # 8, of which 4 are kept
+    assert [len(pool) for pool in spcl.pools] == [1, 4, 1]
+    everything = [row.tolist() for row in torch.cat([AXES[1:2], first, second])]
+    assert all(row in everything for row in spcl.pools[1].tolist())
+    # now 3 of 4 are drawn anew for each prototype
+    assert len({round(spcl.prototypes()[1, 0].item(), 4) for _ in range(60)}) == 4
+    spcl.epoch_rows(2, 3)
+    assert torch.equal(torch.cat(spcl.pools), spcl.centres)
+
+
+def test_a_batch_goes_into_the_pools_after_its_own_loss_and_without_gradient(spcl):
+    torch.manual_seed(2)
+    batches, y = torch.randn(2, 4, 32, requires_grad=True), [0, 0, 1, 2]
+    prototypes = AXES
+    for feat in batches:
+        got = spcl.losses(feat, torch.tensor(y), 1).loss.item()
+        rows = torch.cat([feat, prototypes]).tolist()
+        assert got == pytest.approx(spcl_by_hand(rows, y, 3, 0.05).real, rel=1e-4)
+        assert not any(pool.requires_grad for pool in spcl.pools)
+        # the first batch brought class 0 to its support of 3, the others to 2
+        prototypes = torch.stack([torch.cat([AXES[:1], batches[0, :2]]).mean(dim=0), *AXES[1:]])
+
+
+# ---- DualCL ----
+
+
+class Echo(torch.nn.Module):
+    """A stand-in backbone: the state of token i is (i, 2 i), and it keeps its position ids."""
+    def __init__(self, model_type, pad_token_id):
+        super().__init__()
+        self.config = SimpleNamespace(model_type=model_type, pad_token_id=pad_token_id)
+
+    def forward(self, input_ids, attention_mask, position_ids):
+        self.position_ids = position_ids.tolist()
+        hidden = torch.stack([input_ids, 2 * input_ids], dim=-1).float()
+        return SimpleNamespace(last_hidden_state=hidden)
+
+
+@pytest.mark.parametrize("model_type, pad, offset", [
+    ("bert", 0, 0), ("roberta", 1, 2), ("xlm-roberta", 1, 2)])
+def test_labels_share_the_position_of_cls_and_the_text_counts_on(model_type, pad, offset):
+    backbone = Echo(model_type, pad)
+    encoder = baselines.LabelAwareEncoder(SimpleNamespace(backbone=backbone, pooling="cls"), 2)
+    ids = torch.tensor([[5, 91, 92, 6, 10, 11, 6], [5, 91, 92, 6, 12, 6, pad]])
+    feat = encoder(ids, (ids != pad).long())
+    assert backbone.position_ids == [[offset + p for p in (0, 0, 0, 1, 2, 3, 4)]] * 2
+    assert feat[0].tolist() == [[5, 10], [91, 182], [92, 184]]
+    encoder.pooling = "mean"        # of what is neither a label nor padding
+    assert encoder(ids, (ids != pad).long())[:, 0, 0].tolist() == pytest.approx(
+        [(5 + 6 + 21 + 6) / 5, (5 + 6 + 12 + 6) / 4])
+
+
+def test_the_labels_stand_between_cls_and_the_text(method):
+    model = method("dualcl")
+    tokenizer, vocabulary = model.task.tokenizer, int(model.label_ids[0])
+    assert vocabulary == len(tokenizer) and model.label_ids.tolist() == [vocabulary + c
+                                                                         for c in range(3)]
+    texts = [tokenizer(text)["input_ids"] for text in ("a food", "the", "")]
+    tokens = Tokens(np.concatenate(texts).astype(np.int32),
+                    np.cumsum([0, *map(len, texts)]), 0.25)
+    prepared = model.prepare(tokens)
+    for i, (cls, *rest) in enumerate(texts):
+        row = prepared.ids[prepared.offsets[i]:prepared.offsets[i + 1]].tolist()
+        assert row == [cls, *model.label_ids, tokenizer.sep_token_id, *rest]
+    assert prepared.offsets[-1] == len(prepared.ids) and prepared.truncated == 0.25
+    assert prepared.ids.dtype == np.int32
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_the_order_of_the_labels_permutes_the_logits_and_changes_nothing_else(method, tmp_path,
+                                                                              model_type):
+    model = method("dualcl", encoder=save_tiny_encoder(tmp_path / "encoder", model_type))
+    labels = model.label_ids.tolist()
+    ids = torch.tensor([[2, *labels, 3, 7, 8, 9, 3], [2, *labels, 3, 10, 3, 0, 0]])
+    order = [2, 0, 1]
+    moved = ids.clone()
+    moved[:, 1:4] = ids[:, 1:4][:, order]
+    mask = (ids != 0).long()
+    logits, permuted = (model.classify(model.encoder(x, mask)) for x in (ids, moved))
+    torch.testing.assert_close(permuted, logits[:, order])
+    assert (logits[:, 0] - logits[:, 1]).abs().min() > 1e-3
+
+
+def test_a_labels_token_starts_as_the_mean_of_its_names_pieces_and_learns(method):
+    before = method("bert").encoder.backbone.get_input_embeddings().weight.detach()
+    model = method("dualcl", names=["noun . food", "the", "資料"])
+    embedding = model.encoder.backbone.get_input_embeddings()
+    vocabulary = model.task.tokenizer.get_vocab()
+    pieces = [[vocabulary.get(piece, vocabulary["[UNK]"]) for piece in name]
+              for name in (["noun", ".", "food"], ["the"], ["[UNK]"])]
+    for token, ids in zip(model.label_ids, pieces):
+        torch.testing.assert_close(embedding.weight[token], before[ids].mean(dim=0))
+    assert torch.equal(embedding.weight[:len(before)], before)
+    ids = torch.tensor([[2, *model.label_ids.tolist(), 3, 7, 3]] * 3)
+    feat = model.encoder(ids, torch.ones_like(ids))
+    model.losses(feat, torch.tensor([0, 0, 1]), 1).loss.backward()
+    assert (embedding.weight.grad[model.label_ids].norm(dim=1) > 0).all()
+
+
+def test_dualcl_contrasts_each_text_with_the_states_of_its_own_label(method):
+    model = method("dualcl")
+    torch.manual_seed(1)
+    feat = torch.randn(6, 4, 5)
+    step = model.losses(feat, torch.tensor(Y), 1)
+    logits = [[dot(row[0], row[1 + c]) for c in range(3)] for row in feat.tolist()]
+    torch.testing.assert_close(model.classify(feat), torch.tensor(logits))
+    rows = feat[:, 0].tolist() + [row[1 + y] for row, y in zip(feat.tolist(), Y)]
+    cls, cl = ce_by_hand(logits, Y), dualcl_by_hand(rows, Y, 3, 0.1).real
+    assert step.loss.item() == pytest.approx((cls + cl) / 2, rel=1e-4)
+    # two texts of two classes have no positives: half of log(1 + exp(-2))
+    feat = torch.tensor([[[1., 0.], [2., 0.], [0., 2.]], [[0., 1.], [2., 0.], [0., 2.]]])
+    assert model.losses(feat, torch.tensor([0, 1]), 1).loss.item() == pytest.approx(0.063464, 1e-4)
+
+
+@pytest.mark.parametrize("forward, separator", [
+    (lambda input_ids, attention_mask: None, 3),
+    (lambda input_ids, attention_mask, position_ids: None, None)])
+def test_dualcl_refuses_an_encoder_without_position_ids_or_separator(forward, separator):
+    backbone = SimpleNamespace(forward=forward, config=SimpleNamespace(model_type="odd"))
+    task = SimpleNamespace(label_names=NAMES, tokenizer=SimpleNamespace(sep_token_id=separator))
+    with pytest.raises(InputError, match="dualcl .* odd, choose a BERT"):
+        METHODS["dualcl"](SimpleNamespace(backbone=backbone), task)
+
+
+# ---- TSC ----
+
+
+@pytest.mark.parametrize("dim", [1, 3, 8])
+def test_targets_are_uniform_on_the_sphere(dim):
+    for num_classes in range(2, dim + 2):
+        targets = L.simplex_targets(num_classes, dim)
+        expected = torch.full((num_classes, num_classes), -1 / (num_classes - 1))
+        torch.testing.assert_close(targets @ targets.T, expected.fill_diagonal_(1),
+                                   atol=1e-6, rtol=0)
+        assert targets.shape == (num_classes, dim)
+    for num_classes in (1, dim + 2):
+        with pytest.raises(ValueError, match=f"got {num_classes}"):
+            L.simplex_targets(num_classes, dim)
+
+
+def test_targets_have_the_least_energy_of_52_points_and_a_drawn_orientation():
+    def energy(t):      # the uniformity loss that the official code minimises
+        return ((t @ t.T) / 0.5).logsumexp(dim=1).mean()
+    torch.manual_seed(0)
+    targets, others = L.simplex_targets(52, 128), F.normalize(torch.randn(52, 128), dim=1)
+    assert energy(targets) < energy(others)
+    assert energy(targets).item() == pytest.approx(
+        math.log(math.exp(2) + 51 * math.exp(-2 / 51)), abs=1e-5)
+    assert not torch.allclose(targets, L.simplex_targets(52, 128), atol=0.05)
+
+
+def test_targets_are_matched_to_the_classes_nearest_to_them(method):
+    model = method("tsc", proj_dim=4)
+    order = [2, 0, 1]
+    model.centroids = model.targets[order].clone()
+    assert torch.equal(model.match(model.centroids.clone(), torch.tensor([0, 1, 2])),
+                       model.targets[order])
+
+
+def test_the_matching_is_the_best_of_all_permutations_after_the_centroids_moved(method):
+    names = [str(c) for c in range(4)]
+    for seed in range(20):
+        model = method("tsc", labels=[0, 1, 2, 3], names=names, proj_dim=5)
+        torch.manual_seed(seed)
+        model.centroids = F.normalize(torch.randn(4, 5), dim=1)
+        before = model.centroids.clone()
+        query, y = F.normalize(torch.randn(3, 5), dim=1), torch.tensor([1, 3, 1])
+        matched = model.match(query, y)
+        for c, members in ((1, [0, 2]), (3, [1])):
+            moved = 0.9 * before[c] + 0.1 * F.normalize(query[members].mean(dim=0), dim=0)
+            torch.testing.assert_close(model.centroids[c], moved / moved.norm())
+        assert torch.equal(model.centroids[[0, 2]], before[[0, 2]])
+        best = max(permutations(range(4)), key=lambda order: sum(
+            dot(model.centroids[c].tolist(), model.targets[t].tolist())
+            for c, t in enumerate(order)))
+        assert torch.equal(matched, model.targets[list(best)])
+
+
+@pytest.mark.parametrize("epochs, without", [(1, 0), (4, 2), (5, 2)])
+def test_the_first_half_of_the_epochs_is_without_targets(method, monkeypatch, epochs, without):
+    model, seen = method("tsc", epochs=epochs), []
+    monkeypatch.setattr(L, "targeted_contrastive",
+                        lambda *inputs, **constants: seen.append(inputs[5]) or inputs[0].sum())
+    for epoch in range(1, epochs + 1):
+        model.losses(*drawn_features(model), epoch)
+    assert [targets is None for targets in seen] == [True] * without + [False] * (epochs - without)
+
+
+def test_the_queue_fills_wraps_and_takes_a_batch_only_after_its_loss(method):
+    model = method("tsc", queue=5, proj_dim=4, temperature=0.5)
+    torch.manual_seed(1)
+    keys, classes = [], []
+    for step in range(4):
+        feat, y = torch.randn(4, 32), [step % 3, 1]
+        query, key = (unit_rows(head(x).tolist()) for head, x in
+                      ((model.head, feat[:2]), (model.key_head, feat[2:])))
+        expected = kcl_by_hand(query, key, y, keys[-5:], classes[-5:], 0.5)
+        assert model.losses(feat, torch.tensor(y * 2), 1).loss.item() == pytest.approx(
+            expected, rel=1e-4)
+        keys, classes = keys + key, classes + y
+    held = sorted(zip(model.queue_labels.tolist(), model.queue.tolist()))
+    expected = sorted(zip(classes[-5:], keys[-5:]))
+    assert [c for c, _ in held] == [c for c, _ in expected]
+    torch.testing.assert_close(torch.tensor([row for _, row in held]),
+                               torch.tensor([row for _, row in expected]))
+    assert not model.queue.requires_grad
+
+
+def unit_rows(rows):
+    return [[a.real for a in unit(row)] for row in rows]
+
+
+def kcl_by_hand(query, key, y, queue, queue_y, tau):
+    """Kang et al. 2021, all keys of the class being drawn."""
+    per_anchor = []
+    for q, k, label in zip(query, key, y):
+        positives = [k] + [other for other, c in zip(queue, queue_y) if c == label]
+        per_anchor.append(-mean([log_share(q, p, [k, *queue], tau).real for p in positives]))
+    return mean(per_anchor)
+
+
+def test_a_batch_larger_than_the_queue_leaves_its_newest_keys_with_their_labels(method):
+    model = method("tsc", queue=3, proj_dim=4)
+    keys, y = torch.randn(8, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    model.enqueue(keys, y)
+    held = {(c, *row) for c, row in zip(model.queue_labels.tolist(), model.queue.tolist())}
+    assert held == {(int(y[i]), *keys[i].tolist()) for i in (5, 6, 7)}
+
+
+def test_the_momentum_encoder_follows_slowly_makes_the_keys_and_gets_no_gradient(method):
+    model = method("tsc", momentum=0.75)
+    pairs = [(slow, fast, slow.clone()) for of_key, of_query in (
+        (model.key_encoder, model.encoder), (model.key_head, model.head))
+        for slow, fast in zip(of_key.parameters(), of_query.parameters())]
+    with torch.no_grad():
+        for _, fast, before in pairs:
+            assert torch.equal(fast, before)
+            fast.add_(torch.randn_like(fast))
+    ids = torch.tensor([[2, 7, 3], [2, 8, 3], [2, 9, 3], [2, 10, 3]])
+    mask = torch.ones_like(ids)
+    feat = model.encode(model.encoder, ids, mask)
+    for slow, fast, before in pairs:
+        torch.testing.assert_close(slow, 0.75 * before + 0.25 * fast)
+    torch.testing.assert_close(feat[:2], model.encoder(ids[:2], mask[:2]))
+    torch.testing.assert_close(feat[2:], model.key_encoder(ids[2:], mask[2:]))
+    model.losses(feat, torch.tensor([0, 1] * 2), 4).loss.backward()
+    assert all(slow.grad is None for slow, _, _ in pairs)
+    assert sum(fast.grad.abs().sum() for _, fast, _ in pairs if fast.grad is not None) > 0
+
+
+# ---- linear classifiers on frozen features ----
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("name", ["tsc", "probe"])
+def test_the_linear_layer_is_scikit_learns_balanced_logistic_regression(method, name, num_classes):
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(num_classes), (30, 8, 4)[:num_classes])
+    x = (rng.normal(size=(len(y), 32)) + np.eye(32)[y] * 2).astype(np.float32)
+    model = method(name, labels=y, names=NAMES[:num_classes])
+    model.observe(torch.from_numpy(x), torch.from_numpy(y))
+    expected = LogisticRegression(class_weight="balanced", max_iter=1000).fit(x, y)
+    new = rng.normal(size=(50, 32)).astype(np.float32)
+    got = model.classify(torch.from_numpy(new)).softmax(dim=1).detach().numpy()
+    assert got == pytest.approx(expected.predict_proba(new), abs=1e-4)
+
+
+def test_tfidf_finds_the_words_of_a_class_and_balances_the_classes():
+    train = ["red fruit", "red berry", "red apple", "red plum", "red fig", "blue sea"]
+    for classes, texts in ((2, train), (3, [*train, "green hill"])):
+        labels = np.array([0] * 5 + [1] + [2] * (classes - 2))
+        first, second = baselines.tfidf(texts, labels, ["blue", "red"], ["the blue sea"])
+        assert first.shape == (2, classes) and second.shape == (1, classes)
+        assert first.argmax(axis=1).tolist() == [1, 0] and second.argmax() == 1
+
+
+# ---- through main.py ----
+
+TINY = {"--epochs": "3", "--batch_size": "16", "--lr": "1e-3", "--device": "cpu"}
+
+
+@pytest.fixture
+def command(corpus_folder, tiny_encoder, tmp_path):
+    """Arguments of a run; options come later, and win."""
+    def make(method, *options):
+        return ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder),
+                *sum(TINY.items(), ()), "--output_dir", str(tmp_path), "--method", method, *options]
+    return make
+
+
+@pytest.fixture(scope="module")
+def tiny_roberta(tmp_path_factory):
+    return save_tiny_encoder(tmp_path_factory.mktemp("roberta"), "roberta")
+
+
+@pytest.mark.parametrize("name", [*METHODS, "tfidf", "sharprecl"])
+def test_every_method_overfits_a_tiny_set(command, tmp_path, tiny_roberta, name):
+    rows = glosses({"noun.food": 6, "noun.animal": 6, "noun.time": 6})
+    for part in ("train", "test"):      # the same texts: training error is what is asked for
+        write_csv(tmp_path / f"{part}.csv", rows)
+    encoder = ["--encoder", str(tiny_roberta)] if name == "roberta" else []
+    # the mean of all states: the first one of a random encoder knows little of the others
+    assert main(command(name, "--dataset", str(tmp_path), "--epochs", "12", "--batch_size", "6",
+                        "--lr", "3e-3", "--pooling", "mean", *encoder)) == 0
+    result = json.loads((folder_of(tmp_path) / "result.json").read_text())
+    assert result["last"]["accuracy"] == 100
+
+
+@pytest.mark.parametrize("name", ["spcl", "tsc", "dualcl", "hybrid_sc"])
+def test_a_method_with_state_goes_on_bit_for_bit(command, tmp_path, monkeypatch, name):
+    options = ["--constants", "queue=50"] if name == "tsc" else []
+    whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
+    assert main(command(name, "--output_dir", whole, *options)) == 0
+    train_epoch = main_module.train_epoch
+    for last in (1, 2, 3):
+        def until(run, epoch):
+            if epoch > last:
+                raise KeyboardInterrupt
+            return train_epoch(run, epoch)
+        monkeypatch.setattr(main_module, "train_epoch", until)
+        assert main(command(name, "--output_dir", stopped, *options)) == (0 if last == 3 else 130)
+    assert outcome(stopped) == outcome(whole)
+
+
+@pytest.fixture
+def prepared(command, tmp_path):
+    """A Run that has not trained yet."""
+    def make(*options):
+        args = parse_args(command(*options))
+        corpus = main_module.load_data(args)
+        tokens = main_module.check_data(args, tmp_path, corpus)
+        return main_module.build(args, tmp_path, corpus, tokens,
+                                 main_module.new_model(args, corpus))
+    return make
+
+
+def test_the_views_are_the_text_itself_and_new_draws_of_its_augmentation(prepared):
+    def different(run):
+        first, *others = ([tokens.ids[a:b].tolist() for a, b in
+                           zip(tokens.offsets, tokens.offsets[1:])] for tokens in run.views)
+        pairs = [(first, other) for other in others] + list(zip(others, others[1:]))
+        return [sum(a != b for a, b in zip(*pair)) / len(first) for pair in pairs]
+    assert different(prepared("bert")) == []
+    assert different(prepared("simcse")) == [0]
+    assert min(different(prepared("hybrid_sc"))) > 0.5
+    shares = different(prepared("bcl"))
+    assert len(shares) == 3 and min(shares) > 0.5
+
+
+@pytest.mark.parametrize("name", ["dualcl", "tsc"])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(prepared, tmp_path, monkeypatch, name):
+    folder = save_tiny_encoder(tmp_path / "no_dropout", dropout=0.0)
+
+    def gradient(micro_batch):
+        run = prepared(name, "--encoder", str(folder))
+        run.model.train()
+        run.args.micro_batch = micro_batch
+        batch, labels = run.batch(np.arange(0, 68, 4))
+        torch.manual_seed(3)
+        feat = run.model.encode(run.forward, **batch)
+        return gradients(run.model.losses(feat, labels, 3).loss, run.model)
+    whole = gradient(None)
+    assert sum(g is not None for g in whole.values()) > 10
+    for micro_batch in (1, 5):
+        for part, got in gradient(micro_batch).items():
+            torch.testing.assert_close(got, whole[part], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bert", "dualcl", "spcl", "probe", "tfidf"])
+def test_plots_are_drawn_for_every_kind_of_method_with_texts_held_out(command, tmp_path, name):
+    assert main(command(name, "--epochs", "1", "--plots", "--val_fraction", "0.2")) == 0
+    left = {path.name for path in folder_of(tmp_path).iterdir()}
+    assert {"result.json", "confusion_matrix.png"} <= left
+    result = json.loads((folder_of(tmp_path) / "result.json").read_text())
+    assert result["best_val"]["epoch"] == 1
+    if name != "tfidf":
+        assert {"tsne.png", "tsne.csv", "model.safetensors"} <= left
+
+
+def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(command, tmp_path,
+                                                                         capsys):
+    arguments = command("bert", "--epochs", "1", "--no_weights")
+    assert main(arguments) == 0
+    left = {path.name for path in folder_of(tmp_path).iterdir()}
+    assert "result.json" in left and not any("safetensors" in name for name in left)
+    assert not any(name.startswith("checkpoint") for name in left)
+    assert main([*arguments, "--plots"]) == 2
+    assert "weights were not kept" in capsys.readouterr().err.splitlines()[-1]
+    # keeping them or not decides no number: it is the same run
+    assert main_module.run_folder(parse_args(command("bert"))) == main_module.run_folder(
+        parse_args(command("bert", "--no_weights")))
+
+
+@pytest.mark.parametrize("method, options, message", [
+    ("sclce", ["--constants", "tau=0.1"], "tau=0.1: sclce has"),
+    ("sclce", ["--constants", "temperature"], "temperature: not float"),
+    ("sclce", ["--constants", "temperature=warm"], "temperature=warm: not float"),
+    ("sclce", ["--constants", "temperature=0"], "0 must be above 0"),
+    ("sclce", ["--constants", "temperature=nan"], "nan must be above 0"),
+    ("sclce", ["--constants", "temperature=-1"], "-1 must be above 0"),
+    ("sclce", ["--constants", "weight=1.5"], "weight=1.5"),     # of cross-entropy: -0.5
+    ("tsc", ["--constants", "queue=2.5"], "queue=2.5: not int"),
+    ("tsc", ["--constants", "queue=0"], "queue=0"),
+    ("tsc", ["--constants", "momentum=1.5"], "1.5 must be at least 0 and at most 1"),
+    ("bert", ["--constants", "temperature=1"], "bert has none"),
+    ("tfidf", ["--constants", "temperature=1"], "tfidf has none"),
+    ("sharprecl", ["--constants", "tau=1"], "sharprecl has none"),
+    ("bcl", ["--tau", "0.3"], "--tau belongs to sharprecl"),
+    ("bcl", ["--proj_dim", "64"], "--proj_dim belongs to sharprecl"),
+    ("tfidf", ["--no_delta_cl"], "--no_delta_cl belongs to sharprecl"),
+    ("bert", ["--ablation", "cl"], "--ablation belongs to sharprecl"),
+    ("bart", [], "invalid choice: 'bart'")])
+def test_what_a_method_does_not_have_is_refused_in_one_line(command, capsys, method, options,
+                                                           message):
+    with pytest.raises(SystemExit) as caught:
+        parse_args(command(method, *options))
+    error = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and message in error[-1] and "error:" in error[-1]
+
+
+@pytest.mark.parametrize("method, options, message", [
+    ("roberta", [], "a bert: leave --encoder out"),
+    ("tsc", ["--constants", "proj_dim=1"], "--constants proj_dim=2"),
+    ("dualcl", ["--max_length", "130"], "--max_length 129")])
+def test_what_does_not_fit_the_encoder_or_the_data_is_one_line_and_exit_code_2(
+        command, tmp_path, capsys, method, options, message):
+    long = tmp_path / "long.csv"
+    write_csv(long, [("food " * 400, "a"), ("time", "b"), ("the", "c")] * 10)
+    assert main(command(method, "--dataset", str(long), *options)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_dualcl_takes_a_text_that_just_fits(command, tmp_path):
+    long = tmp_path / "long.csv"
+    write_csv(long, [("food " * 400, "a"), ("time", "b")] * 10)
+    assert main(command("dualcl", "--dataset", str(long), "--max_length", "129",
+                        "--epochs", "1")) == 0
+
+
+def test_a_changed_constant_is_in_the_settings_the_results_and_the_folders_name(command, tmp_path):
+    plain, changed, same = (parse_args(command("sclce", "--epochs", "1", *options)) for options in (
+        [], ["--constants", "temperature=0.2"], ["--constants", "temperature=0.3", "weight=0.9"]))
+    assert plain.constants == same.constants == {"temperature": 0.3, "weight": 0.9}
+    assert settings(plain) == settings(same) and main_module.changed(same) == {}
+    assert main_module.run_folder(plain) == main_module.run_folder(same)
+    assert changed.constants == {"temperature": 0.2, "weight": 0.9}
+    assert "temperature-0.2" in main_module.run_folder(changed).name
+    assert main(command("sclce", "--epochs", "1", "--constants", "temperature=0.2")) == 0
+    result = json.loads((folder_of(tmp_path) / "result.json").read_text())
+    assert result["settings"]["constants"] == changed.constants
+    assert "temperature" in str(result["changed"]) and "weight" not in str(result["changed"])
+
+
+def test_a_changed_constant_reaches_the_loss(command, tmp_path):
+    for name, options in (("a", []), ("b", ["--constants", "gamma=0"])):
+        assert main(command("focal", "--epochs", "1", "--output_dir", str(tmp_path / name),
+                            *options)) == 0
+    plain, cross_entropy = (outcome(tmp_path / name)["metrics"][0]["loss"] for name in "ab")
+    assert main(command("bert", "--epochs", "1", "--output_dir", str(tmp_path / "c"))) == 0
+    assert outcome(tmp_path / "c")["metrics"][0]["loss"] == pytest.approx(cross_entropy, rel=1e-5)
+    assert plain < 0.8 * cross_entropy
+
+
+def test_roberta_is_bert_with_another_encoder():
+    assert METHODS["roberta"] is METHODS["bert"]
+    assert parse_args(["--dataset", "trec", "--method", "roberta"]).encoder == "roberta-base"
+    assert parse_args(["--dataset", "trec", "--method", "bert"]).encoder == "bert-base-uncased"

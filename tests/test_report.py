@@ -1,0 +1,414 @@
+"""report.py: cells, marks and significance worked by hand, and made-up runs down to the files."""
+import json
+import re
+
+import baselines
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+import main
+import report
+import results
+from augment import InputError
+
+PLAIN = main.settings(main.parse_args(["--dataset", "trec"]))
+
+
+def write_run(folder, accuracy=90.0, macro_f1=80.0, *, seed=0, method="sharprecl", dataset="trec",
+              ir=50.0, seconds=10.0, changed={}, **others):
+    """The folder of a made-up run, as main.py would leave it."""
+    flags = {name: value for name, value in changed.items() if name in main.SHARPRECL}
+    own = PLAIN | {"dataset": dataset, "ir": ir, "seed": seed, "method": method} | flags | others
+    run = folder / f"run{len(list(folder.glob('*'))):03d}"
+    run.mkdir(parents=True)
+    numbers = {"epoch": 30, "accuracy": accuracy, "macro_f1": macro_f1}
+    results.write_json(run / "result.json", {"last": numbers, "best_test": numbers, "settings": own,
+                                             "seconds": seconds, "changed": changed})
+    return run
+
+
+def write_seeds(folder, values, **options):
+    for seed, value in enumerate(values):
+        write_run(folder, value, value, seed=seed, **options)
+
+
+def read_tables(folder, protocol="last"):
+    """{name: table} of the folder's only group."""
+    only, = report.group(report.load(folder, protocol))
+    return {table.name: table for table in report.tables(only, protocol, [])}
+
+
+def cells_of(part):
+    """{row: {(ir, what): cell}}"""
+    return {label: dict(zip(part.columns, cells))
+            for section in part.sections for label, cells in section}
+
+
+# ---- cells ----
+
+
+def test_a_cell_is_mean_and_sample_deviation_over_seeds_and_their_number(tmp_path):
+    write_seeds(tmp_path, [90.0, 92.0, 94.0], method="bert")    # sqrt((4 + 0 + 4) / 2) = 2
+    write_run(tmp_path, 71.125, 60.0)
+    cells = cells_of(read_tables(tmp_path)["table2"].parts[0])
+    assert cells["BERT"]["ir 50", "accuracy"].text == "92.00 ± 2.00 (3)"
+    assert cells["SharpReCL"]["ir 50", "accuracy"].text in ("71.12 (1)", "71.13 (1)")
+
+
+@pytest.mark.parametrize("means, best, marks", [
+    ([1.0, 3.0, None, 2.0], max, ["", "best", "", "second"]),
+    ([3.0, 2.0, 3.0, 2.0, 1.0], max, ["best", "second", "best", "second", ""]),
+    ([1.0, 3.0, 2.0], min, ["best", "", "second"]),
+    ([None, 3.0], max, ["", ""]),
+])
+def test_best_and_second_are_marked_ties_alike_and_a_lone_number_not(means, best, marks):
+    assert report.ranked(means, best) == marks
+
+
+def test_means_that_print_the_same_share_their_mark(tmp_path):
+    for method, accuracy in (("bert", 90.001), ("dice", 90.002), ("focal", 80.0), ("tsc", 70.0)):
+        write_run(tmp_path, accuracy, method=method)
+    cells = cells_of(read_tables(tmp_path)["table2"].parts[0])
+    marks = {name: row["ir 50", "accuracy"].mark for name, row in cells.items()}
+    assert marks == {"BERT": "best", "BERT + Dice": "best", "BERT + Focal": "second", "TSC": ""}
+
+
+def test_the_fewest_seconds_are_the_best(tmp_path):
+    write_run(tmp_path, method="bert", seconds=100.26)
+    write_run(tmp_path, method="tfidf", seconds=2.0)
+    cells = cells_of(read_tables(tmp_path)["times"].parts[0])
+    assert cells["TF-IDF + SVM"]["ir 50", "seconds"] == ("2.0 (1)", "best", "")
+    assert cells["BERT"]["ir 50", "seconds"] == ("100.3 (1)", "second", "")
+
+
+def test_a_cell_without_a_run_is_a_dash_and_columns_stand_as_in_the_paper(tmp_path):
+    for ir in (10.0, None, 50.0):
+        write_run(tmp_path, method="bert", ir=ir)
+    write_run(tmp_path, method="la", ir=10.0)
+    part, = read_tables(tmp_path)["table2"].parts
+    assert list(dict.fromkeys(ir for ir, _ in part.columns)) == ["original", "ir 50", "ir 10"]
+    assert [[label for label, _ in section] for section in part.sections] == [
+        ["BERT"], ["logit adjustment"]]
+    row = cells_of(part)["logit adjustment"]
+    assert [row[ir, "accuracy"].text for ir in ("original", "ir 50", "ir 10")] == [
+        "–", "–", "90.00 (1)"]
+
+
+# ---- significance ----
+
+
+def test_the_paired_t_test_is_the_one_worked_by_hand():
+    # differences 1, 2, 3: t = 2 / (1 / sqrt 3), and with 2 degrees p = 1 - t / sqrt(2 + t^2)
+    t = 2 * 3 ** 0.5
+    p = report.paired_p(np.array([11.0, 22.0, 33.0]), np.array([10.0, 20.0, 30.0]))
+    assert p == pytest.approx(1 - t / (2 + t * t) ** 0.5)
+    assert p == pytest.approx(0.0742, abs=1e-4)
+
+
+def test_differences_without_spread_are_never_significant_and_warn_of_nothing(recwarn):
+    assert report.paired_p(np.array([0.3, 1.3]), np.array([0.1, 1.1])) == 1
+    assert report.paired_p(np.array([5.0, 6.0]), np.array([5.0, 6.0])) == 1
+    assert not recwarn
+
+
+def test_holm_multiplies_the_smallest_p_most_and_never_goes_down_or_above_1():
+    # sorted .01 .03 .04 -> .03 .06 .04, and the last may not fall below the one before
+    assert report.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert report.holm([0.7, 0.6]) == [1, 1]
+    assert report.holm([]) == []
+
+
+def test_seeds_pair_by_their_number_and_the_marks_say_who_is_better(tmp_path):
+    write_seeds(tmp_path, [80.0, 90.0, 100.0])
+    for method, differences in (("bert", (-5.0, -5.1, -4.9)), ("dice", (5.0, 5.1, 4.9)),
+                                ("focal", (1.0, -1.0, 0.5))):
+        for seed in (2, 0, 1):      # not in the order of SharpReCL's
+            value = 80 + 10 * seed + differences[seed]
+            write_run(tmp_path, value, value, seed=seed, method=method)
+    table = read_tables(tmp_path)["table2"]
+    cells = cells_of(table.parts[0])
+    signs = {name: row["ir 50", "macro-F1"].sign for name, row in cells.items()}
+    assert signs == {"BERT": "†", "BERT + Dice": "‡", "BERT + Focal": "", "SharpReCL": ""}
+    assert "comparisons of each metric: 3. With 3 seeds such a test says little" in table.caption
+
+
+def test_the_correction_counts_the_comparisons_of_the_whole_table(tmp_path):
+    # p = 1 - t / sqrt(2 + t^2) with t = 10 / (1 / sqrt 3) is 0.0033: significant among 1, not 16
+    difference = (9.0, 10.0, 11.0)
+    write_seeds(tmp_path / "one", [80.0] * 3)
+    write_seeds(tmp_path / "one", [80 - d for d in difference], method="bert")
+    cells = cells_of(read_tables(tmp_path / "one")["table2"].parts[0])
+    assert cells["BERT"]["ir 50", "accuracy"].sign == "†"
+    for dataset in ("cr", "dblp", "biomedical", "r52"):
+        write_seeds(tmp_path / "one", [80.0] * 3, dataset=dataset)
+        for method in ("bert", "dice", "focal", "tsc"):
+            write_seeds(tmp_path / "one", [80.0, 79.0, 81.0], dataset=dataset, method=method)
+    table = read_tables(tmp_path / "one")["table2"]
+    cells = cells_of(next(part for part in table.parts if part.dataset == "TREC"))
+    assert cells["BERT"]["ir 50", "accuracy"].sign == ""
+    assert "comparisons of each metric: 17." in table.caption
+
+
+def test_without_two_shared_seeds_there_is_no_test(tmp_path):
+    write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
+    write_run(tmp_path, method="bert", seed=1), write_run(tmp_path, method="bert", seed=2)
+    table = read_tables(tmp_path)["table2"]
+    assert "No significance test: no rival shares 2 seeds" in table.caption
+
+
+# ---- which run goes where ----
+
+
+def test_the_methods_are_those_of_main_in_the_papers_order():
+    assert set(report.NAMES) == {*baselines.METHODS, "tfidf", "sharprecl"}
+    assert list(report.NAMES)[:2] == ["bert", "dice"] and list(report.NAMES)[-1] == "sharprecl"
+    assert {*report.ABLATED[0]} == {*main.ABLATIONS} == {*report.TABLE_4} - {"sharprecl"}
+
+
+@pytest.mark.parametrize("name", main.ABLATIONS)
+def test_each_ablation_is_recognised_by_what_main_records_of_it(tmp_path, name):
+    args = main.parse_args(["--dataset", "trec", "--ir", "50", "--ablation", name])
+    write_run(tmp_path, changed=main.changed(args))
+    rows = cells_of(read_tables(tmp_path)["table4"].parts[0])
+    assert list(rows) == [report.ABLATED[0][name]]
+
+
+def test_a_run_that_sets_more_or_less_than_an_ablation_is_none(tmp_path):
+    write_run(tmp_path, changed={"n_pos": 0})
+    write_run(tmp_path, changed={"mu": 0.0, "tau": 1.0})
+    write_run(tmp_path, changed={"mu": 0.0}, augment="noise")
+    assert [report.ablation(run) for run in report.load(tmp_path, "last")] == [None] * 3
+
+
+def test_the_papers_numbers_stand_beside_ours_as_typed_from_the_paper(tmp_path):
+    write_run(tmp_path)
+    write_run(tmp_path, changed={"no_mutual_guidance": True}, dataset="biomedical")
+    write_run(tmp_path, dataset="cr", ir=None, augment="back_translation")
+    write_run(tmp_path, dataset="dblp", changed={"k": 30})
+    found = read_tables(tmp_path)
+
+    def paper(table, row, ir="ir 50", what="paper: acc / F1"):
+        return [cells_of(part)[row][ir, what].text for part in found[table].parts]
+
+    assert paper("table2", "SharpReCL") == ["94.80 / 94.83"]
+    assert paper("table4", "w/o MI") == ["60.36 / 59.59"]
+    assert paper("tableA1", "Back translation", "original") == ["93.09 / 92.58"]
+    assert paper("tableA2", "k = 30", what="paper: acc") == ["76.59 ± 0.22"]
+    assert report.PAPER_2["trec", None, "sharprecl"] == "97.20 / 97.63"
+    assert report.PAPER_4["ohsumed", None, "delta_both"] == "67.86 / 60.22"
+
+
+def test_the_paper_has_no_column_where_it_has_no_number(tmp_path):
+    write_run(tmp_path, ir=20.0), write_run(tmp_path, dataset="mine.csv")
+    table = read_tables(tmp_path)["table2"]
+    assert "paper" not in table.caption + str([part.columns for part in table.parts])
+
+
+def test_every_run_is_in_a_table(tmp_path, capsys):
+    kinds = [dict(), dict(method="bert"), dict(method="tfidf"), dict(changed={"mu": 0.3}),
+             dict(changed={"mu": 0.0}), dict(changed={"k": 5}), dict(augment="noise"),
+             dict(augment="noise", ir=None), dict(augment="noise", method="bert"),
+             dict(changed={"temperature": 0.1}, method="sclce"), dict(method="of another version"),
+             dict(changed={"tau": 1.0, "n_neg": 7}), dict(epochs=4), dict(dataset="a|b_c%.csv"),
+             dict(changed={"hard_ratio_start": 1.0})]
+    for number, kind in enumerate(kinds):
+        write_run(tmp_path, 50 + number * 1.01, **kind)
+    assert report.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert [k for n, k in enumerate(kinds) if f"{50 + n * 1.01:.2f} (1)" not in printed] == []
+
+
+def test_other_settings_are_named_by_what_they_change_and_sorted_as_numbers(tmp_path):
+    for n_neg in (1000, 50):
+        write_run(tmp_path, changed={"n_neg": n_neg})
+    write_run(tmp_path, changed={"temperature": 0.1}, method="sclce", augment="noise")
+    assert list(cells_of(read_tables(tmp_path)["other"].parts[0])) == [
+        "SCLCE, temperature 0.1, augment noise", "SharpReCL, n neg 50", "SharpReCL, n neg 1000"]
+
+
+# ---- groups of settings ----
+
+
+def test_runs_with_other_training_settings_never_meet_in_a_table(tmp_path, capsys):
+    write_seeds(tmp_path / "runs", [90.0, 92.0], epochs=6)
+    write_run(tmp_path / "runs", 50.0, seed=2, epochs=4)
+    assert report.main([str(tmp_path / "runs"), "--output_dir", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("## Settings 1 of 2: epochs 6") < printed.index("91.00 ± 1.41 (2)")
+    assert printed.index("## Settings 2 of 2: epochs 4") < printed.index("50.00 (1)")
+    assert "91.00 ± 1.41 (2)" in (tmp_path / "out" / "table2.md").read_text()
+    second = (tmp_path / "out" / "table2_2.md").read_text()
+    assert "50.00 (1)" in second and "91.00" not in second and "epochs 4" in second
+
+
+def test_roberta_joins_the_runs_that_share_all_but_its_encoder(tmp_path):
+    roberta = {"method": "roberta", "encoder": "roberta-base"}
+    write_run(tmp_path, 70.0, epochs=6, **roberta), write_run(tmp_path, 60.0, epochs=4, **roberta)
+    write_run(tmp_path, 80.0, epochs=6, encoder="minilm", pooling="mean")
+    first, second = report.group(report.load(tmp_path, "last"))
+    assert [run.accuracy for run in first] == [80.0, 70.0]
+    assert [run.accuracy for run in second] == [60.0]
+    caption = report.caption(first, "last", ["max_length"])
+    assert "encoder minilm, pooling mean, epochs 6" in caption
+    assert "max length 256, of RoBERTa encoder roberta-base, pooling cls." in caption
+
+
+def test_two_runs_of_one_cell_and_seed_are_refused(tmp_path):
+    for encoder in ("roberta-base", "roberta-large"):
+        write_run(tmp_path, method="roberta", encoder=encoder)
+    write_run(tmp_path, method="bert")
+    with pytest.raises(InputError, match="same cell of a table with the same seed"):
+        read_tables(tmp_path)
+
+
+def test_the_caption_says_the_protocol_and_runs_without_it_are_counted(tmp_path, capsys):
+    path = write_run(tmp_path, 70.0) / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"best_val": result["last"] | {"accuracy": 77.0}}))
+    write_run(tmp_path, 88.0, seed=1)
+    assert report.main([str(tmp_path), "--protocol", "best_val"]) == 0
+    output = capsys.readouterr()
+    assert "Protocol best_val: epoch with the best validation macro-F1." in output.out
+    assert "77.00 (1)" in output.out and "88.00" not in output.out
+    assert output.err == "note: 1 runs have no best_val and are left out\n"
+
+
+# ---- renderers ----
+
+
+def small_table(dataset="a_b%"):
+    rows = [[("x|y & co", (report.Cell("9.00 ± 0.10 (2)", "best", "†"), report.Cell("–")))],
+            [("w/o δ_{CLS,CL}", (report.Cell("8.00 (1)", "second"), report.Cell("1.0 / 2.0")))]]
+    columns = [("ir 50", "accuracy"), ("ir 50", "paper: acc / F1")]
+    return report.Table("table2", "All", "A 5 % caption.", [report.Part(dataset, columns, rows)])
+
+
+def test_markdown_of_a_small_table():
+    assert report.markdown(small_table()) == """### All
+
+A 5 % caption.
+
+**a_b%**
+
+|  | ir 50, accuracy | ir 50, paper: acc / F1 |
+|---|---:|---:|
+| x\\|y & co | **9.00 ± 0.10 (2)**† | – |
+| | | |
+| w/o δ_{CLS,CL} | <u>8.00 (1)</u> | 1.0 / 2.0 |
+"""
+
+
+def test_latex_of_a_small_table():
+    lines = report.latex(small_table()).splitlines()
+    assert r"\caption{All, a\_b\%. A 5 \% caption.}" in lines
+    body = lines[lines.index(r"\toprule"):lines.index(r"\end{tabular}}")]
+    assert body == [
+        r"\toprule", r" & \multicolumn{2}{c}{ir 50} \\", r"\cmidrule(lr){2-3}",
+        r" & accuracy & paper: acc / F1 \\", r"\midrule",
+        r"x\textbar{}y \& co & \textbf{9.00 $\pm$ 0.10 (2)}\textsuperscript{\textdagger} & -- \\",
+        r"\midrule", r"w/o $\delta_{\mathrm{CLS,CL}}$ & \underline{8.00 (1)} & 1.0 / 2.0 \\",
+        r"\bottomrule"]
+
+
+def test_latex_has_balanced_braces_and_as_many_cells_as_columns_in_each_row(tmp_path):
+    for dataset in ("a_b%{}~^#$&\\", "trec"):
+        for ir in (None, 50.0, 10.0):
+            write_seeds(tmp_path, [90.0, 80.0], dataset=dataset, ir=ir)
+            write_seeds(tmp_path, [50.0, 40.0], dataset=dataset, ir=ir, method="hybrid_sc")
+    text = report.latex(read_tables(tmp_path)["table2"])
+    bare = re.sub(r"\\[\\{}&%#_$]", "", text)       # without what is escaped
+    depth = np.cumsum([(char == "{") - (char == "}") for char in bare])
+    assert depth.min() == 0 and depth[-1] == 0 and bare.count("$") % 2 == 0
+    for tabular in bare.split(r"\begin{tabular}")[1:]:
+        width = tabular.split("{l")[1].split("}")[0].count("r")
+        header, *rows = tabular.split(r"\cmidrule(lr){2-")[1].split(r"\bottomrule")[0].split("\n")[
+            1:]
+        counts = {line.count("&") for line in (header, *rows) if "&" in line}
+        assert counts == {width} and width in (6, 8)
+
+
+# ---- figures ----
+
+
+def test_a_sweep_holds_the_default_and_its_own_values_in_order(tmp_path):
+    write_run(tmp_path, 1.0), write_run(tmp_path, 2.0, changed={"tau": 0.1})
+    for seed in (0, 1):
+        write_run(tmp_path, 3.0, seed=seed, changed={"mu": 0.3})
+    write_run(tmp_path, 4.0, changed={"mu": 0.0}), write_run(tmp_path, 5.0, method="bert")
+    write_run(tmp_path, 6.0, changed={"mu": 0.1}, ir=10.0)
+    points = report.sweep(report.load(tmp_path, "last"), ("trec", 50.0), "mu")
+    assert {value: [run.accuracy for run in runs] for value, runs in points.items()} == {
+        0.0: [4.0], 0.3: [3.0, 3.0], 1.0: [1.0]}
+    assert list(points) == [0.0, 0.3, 1.0]
+
+
+def test_an_ablation_alone_is_no_sweep(tmp_path):
+    write_run(tmp_path), write_run(tmp_path, changed={"mu": 0.0})
+    assert report.draw(report.load(tmp_path, "last")) == {}
+
+
+def test_the_curves_are_the_means_and_the_bands_reach_one_deviation(tmp_path):
+    write_seeds(tmp_path, [90.0, 92.0, 94.0], changed={"tau": 0.1})
+    write_run(tmp_path, 80.0)
+    figure = report.draw_sweeps([("trec", 50.0)], report.load(tmp_path, "last"))
+    mu, tau = figure.axes
+    line, band = tau.lines[0], tau.collections[0].get_paths()[0].vertices
+    assert line.get_xdata().tolist() == [0.1, 0.5] and line.get_ydata().tolist() == [92, 80]
+    assert {90.0, 94.0} == set(band[band[:, 0] == 0.1][:, 1]) and not mu.get_visible()
+    plt.close(figure)
+
+
+def test_a_class_has_the_same_colour_in_every_panel(tmp_path):
+    for method, labels in (("sclce", "abb"), ("sharprecl", "bc")):
+        run = write_run(tmp_path, method=method)
+        rows = "".join(f"{i},{i + 1},{label}\n" for i, label in enumerate(labels))
+        (run / "tsne.csv").write_text("x,y,label\n" + rows)
+    figure = report.draw_tsne(report.load(tmp_path, "last"))
+    drawn = [{group.get_label(): (group.get_facecolor().tolist(), len(group.get_offsets()))
+              for group in axes.collections} for axes in figure.axes]
+    assert [axes.get_title() for axes in figure.axes] == ["SCLCE", "SharpReCL"]
+    assert {label: n for label, (_, n) in drawn[0].items()} == {"a": 1, "b": 2, "c": 0}
+    assert {label: n for label, (_, n) in drawn[1].items()} == {"a": 0, "b": 1, "c": 1}
+    assert len({str(colour) for panel in drawn for colour, n in panel.values() if n}) == 3
+    plt.close(figure)
+
+
+def test_the_figures_of_the_paper_are_written(tmp_path):
+    for place in (("r52", None), ("trec", 50.0), ("cr", 50.0), ("my data.csv", 20.5)):
+        write_run(tmp_path / "runs", dataset=place[0], ir=place[1], changed={"mu": 0.3})
+    run = write_run(tmp_path / "runs", dataset="ohsumed", ir=None)
+    results.write_json(run / "data_report.json", {"ir": 4.0, "classes": [
+        {"label": "C1", "train": 8}, {"label": "C2", "train": 2}]})
+    run = write_run(tmp_path / "runs", method="spcl")
+    (run / "tsne.csv").write_text("x,y,label\n1,2,$a\n3,4,_b\n")
+    assert report.main([str(tmp_path / "runs"), "--output_dir", str(tmp_path / "out")]) == 0
+    names = {path.stem for path in (tmp_path / "out").glob("*.p*")}
+    assert names == {"fig1", "fig3", "figA1", "figA2", "fig4", "fig_mu_tau_my-data.csv_ir20.5"}
+    for name in names:
+        assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "out" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize("damage, complaint", [
+    (lambda path: path.unlink(), "no finished run with last"),
+    (lambda path: path.write_text("{"), "result.json is damaged"),
+    (lambda path: path.write_text("[1]"), "another version of main.py"),
+    (lambda path: path.write_text(json.dumps(
+        {**json.loads(path.read_text()), "settings": {"dataset": "trec"}})), "another version"),
+    (lambda path: path.write_text(path.read_text().replace('"changed"', '"other"')), "'changed'"),
+    (lambda path: (path.parent / "tsne.csv").write_text("x,y\n1,2\n"), "tsne.csv is damaged"),
+])
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, damage, complaint):
+    damage(write_run(tmp_path / "runs") / "result.json")
+    assert report.main([str(tmp_path / "runs"), "--output_dir", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and complaint in error and error.count("\n") == 1
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
+    assert report.main([str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: no finished run with last" in capsys.readouterr().err

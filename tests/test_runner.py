@@ -1,0 +1,421 @@
+"""runner.py and run_all.sh: which runs the grids hold, and that each runs once."""
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import main as main_module
+import runner
+from main import ABLATIONS
+from runner import read_cells
+
+ROOT = Path(__file__).parent.parent
+
+# Stands in for main.py: as it does, it locks the run's folder, leaves result.json and says 75 where
+# another process has the lock. Writes each start that gets the lock into starts.txt, and waits for
+# the file go; the seed says the rest: 13 fails, from 100 on it lasts until it is interrupted.
+STUB = '''
+import fcntl, json, os, sys, time
+seed = int(sys.argv[sys.argv.index("--seed") + 1])
+folder = os.path.join({output!r}, f"trec_original_method-bert_seed{{seed}}")
+os.makedirs(folder, exist_ok=True)
+lock = open(os.path.join(folder, ".lock"), "w")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    sys.exit(75)
+if os.path.exists(os.path.join(folder, "result.json")) and "--plots" not in sys.argv:
+    sys.exit(0)
+try:
+    with open(os.path.join({output!r}, "starts.txt"), "a") as starts:
+        starts.write(f"{{seed}} {{os.getpid()}} {{' '.join(sys.argv[1:])}}\\n")
+    while seed >= 100 or not os.path.exists(os.path.join({output!r}, "go")):
+        time.sleep(0.02)
+except KeyboardInterrupt:
+    open(os.path.join(folder, "interrupted"), "w").close()
+    sys.exit(130)
+if seed == 13:
+    print("error: seed 13 brings bad luck", file=sys.stderr)
+    sys.exit(2)
+result = {{"last": {{"accuracy": 90.0 + seed, "macro_f1": 80.0 + seed}}, "seconds": 10.0 * seed}}
+with open(os.path.join(folder, "result.json"), "w") as file:
+    json.dump(result, file)
+if "--plots" in sys.argv:
+    open(os.path.join(folder, "tsne.csv"), "w").close()
+'''
+
+
+@pytest.fixture
+def stub(tmp_path):
+    path = tmp_path / "stub.py"
+    path.write_text(STUB.format(output=str(tmp_path)))
+    (tmp_path / "go").touch()
+    return path
+
+
+def line(seed: int, output_dir, *more: str) -> str:
+    return shlex.join(["--dataset", "trec", "--method", "bert", "--seed", str(seed),
+                       "--output_dir", str(output_dir), *more])
+
+
+@pytest.fixture
+def grid(stub, tmp_path, monkeypatch, capsys):
+    """Runs these seeds, or lines, in this process; returns the exit code and the output."""
+    handlers = [(name, signal.getsignal(name)) for name in (signal.SIGINT, signal.SIGTERM)]
+
+    def run(seeds, *options: str):
+        lines = [line(seed, tmp_path) if isinstance(seed, int) else seed for seed in seeds]
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+        code = runner.main(["--script", str(stub), *options])
+        return code, capsys.readouterr().out
+    yield run
+    for name, handler in handlers:
+        signal.signal(name, handler)
+
+
+def starts(folder: Path) -> Counter:
+    """How often each seed was started."""
+    path = folder / "starts.txt"
+    return Counter(int(row.split()[0]) for row in path.read_text().splitlines() if path.exists())
+
+
+def in_background(stub, folder, seeds, *options) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "runner.py"), "--script", str(stub), *options], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    process.stdin.write("\n".join(line(seed, folder) for seed in seeds))
+    process.stdin.close()
+    process.stdin = None            # else communicate() writes to it again
+    return process
+
+
+def wait_for(condition, seconds: float = 30):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.05)
+
+
+# ---- run_all.sh: which runs ----
+
+
+def run_all(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    env = {name: value for name, value in os.environ.items()
+           if name not in ("DATASETS", "METHODS", "SEEDS", "IRS", "ENCODER", "FLAGS", "SHARD")}
+    return subprocess.run(["bash", str(ROOT / "run_all.sh"), *arguments], text=True,
+                          capture_output=True, env=env | variables)
+
+
+@pytest.fixture
+def lines_of(tmp_path):
+    """The lines that run_all.sh pipes into runner.py, which a stand-in for python writes down."""
+    python = tmp_path / "python"
+    python.write_text('#!/usr/bin/env bash\n'
+                      f'if [ "$1" = runner.py ]; then cat >"{tmp_path}/lines"; fi\n'
+                      f'echo "$@" >>"{tmp_path}/calls"\n')
+    python.chmod(0o755)
+
+    def lines(*arguments: str, **variables: str) -> list[str]:
+        done = run_all(*arguments, PYTHON=str(python), **variables)
+        assert done.returncode == 0, done.stderr
+        return (tmp_path / "lines").read_text().splitlines()
+    return lines
+
+
+def test_table_2_has_every_method_and_ten_seeds_wherever_the_paper_has_a_column(lines_of):
+    from baselines import METHODS
+
+    lines = lines_of("table2")
+    first = [line for line in lines if "--seed 0 " in line]
+    assert sorted(lines) == sorted(line.replace("--seed 0 ", f"--seed {seed} ")
+                                   for line in first for seed in range(10))
+    cells = read_cells(first)
+    assert len(cells) == 18 * 16
+    assert {cell.args.method for cell in cells} == {*METHODS, "tfidf", "sharprecl"}
+    assert Counter((cell.args.dataset, cell.args.ir) for cell in cells) == {
+        **{(name, None): 16 for name in ("r52", "ohsumed", "trec", "dblp", "biomedical", "cr")},
+        **{(name, ir): 16 for name in ("trec", "dblp", "biomedical", "cr")
+           for ir in (50, 20, 10)}}
+    assert all(cell.args.encoder == ("roberta-base" if cell.args.method == "roberta" else
+                                     "bert-base-uncased") for cell in cells)
+
+
+SETTING = {("r52", None), ("ohsumed", None), *((name, 50) for name in
+           ("trec", "dblp", "biomedical", "cr"))}      # of the paper's Table 4
+
+
+def test_table_4_has_every_ablation_and_the_full_method(lines_of):
+    cells = read_cells(lines_of("table4", SEEDS="8"))
+    assert {cell.args.ablation for cell in cells} == {None, *ABLATIONS}
+    assert len(cells) == 6 * 10
+    assert {(cell.args.dataset, cell.args.ir) for cell in cells} == SETTING
+
+
+def test_the_tables_of_the_appendix_vary_one_setting(lines_of):
+    cells = read_cells(lines_of("tableA1", SEEDS="8"))
+    assert len(cells) == 6 * 3 and {cell.args.ir for cell in cells} == {None}
+    assert {cell.args.augment for cell in cells} == {"word_substitution", "noise", "none"}
+    cells = read_cells(lines_of("tableA2", SEEDS="8"))
+    assert len(cells) == 6 * 5
+    assert {(cell.args.dataset, cell.args.ir) for cell in cells} == SETTING
+    assert {cell.args.k for cell in cells} == {10, 20, 30, 40, 50}
+
+
+@pytest.mark.parametrize("figure, datasets", [
+    ("fig3", {("ohsumed", None), ("r52", None)}), ("figA1", {("trec", 50), ("dblp", 50)}),
+    ("figA2", {("biomedical", 50), ("cr", 50)})])
+def test_the_figures_vary_mu_or_tau_and_share_the_run_with_both_at_their_defaults(
+        lines_of, figure, datasets):
+    cells = read_cells(lines_of(figure, SEEDS="3"))
+    values = {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}
+    assert {(cell.args.dataset, cell.args.ir) for cell in cells} == datasets
+    pairs = [(cell.args.mu, cell.args.tau) for cell in cells if cell.args.dataset in min(datasets)]
+    assert len(pairs) == 11
+    assert set(pairs) == {(mu, 0.5) for mu in values} | {(1.0, tau) for tau in values}
+
+
+def test_what_several_tables_want_runs_once_and_with_the_plots(lines_of):
+    lines = lines_of(SEEDS="0")
+    cells = read_cells(lines)
+    # table 2; table 4, A.1, A.2 and the figures without what the tables before have
+    assert len(cells) == 288 + 6 * 9 + 6 * 2 + 6 * 4 + 6 * 10 < len(lines)
+    plotted = {(cell.args.dataset, cell.args.ir, cell.args.method, cell.args.seed)
+               for cell in cells if cell.args.plots}
+    assert plotted == {("trec", 50, method, 0) for method in ("sclce", "spcl", "sharprecl")}
+    assert all(cell.args.no_weights != cell.args.plots for cell in cells)
+
+
+def test_variables_narrow_every_table(lines_of, tmp_path):
+    cells = read_cells(lines_of(DATASETS="trec cr", IRS="20", SEEDS="0 4", METHODS="bert sharprecl",
+                                EPOCHS="3", FLAGS="--amp bf16", DATA_DIR="my data",
+                                OUTPUT_DIR=f"{tmp_path}/it's here"))
+    assert {cell.args.dataset for cell in cells} == {"trec", "cr"}
+    assert {cell.args.method for cell in cells} == {"bert", "sharprecl"}
+    assert {cell.args.ir for cell in cells if cell.args.method == "bert"} == {20}
+    seeds = {cell.args.seed for cell in cells}
+    assert seeds == {0, 4}
+    for cell in cells:
+        assert (cell.args.epochs, cell.args.amp, cell.args.data_dir) == (3, "bf16", "my data")
+        assert cell.folder.parent == tmp_path / "it's here"
+
+
+def test_roberta_is_left_out_beside_another_encoder_unless_it_is_named(lines_of):
+    cells = read_cells(lines_of("table2", ENCODER="minilm", SEEDS="0", DATASETS="cr"))
+    assert len({cell.args.method for cell in cells} - {"roberta"}) == len(cells) / 4 == 15
+    cells = read_cells(lines_of("table2", ENCODER="./my-roberta", METHODS="roberta", SEEDS="0"))
+    assert {(cell.args.method, cell.args.encoder) for cell in cells} == {
+        ("roberta", "./my-roberta")}
+
+
+def test_quick_has_every_method_but_roberta_and_some_of_every_table(lines_of):
+    cells = read_cells(lines_of("quick"))
+    assert {cell.args.dataset for cell in cells} == {"trec", "cr"}
+    assert {cell.args.seed for cell in cells} == {0, 1}
+    table2 = {cell.args.method for cell in cells if cell.args.ir == 50}
+    assert len(table2) == 15 and "roberta" not in table2
+    assert {cell.args.encoder for cell in cells} == {"minilm"}
+    ours = [cell for cell in cells if cell.args.method == "sharprecl"]
+    assert any(cell.args.ablation for cell in ours) and any(cell.args.plots for cell in ours)
+    for name in ("k", "augment", "mu", "tau"):
+        assert len({getattr(cell.args, name) for cell in ours if not cell.args.ablation}) == 2, name
+    assert len(cells) <= 100        # 14 s of a core each, half of it to start: under 12 minutes
+
+
+def test_the_report_comes_last_but_not_after_a_dry_run(lines_of, tmp_path):
+    lines_of("table4", "--dry_run", JOBS="3", SHARD="2/5", OUTPUT_DIR="there")
+    lines_of("table4", OUTPUT_DIR="there")
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "runner.py --jobs 3 --shard 2/5 --dry_run", "runner.py --jobs 1 --shard 1/1",
+        "report.py there --output_dir there/report"]
+
+
+def test_a_wrong_argument_is_one_line():
+    done = run_all("table3")
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and "table3" in done.stderr
+
+
+# ---- runner.py: each run once ----
+
+
+def test_shards_are_disjoint_and_complete(grid, tmp_path):
+    shown = []
+    for i in (1, 2, 3):
+        code, output = grid(range(1, 8), "--dry_run", "--shard", f"{i}/3")
+        assert code == 0
+        shown.append([row.split("--seed ")[1].split()[0] for row in output.splitlines()[:-1]])
+    assert shown == [["1", "4", "7"], ["2", "5"], ["3", "6"]]
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_a_wrong_shard_is_one_line(grid, capsys, shard):
+    with pytest.raises(SystemExit) as stop:
+        grid([1], f"--shard={shard}")
+    assert stop.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("wrong", ["--dataset trec --mu -1", "--dataset 'trec", "--method bert",
+                                   "--dataset trec --method bert --tau 0.3"])
+def test_a_wrong_line_is_named_before_anything_runs(grid, tmp_path, monkeypatch, capsys, wrong):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{line(1, tmp_path)}\n{wrong}\n"))
+    assert runner.main(["--script", str(tmp_path / "stub.py")]) == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert repr(wrong) in error and not (tmp_path / "starts.txt").exists()
+
+
+def test_no_lines_at_all_are_an_error(grid):
+    assert grid([" "])[0] == 2
+
+
+def test_finished_runs_are_not_run_again_and_the_numbers_are_shown(grid, tmp_path):
+    code, output = grid([1, 2, 2], "--jobs", "2")
+    assert code == 0 and starts(tmp_path) == {1: 1, 2: 1}
+    assert "trec original bert seed 1: accuracy 91.0, macro-F1 81.0, 10 s" in output
+    code, output = grid([1, 2, 3])
+    assert code == 0 and starts(tmp_path) == {1: 1, 2: 1, 3: 1}
+    assert "3 runs, 2 of them finished before" in output
+    assert "[3/3] trec original bert seed 3: accuracy 93.0" in output
+
+
+def test_a_failed_run_is_listed_at_the_end_and_the_rest_goes_on(grid, tmp_path):
+    code, output = grid([13, 1])
+    assert code == 1 and starts(tmp_path) == {13: 1, 1: 1}
+    last = output.splitlines()[-1]
+    assert "seed 13: FAILED (exit 2): error: seed 13 brings bad luck" in last
+    assert str(tmp_path / "logs") in last
+    assert grid([13, 1])[0] == 1 and starts(tmp_path) == {13: 2, 1: 1}
+
+
+def test_a_run_without_its_plots_is_not_finished_where_they_are_asked_for(grid, tmp_path):
+    grid([1])
+    code, output = grid([line(1, tmp_path), line(1, tmp_path, "--plots"), line(1, tmp_path)])
+    assert code == 0 and "1 runs, 0 of them finished" in output
+    last = (tmp_path / "starts.txt").read_text().splitlines()[-1]
+    assert last.endswith("--plots --overwrite")         # the weights are not there
+    assert grid([line(1, tmp_path, "--plots")])[0] == 0 and starts(tmp_path) == {1: 2}
+
+
+def test_a_run_of_another_process_is_no_failure(grid, tmp_path):
+    args = main_module.parse_args(shlex.split(line(1, tmp_path)))
+    with main_module.locked(main_module.run_folder(args)):
+        code, output = grid([1, 2])
+        assert code == 0 and starts(tmp_path) == {2: 1}
+        assert output.splitlines()[-1] == "running elsewhere: trec original bert seed 1"
+        assert grid([1, 2], "--dry_run")[1].startswith("running   python main.py")
+    assert grid([1, 2])[0] == 0 and starts(tmp_path) == {1: 1, 2: 1}
+
+
+def test_a_dry_run_starts_nothing_and_estimates_by_the_nearest_runs(grid, tmp_path):
+    code, output = grid([2, 3], "--dry_run")
+    assert code == 0 and "2 runs: 0 finished, 0 running elsewhere, 2 open" in output
+    assert "no estimate" in output and not (tmp_path / "starts.txt").exists()
+    grid([2, 4])                            # 20 and 40 s
+    other = "--dataset cr --method dice --output_dir " + shlex.quote(str(tmp_path))
+    output = grid([2, 4, 6, line(7, tmp_path, "--mu", "1"), other], "--dry_run", "--jobs", "2")[1]
+    states = [row.split()[0] for row in output.splitlines()[:-1]]
+    assert states == ["finished", "finished", "open", "open", "open"]
+    # three open runs of 30 s and 6 s to start, two at a time
+    assert "3 open, 2 at a time: about 54 s, by the times of 2 finished" in output
+
+
+def test_the_estimate_prefers_the_same_method_dataset_and_ratio(tmp_path):
+    def cell(options, seconds=None):
+        cell, = read_cells([f"{options} --output_dir {shlex.quote(str(tmp_path))}"])
+        if seconds is not None:
+            cell.folder.mkdir()
+            (cell.folder / "result.json").write_text(json.dumps({"seconds": seconds}))
+        return cell
+    done = [cell("--dataset trec --ir 50", 4), cell("--dataset trec --ir 50 --mu 0.5", 8),
+            cell("--dataset trec", 24), cell("--dataset trec --method bert", 64)]
+    for options, seconds in [("--dataset trec --ir 50 --seed 1", 6),
+                             ("--dataset trec --seed 1", 24), ("--dataset cr", 12),
+                             ("--dataset cr --method bcl", 25)]:
+        assert runner.estimate([cell(options)], done, 1).startswith(
+            f"about {seconds + runner.STARTUP} s"), options
+
+
+def test_times_are_written_in_the_unit_that_fits():
+    assert [runner.duration(seconds) for seconds in (0.4, 99, 100, 5900, 12345)] == [
+        "0 s", "99 s", "2 min", "98 min", "3 h 26 min"]
+
+
+def test_each_of_several_jobs_has_its_gpu_and_its_share_of_the_cores(monkeypatch):
+    cell, = read_cells(["--dataset trec --device cpu"])
+    monkeypatch.setattr(runner.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert runner.environment(cell, 1, 3)["OMP_NUM_THREADS"] == "2"
+    assert runner.environment(cell, 1, 3)["CUDA_VISIBLE_DEVICES"] == "4,6"      # it uses none
+    cell.args.device = "cuda"
+    assert [runner.environment(cell, slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == [
+        "4", "6", "4"]
+    assert runner.environment(cell, 0, 1)["CUDA_VISIBLE_DEVICES"] == "4,6"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert runner.environment(cell, 0, 99)["OMP_NUM_THREADS"] == "5"
+
+
+# ---- several runners, and those that are stopped ----
+
+
+@pytest.mark.slow
+def test_two_runners_at_once_run_each_cell_once(stub, tmp_path, grid):
+    (tmp_path / "go").unlink()      # the runs last until both runners are there
+    seeds = range(1, 9)
+    other = in_background(stub, tmp_path, seeds, "--jobs", "2")
+    assert other.stdout.readline() == "8 runs, 0 of them finished before, 2 at a time\n"
+    threading.Timer(1, (tmp_path / "go").touch).start()
+    code, output = grid(seeds, "--jobs", "2")
+    others_output, _ = other.communicate(timeout=60)
+    assert "8 runs, 0 of them finished before" in output and code == other.returncode == 0
+    assert starts(tmp_path) == {seed: 1 for seed in seeds}
+    for text in (output, others_output):        # each accounts for all runs
+        assert text.count("accuracy") + text.count("running elsewhere") == 8
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_runner_stops_its_children_and_says_how_to_go_on(grid, tmp_path, name):
+    def stop():
+        wait_for(lambda: (tmp_path / "starts.txt").exists() and len(starts(tmp_path)) == 3)
+        os.kill(os.getpid(), name)
+    threading.Thread(target=stop, daemon=True).start()
+    code, output = grid([1, 100, 101, 2], "--jobs", "2")
+    assert code == 130
+    assert output.splitlines()[-1].startswith("stopped: 1 of 4 runs are finished")
+    assert {path.parent.name[-7:] for path in tmp_path.glob("*/interrupted")} == {
+        "seed100", "seed101"}
+
+
+@pytest.mark.slow
+def test_a_killed_runner_goes_on_and_leaves_its_living_child_alone(stub, tmp_path, grid):
+    process = in_background(stub, tmp_path, [1, 100, 2])
+    wait_for(lambda: (tmp_path / "starts.txt").exists() and 100 in starts(tmp_path))
+    child = int((tmp_path / "starts.txt").read_text().splitlines()[-1].split()[1])
+    process.kill()
+    process.communicate()
+    code, output = grid([1, 100, 2])
+    assert code == 0 and starts(tmp_path) == {1: 1, 100: 1, 2: 1}
+    assert "running elsewhere: trec original bert seed 100" in output
+    os.kill(child, signal.SIGINT)
+    wait_for(lambda: list(tmp_path.glob("*/interrupted")))
+
+
+@pytest.mark.slow
+def test_a_real_run_leaves_its_result(corpus_folder, tiny_encoder, tmp_path, monkeypatch, capsys,
+                                      grid):
+    common = (f"--dataset {corpus_folder} --encoder {tiny_encoder} --epochs 1 --device cpu "
+              f"--batch_size 32 --no_weights --output_dir {tmp_path}")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{common} --method bert\n" * 2))
+    assert runner.main([]) == 0
+    output = capsys.readouterr().out
+    result = json.loads(next(tmp_path.glob("*method-bert*/result.json")).read_text())
+    assert f"original bert seed 0: accuracy {result['last']['accuracy']:.1f}" in output
+    assert len(list(tmp_path.glob("*/result.json"))) == len(list(tmp_path.glob("logs/*.log"))) == 1
