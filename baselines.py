@@ -158,6 +158,10 @@ class SPCL(Baseline):
 
     def __init__(self, encoder, task, **constants):
         super().__init__(encoder, task, **constants)
+        if self.constant["support"] > self.constant["pool"]:
+            raise InputError(f"spcl: no pool of {self.constant['pool']} ever has the "
+                             f"{self.constant['support']} members of a prototype: lower support "
+                             "or raise pool with --constants")
         self.phi = None
         self.register_buffer("centres", torch.zeros(len(task.label_names), self.h))     # (C, h)
         self.register_buffer("difficulty", torch.zeros(len(task.train_labels)))         # (N,)

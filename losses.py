@@ -481,7 +481,7 @@ def prototypical_contrastive(z: Tensor, labels: Tensor, prototypes: Tensor, *,
         is_self = torch.eye(*s.shape, dtype=torch.bool, device=z.device)
         is_positive = (labels[:, None] == torch.cat([labels, classes])) & ~is_self
         positive = s.masked_fill(~is_positive, -math.inf).logsumexp(dim=1)  # (B,)
-        loss = is_positive.sum(dim=1).log() - (
+        loss = is_positive.sum(dim=1).to(s).log() - (
             positive - s.masked_fill(is_self, -math.inf).logsumexp(dim=1))  # (B,)
         is_open = loss > threshold
         return loss.where(is_open, 0.0).sum() / is_open.sum().clamp(min=1)
@@ -491,8 +491,9 @@ def dual_contrastive(z: Tensor, theta: Tensor, labels: Tensor, *,
                      temperature: float = 0.1) -> Tensor:
     """
     DualCL (Chen et al. 2024): the mean of L_z (anchors z, targets theta) and L_theta (the reverse).
-    Positives of i are the rows j != i of its class, targets all j != i, as the paper has it; the
-    official code leaves exp(0) in the place of i in each denominator.
+    Positives of i are the rows j != i of its class, targets all j != i, as the paper has it, and
+    the mean is over the anchors with a positive; the official code leaves exp(0) in the place of i
+    in each denominator, and takes the mean over all anchors.
 
     z        (B, D)  the texts
     theta    (B, D)  of each text, its representation of its own class
@@ -533,7 +534,7 @@ def balanced_contrastive(z: Tensor, labels: Tensor, centres: Tensor, *,
         is_other = ~torch.eye(*logits.shape, dtype=torch.bool, device=z.device)
         is_positive = (labels[:, None] == classes) & is_other
         size = classes.bincount()[classes] - is_positive.int()      # n_j, or n_y - 1 without i
-        class_mean = (logits - size.log()).masked_fill(~is_other, -math.inf)
+        class_mean = (logits - size.to(logits).log()).masked_fill(~is_other, -math.inf)
         log_p = logits - class_mean.logsumexp(dim=1, keepdim=True)
         return -(log_p.where(is_positive, 0.0).sum(dim=1) / is_positive.sum(dim=1)).mean()
 

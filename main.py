@@ -720,6 +720,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
     except ValueError as error:
         parser.error(str(error))
+    if args.method == "tfidf" and args.plots:
+        parser.error("--plots draws what an encoder makes of the texts, and tfidf has none")
     if args.method == "roberta" and args.encoder == parser.get_default("encoder"):
         args.encoder = "roberta-base"
     if args.pooling is None:
@@ -745,8 +747,10 @@ def parse_constants(method: str, given: list[str]) -> dict[str, float]:
         if name not in known:
             raise ValueError(f"--constants {item}: {method} has {known or 'none'}")
         may_be_zero = name in ("weight", "weight_cls", "alpha", "gamma", "smooth", "momentum")
+        is_share = name == "momentum" or (name == "weight" and method in ("simcse", "sclce",
+                                                                          "dualcl"))
         try:
-            parsed[name] = number(type(known[name]), 0, 1 if name == "momentum" else math.inf,
+            parsed[name] = number(type(known[name]), 0, 1 if is_share else math.inf,
                                   open_interval=not may_be_zero)(text)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"--constants {item}: {error}") from error

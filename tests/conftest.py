@@ -9,7 +9,7 @@ import torch
 from augment import load_wordnet
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)    # on tensors this small, two threads wait for each other
 
 
 def glosses(sizes: dict[str, int], skip: int = 0) -> list[tuple[str, str]]:

@@ -26,7 +26,6 @@ from data import Tokens
 from main import main, parse_args, settings
 from model import load_encoder, load_tokenizer
 
-torch.set_num_threads(1)        # on tensors this small two threads wait for each other
 
 
 # ---- the equations by hand; real() is a stop-gradient, for their derivatives are imaginary ----
@@ -915,15 +914,23 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(prepared, tmp_path, 
             torch.testing.assert_close(got, whole[part], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["bert", "dualcl", "spcl", "probe", "tfidf"])
+@pytest.mark.parametrize("name", ["bert", "dualcl", "spcl", "probe"])
 def test_plots_are_drawn_for_every_kind_of_method_with_texts_held_out(command, tmp_path, name):
     assert main(command(name, "--epochs", "1", "--plots", "--val_fraction", "0.2")) == 0
     left = {path.name for path in folder_of(tmp_path).iterdir()}
     assert {"result.json", "confusion_matrix.png"} <= left
     result = json.loads((folder_of(tmp_path) / "result.json").read_text())
     assert result["best_val"]["epoch"] == 1
-    if name != "tfidf":
-        assert {"tsne.png", "tsne.csv", "model.safetensors"} <= left
+    assert {"tsne.png", "tsne.csv", "model.safetensors"} <= left
+
+
+def test_tfidf_has_a_validation_result_and_refuses_plots(command, tmp_path, capsys):
+    assert main(command("tfidf", "--val_fraction", "0.2")) == 0
+    result = json.loads((folder_of(tmp_path) / "result.json").read_text())
+    assert result["best_val"]["epoch"] == 1
+    with pytest.raises(SystemExit) as stop:
+        main(command("tfidf", "--plots"))
+    assert stop.value.code == 2 and "tfidf has none" in capsys.readouterr().err
 
 
 def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(command, tmp_path,
