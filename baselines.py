@@ -224,8 +224,9 @@ class LabelAwareEncoder(TextEncoder):
 
     def forward(self, input_ids, attention_mask):
         column = torch.arange(input_ids.shape[1], device=input_ids.device)
-        # [CLS] and the labels share the first position, so that the labels have no order
-        position = (column - self.num_labels).clamp(min=0)
+        # The labels share a position, so that they have no order. It is the second: the official
+        # code puts them on that of [CLS], where MiniLM takes whatever it reads for [CLS].
+        position = column.clamp(max=1) + (column - self.num_labels).clamp(min=0)
         config = self.backbone.config
         if "roberta" in config.model_type:
             position = position + config.pad_token_id + 1
@@ -245,7 +246,7 @@ class DualCL(Baseline):
     label has a token of its own, whose embedding starts as the mean of its name's pieces.
     """
     constants = {"temperature": 0.1, "weight": 0.5}
-    extra_positions = 1     # of the second separator; the labels share that of [CLS]
+    extra_positions = 2     # one that the labels share, one of the second separator
 
     def __init__(self, encoder, task, **constants):
         backbone, names = encoder.backbone, task.label_names

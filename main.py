@@ -462,9 +462,9 @@ def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: d
     val = tokenized(corpus.val_texts) if corpus.val_texts else None
     longest = max(part.lengths.max() for part in (*views.values(), test, val or test))
     limit = max_positions(model.encoder)
-    if limit is not None and longest > limit - model.extra_positions:
-        raise InputError(f"a text has {longest} tokens and {args.encoder} takes {limit}: "
-                         f"--max_length {limit - model.extra_positions} cuts it")
+    if limit is not None and longest > (limit := limit - model.extra_positions):
+        raise InputError(f"a text has {longest} tokens and {args.method} with {args.encoder} takes "
+                         f"{limit}: --max_length {limit} cuts it")
 
     # all visible GPUs, unless one is named; a thread of DataParallel would not see micro batches
     several = args.device == "cuda" and torch.cuda.device_count() > 1 and not args.micro_batch

@@ -586,12 +586,12 @@ class Echo(torch.nn.Module):
 
 @pytest.mark.parametrize("model_type, pad, offset", [
     ("bert", 0, 0), ("roberta", 1, 2), ("xlm-roberta", 1, 2)])
-def test_labels_share_the_position_of_cls_and_the_text_counts_on(model_type, pad, offset):
+def test_labels_share_a_position_after_cls_and_the_text_counts_on(model_type, pad, offset):
     backbone = Echo(model_type, pad)
     encoder = baselines.LabelAwareEncoder(SimpleNamespace(backbone=backbone, pooling="cls"), 2)
     ids = torch.tensor([[5, 91, 92, 6, 10, 11, 6], [5, 91, 92, 6, 12, 6, pad]])
     feat = encoder(ids, (ids != pad).long())
-    assert backbone.position_ids == [[offset + p for p in (0, 0, 0, 1, 2, 3, 4)]] * 2
+    assert backbone.position_ids == [[offset + p for p in (0, 1, 1, 2, 3, 4, 5)]] * 2
     assert feat[0].tolist() == [[5, 10], [91, 182], [92, 184]]
     encoder.pooling = "mean"        # of what is neither a label nor padding
     assert encoder(ids, (ids != pad).long())[:, 0, 0].tolist() == pytest.approx(
@@ -977,7 +977,7 @@ def test_what_a_method_does_not_have_is_refused_in_one_line(command, capsys, met
 @pytest.mark.parametrize("method, options, message", [
     ("roberta", [], "a bert: leave --encoder out"),
     ("tsc", ["--constants", "proj_dim=1"], "--constants proj_dim=2"),
-    ("dualcl", ["--max_length", "130"], "--max_length 129")])
+    ("dualcl", ["--max_length", "130"], "--max_length 128")])
 def test_what_does_not_fit_the_encoder_or_the_data_is_one_line_and_exit_code_2(
         command, tmp_path, capsys, method, options, message):
     long = tmp_path / "long.csv"
@@ -990,7 +990,7 @@ def test_what_does_not_fit_the_encoder_or_the_data_is_one_line_and_exit_code_2(
 def test_dualcl_takes_a_text_that_just_fits(command, tmp_path):
     long = tmp_path / "long.csv"
     write_csv(long, [("food " * 400, "a"), ("time", "b")] * 10)
-    assert main(command("dualcl", "--dataset", str(long), "--max_length", "129",
+    assert main(command("dualcl", "--dataset", str(long), "--max_length", "128",
                         "--epochs", "1")) == 0
 
 
