@@ -28,10 +28,12 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nltk
-from nltk.corpus.reader.wordnet import WordNetCorpusReader, WordNetError
 from tqdm import tqdm
+
+if TYPE_CHECKING:       # NLTK takes 1.5 s to import, and most runs find their texts in the cache:
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader  # the functions that need it do it
 
 CACHE_FORMAT = 1            # raise it when the same settings would give other texts
 
@@ -91,28 +93,14 @@ class InputError(Exception):
 
 # ---- WordNet ---------------------------------------------------------------------------------
 
-class DebianWordNet(WordNetCorpusReader):
-    """The dictionary of Debian's wordnet-base, which lacks NLTK's files lexnames, index.sense."""
-
-    def open(self, file: str):
-        """Any file of the dictionary; `lexnames` is written here instead (number, name, pos)."""
-        if file == "lexnames":
-            pos = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
-            return io.StringIO("".join(f"{number:02d}\t{name}\t{pos[name.split('.')[0]]}\n"
-                                       for number, name in enumerate(LEXNAMES)))
-        return super().open(file)
-
-    def map_wn(self, version: str = "wordnet") -> None:
-        """No mapping to other versions of WordNet: it needs index.sense, and we need no other."""
-
-
 @lru_cache(maxsize=None)
-def load_wordnet() -> WordNetCorpusReader:
+def load_wordnet() -> "WordNetCorpusReader":
     """
     WordNet 3.0: what NLTK finds on nltk.data.path, else Debian's package, else NLTK's download.
 
     Raises InputError where none of the three is there, or what is there is damaged.
     """
+    from nltk.corpus.reader.wordnet import WordNetError
     try:
         return _nltk_wordnet() or _debian_wordnet() or _downloaded_wordnet()
     except (OSError, ValueError, AssertionError, WordNetError, zipfile.BadZipFile) as error:
@@ -121,7 +109,8 @@ def load_wordnet() -> WordNetCorpusReader:
                          "run: python -m nltk.downloader wordnet") from error
 
 
-def _nltk_wordnet() -> WordNetCorpusReader | None:
+def _nltk_wordnet() -> "WordNetCorpusReader | None":
+    import nltk
     try:
         nltk.corpus.wordnet.ensure_loaded()
         return nltk.corpus.wordnet
@@ -129,7 +118,22 @@ def _nltk_wordnet() -> WordNetCorpusReader | None:
         return None
 
 
-def _debian_wordnet() -> WordNetCorpusReader | None:
+def _debian_wordnet() -> "WordNetCorpusReader | None":
+    """The dictionary of Debian's wordnet-base, which lacks NLTK's files lexnames, index.sense."""
+    import nltk
+
+    class DebianWordNet(nltk.corpus.WordNetCorpusReader):
+        def open(self, file: str):
+            """A file of the dictionary; `lexnames` is written here instead (number, name, pos)."""
+            if file == "lexnames":
+                pos = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
+                return io.StringIO("".join(f"{number:02d}\t{name}\t{pos[name.split('.')[0]]}\n"
+                                           for number, name in enumerate(LEXNAMES)))
+            return super().open(file)
+
+        def map_wn(self, version: str = "wordnet") -> None:
+            """No mapping to other versions: it needs index.sense, and we need no other."""
+
     if not os.path.isdir(DEBIAN_WORDNET):
         return None
     if DEBIAN_WORDNET not in nltk.data.path:        # NLTK opens no file outside these folders
@@ -139,7 +143,8 @@ def _debian_wordnet() -> WordNetCorpusReader | None:
         return DebianWordNet(DEBIAN_WORDNET, None)
 
 
-def _downloaded_wordnet() -> WordNetCorpusReader:
+def _downloaded_wordnet() -> "WordNetCorpusReader":
+    import nltk
     print("WordNet is not on this machine: NLTK downloads it (11 MB)", file=sys.stderr)
     nltk.downloader.NETWORK_TIMEOUT = 10    # seconds; where packets get lost 120 look like a hang
     nltk.download("wordnet", quiet=True, print_error_to=io.StringIO())

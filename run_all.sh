@@ -13,7 +13,7 @@
 #   SEEDS       0 1 2 3 4 5 6 7 8 9                     quick: 0 1
 #   IRS         original 50 20 10, of table 2           quick: 50
 #   ENCODER     bert-base-uncased                       quick: minilm
-#   EPOCHS      main.py's                               quick: 2
+#   EPOCHS      main.py's                               quick: 1
 #   JOBS        1, the processes at a time              quick: 2
 #   SHARD       1/1; i/n runs every n-th, for many machines: SHARD=$SLURM_ARRAY_TASK_ID/40
 #   OUTPUT_DIR  runs/all                                quick: runs/quick
@@ -40,10 +40,10 @@ ablations="sshm cl cls ss hm mi delta_both delta_cls delta_cl"
 augmentations="word_substitution noise none"
 ks="10 20 30 40 50" values="0.1 0.3 0.5 0.7 0.9 1"
 if [ -n "$quick" ]; then
-    : "${DATASETS:=trec cr}" "${SEEDS:=0 1}" "${IRS:=50}" "${ENCODER:=minilm}" "${EPOCHS:=2}"
+    : "${DATASETS:=trec cr}" "${SEEDS:=0 1}" "${IRS:=50}" "${ENCODER:=minilm}" "${EPOCHS:=1}"
     : "${JOBS:=2}" "${OUTPUT_DIR:=runs/quick}"
     ablations="cl mi delta_cl" augmentations="word_substitution none" ks="10 20" values="0.5 1"
-    flags="--max_per_class 50 --batch_size 32 --max_length 32 --lr 2e-4 $flags"
+    flags="--max_per_class 100 --batch_size 16 --max_length 32 --lr 2e-4 $flags"
 fi
 : "${DATASETS:=r52 ohsumed trec dblp biomedical cr}" "${SEEDS:=0 1 2 3 4 5 6 7 8 9}"
 : "${IRS:=original 50 20 10}" "${ENCODER:=}" "${EPOCHS:=}" "${JOBS:=1}" "${SHARD:=1/1}"
