@@ -138,7 +138,7 @@ def train_epoch(run: "Run", epoch: int) -> dict:
         if is_last or position % 10 == 0:   # reading a loss waits for the device: not at every step
             loss, loss_cls, loss_cl = (sums / position).tolist()
             speed = texts / (time.perf_counter() - start)
-            progress.set_postfix_str(f"cls {loss_cls:.3f} + {args.mu:g} cl {loss_cl:.3f}, "
+            progress.set_postfix_str(f"cls {loss_cls:.3f}, cl {loss_cl:.3f}, "
                                      f"lr {lr:.1e}, {speed:.0f} texts/s")
     return {"loss": loss, "loss_cls": loss_cls, "loss_cl": loss_cl, "lr": lr,
             "texts_per_second": round(speed, 1), "diagnostics": inside}
