@@ -18,6 +18,7 @@ import json
 import os
 import random
 import re
+import secrets
 import sys
 import warnings
 import zipfile
@@ -412,7 +413,7 @@ def _read_cache(path: Path) -> list[str] | None:
 
 
 def _write_cache(path: Path, texts: list[str]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.tmp")   # two runs may write at once
+    partial = path.with_suffix(f".{secrets.token_hex(4)}.tmp")     # two runs may write at once
     partial.write_text(json.dumps({"sha256": _digest(texts), "texts": texts}), encoding="utf-8")
     os.replace(partial, path)
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import losses as L
 from augment import InputError
 from data import Tokens
-from model import Method, TextEncoder, projection_head
+from model import Method, TextEncoder, first_position, projection_head
 
 
 @dataclass(frozen=True)
@@ -227,9 +227,7 @@ class LabelAwareEncoder(TextEncoder):
         # The labels share a position, so that they have no order. It is the second: the official
         # code puts them on that of [CLS], where MiniLM takes whatever it reads for [CLS].
         position = column.clamp(max=1) + (column - self.num_labels).clamp(min=0)
-        config = self.backbone.config
-        if "roberta" in config.model_type:
-            position = position + config.pad_token_id + 1
+        position = position + first_position(self.backbone)
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask,
                                position_ids=position.expand_as(input_ids)).last_hidden_state
         is_label = (column > 0) & (column <= self.num_labels)
@@ -443,7 +441,11 @@ def tfidf(train_texts: list[str], labels: np.ndarray, *parts: list[str]) -> list
     """Scores (n, C) of each part's texts, by a balanced linear SVM on TF-IDF; no encoder."""
     vectorizer = TfidfVectorizer()
     svm = LinearSVC(class_weight="balanced", random_state=0)
-    svm.fit(vectorizer.fit_transform(train_texts), labels)
+    try:
+        svm.fit(vectorizer.fit_transform(train_texts), labels)
+    except ValueError as error:
+        raise InputError(f"tfidf finds no word of two letters in these texts ({error}): take "
+                         "--method probe, whose tokenizer may") from error
     scores = [svm.decision_function(vectorizer.transform(texts)) for texts in parts]
     return [np.stack([-s, s], axis=1) if s.ndim == 1 else s for s in scores]
 

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import re
+import secrets
 import time
 import urllib.request
 from collections import Counter
@@ -376,7 +377,8 @@ def transfer(address: str, title: str) -> bytes:
 
 def save(path: Path, content: bytes) -> None:
     """Writes a file so that it appears under its name whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # its own name: processes of two machines may have one number, and write into one folder
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

@@ -280,9 +280,12 @@ def locked(folder: Path):
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise Busy(f"{folder}: another process is running this; wait for it, or give "
                        "--output_dir another folder") from error
+        except OSError as error:
+            raise InputError(f"{folder}: its file system has no locks ({error.strerror}); give "
+                             "--output_dir a folder on another one") from error
         for part in folder.glob(".*.part"):     # of a write that was killed
             part.unlink()
         yield
@@ -550,8 +553,9 @@ def finish(args: argparse.Namespace, folder: Path, history: list[dict]) -> None:
         chosen["best_val"] = max(history, key=lambda epoch: epoch["val"]["macro_f1"])
     result = {name: {"epoch": epoch["epoch"], **epoch["test"]} for name, epoch in chosen.items()}
     result["seconds"] = round(sum(epoch["seconds"] for epoch in history), 1)
-    results.write_json(folder / "result.json",
-                       result | {"settings": settings(args), "changed": changed(args)})
+    recorded = json.loads((folder / "args.json").read_text())
+    results.write_json(folder / "result.json", result | {
+        "settings": settings(args), "changed": changed(args), "data_hash": recorded["data_hash"]})
     for checkpoint_folder in folder.glob("checkpoint*"):
         shutil.rmtree(checkpoint_folder)
 
@@ -677,7 +681,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--proj_bn", action="store_true", help="batch norm in both heads, as in the authors' code")
 
     add = parser.add_argument_group("encoder").add_argument
-    add("--encoder", default="bert-base-uncased", help='a Hugging Face name, a folder, or "minilm"')
+    add("--encoder", help=f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and '
+                          "roberta-base for --method roberta")
     add("--pooling", choices=("cls", "mean"),
         help="feat: the first token's state or the mean of all; None: cls, and mean for minilm")
 
@@ -716,19 +721,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             if getattr(args, name) != parser.get_default(name):
                 parser.error(f"--{name} belongs to sharprecl, not to {args.method}; what that has "
                              f"is set by --constants ({constants_of(args.method) or 'nothing'})")
+        if args.augment != parser.get_default("augment") and not has_second_view(args.method):
+            parser.error(f"--augment makes second views of the texts, and {args.method} has none")
     try:
         args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
     except ValueError as error:
         parser.error(str(error))
     if args.method == "tfidf" and args.plots:
         parser.error("--plots draws what an encoder makes of the texts, and tfidf has none")
-    if args.method == "roberta" and args.encoder == parser.get_default("encoder"):
-        args.encoder = "roberta-base"
+    if args.encoder is None:
+        args.encoder = "roberta-base" if args.method == "roberta" else ENCODER
     if args.pooling is None:
         args.pooling = "mean" if args.encoder == "minilm" else "cls"
     return args
 
 
+ENCODER = "bert-base-uncased"
 SHARPRECL = ("tau", "mu", "k", "n_pos", "n_neg", "lam", "hard_ratio_start", "hard_ratio_end",
              "positives", "cl_weight", "no_delta_cls", "no_delta_cl", "no_mutual_guidance",
              "no_cls", "proj_dim", "proj_bn")       # its flags, which no other method has
@@ -737,6 +745,10 @@ SHARPRECL = ("tau", "mu", "k", "n_pos", "n_neg", "lam", "hard_ratio_start", "har
 def constants_of(method: str) -> dict[str, float]:
     """A method's own constants with their default values."""
     return dict(METHODS[method].constants) if method in METHODS else {}
+
+
+def has_second_view(method: str) -> bool:
+    return method == "sharprecl" or (method in METHODS and "augmented" in METHODS[method].views)
 
 
 def parse_constants(method: str, given: list[str]) -> dict[str, float]:
@@ -773,7 +785,7 @@ def run_folder(args: argparse.Namespace) -> Path:
     has a folder of its own, so that it never touches a run's.
     """
     defaults = vars(make_parser().parse_args(["--dataset", args.dataset]))
-    defaults["pooling"] = "mean" if args.encoder == "minilm" else "cls"
+    defaults |= {"encoder": ENCODER, "pooling": "mean" if args.encoder == "minilm" else "cls"}
     parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
     others = {name: value for name, value in settings(args).items()
               if value != defaults[name] and name not in ("dataset", "ir", "seed", "constants")}

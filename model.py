@@ -186,10 +186,15 @@ def load_encoder(name: str, pooling: str) -> TextEncoder:
     return TextEncoder(backbone, pooling)
 
 
+def first_position(backbone: nn.Module) -> int:
+    """Where the encoder's positions start: behind that of padding, if it has one, as RoBERTa's."""
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
+
+
 def max_positions(encoder: TextEncoder) -> int | None:
     """The longest text in tokens that the encoder has position embeddings for; None: no limit."""
-    config = encoder.backbone.config
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and "roberta" in config.model_type:
-        positions -= config.pad_token_id + 1        # its positions start behind the padding's
-    return positions
+    positions = getattr(encoder.backbone.config, "max_position_embeddings", None)
+    return positions and positions - first_position(encoder.backbone)

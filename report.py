@@ -26,7 +26,7 @@ from scipy.stats import ttest_rel
 
 import results
 from augment import InputError
-from main import ABLATIONS, SHARPRECL
+from main import ABLATIONS, SHARPRECL, make_parser
 
 # ---- the paper's own numbers, BERT-base: accuracy and macro-F1 of each dataset in turn ----
 
@@ -109,6 +109,7 @@ class Run(NamedTuple):
     augment: str
     changed: dict       # flags of the method that are not at their default
     settings: dict      # all that decides the numbers
+    data_hash: str      # of all texts and labels
     accuracy: float     # percent, as macro_f1
     macro_f1: float
     seconds: float
@@ -165,8 +166,8 @@ def load(folder: Path, protocol: str) -> list[Run]:
             identity = [own[name] for name in ("dataset", "ir", "seed", "method", "augment")]
             if protocol in result:
                 scores = result[protocol]
-                runs.append(Run(path.parent, *identity, changed, own, scores["accuracy"],
-                                scores["macro_f1"], result["seconds"]))
+                runs.append(Run(path.parent, *identity, changed, own, result["data_hash"],
+                                scores["accuracy"], scores["macro_f1"], result["seconds"]))
         except (KeyError, TypeError) as error:
             raise InputError(f"{path} was written by another version of main.py ({error!r}): run "
                              "its command again with --overwrite, or move its folder away"
@@ -182,7 +183,7 @@ def load(folder: Path, protocol: str) -> list[Run]:
 
 def training(run: Run) -> dict:
     """The settings that all runs of a table share."""
-    own = ("dataset", "ir", "seed", "method", "augment", "constants", *SHARPRECL)
+    own = ("dataset", "ir", "seed", "method", "augment", "constants", "micro_batch", *SHARPRECL)
     return {name: value for name, value in run.settings.items() if name not in own}
 
 
@@ -214,6 +215,10 @@ def by_cell(runs: list[Run], row_of: Callable[[Run], str | int]) -> dict[Key, di
         if run.seed in cell:
             raise InputError(f"{cell[run.seed].folder} and {run.folder} are the same cell of a "
                              "table with the same seed: move one of them away")
+        other = next(iter(cell.values()), run)
+        if run.data_hash != other.data_hash:
+            raise InputError(f"{other.folder} and {run.folder} are the same cell of a table, but "
+                             "their data are not the same: move one of them away")
         cell[run.seed] = run
     return dict(cells)
 
@@ -350,21 +355,24 @@ def shown(name: str, value) -> str:
 
 def caption(runs: list[Run], protocol: str, differing: list[str]) -> str:
     """How these numbers came about: what a reader needs to compare them with others."""
-    settings = min(runs, key=lambda run: run.method == "roberta").settings
-    named = [*MAIN_SETTINGS, *(name for name in differing if name not in MAIN_SETTINGS)]
+    first = min(runs, key=lambda run: run.method == "roberta")
+    settings, defaults = first.settings, vars(make_parser().parse_args(["--dataset", ""]))
+    named = MAIN_SETTINGS + tuple(name for name, value in training(first).items()
+                                  if name not in MAIN_SETTINGS
+                                  and (name in differing or value != defaults.get(name)))
     roberta = {", of RoBERTa " + ", ".join(
         shown(name, run.settings[name]) for name in ("encoder", "pooling"))
         for run in runs if run.method == "roberta"}
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     return ("Mean ± standard deviation over seeds, in brackets how many; best bold, second "
-            f"underlined. Seeds {seeds}. Protocol {protocol}: {results.PROTOCOLS[protocol]}. "
+            f"underlined. Seeds {seeds}, on one draw of the training texts. Protocol {protocol}: {results.PROTOCOLS[protocol]}. "
             "Settings: " + ", ".join(shown(name, settings.get(name)) for name in named)
             + "".join(sorted(roberta)) + ".")
 
 
 PAPER_NOTE = " Columns “paper”: the paper's own numbers, with BERT-base, for reference."
-TIME_NOTE = (" Seconds of a run, training and evaluation, fewest bold; they depend on the machine "
-             "and on what else it did.")
+TIME_NOTE = (" Seconds of a run, training and evaluation, without tokenising and second views; "
+             "fewest bold. They depend on the machine and on what else it did.")
 
 
 def other_row(run: Run) -> str:
@@ -430,7 +438,7 @@ def markdown(table: Table) -> str:
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    around = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
+    around = {"best": "**{}**", "second": "<ins>{}</ins>", "": "{}"}
     text = [f"### {table.title}", "", table.caption]
     for part in table.parts:
         text += ["", f"**{part.dataset}**", "",
@@ -486,7 +494,6 @@ def latex_part(part: Part, text: str) -> str:
 
 # ---- figures: for a column of 3.4 inches or a page of 7, with letters of 8 points ----
 
-TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 FONT = {"font.size": 8, "axes.titlesize": 8, "axes.spines.top": False, "axes.spines.right": False}
 SWEPT = {"mu": "µ", "tau": "τ"}
 FIGURES = {("r52", None): "fig3", ("ohsumed", None): "fig3", ("trec", 50): "figA1",
@@ -510,7 +517,7 @@ def draw_sweeps(where: list[Place], runs: list[Run]):
     for (place, flag), axes in zip(itertools.product(where, SWEPT), grid.flat):
         points = sweep(runs, place, flag)
         axes.set_visible(bool(points))
-        for metric, colour, style in (("accuracy", TOL[0], "o-"), ("macro_f1", TOL[1], "s--")):
+        for metric, colour, style in (("accuracy", results.TOL[0], "o-"), ("macro_f1", results.TOL[1], "s--")):
             values = [[getattr(run, metric) for run in members] for members in points.values()]
             mean = np.array([np.mean(v) for v in values])
             spread = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
@@ -551,7 +558,7 @@ def draw_tsne(runs: list[Run]):
     for axes, run, points in zip(grid[0], runs, panels):
         for i, label in enumerate(labels):
             axes.scatter(*np.reshape(points[label], (-1, 2)).T, s=8, linewidths=0,
-                         color=TOL[i % 7], marker="os^vDPX<>*"[i % 10], label=drawn(label))
+                         color=results.TOL[i % 7], marker="os^vDPX<>*"[i % 10], label=drawn(label))
         axes.set(xticks=[], yticks=[], title=NAMES[run.method])
     if len(labels) <= results.MOST_NAMED:
         figure.legend(handles=grid[0][0].collections, loc="outside lower center", frameon=False,
@@ -559,11 +566,15 @@ def draw_tsne(runs: list[Run]):
     return figure
 
 
+def file_name(dataset: str, ir: float | None) -> str:
+    return f"{re.sub(r'[^a-zA-Z0-9.-]', '-', dataset)}_{ir_name(ir).replace(' ', '')}"
+
+
 def draw(runs: list[Run]) -> dict:
     """{name of its files: a figure} for Figures 3, 4, A.1 and A.2, and the like on other data."""
     swept, drawings = defaultdict(list), {}
     for dataset, ir in places(runs):
-        name = f"{re.sub(r'[^a-zA-Z0-9.-]', '-', dataset)}_{ir_name(ir).replace(' ', '')}"
+        name = file_name(dataset, ir)
         if any(sweep(runs, (dataset, ir), flag) for flag in SWEPT):
             swept[FIGURES.get((dataset, ir), f"fig_mu_tau_{name}")].append((dataset, ir))
         panels = [run for method in ("sclce", "spcl", "sharprecl") for run in runs
@@ -579,15 +590,17 @@ def write_figures(runs: list[Run], output_dir: Path, suffix: str) -> None:
     """Each as .png and .pdf."""
     with plt.rc_context(FONT):
         drawings = draw(runs)
-    original = next((run for run in runs if (run.dataset, run.ir) == ("ohsumed", None)), None)
+    shown_one = next((run for run in runs if (run.dataset, run.ir) == ("ohsumed", None)), runs[0])
+    is_the_papers = (shown_one.dataset, shown_one.ir) == ("ohsumed", None)
     for kind in (".png", ".pdf"):
         for name, figure in drawings.items():
             results.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
-        if original is not None:
-            summary = read_json(original.folder / "data_report.json")
-            counts, names = zip(*((row["train"], row["label"]) for row in summary["classes"]))
-            results.label_distribution(counts, names, f"Ohsumed, ir = {summary['ir']:.1f}",
-                                       output_dir / f"fig1{suffix}{kind}")
+        summary = read_json(shown_one.folder / "data_report.json")
+        counts, names = zip(*((row["train"], row["label"]) for row in summary["classes"]))
+        name = "fig1" if is_the_papers else f"fig1_{file_name(shown_one.dataset, shown_one.ir)}"
+        results.label_distribution(counts, names,
+                                   f"{title(shown_one.dataset)}, ir = {summary['ir']:.1f}",
+                                   output_dir / f"{name}{suffix}{kind}")
 
 
 # ---- the command line ----

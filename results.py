@@ -130,7 +130,8 @@ def print_result(folder: Path) -> None:
 
 # ---- figures ----
 
-BAR = "#4477aa"     # of Paul Tol's colour-blind safe palette, as is viridis
+# Paul Tol's bright palette, safe for the colour-blind, as is viridis
+TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 
 
 def save_figure(figure, path: Path) -> None:
@@ -155,7 +156,7 @@ def label_distribution(counts: list[int], names: list[str], title: str, path: Pa
     order = np.argsort(-np.array(counts), kind="stable")
     is_named = len(names) <= MOST_NAMED
     figure, axes = plt.subplots(figsize=(min(36.0, max(4.0, 0.28 * len(names) + 1.5)), 3.2))
-    bars = axes.bar(range(len(names)), [counts[i] for i in order], color=BAR)
+    bars = axes.bar(range(len(names)), [counts[i] for i in order], color=TOL[0])
     if is_named:
         axes.bar_label(bars, fontsize=7, rotation=90 if len(names) > 12 else 0, padding=2)
         axes.set_xticks(range(len(names)), [_tick_names(names)[i] for i in order], fontsize=8,
@@ -202,18 +203,20 @@ def tsne(feats: np.ndarray, labels: np.ndarray, names: list[str], path: Path,
     """
     chosen = np.random.default_rng(0).permutation(len(feats))[:most]
     feats, labels = feats[chosen], labels[chosen]
-    if len(np.unique(feats, axis=0)) < 10:
-        print("no t-SNE: it needs at least 10 test texts with different embeddings")
-        return
-    perplexity = min(30, (len(feats) - 1) // 3)
-    points = TSNE(perplexity=perplexity, random_state=0).fit_transform(feats)
+    is_drawn = len(np.unique(feats, axis=0)) >= 10
+    points = np.empty((0, 2))
+    if is_drawn:
+        perplexity = min(30, (len(feats) - 1) // 3)
+        points = TSNE(perplexity=perplexity, random_state=0).fit_transform(feats)
     write_text(path.with_suffix(".csv"), _csv(["x", "y", "label"], (
         (f"{x:.3f}", f"{y:.3f}", names[label]) for (x, y), label in zip(points, labels))))
+    if not is_drawn:
+        print("no t-SNE: it needs at least 10 test texts with different embeddings")
+        return
     figure, axes = plt.subplots(figsize=(5.6, 5))
     few = len(names) <= 10
     for position, label in enumerate(np.unique(labels)):
-        colour = (plt.get_cmap("tab10")(label) if few else
-                  plt.get_cmap("viridis")(label / len(names)))
+        colour = TOL[label % 7] if few else plt.get_cmap("viridis")(label / len(names))
         axes.scatter(*points[labels == label].T, s=12, color=colour, linewidths=0,
                      marker="os^vDPX<>*"[position % 10], label=_tick_names(names)[label])
     axes.set_xticks([])

@@ -62,17 +62,29 @@ fi
 
 # ---- the runs: a line of main.py's arguments each ----
 
-weights=--no_weights    # thousands of encoders fill a disk; fig4 keeps its three
+first_seed=${SEEDS%% *}
 flags="${DATA_DIR:+--data_dir $(printf %q "$DATA_DIR")} ${EPOCHS:+--epochs $EPOCHS} $flags"
 flags="${ENCODER:+--encoder $(printf %q "$ENCODER")} $flags --output_dir $(printf %q "$OUTPUT_DIR")"
 
 runs() {    # DATASET IR METHOD [FLAG...]: a line for each seed, if DATASETS and METHODS have it
-    local run="--dataset $1 --ir $2 --method $3"
+    local run="--dataset $1 --ir $2 --method $3" key="$1 $2 $3" keep
     [[ " $DATASETS " == *" $1 "* && " $METHODS " == *" $3 "* ]] || return 0
     shift 3
     for seed in $SEEDS; do
-        echo "${run/--ir original /} $* --seed $seed $weights $flags"
+        keep=--no_weights       # thousands of encoders fill a disk
+        # those of Figure 4 are drawn whichever table wants them first
+        case "$key seed$seed $*" in
+            "trec 50 sclce seed$first_seed " | "trec 50 spcl seed$first_seed " | \
+            "trec 50 sharprecl seed$first_seed ") keep=--plots ;;
+        esac
+        echo "${run/--ir original /} $* --seed $seed $keep $flags"
     done
+}
+
+vary() {    # DATASET FLAG DEFAULT VALUE: a run of SharpReCL; the default needs no flag
+    local flag="$2 $4"
+    if [ "$3" = "$4" ]; then flag=; fi
+    runs "$1" "$(ir_of "$1")" sharprecl $flag
 }
 
 as_it_is() { [ "$1" = r52 ] || [ "$1" = ohsumed ]; }    # imbalanced from the start
@@ -106,34 +118,40 @@ tableA1() {
 
 tableA2() {
     for dataset in $DATASETS; do
-        for k in $ks; do runs "$dataset" "$(ir_of "$dataset")" sharprecl --k "$k"; done
+        for k in $ks; do vary "$dataset" --k 20 "$k"; done
     done
 }
 
 mu_and_tau() {
     for dataset in "$@"; do
         for value in $values; do
-            runs "$dataset" "$(ir_of "$dataset")" sharprecl --mu "$value"
-            runs "$dataset" "$(ir_of "$dataset")" sharprecl --tau "$value"
+            vary "$dataset" --mu 1 "$value"
+            vary "$dataset" --tau 0.5 "$value"
         done
     done
 }
 
-fig1() { local SEEDS=0; runs ohsumed original sharprecl; }      # any run shows the class sizes
+fig1() { local SEEDS=$first_seed; runs ohsumed original sharprecl; }      # any run shows the class sizes
 fig3() { mu_and_tau ohsumed r52; }
 figA1() { mu_and_tau trec dblp; }
 figA2() { mu_and_tau biomedical cr; }
 
 fig4() {
-    local SEEDS=0 weights=--plots
+    local SEEDS=$first_seed
     for method in sclce spcl sharprecl; do runs trec 50 $method; done
 }
 
 # ---- run them, and report ----
 
 lines=$(for table in ${tables:-$all}; do $table; done)
-status=0
-echo "$lines" | "$PYTHON" runner.py --jobs "$JOBS" --shard "$SHARD" $dry_run || status=$?
+status=1
+"$PYTHON" runner.py --jobs "$JOBS" --shard "$SHARD" $dry_run <<< "$lines" &
+runner=$!
+trap 'kill -TERM $runner 2>/dev/null' INT TERM HUP       # it stops its runs after whole epochs
+while kill -0 $runner 2>/dev/null; do                    # a signal ends wait, not the runner
+    status=0
+    wait $runner || status=$?
+done
 if [ -n "$dry_run" ] || [ $status -gt 1 ]; then exit $status; fi
 "$PYTHON" report.py "$OUTPUT_DIR" --output_dir "$OUTPUT_DIR/report" || status=1
 exit $status

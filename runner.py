@@ -42,7 +42,10 @@ class Cell(NamedTuple):
 
 
 def read_cells(lines: Iterable[str]) -> list[Cell]:
-    """Of the lines, without repeats; of two lines for one run, that with --plots counts."""
+    """
+    Of the lines, without repeats; of two lines for one run, that with --plots counts. InputError
+    for two runs that would share a folder: its name has not all of a path, or of a long number.
+    """
     cells: dict[Path, Cell] = {}
     for line in filter(None, map(str.strip, lines)):
         errors = io.StringIO()
@@ -53,11 +56,20 @@ def read_cells(lines: Iterable[str]) -> list[Cell]:
             reason = (errors.getvalue().strip() or str(error)).split("error: ")[-1]
             raise InputError(f"line {line!r}: {reason}") from error
         cell = Cell(shlex.split(line), args, run_folder(args))
-        if cell.folder not in cells or args.plots:
+        before = cells.setdefault(cell.folder, cell)
+        if identity(before) != identity(cell):
+            raise InputError(f"line {line!r} and {shlex.join(before.argv)!r} are different runs "
+                             f"for one folder, {cell.folder.name}: give them two --output_dir")
+        if args.plots:
             cells[cell.folder] = cell
     if not cells:
         raise InputError("standard input: no runs are left of what was asked for")
     return list(cells.values())
+
+
+def identity(cell: Cell) -> dict:
+    return {name: value for name, value in vars(cell.args).items()
+            if name not in ("plots", "no_weights", "overwrite", "device", "ablation")}
 
 
 def state(cell: Cell) -> str:
@@ -68,10 +80,10 @@ def state(cell: Cell) -> str:
     try:
         with open(cell.folder / ".lock") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return "open"
     except BlockingIOError:
         return "running"
+    except OSError:     # no lock file yet; or a file system without locks, as main.py will say
+        return "open"
     return "open"
 
 
@@ -86,7 +98,11 @@ def label(cell: Cell) -> str:
 
 
 def read_result(cell: Cell) -> dict:
-    return json.loads((cell.folder / "result.json").read_text())
+    path = cell.folder / "result.json"
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: delete its folder, and run it again") from error
 
 
 def log_of(cell: Cell) -> Path:
@@ -111,9 +127,6 @@ def environment(cell: Cell, slot: int, jobs: int) -> dict[str, str]:
 def start(cell: Cell, slot: int, jobs: int, script: str) -> subprocess.Popen:
     """In a session of its own: Ctrl-C reaches it once, through us."""
     command = [sys.executable, script, *cell.argv]
-    result, weights = cell.folder / "result.json", cell.folder / "model.safetensors"
-    if cell.args.plots and result.exists() and not weights.exists():
-        command.append("--overwrite")       # without the weights there is nothing to plot
     log_of(cell).parent.mkdir(parents=True, exist_ok=True)
     with open(log_of(cell), "a", encoding="utf-8") as log:
         print("$", shlex.join(command), file=log, flush=True)
@@ -123,22 +136,34 @@ def start(cell: Cell, slot: int, jobs: int, script: str) -> subprocess.Popen:
 
 def execute(cells: list[Cell], jobs: int, script: str,
             signals: list[int]) -> Iterator[tuple[Cell, int]]:
-    """Runs the cells and yields each with its exit code; leaves none running when it is left."""
-    waiting, running = deque(cells), {}
+    """
+    Runs the cells and yields each with its exit code; leaves none running when it is left. A cell
+    that another process has goes to the end of the line, until it is finished, or free.
+    """
+    waiting, running, is_waiting_for_others = deque(cells), {}, False
     try:
         while (waiting or running) and not signals:
-            for slot in range(jobs):
-                if waiting and slot not in running:
+            for slot in set(range(jobs)) - set(running):
+                for _ in range(len(waiting)):
                     cell = waiting.popleft()
                     if (now := state(cell)) == "open":
                         running[slot] = cell, start(cell, slot, jobs, script)
+                        break
+                    if now == "finished":
+                        yield cell, 0
                     else:
-                        yield cell, 0 if now == "finished" else BUSY
-            time.sleep(0.1)
+                        waiting.append(cell)
+            if waiting and not running and not is_waiting_for_others:
+                is_waiting_for_others = True
+                print(f"waiting for {len(waiting)} runs of other processes", flush=True)
+            time.sleep(0.1 if running else 2)
             for slot, (cell, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[slot]
-                    yield cell, process.returncode
+                    if process.returncode == BUSY:
+                        waiting.append(cell)
+                    else:
+                        yield cell, process.returncode
     finally:
         for _, process in running.values():
             process.send_signal(signal.SIGINT)      # main.py leaves its whole epochs
@@ -200,25 +225,17 @@ def run(cells: list[Cell], jobs: int, script: str) -> int:
     todo = [cell for cell in cells if state(cell) != "finished"]
     begin, before = time.monotonic(), len(cells) - len(todo)
     print(f"{len(cells)} runs, {before} of them finished before, {jobs} at a time", flush=True)
-    done = before
-    for _ in range(2):      # what another process has now may be finished, or free, at the end
-        busy = []
-        for cell, code in execute(todo, jobs, script, signals):
-            if code == BUSY:
-                busy.append(cell)
-                continue
-            done += 1
-            is_good, text = ending(cell, code)
-            if not is_good:
-                failed.append(f"{label(cell)}: {text} ({log_of(cell)})")
-            left = (time.monotonic() - begin) / (done - before) * (len(cells) - done)
-            print(f"[{done}/{len(cells)}] {label(cell)}: {text}; {duration(left)} left", flush=True)
-        todo = busy
+    for done, (cell, code) in enumerate(execute(todo, jobs, script, signals), start=before + 1):
+        is_good, text = ending(cell, code)
+        if not is_good:
+            failed.append(f"{label(cell)}: {text} ({log_of(cell)})")
+        left = (time.monotonic() - begin) / (done - before) * (len(cells) - done)
+        print(f"[{done}/{len(cells)}] {label(cell)}: {text}; {duration(left)} left", flush=True)
     if signals:
         print(f"stopped: {sum(state(cell) == 'finished' for cell in cells)} of {len(cells)} runs "
               "are finished; the same command goes on", flush=True)
         return 130
-    for text in [f"running elsewhere: {label(cell)}" for cell in busy] + failed:
+    for text in failed:
         print(text, flush=True)
     return 1 if failed else 0
 

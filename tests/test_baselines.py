@@ -574,9 +574,10 @@ def test_a_batch_goes_into_the_pools_after_its_own_loss_and_without_gradient(spc
 
 class Echo(torch.nn.Module):
     """A stand-in backbone: the state of token i is (i, 2 i), and it keeps its position ids."""
-    def __init__(self, model_type, pad_token_id):
+    def __init__(self, model_type, pad_token_id, padding_idx):
         super().__init__()
         self.config = SimpleNamespace(model_type=model_type, pad_token_id=pad_token_id)
+        self.position_embeddings = torch.nn.Embedding(9, 2, padding_idx=padding_idx)
 
     def forward(self, input_ids, attention_mask, position_ids):
         self.position_ids = position_ids.tolist()
@@ -584,10 +585,11 @@ class Echo(torch.nn.Module):
         return SimpleNamespace(last_hidden_state=hidden)
 
 
-@pytest.mark.parametrize("model_type, pad, offset", [
-    ("bert", 0, 0), ("roberta", 1, 2), ("xlm-roberta", 1, 2)])
-def test_labels_share_a_position_after_cls_and_the_text_counts_on(model_type, pad, offset):
-    backbone = Echo(model_type, pad)
+@pytest.mark.parametrize("model_type, pad, padding_idx, offset", [
+    ("bert", 0, None, 0), ("roberta", 1, 1, 2), ("mpnet", 1, 1, 2)])
+def test_labels_share_a_position_after_cls_and_the_text_counts_on(model_type, pad, padding_idx,
+                                                                  offset):
+    backbone = Echo(model_type, pad, padding_idx)
     encoder = baselines.LabelAwareEncoder(SimpleNamespace(backbone=backbone, pooling="cls"), 2)
     ids = torch.tensor([[5, 91, 92, 6, 10, 11, 6], [5, 91, 92, 6, 12, 6, pad]])
     feat = encoder(ids, (ids != pad).long())

@@ -152,6 +152,32 @@ def test_the_prior_ablations_take_the_prior_out_of_their_own_loss(batch):
         assert tuple(a != b for a, b in zip(got, (cls, cl))) == moved, ablation
 
 
+@pytest.mark.parametrize("ablation, moved", [       # the classification loss, the contrastive one
+    ("sshm", (False, True)), ("ss", (False, True)), ("hm", (False, True)), ("mi", (False, True)),
+    ("cl", (False, False)), ("cls", (False, False)), ("delta_cls", (True, False)),
+    ("delta_cl", (False, True)), ("delta_both", (True, True))])
+def test_an_ablation_moves_its_own_loss_and_leaves_the_other_where_it_was(batch, ablation, moved):
+    def losses(*options):
+        run, tensors, labels = batch(*options)
+        run.model.eval()
+        args = run.args
+        ratio = L.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
+        torch.manual_seed(5)
+        step = objective(run.model, run.forward(*tensors.values()), labels, run.class_counts,
+                         ratio, args)
+        assert step.loss.item() == pytest.approx(
+            step.loss_cls.item() + args.mu * step.loss_cl.item())
+        return step, gradients(step.loss, run.model)
+
+    (full, _), (without, gradient) = losses(), losses("--ablation", ablation)
+    assert (full.loss_cls.item() != without.loss_cls.item(),
+            full.loss_cl.item() != without.loss_cl.item()) == moved
+    if ablation == "cl":        # nothing but the classification loss is left
+        assert without.loss.item() == without.loss_cls.item()
+        assert all(g is None or g.abs().sum() == 0
+                   for name, g in gradient.items() if name.startswith("proj_"))
+
+
 # ---- micro batches ----
 
 

@@ -16,7 +16,7 @@ PLAIN = main.settings(main.parse_args(["--dataset", "trec"]))
 
 
 def write_run(folder, accuracy=90.0, macro_f1=80.0, *, seed=0, method="sharprecl", dataset="trec",
-              ir=50.0, seconds=10.0, changed={}, **others):
+              ir=50.0, seconds=10.0, changed={}, data_hash="same", **others):
     """The folder of a made-up run, as main.py would leave it."""
     flags = {name: value for name, value in changed.items() if name in main.SHARPRECL}
     own = PLAIN | {"dataset": dataset, "ir": ir, "seed": seed, "method": method} | flags | others
@@ -24,7 +24,10 @@ def write_run(folder, accuracy=90.0, macro_f1=80.0, *, seed=0, method="sharprecl
     run.mkdir(parents=True)
     numbers = {"epoch": 30, "accuracy": accuracy, "macro_f1": macro_f1}
     results.write_json(run / "result.json", {"last": numbers, "best_test": numbers, "settings": own,
-                                             "seconds": seconds, "changed": changed})
+                                             "seconds": seconds, "changed": changed,
+                                             "data_hash": data_hash})
+    classes = [{"label": name, "train": count} for name, count in (("a", 50), ("b", 9), ("c", 1))]
+    results.write_json(run / "data_report.json", {"classes": classes, "ir": 50.0})
     return run
 
 
@@ -54,6 +57,21 @@ def test_a_cell_is_mean_and_sample_deviation_over_seeds_and_their_number(tmp_pat
     cells = cells_of(read_tables(tmp_path)["table2"].parts[0])
     assert cells["BERT"]["ir 50", "accuracy"].text == "92.00 ± 2.00 (3)"
     assert cells["SharpReCL"]["ir 50", "accuracy"].text in ("71.12 (1)", "71.13 (1)")
+
+
+def test_runs_on_other_data_are_not_averaged(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, data_hash="changed since")
+    with pytest.raises(InputError, match="data are not the same"):
+        read_tables(tmp_path)
+
+
+def test_the_caption_names_every_setting_that_is_not_the_default(tmp_path):
+    write_run(tmp_path, max_per_class=77, warmup=0.25)
+    write_run(tmp_path, method="bcl", max_per_class=77, warmup=0.25, micro_batch=8)
+    caption = read_tables(tmp_path)["table2"].caption
+    assert "max per class 77" in caption and "warmup 0.25" in caption
+    assert "max length" not in caption and "epochs 30" in caption
 
 
 @pytest.mark.parametrize("means, best, marks", [
@@ -295,7 +313,7 @@ A 5 % caption.
 |---|---:|---:|
 | x\\|y & co | **9.00 ± 0.10 (2)**† | – |
 | | | |
-| w/o δ_{CLS,CL} | <u>8.00 (1)</u> | 1.0 / 2.0 |
+| w/o δ_{CLS,CL} | <ins>8.00 (1)</ins> | 1.0 / 2.0 |
 """
 
 
