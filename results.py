@@ -137,7 +137,9 @@ TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbb
 def save_figure(figure, path: Path) -> None:
     """As PNG or PDF, whichever the path ends with."""
     image = io.BytesIO()
-    figure.savefig(image, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    figure.savefig(image, format=path.suffix[1:], dpi=150, bbox_inches="tight",
+                   # the same figure, the same file
+                   metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
     plt.close(figure)
     save(path, image.getvalue())
 
