@@ -48,6 +48,10 @@ fi
 : "${DATASETS:=r52 ohsumed trec dblp biomedical cr}" "${SEEDS:=0 1 2 3 4 5 6 7 8 9}"
 : "${IRS:=original 50 20 10}" "${ENCODER:=}" "${EPOCHS:=}" "${JOBS:=1}" "${SHARD:=1/1}"
 : "${OUTPUT_DIR:=runs/all}" "${DATA_DIR:=}"
+for dataset in $DATASETS; do
+    case " r52 ohsumed trec dblp biomedical cr wordnet " in *" $dataset "*) continue ;; esac
+    [ -e "$dataset" ] || { echo "error: no dataset and no file is called $dataset" >&2; exit 2; }
+done
 [ -x .venv/bin/python ] && : "${PYTHON:=.venv/bin/python}"
 : "${PYTHON:=python3}"
 

@@ -244,6 +244,9 @@ def test_a_wrong_argument_is_one_line():
     done = run_all("table3")
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and "table3" in done.stderr
+    done = run_all("table2", DATASETS="trec treck")
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and "treck" in done.stderr
 
 
 # ---- runner.py: each run once ----
