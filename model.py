@@ -72,7 +72,6 @@ class Method(nn.Module):
 
     def classify(self, feat: Tensor) -> Tensor:
         """Class logits, (rows, C)."""
-        raise NotImplementedError
 
     def prepare(self, tokens: Tokens) -> Tokens:
         """The texts as this method's encoder takes them."""
