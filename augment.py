@@ -22,6 +22,7 @@ import re
 import secrets
 import signal
 import sys
+import threading
 import warnings
 import zipfile
 from collections import defaultdict
@@ -400,6 +401,16 @@ def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path
     return result
 
 
+def _be_a_worker() -> None:
+    """Leaves Ctrl-C to the process that started this one, and ends with it, also by kill -9."""
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
 def _over_pieces(function: Callable, settings: dict, pieces: list[list[str]]
                  ) -> Iterator[list[str]]:
     """function(piece, **settings) of each piece in turn; many, by a process for each core."""
@@ -410,8 +421,7 @@ def _over_pieces(function: Callable, settings: dict, pieces: list[list[str]]
     load_wordnet()      # where it is missing it is downloaded, or the error raised, once
     # spawn, not fork: NLTK's open files would be shared, and torch's threads lost
     pool = ProcessPoolExecutor(min(cores, len(pieces)), multiprocessing.get_context("spawn"),
-                               initializer=signal.signal,
-                               initargs=(signal.SIGINT, signal.SIG_IGN))    # Ctrl-C ends us alone
+                               initializer=_be_a_worker)
     try:
         yield from tqdm(pool.map(partial(function, **settings), pieces),
                         f"{function.__name__}, pieces of {PIECE:,} texts", total=len(pieces))
