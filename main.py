@@ -24,6 +24,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 import data
+import llm
 import losses as L
 import results
 from augment import METHODS as AUGMENTATIONS
@@ -380,11 +382,11 @@ def load_data(args: argparse.Namespace) -> data.Corpus:
 def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> data.Tokens | None:
     """
     Prints the data report, and leaves it in the folder with the label distribution (Fig. 1).
-    Returns the training texts as tokens, which the report needs already; None for tfidf.
+    Returns the training texts as tokens, which the report needs already; None without an encoder.
     """
     summary, tokens = data.data_report(corpus), None
     print(data.format_report(summary))
-    if args.method != "tfidf":
+    if has_encoder(args.method):
         tokens = data.tokenize(corpus.train_texts, load_tokenizer(args.encoder), args.max_length)
         summary["truncated"] = tokens.truncated
         print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}",
@@ -430,9 +432,17 @@ def code_version() -> str:
         return "unknown"
 
 
-def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
-    """Algorithm 1, line 1: the pretrained encoder, and everything new fixed by the seed."""
+def new_model(args: argparse.Namespace, corpus: data.Corpus
+              ) -> Method | llm.LoraClassifier | llm.HostedModel | None:
+    """
+    Algorithm 1, line 1: the pretrained encoder, and everything new fixed by the seed; or a language
+    model; None for tfidf.
+    """
     set_seed(args.seed)
+    if args.method in llm.MODELS:
+        return new_language_model(args, corpus)
+    if args.method == "tfidf":
+        return None
     encoder = load_encoder(args.encoder, args.pooling)
     num_classes = len(corpus.label_names)
     if args.method == "sharprecl":
@@ -446,6 +456,27 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
     task = Task(corpus.label_names, corpus.train_labels, counts, load_tokenizer(args.encoder),
                 args.epochs)
     return METHODS[args.method](encoder, task, **args.constants).to(args.device)
+
+
+def new_language_model(args: argparse.Namespace, corpus: data.Corpus
+                       ) -> llm.LoraClassifier | llm.HostedModel:
+    """With new adapters; or, of a provider, with the user's consent to what it costs."""
+    if args.method != "gpt35":
+        return llm.LoraClassifier(
+            args.base_model, corpus.label_names, args.constants, base_type=args.base_type,
+            targets=args.lora_targets, device=args.device, max_length=args.max_length,
+            micro_batch=args.micro_batch)
+    model = llm.HostedModel(args.base_model, corpus.label_names, args.constants["epochs"],
+                            args.seed, args.prices)
+    model.confirm(run_folder(args), labelled(corpus), corpus.test_texts + corpus.val_texts,
+                  is_new=args.overwrite, is_confirmed=args.yes)
+    return model
+
+
+def labelled(corpus: data.Corpus) -> list[tuple[str, str]]:
+    """The training texts, each with the name of its label."""
+    return [(text, corpus.label_names[label])
+            for text, label in zip(corpus.train_texts, corpus.train_labels)]
 
 
 def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
@@ -541,6 +572,51 @@ def fit_tfidf(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> No
                                corpus.val_texts or corpus.test_texts)
     record = {"epoch": 1, **evaluate(corpus, logits, val_logits if corpus.val_texts else None)}
     record["seconds"] = round(time.perf_counter() - start, 2)
+    write_epoch(folder, corpus, logits, [record])
+    finish(args, folder, [record])
+
+
+def fit_lora(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
+             model: llm.LoraClassifier) -> None:
+    """As train(), with a language model's own epochs; of its weights the adapters are kept."""
+    _, share = model.cut(corpus.train_texts)
+    print(f"{args.method}: {args.base_model}, {args.base_type}, "
+          + ", ".join(f"{name} {value:g}" for name, value in args.constants.items())
+          + f"; {share:.2%} of the texts are longer than {args.max_length} of its tokens, and cut. "
+          "The flags of encoders and of their training do not concern it")
+    run = SimpleNamespace(folder=folder, device=args.device, model=model,
+                          optimizer=model.optimizer, scaler=torch.amp.GradScaler(enabled=False))
+    history, epochs = load_checkpoint(run), args.constants["epochs"]
+    for epoch in range(len(history) + 1, epochs + 1):
+        start = time.perf_counter()
+        set_seed(args.seed, epoch)
+        record = {"epoch": epoch, **model.train_epoch(corpus.train_texts, corpus.train_labels,
+                                                      seed=args.seed, epoch=epoch)}
+        logits = model.scores(corpus.test_texts)
+        record |= evaluate(corpus, logits,
+                           model.scores(corpus.val_texts) if corpus.val_texts else None)
+        record["seconds"] = round(time.perf_counter() - start, 2)
+        history.append(record)
+        write_epoch(folder, corpus, logits, history)
+        if epoch < epochs:
+            save_checkpoint(run, history)
+    if not args.no_weights:
+        model.save(folder / "adapter")
+    finish(args, folder, history)
+
+
+def fit_hosted(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
+               model: llm.HostedModel) -> None:
+    """A language model of a provider, as it is after its last epoch; unknown answers are wrong."""
+    start = time.perf_counter()
+    model.open(folder)
+    model.fine_tune(folder, labelled(corpus))
+    logits, unknown = model.scores(corpus.test_texts)
+    val_logits = model.scores(corpus.val_texts)[0] if corpus.val_texts else None
+    record = {"epoch": args.constants["epochs"], **evaluate(corpus, logits, val_logits)}
+    record["test"]["unknown_answers"] = unknown
+    record["seconds"] = round(time.perf_counter() - start, 2)
+    print(f"{unknown} of {len(logits)} answers are no label, and count as wrong; {model.paid()}")
     write_epoch(folder, corpus, logits, [record])
     finish(args, folder, [record])
 
@@ -654,8 +730,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--check_only", action="store_true", help="print the data report and stop")
 
     add = parser.add_argument_group("method").add_argument
-    add("--method", choices=[*METHODS, "tfidf", "sharprecl"], default="sharprecl",
-        help="sharprecl, or what it is compared with (baselines.py)")
+    add("--method", choices=[*METHODS, "tfidf", *llm.MODELS, "sharprecl"], default="sharprecl",
+        help="sharprecl, or what it is compared with (baselines.py, llm.py)")
     add("--constants", nargs="+", metavar="NAME=VALUE", default=[],
         help="other values for the constants of such a method; its own are its paper's")
 
@@ -679,6 +755,19 @@ def make_parser() -> argparse.ArgumentParser:
     add("--ablation", choices=list(ABLATIONS), help="a row of Table 4, short for the flags above")
     add("--proj_dim", type=size, default=128, help="size of the projected texts and prototypes")
     add("--proj_bn", action="store_true", help="batch norm in both heads, as in the authors' code")
+
+    add = parser.add_argument_group(f"language models ({', '.join(llm.MODELS)})").add_argument
+    add("--base_model", metavar="NAME|FOLDER",
+        help="any causal model of Hugging Face, or a model that OpenAI fine-tunes; None: the "
+             "paper's")
+    add("--base_type", choices=llm.BASE_TYPES, default="4bit",
+        help="how the frozen base is held; 4bit and 8bit need bitsandbytes")
+    add("--lora_targets", nargs="+", metavar="MODULE",
+        help="layers that get adapters; None: all linear ones but the last")
+    add("--prices", type=positive, nargs=3, metavar=("TRAIN", "INPUT", "OUTPUT"),
+        help="gpt35: today's dollars for a million tokens, of the provider's price list; they "
+             "change, so there is no default")
+    add("--yes", action="store_true", help="gpt35: agree to the estimated cost")
 
     add = parser.add_argument_group("encoder").add_argument
     add("--encoder", help=f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and '
@@ -727,13 +816,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
     except ValueError as error:
         parser.error(str(error))
-    if args.method == "tfidf" and args.plots:
-        parser.error("--plots draws what an encoder makes of the texts, and tfidf has none")
+    if args.plots and not has_encoder(args.method):
+        parser.error(f"--plots draws what an encoder makes of the texts, and {args.method} has "
+                     "none")
+    check_language_model(parser, args)
+    if args.base_model is None:
+        args.base_model = llm.MODELS.get(args.method)
     if args.encoder is None:
         args.encoder = "roberta-base" if args.method == "roberta" else ENCODER
     if args.pooling is None:
         args.pooling = "mean" if args.encoder == "minilm" else "cls"
     return args
+
+
+def check_language_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """The flags of language models: each with a method that it concerns, and prices for gpt35."""
+    hosted, open_model = args.method == "gpt35", args.method in llm.MODELS and args.method != "gpt35"
+    for name, is_known in (("base_model", hosted or open_model), ("base_type", open_model),
+                           ("lora_targets", open_model), ("prices", hosted), ("yes", hosted)):
+        if not is_known and getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name} does not concern {args.method}")
+    if hosted and args.prices is None:
+        parser.error("gpt35 costs money, and prices change: give --prices TRAIN INPUT OUTPUT, "
+                     "dollars for a million tokens, of the provider's price list")
 
 
 ENCODER = "bert-base-uncased"
@@ -742,9 +847,18 @@ SHARPRECL = ("tau", "mu", "k", "n_pos", "n_neg", "lam", "hard_ratio_start", "har
              "no_cls", "proj_dim", "proj_bn")       # its flags, which no other method has
 
 
+LANGUAGE_MODEL = ("base_model", "base_type", "lora_targets")    # the same for llm.py's methods
+
+
 def constants_of(method: str) -> dict[str, float]:
     """A method's own constants with their default values."""
-    return dict(METHODS[method].constants) if method in METHODS else {}
+    if method in METHODS:
+        return dict(METHODS[method].constants)
+    return dict(llm.CONSTANTS.get(method, {}))
+
+
+def has_encoder(method: str) -> bool:
+    return method == "sharprecl" or method in METHODS
 
 
 def has_second_view(method: str) -> bool:
@@ -758,8 +872,9 @@ def parse_constants(method: str, given: list[str]) -> dict[str, float]:
         name, _, text = item.partition("=")
         if name not in known:
             raise ValueError(f"--constants {item}: {method} has {known or 'none'}")
-        may_be_zero = name in ("weight", "weight_cls", "alpha", "gamma", "smooth", "momentum")
-        is_share = name == "momentum" or (name == "weight" and method in ("simcse", "sclce",
+        may_be_zero = name in ("weight", "weight_cls", "alpha", "gamma", "smooth", "momentum",
+                               "dropout")
+        is_share = name in ("momentum", "dropout") or (name == "weight" and method in ("simcse", "sclce",
                                                                           "dualcl"))
         try:
             parsed[name] = number(type(known[name]), 0, 1 if is_share else math.inf,
@@ -772,10 +887,11 @@ def parse_constants(method: str, given: list[str]) -> dict[str, float]:
 
 
 def changed(args: argparse.Namespace) -> dict:
-    """What the method does otherwise than by default: flags of SharpReCL, constants of another."""
+    """What the method does otherwise than by default: its own flags and constants."""
     parser, own = make_parser(), constants_of(args.method)
-    flags = {name: getattr(args, name) for name in SHARPRECL
-             if getattr(args, name) != parser.get_default(name)}
+    default = {"base_model": llm.MODELS.get(args.method)}
+    flags = {name: getattr(args, name) for name in (*SHARPRECL, *LANGUAGE_MODEL)
+             if getattr(args, name) != default.get(name, parser.get_default(name))}
     return flags | {name: value for name, value in args.constants.items() if value != own[name]}
 
 
@@ -787,8 +903,9 @@ def run_folder(args: argparse.Namespace) -> Path:
     defaults = vars(make_parser().parse_args(["--dataset", args.dataset]))
     defaults |= {"encoder": ENCODER, "pooling": "mean" if args.encoder == "minilm" else "cls"}
     parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
+    named = ("dataset", "ir", "seed", "constants", *LANGUAGE_MODEL)
     others = {name: value for name, value in settings(args).items()
-              if value != defaults[name] and name not in ("dataset", "ir", "seed", "constants")}
+              if value != defaults[name] and name not in named}
     for name, value in (others | changed(args)).items():
         value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
         parts.append(name if value == "True" else f"{name}-{value}")
@@ -801,7 +918,7 @@ def run_folder(args: argparse.Namespace) -> Path:
 def settings(args: argparse.Namespace) -> dict:
     """The arguments that decide the numbers, without those that say where and how."""
     other = ("ablation", "output_dir", "data_dir", "device", "plots", "no_weights", "overwrite",
-             "check_only")
+             "check_only", "prices", "yes", *(() if args.method in llm.MODELS else LANGUAGE_MODEL))
     values = {name: value for name, value in vars(args).items() if name not in other}
     return values | {"dataset": Path(args.dataset).name}    # the data's hash says which file it is
 
@@ -852,13 +969,19 @@ def start(args: argparse.Namespace) -> None:
             results.print_result(folder)
             print("finished already; --overwrite runs it again")
             return
-        is_network = args.method != "tfidf"
-        model = new_model(args, corpus) if is_network else None     # fails before anything is lost
+        # fails, or asks what may be spent, before anything is lost
+        model = new_model(args, corpus)
         if args.overwrite:
             clear(folder)
         tokens = check_data(args, folder, corpus)
         record_settings(args, folder, corpus)
-        if is_network:
+        if args.method == "gpt35":
+            fit_hosted(args, folder, corpus, model)
+        elif args.method in llm.MODELS:
+            fit_lora(args, folder, corpus, model)
+        elif args.method == "tfidf":
+            fit_tfidf(args, folder, corpus)
+        else:
             run = build(args, folder, corpus, tokens, model)
             if is_finished:
                 load_weights(run)
@@ -866,8 +989,6 @@ def start(args: argparse.Namespace) -> None:
                 train(run)
             if args.plots:
                 plot(run)
-        elif not is_finished:
-            fit_tfidf(args, folder, corpus)
         results.print_result(folder)
 
 
