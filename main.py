@@ -831,7 +831,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_language_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """The flags of language models: each with a method that it concerns, and prices for gpt35."""
-    hosted, open_model = args.method == "gpt35", args.method in llm.MODELS and args.method != "gpt35"
+    hosted = args.method == "gpt35"
+    open_model = args.method in llm.MODELS and not hosted
     for name, is_known in (("base_model", hosted or open_model), ("base_type", open_model),
                            ("lora_targets", open_model), ("prices", hosted), ("yes", hosted)):
         if not is_known and getattr(args, name) != parser.get_default(name):
@@ -874,8 +875,8 @@ def parse_constants(method: str, given: list[str]) -> dict[str, float]:
             raise ValueError(f"--constants {item}: {method} has {known or 'none'}")
         may_be_zero = name in ("weight", "weight_cls", "alpha", "gamma", "smooth", "momentum",
                                "dropout")
-        is_share = name in ("momentum", "dropout") or (name == "weight" and method in ("simcse", "sclce",
-                                                                          "dualcl"))
+        is_share = name in ("momentum", "dropout") or (
+            name == "weight" and method in ("simcse", "sclce", "dualcl"))
         try:
             parsed[name] = number(type(known[name]), 0, 1 if is_share else math.inf,
                                   open_interval=not may_be_zero)(text)
