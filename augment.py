@@ -15,18 +15,21 @@ Every result depends on the seed and on the text, never on the text's place in t
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import random
 import re
 import secrets
+import signal
 import sys
 import warnings
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from difflib import SequenceMatcher
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -189,7 +192,9 @@ def word_substitution(texts: Sequence[str], *, seed: int = 0,
     returns  N strings; raises InputError where WordNet is missing
     """
     load_wordnet()                                  # before the progress bar starts
-    return [_substitute(text, seed, rate) for text in tqdm(texts, "word substitution")]
+    is_worker = multiprocessing.parent_process() is not None    # augment() has a bar for them all
+    return [_substitute(text, seed, rate)
+            for text in tqdm(texts, "word substitution", disable=is_worker)]
 
 
 def _substitute(text: str, seed: int, rate: float) -> str:
@@ -355,12 +360,18 @@ METHODS = {
 }
 
 
+PIECE = 10_000              # texts that are augmented, and kept, together
+SAMPLE = 10_000             # texts that the shares of what was changed are counted on
+FEW_PIECES = 4              # fewer are done before the other processes have started
+
+
 def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path) -> list[str]:
     """
     METHODS[method] over all texts, computed once and kept in cache_dir. Prints what it changed.
 
     texts      N strings
-    cache_dir  made where missing; one JSON file for each (method, its settings, seed, texts)
+    cache_dir  made where missing; one JSON file for each (method, its settings, seed, piece of
+               10,000 texts), so that an interrupted call goes on where it stopped
     returns    N strings; raises InputError for an unknown method or an unusable cache_dir
     """
     if method not in METHODS:
@@ -370,27 +381,50 @@ def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path
         print("augment: none, the two views of a text differ by dropout alone")
         return list(texts)
     settings = function.__kwdefaults__ | {"seed": seed}
-    key = _digest([CACHE_FORMAT, method, settings, list(texts)])
-    path = Path(cache_dir) / f"{method}-{key[:16]}.json"
-    with _cache_errors(path):               # before the work, which may take hours
-        path.parent.mkdir(parents=True, exist_ok=True)
-        changed = _read_cache(path)
-    if changed is None:
-        changed = function(texts, **settings)
-        with _cache_errors(path):
-            _write_cache(path, changed)
-    share_texts, share_words = change_shares(texts, changed)
-    print(f"augment: {method} changed {100 * share_texts:.1f} % of {len(texts):,} texts, "
-          f"{100 * share_words:.1f} % of their words (cached: {path})")
-    return changed
+    size = max(1, len(texts)) if function is noise else PIECE   # its words come from all texts
+    pieces = [list(texts[start:start + size]) for start in range(0, len(texts), size)]
+    paths = [Path(cache_dir) / f"{method}-{_digest([CACHE_FORMAT, method, settings, piece])[:16]}"
+             ".json" for piece in pieces]
+    with _cache_errors(cache_dir):              # before the work, which may take hours
+        Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        changed = [_read_cache(path) for path in paths]
+    missing = [i for i, piece in enumerate(changed) if piece is None]
+    for i, piece in zip(missing, _over_pieces(function, settings, [pieces[i] for i in missing])):
+        with _cache_errors(cache_dir):
+            _write_cache(paths[i], piece)
+        changed[i] = piece
+    result = [text for piece in changed for text in piece]
+    share_texts, share_words = change_shares(texts[:SAMPLE], result[:SAMPLE])
+    print(f"augment: {method} changed {100 * share_texts:.1f} % of {len(texts[:SAMPLE]):,} texts, "
+          f"{100 * share_words:.1f} % of their words (cached: {cache_dir})")
+    return result
+
+
+def _over_pieces(function: Callable, settings: dict, pieces: list[list[str]]
+                 ) -> Iterator[list[str]]:
+    """function(piece, **settings) of each piece in turn; many, by a process for each core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if function is not word_substitution or cores == 1 or len(pieces) < FEW_PIECES:
+        yield from (function(piece, **settings) for piece in pieces)
+        return
+    load_wordnet()      # where it is missing it is downloaded, or the error raised, once
+    # spawn, not fork: NLTK's open files would be shared, and torch's threads lost
+    pool = ProcessPoolExecutor(min(cores, len(pieces)), multiprocessing.get_context("spawn"),
+                               initializer=signal.signal,
+                               initargs=(signal.SIGINT, signal.SIG_IGN))    # Ctrl-C ends us alone
+    try:
+        yield from tqdm(pool.map(partial(function, **settings), pieces),
+                        f"{function.__name__}, pieces of {PIECE:,} texts", total=len(pieces))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _cache_errors(path: Path) -> Iterator[None]:
+def _cache_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"the augmentation cache {path} cannot be used ({error.strerror}); "
+        raise InputError(f"the augmentation cache {folder} cannot be used ({error.strerror}); "
                          "name a folder that you can write to") from error
 
 

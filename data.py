@@ -21,8 +21,11 @@ import re
 import secrets
 import time
 import urllib.request
+import zipfile
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -624,8 +627,17 @@ class Tokens:
         return np.diff(self.offsets)
 
 
-def tokenize(texts: list[str], tokenizer, max_length: int) -> Tokens:
-    """Every text's token ids, cut by the (fast) tokenizer itself to max_length tokens."""
+PIECE = 20_000      # texts that are tokenised, and kept, together
+
+
+def tokenize(texts: list[str], tokenizer, max_length: int,
+             cache_dir: Path | None = None) -> Tokens:
+    """
+    Every text's token ids, cut by the (fast) tokenizer itself to max_length tokens, on all cores.
+
+    cache_dir keeps every piece of 20,000 texts under a name made of its texts and the tokenizer's
+    settings: an interrupted start, or another run on the same texts, finds what was done.
+    """
     if not tokenizer.is_fast:
         raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; "
                          "choose an encoder that ships a tokenizer.json")
@@ -633,14 +645,45 @@ def tokenize(texts: list[str], tokenizer, max_length: int) -> Tokens:
     if max_length <= special:
         raise InputError(f"a text of at most {max_length} tokens has no room beside this "
                          f"tokenizer's {special} special ones; raise --max_length")
-    ids, truncated = [], 0
-    for start in tqdm(range(0, len(texts), 1000), desc="tokenize", unit="k texts", disable=None):
-        batch = tokenizer(texts[start:start + 1000], truncation=True, max_length=max_length,
-                          return_attention_mask=False, return_token_type_ids=False)
-        ids += [np.array(row, dtype=np.int32) for row in batch["input_ids"]]
-        truncated += sum(bool(encoding.overflowing) for encoding in batch.encodings)
-    lengths = [len(row) for row in ids]
-    return Tokens(np.concatenate(ids), np.cumsum([0, *lengths]), truncated / len(texts))
+    backend = deepcopy(tokenizer.backend_tokenizer)
+    backend.enable_truncation(max_length)
+    backend.no_padding()
+    settings = backend.to_str()
+    pieces = [_tokenized_piece(texts[start:start + PIECE], backend, settings, cache_dir)
+              for start in tqdm(range(0, len(texts), PIECE), "tokenize", disable=None)]
+    ids, lengths, truncated = (np.concatenate(parts) for parts in zip(*pieces))
+    return Tokens(ids, np.append(0, np.cumsum(lengths)), float(truncated.mean()))
+
+
+def _tokenized_piece(texts: list[str], backend, settings: str,
+                     cache_dir: Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All ids in a row (int32), and of each text its number of tokens and whether it was cut."""
+    path = None
+    if cache_dir is not None:
+        digest = hashlib.sha256(json.dumps([settings, texts]).encode()).hexdigest()
+        path = Path(cache_dir) / f"tokens-{digest[:16]}.npz"
+        if path.exists() and (piece := _read_piece(path)) is not None:
+            return piece
+    encodings = backend.encode_batch_fast(texts)
+    lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+    ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings),
+                      dtype=np.int32, count=lengths.sum())
+    truncated = np.array([bool(encoding.overflowing) for encoding in encodings])
+    if path is not None:
+        content = io.BytesIO()
+        np.savez(content, ids=ids, lengths=lengths, truncated=truncated)
+        save(path, content.getvalue())
+    return ids, lengths, truncated
+
+
+def _read_piece(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """What _tokenized_piece kept; None, and a line about it, where the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as piece:    # its zip has a checksum of each array
+            return piece["ids"], piece["lengths"], piece["truncated"]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        print(f"{path} is damaged ({type(error).__name__}), and made anew")
+        return None
 
 
 def batches_of(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:

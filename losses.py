@@ -8,7 +8,8 @@ Letters in the shape comments:
     K  hard samples a class (k = 20)
 
 Every function works in float32 (float64 if its input is), also inside autocast, and draws from
-torch's global generator, so torch.manual_seed fixes it.
+torch's global generator, so torch.manual_seed fixes it. No function waits for a GPU: shapes are
+checked everywhere, values (NaN, labels out of range) on the CPU alone.
 """
 import math
 from typing import NamedTuple
@@ -61,11 +62,16 @@ def _unit(x: Tensor) -> Tensor:
     return x / length.where(length > 0, 1.0)
 
 
+def _can_read(x: Tensor) -> bool:
+    """Whether looking at a value is free; on a GPU the host would wait for all that is queued."""
+    return x.device.type == "cpu"
+
+
 def _check_matrix(name: str, x: Tensor) -> None:
     if x.ndim != 2 or 0 in x.shape or not x.is_floating_point():
         raise ValueError(f"{name}: expected a non-empty floating-point matrix (rows, columns), "
                          f"got {x.dtype} of shape {tuple(x.shape)}")
-    if not x.isfinite().all():
+    if _can_read(x) and not x.isfinite().all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity")
 
 
@@ -73,7 +79,7 @@ def _check_labels(labels: Tensor, rows: int, num_classes: int) -> None:
     if labels.shape != (rows,) or labels.dtype != torch.int64:
         raise ValueError(f"labels: expected int64 of shape ({rows},), one for each row, "
                          f"got {labels.dtype} of shape {tuple(labels.shape)}")
-    if not ((labels >= 0) & (labels < num_classes)).all():
+    if _can_read(labels) and not ((labels >= 0) & (labels < num_classes)).all():
         raise ValueError(f"labels: expected 0 to {num_classes - 1}, "
                          f"got {labels.min().item()} to {labels.max().item()}")
 
@@ -87,16 +93,18 @@ def _check_built(name: str, built: Built, num_classes: int, rows: int) -> None:
     shapes = {tuple(tensor.shape) for tensor in built}
     if len(shapes) > 1 or built.first.ndim != 2 or len(built.first) != num_classes:
         raise ValueError(f"{name}: expected tensors of one shape ({num_classes}, M), got {shapes}")
-    indices = torch.cat([built.first, built.second])
-    if not ((indices >= 0) & (indices < rows)).all():
-        raise ValueError(f"{name}: expected rows 0 to {rows - 1} of D_hat, "
-                         f"got {indices.min().item()} to {indices.max().item()}")
+    if _can_read(built.first) and built.first.numel() > 0:
+        lowest, highest = torch.stack([built.first, built.second]).aminmax()
+        if lowest < 0 or highest >= rows:
+            raise ValueError(f"{name}: expected rows 0 to {rows - 1} of D_hat, "
+                             f"got {lowest.item()} to {highest.item()}")
 
 
 def _log_prior(class_counts: Tensor) -> Tensor:
     """log P_y of the training set, (C,) float64: log of a share near 1 needs the digits."""
     counts = class_counts.double()
-    if counts.ndim != 1 or not ((counts > 0) & counts.isfinite()).all():
+    if counts.ndim != 1 or (
+            _can_read(counts) and not ((counts > 0) & counts.isfinite()).all()):
         raise ValueError("class_counts: expected one positive number for each class, "
                          f"got {class_counts.tolist()}")
     return (counts / counts.sum()).log()
@@ -127,7 +135,8 @@ def logit_compensation(logits: Tensor, labels: Tensor, class_counts: Tensor) -> 
                          f"got {len(delta)}")
     with _no_autocast(logits):
         phi = _exact(logits)
-        return F.cross_entropy(phi + delta.to(phi), labels)                 # Eq. (6)
+        compensated = phi + delta.to(phi, non_blocking=True)
+        return F.cross_entropy(compensated, labels)                         # Eq. (6)
 
 
 # ---- simple sampling and hard mixup for the rebalanced dataset (Section 3.4) ----
@@ -174,6 +183,8 @@ def membership(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _check_candidates(is_candidate: Tensor) -> None:
+    if not _can_read(is_candidate):
+        return
     empty = (~is_candidate.any(dim=1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError("is_candidate: expected at least one candidate for each class (extend() "
@@ -210,7 +221,8 @@ def hard_samples(hardness: Tensor, is_candidate: Tensor, *, k: int = 20) -> Hard
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}")
     _check_candidates(is_candidate)
-    if hardness.shape != is_candidate.shape or not hardness.isfinite().all():
+    if hardness.shape != is_candidate.shape or (
+            _can_read(hardness) and not hardness.isfinite().all()):
         raise ValueError(f"hardness: expected finite values of shape {tuple(is_candidate.shape)}, "
                          f"got shape {tuple(hardness.shape)}")
     k = min(k, hardness.shape[1])
@@ -239,9 +251,15 @@ def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
         # rand * count can round up to count itself
         return hard.rows.gather(1, rank.minimum(counts - 1))
 
-    lam = torch.tensor(float(lam), device=device)
-    alpha = torch.distributions.Beta(lam, lam, validate_args=False).sample(shape)
-    return Built(draw(), draw(), alpha)                                     # Eq. (10)
+    return Built(draw(), draw(), _beta(lam, shape, device))                 # Eq. (10)
+
+
+def _beta(lam: float, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Samples of Beta(lam, lam)."""
+    if lam == 0.5:      # the paper's, and the arcsine law: ten times as fast as by two gammas
+        return (torch.rand(shape, device=device) * (math.pi / 2)).sin().square()
+    lam = torch.full((), lam, device=device)
+    return torch.distributions.Beta(lam, lam, validate_args=False).sample(shape)
 
 
 def union(*parts: Built) -> Built:
@@ -294,12 +312,19 @@ def built_similarity(gram: Tensor, built: Built, labels: Tensor) -> Tensor:
     """
     first, second, w = built
     w = w.to(gram.dtype)
-    squared = w**2 + (1 - w)**2 + 2 * w * (1 - w) * gram[first, second]     # (C, M)
+    # a gather on the flat matrix: the gradient of gram[first, second] is many times as slow
+    between = gram.flatten().gather(0, (first * len(gram) + second).flatten()).view_as(w)
+    squared = w**2 + (1 - w)**2 + 2 * w * (1 - w) * between                 # (C, M)
     # two opposite rows mixed half and half have no direction: the floor keeps 1 / length finite
     length = squared.clamp(min=1e-6).sqrt()                                 # (C, M)
-    to_first = gram.gather(1, first[labels])                                # (N, M)
-    to_second = gram.gather(1, second[labels])                              # (N, M)
-    return (w / length)[labels] * to_first + ((1 - w) / length)[labels] * to_second
+
+    def of_anchor(x: Tensor) -> Tensor:
+        """Row y of x for an anchor of class y: (C, M) -> (N, M)."""
+        return x.index_select(0, labels)    # ten times as fast backwards as x[labels]
+
+    mixed = torch.lerp(gram.gather(1, of_anchor(second)), gram.gather(1, of_anchor(first)),
+                       of_anchor(w))                                        # (N, M)
+    return mixed / of_anchor(length)
 
 
 def rebalanced_contrastive(
@@ -331,11 +356,12 @@ def rebalanced_contrastive(
     _check_matrix("extended", extended)
     _check_labels(labels, len(extended), num_classes)
     _check_above_zero("temperature", temperature)
-    if extended.detach().norm(dim=1).max() > 1.01:
+    if _can_read(extended) and extended.detach().norm(dim=1).max() > 1.01:
         raise ValueError("extended: expected rows of unit length, as extend() makes them")
     _check_built("positives", positives, num_classes, len(extended))
     _check_built("negatives", negatives, num_classes, len(extended))
-    if weights is not None and (weights.shape != (num_classes,) or not weights.isfinite().all()):
+    if weights is not None and (weights.shape != (num_classes,) or (
+            _can_read(weights) and not weights.isfinite().all())):
         raise ValueError(f"weights: expected finite values of shape ({num_classes},), "
                          f"got shape {tuple(weights.shape)}")
     if len(extended) == 1 and positives.first.shape[1] + negatives.first.shape[1] == 0:
@@ -346,23 +372,23 @@ def rebalanced_contrastive(
     with _no_autocast(extended):
         extended = _exact(extended)
         gram = extended @ extended.T                                        # (N, N)
-        to_positives = built_similarity(gram, positives, labels)            # (N, M+)
-        to_negatives = built_similarity(gram, negatives, labels)            # (N, M-)
+        to_built = built_similarity(gram, union(positives, negatives), labels)  # (N, M+ + M-)
+        to_positives = to_built[:, :positives.first.shape[1]]               # (N, M+)
 
         is_self = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         is_positive = (labels[:, None] == labels) & ~is_self                # (N, N)
         num_positives = is_positive.sum(dim=1) + to_positives.shape[1]      # (N,)
 
         # -inf, not 0: a masked logit of 0 would still put exp(0) into the denominator
-        targets = [gram.masked_fill(is_self, -math.inf), to_positives, to_negatives]
-        log_denominator = (torch.cat(targets, dim=1) / temperature).logsumexp(dim=1)      # (N,)
-        positive_sum = (gram * is_positive).sum(dim=1) + to_positives.sum(dim=1)          # (N,)
+        targets = torch.cat([gram.masked_fill(is_self, -math.inf), to_built], dim=1)
+        log_denominator = (targets / temperature).logsumexp(dim=1)          # (N,)
+        positive_sum = (gram * is_positive).sum(dim=1) + to_positives.sum(dim=1)
 
-        loss = num_positives * log_denominator - positive_sum / temperature               # (N,)
+        loss = num_positives * log_denominator - positive_sum / temperature     # (N,)
         if reduction == "mean":
             loss = loss / num_positives.clamp(min=1)
         if weights is not None:
-            loss = loss * weights.to(loss)[labels]
+            loss = loss * weights.to(loss, non_blocking=True)[labels]
         return loss.mean()                                                  # Eq. (11)
 
 
@@ -533,7 +559,8 @@ def balanced_contrastive(z: Tensor, labels: Tensor, centres: Tensor, *,
         classes = torch.cat([labels, torch.arange(len(centres), device=labels.device)])
         is_other = ~torch.eye(*logits.shape, dtype=torch.bool, device=z.device)
         is_positive = (labels[:, None] == classes) & is_other
-        size = classes.bincount()[classes] - is_positive.int()      # n_j, or n_y - 1 without i
+        members = F.one_hot(classes, len(centres)).sum(dim=0)               # (C,), n_j
+        size = members[classes] - is_positive.int()                 # n_j, or n_y - 1 without i
         class_mean = (logits - size.to(logits).log()).masked_fill(~is_other, -math.inf)
         log_p = logits - class_mean.logsumexp(dim=1, keepdim=True)
         return -(log_p.where(is_positive, 0.0).sum(dim=1) / is_positive.sum(dim=1)).mean()

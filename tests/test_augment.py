@@ -1,6 +1,8 @@
 """augment.py: properties of the two methods, the cache, and WordNet's whereabouts."""
 
 import json
+import math
+import os
 import re
 import socket
 
@@ -263,12 +265,48 @@ def test_a_damaged_cache_is_named_and_computed_anew(damage, tmp_path, capsys):
     assert path.read_text() == intact and list(tmp_path.iterdir()) == [path]
 
 
+def test_an_interrupted_call_goes_on_where_it_stopped(monkeypatch, count_calls, tmp_path):
+    monkeypatch.setattr(augment, "PIECE", 2)
+    expected = [*METHODS["word_substitution"](TEXTS)]       # piece by piece gives the same
+    count_calls.clear()
+    write, written = augment._write_cache, []
+
+    def stop_at_the_third(path, texts):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, texts)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(augment, "_write_cache", stop_at_the_third)
+        augment.augment(TEXTS, "word_substitution", cache_dir=tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(written)
+    count_calls.clear()
+    assert augment.augment(TEXTS, "word_substitution", cache_dir=tmp_path) == expected
+    assert len(count_calls) == math.ceil(len(TEXTS) / 2) - 2
+
+
+def test_noise_is_one_piece_because_its_words_come_from_all_texts(monkeypatch, tmp_path):
+    monkeypatch.setattr(augment, "PIECE", 2)
+    assert augment.augment(TEXTS, "noise", cache_dir=tmp_path) == noise(TEXTS)
+
+
+def test_several_processes_give_what_one_gives(monkeypatch, tmp_path):
+    monkeypatch.setattr(augment, "PIECE", 2)
+    monkeypatch.setattr(augment, "FEW_PIECES", 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    pools, own = [], augment.ProcessPoolExecutor
+    monkeypatch.setattr(augment, "ProcessPoolExecutor",
+                        lambda *args, **options: pools.append(own(*args, **options)) or pools[0])
+    assert (augment.augment(TEXTS, "word_substitution", seed=3, cache_dir=tmp_path)
+            == augment.word_substitution(TEXTS, seed=3))
+    assert len(pools) == 1
+
+
 def test_one_line_says_what_was_changed(tmp_path, capsys):
     augment.augment(["dogs", "qwzx qwzx qwzx"], "word_substitution", cache_dir=tmp_path)
-    [path] = tmp_path.iterdir()
     captured = capsys.readouterr()
     assert captured.out == ("augment: word_substitution changed 50.0 % of 2 texts, "
-                            f"25.0 % of their words (cached: {path})\n")
+                            f"25.0 % of their words (cached: {tmp_path})\n")
     assert "word substitution" in captured.err              # the progress bar
 
 

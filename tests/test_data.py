@@ -563,6 +563,39 @@ def test_a_length_without_room_for_a_word_is_refused():
         data.tokenize(["a"], TOKENIZER, 2)
 
 
+def test_tokens_are_kept_in_pieces_and_an_interrupted_start_goes_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "PIECE", 3)
+    texts = ["a b c", "b", "c c", "a", "", "b b b b", "c"]
+    whole = data.tokenize(texts, TOKENIZER, 5)
+    data.tokenize(texts[:6], TOKENIZER, 5, tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = data.tokenize(texts, TOKENIZER, 5, tmp_path)
+    for tokens in (again, data.tokenize(texts, TOKENIZER, 5, tmp_path)):
+        assert tokens.ids.tolist() == whole.ids.tolist()
+        assert tokens.offsets.tolist() == whole.offsets.tolist()
+        assert tokens.truncated == whole.truncated
+    assert len(kept) == 2 and len(list(tmp_path.iterdir())) == 3
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+def test_other_settings_or_texts_have_pieces_of_their_own(tmp_path):
+    for texts, max_length in ((["a b c d"], 5), (["a b c d"], 4), (["a b c c"], 5)):
+        data.tokenize(texts, TOKENIZER, max_length, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert data.tokenize(["a b c d"], TOKENIZER, 4, tmp_path).lengths.tolist() == [4]
+
+
+@pytest.mark.parametrize("damage", [
+    lambda content: b"", lambda content: content[:-20],
+    lambda content: content[:90] + bytes([content[90] ^ 1]) + content[91:]])
+def test_a_damaged_piece_is_named_and_made_anew(damage, tmp_path, capsys):
+    expected = data.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path)
+    [path] = tmp_path.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert data.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path).ids.tolist() == expected.ids.tolist()
+    assert f"{path} is damaged" in capsys.readouterr().out
+
+
 @settings(deadline=None)
 @given(some_texts, st.data())
 def test_padding_equals_the_loop_view_after_view(texts, draw):

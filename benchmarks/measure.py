@@ -1,0 +1,117 @@
+"""What the benchmarks share: interleaved timing, peak memory, tables, JSON."""
+import argparse
+import gc
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch  # noqa: E402  the project's own files come first
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
+
+Forms = dict[str, Callable[[], object]]     # name -> what is measured; a call is one repeat
+
+
+def parse(doc: str, *flags: tuple[str, dict]) -> argparse.Namespace:
+    """The flags of every benchmark, and these; sets the threads."""
+    parser = argparse.ArgumentParser(description=doc,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, options in flags:
+        parser.add_argument(name, **options)
+    parser.add_argument("--repeats", type=int, default=7, help="of each form, in turn")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    return args
+
+
+def synchronize(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+SHORTEST = 0.1      # seconds of a repeat: a quick form is called so often that it fills them
+
+
+def interleaved(forms: Forms, repeats: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds a call of each form, `repeats` times in turn, A B A B, after a warm-up of each."""
+    calls, seconds = dict.fromkeys(forms, 1), {name: [] for name in forms}
+    for repeat in range(repeats + 1):
+        for name, form in forms.items():
+            gc.collect()
+            synchronize(device)
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                form()
+            synchronize(device)
+            taken = (time.perf_counter() - start) / calls[name]
+            if repeat > 0:
+                seconds[name].append(taken)
+            else:
+                calls[name] = math.ceil(SHORTEST / taken)
+    return seconds
+
+
+def peak_memory(form: Callable[[], object], device: str = "cpu") -> int:
+    """Bytes that tensors take at the most while the form runs, beyond those that were there."""
+    if torch.device(device).type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        form()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        form()
+    taken = peak = 0
+    for event in recorded.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            taken += event.nbytes()
+            peak = max(peak, taken)
+    return peak
+
+
+def ratios(seconds: dict[str, list[float]], name: str, base: str) -> list[float]:
+    """Of a form's time to the base's, repeat by repeat: both saw the same moment of the machine."""
+    return [a / b for a, b in zip(seconds[name], seconds[base])]
+
+
+def spread(values: list[float], digits: int = 1, unit: str = "") -> str:
+    """median (lowest to highest)"""
+    low, middle, high = (f"{value:.{digits}f}" for value in
+                         (min(values), statistics.median(values), max(values)))
+    return f"{middle}{unit} ({low}–{high})"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine(args: argparse.Namespace) -> str:
+    name = (torch.cuda.get_device_name(args.device) if torch.device(args.device).type == "cuda"
+            else f"{args.threads} threads of {_processor()}")
+    return f"{name}, torch {torch.__version__}, {args.repeats} repeats"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def finish(args: argparse.Namespace, text: str, numbers: dict) -> None:
+    """Prints the text under a line about the machine, and writes the numbers where asked."""
+    print(f"{machine(args)}\n\n{text}")
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine(args), **numbers}, indent=1) + "\n",
+                             encoding="utf-8")
