@@ -40,7 +40,7 @@ import llm
 import losses as L
 import results
 from augment import METHODS as AUGMENTATIONS
-from augment import InputError, augment
+from augment import InputError, augment, options_of
 from baselines import METHODS, Losses, Task, tfidf
 from model import Method, SharpReCL, load_encoder, load_tokenizer, max_positions
 
@@ -487,11 +487,13 @@ def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: d
     def tokenized(texts: list[str]) -> data.Tokens:
         return data.tokenize(texts, tokenizer, args.max_length)
 
+    method = chosen_augmentation(args, folder) if args.augment == "auto" else args.augment
     views = {"original": tokens}
     for name, seed in (("augmented", args.data_seed), ("augmented again", args.data_seed + 1)):
         if name in model.views:
-            views[name] = tokenized(augment(corpus.train_texts, args.augment, seed=seed,
-                                            cache_dir=Path(args.output_dir) / "cache"))
+            views[name] = tokenized(augment(
+                corpus.train_texts, method, seed=seed, cache_dir=Path(args.output_dir) / "cache",
+                device=args.device, **args.augment_options))
     test = tokenized(corpus.test_texts)
     val = tokenized(corpus.val_texts) if corpus.val_texts else None
     longest = max(part.lengths.max() for part in (*views.values(), test, val or test))
@@ -516,6 +518,36 @@ def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: d
                views=[model.prepare(views[name]) for name in model.views],
                test=model.prepare(test), val=val and model.prepare(val),
                pad_id=tokenizer.pad_token_id or 0)
+
+
+def chosen_augmentation(args: argparse.Namespace, folder: Path) -> str:
+    """
+    --augment auto: each augmentation that is to be had here is tried in a run of its own, below the
+    folder, without a tenth of the training texts (or --val_fraction). The best macro-F1 on those
+    counts, after the last epoch.
+    """
+    scores = {}
+    for name, function in AUGMENTATIONS.items():
+        try:
+            if function is not None:
+                function(["a text"])
+        except InputError as error:
+            print(f"auto leaves out {name}: {error}", flush=True)
+            continue
+        print(f"auto tries {name}", flush=True)
+        trial = argparse.Namespace(**vars(args) | {
+            "augment": name, "val_fraction": args.val_fraction or 0.1, "no_weights": True,
+            "plots": False, "overwrite": False, "output_dir": folder / "augmentations"})
+        start(trial)
+        last = (run_folder(trial) / "metrics.jsonl").read_text().splitlines()[-1]
+        scores[name] = json.loads(last)["val"]["macro_f1"]
+    best = max(scores, key=scores.get)
+    print("auto: macro-F1 on held-out texts "
+          + ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
+          + f"; takes {best}", flush=True)
+    results.write_json(folder / "augmentations.json",
+                       {"macro_f1_on_validation": scores, "chosen": best})
+    return best
 
 
 def evaluate(corpus: data.Corpus, test_logits: np.ndarray, val_logits: np.ndarray | None) -> dict:
@@ -725,8 +757,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--text_column", default="text", help="of own data")
     add("--label_column", default="label", help="of own data")
     add("--max_length", type=number(int, 3), default=256, help="tokens that a text is cut to")
-    add("--augment", choices=list(AUGMENTATIONS), default="word_substitution",
-        help="what makes the second view of a text")
+    add("--augment", choices=[*AUGMENTATIONS, "auto"], default="word_substitution",
+        help="what makes the second view of a text; auto tries what is to be had here, and takes "
+             "the one with the best macro-F1 on held-out training texts")
+    add("--augment_options", nargs="+", metavar="NAME=VALUE", default=[],
+        help="other values for its options, as rate=0.2, or forth=NAME and back=NAME for another "
+             "language of back translation")
     add("--check_only", action="store_true", help="print the data report and stop")
 
     add = parser.add_argument_group("method").add_argument
@@ -814,6 +850,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--augment makes second views of the texts, and {args.method} has none")
     try:
         args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
+        args.augment_options = parse_augment_options(args.augment, args.augment_options)
     except ValueError as error:
         parser.error(str(error))
     if args.plots and not has_encoder(args.method):
@@ -887,13 +924,30 @@ def parse_constants(method: str, given: list[str]) -> dict[str, float]:
     return parsed
 
 
+def parse_augment_options(method: str, given: list[str]) -> dict:
+    """NAME=VALUE strings as a dict of what is not the default; ValueError as above."""
+    known, parsed = {} if method == "auto" else options_of(method), {}
+    for item in given:
+        name, _, text = item.partition("=")
+        if name not in known or not text:
+            raise ValueError(f"--augment_options {item}: {method} has {known or 'none'}")
+        kind = type(known[name])
+        try:
+            parsed[name] = (text if kind is str else number(float, 0, 1, True)(text)
+                            if kind is float else number(int, 0 if name == "sampling" else 1)(text))
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            raise ValueError(f"--augment_options {item}: {error}") from error
+    return {name: value for name, value in parsed.items() if value != known[name]}
+
+
 def changed(args: argparse.Namespace) -> dict:
     """What the method does otherwise than by default: its own flags and constants."""
     parser, own = make_parser(), constants_of(args.method)
     default = {"base_model": llm.MODELS.get(args.method)}
     flags = {name: getattr(args, name) for name in (*SHARPRECL, *LANGUAGE_MODEL)
              if getattr(args, name) != default.get(name, parser.get_default(name))}
-    return flags | {name: value for name, value in args.constants.items() if value != own[name]}
+    constants = {name: value for name, value in args.constants.items() if value != own[name]}
+    return flags | constants | args.augment_options
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -904,7 +958,7 @@ def run_folder(args: argparse.Namespace) -> Path:
     defaults = vars(make_parser().parse_args(["--dataset", args.dataset]))
     defaults |= {"encoder": ENCODER, "pooling": "mean" if args.encoder == "minilm" else "cls"}
     parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
-    named = ("dataset", "ir", "seed", "constants", *LANGUAGE_MODEL)
+    named = ("dataset", "ir", "seed", "constants", "augment_options", *LANGUAGE_MODEL)
     others = {name: value for name, value in settings(args).items()
               if value != defaults[name] and name not in named}
     for name, value in (others | changed(args)).items():
@@ -919,7 +973,8 @@ def run_folder(args: argparse.Namespace) -> Path:
 def settings(args: argparse.Namespace) -> dict:
     """The arguments that decide the numbers, without those that say where and how."""
     other = ("ablation", "output_dir", "data_dir", "device", "plots", "no_weights", "overwrite",
-             "check_only", "prices", "yes", *(() if args.method in llm.MODELS else LANGUAGE_MODEL))
+             "check_only", "prices", "yes", *(() if args.method in llm.MODELS else LANGUAGE_MODEL),
+             *(() if args.augment_options else ("augment_options",)))
     values = {name: value for name, value in vars(args).items() if name not in other}
     return values | {"dataset": Path(args.dataset).name}    # the data's hash says which file it is
 
@@ -973,6 +1028,8 @@ def start(args: argparse.Namespace) -> None:
         # fails, or asks what may be spent, before anything is lost
         model = new_model(args, corpus)
         if args.overwrite:
+            if has_second_view(args.method) and AUGMENTATIONS.get(args.augment):
+                AUGMENTATIONS[args.augment](["a text"], **args.augment_options)
             clear(folder)
         tokens = check_data(args, folder, corpus)
         record_settings(args, folder, corpus)

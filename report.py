@@ -185,8 +185,8 @@ def load(folder: Path, protocol: str) -> list[Run]:
 
 def training(run: Run) -> dict:
     """The settings that all runs of a table share."""
-    own = ("dataset", "ir", "seed", "method", "augment", "constants", "micro_batch", *SHARPRECL,
-           *LANGUAGE_MODEL)
+    own = ("dataset", "ir", "seed", "method", "augment", "constants", "micro_batch",
+           "augment_options", *SHARPRECL, *LANGUAGE_MODEL)
     return {name: value for name, value in run.settings.items() if name not in own}
 
 

@@ -109,3 +109,31 @@ def language_model(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory):
     return save_tiny_language_model(tmp_path_factory.mktemp("one_llama"), "llama")
+
+
+def save_tiny_translator(folder, texts):
+    """A MarianMT model of one layer with random weights, its vocabulary from the texts."""
+    import json
+    import sentencepiece
+    from transformers import MarianConfig, MarianMTModel, MarianTokenizer
+    folder.mkdir()
+    (folder / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "texts.txt"), model_prefix=str(folder / "source"), vocab_size=80,
+        character_coverage=1.0, hard_vocab_limit=False, minloglevel=2)
+    (folder / "source.model").rename(folder / "source.spm")
+    spm = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
+    pieces = [spm.id_to_piece(i) for i in range(spm.get_piece_size())]
+    words = ["</s>", "<unk>", *(p for p in pieces if p not in ("<s>", "</s>", "<unk>")), "<pad>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    MarianTokenizer(str(folder / "source.spm"), str(folder / "source.spm"),
+                    str(folder / "vocab.json"), source_lang="en", target_lang="fr"
+                    ).save_pretrained(folder)
+    pad = len(words) - 1
+    torch.manual_seed(0)
+    MarianMTModel(MarianConfig(
+        vocab_size=len(words), d_model=32, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64,
+        decoder_ffn_dim=64, pad_token_id=pad, eos_token_id=0, decoder_start_token_id=pad,
+        forced_eos_token_id=0, init_std=0.3)).save_pretrained(folder)
+    return folder
