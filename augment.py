@@ -415,7 +415,8 @@ def back_translation(texts: Sequence[str], *, seed: int = 0, device: str = "auto
     distinct = list(dict.fromkeys(piece for pieces in sentences for piece in pieces))
     translated = distinct
     for name in (forth, back):
-        translated = _translate(translated, name, _device(device), beams, seed if sampling else None)
+        translated = _translate(translated, name, _device(device), beams,
+                                seed if sampling else None)
     there_and_back = dict(zip(distinct, translated))
     # a text that is lost on the way (nothing but signs, say) stays as it is
     return [" ".join(filter(None, map(there_and_back.get, pieces))) or text

@@ -70,6 +70,10 @@ def require(package: str, purpose: str) -> None:
 # ---- open models: LoRA on a frozen base ----
 
 
+HINT = ("Give --base_model a folder with config.json, weights and tokenizer, or a name; for gated "
+        "ones, as Llama, accept the licence on its page and run: hf auth login")
+
+
 def load_base(name: str, base_type: str, device: str):
     """The pretrained causal model on its device; InputError where something for it is missing."""
     options = {"dtype": torch.float32 if base_type == "fp32" else torch.bfloat16}
@@ -86,10 +90,6 @@ def load_base(name: str, base_type: str, device: str):
         raise InputError(f"language model {name}: its weights do not fit its config.json; save it "
                          "anew with save_pretrained")
     return base if base_type in ("4bit", "8bit") else base.to(device)
-
-
-HINT = ("Give --base_model a folder with config.json, weights and tokenizer, or a name; for gated "
-        "ones, as Llama, accept the licence on its page and run: hf auth login")
 
 
 def adapted(base, rank: int, alpha: float, dropout: float, targets: list[str] | None):
@@ -310,19 +310,19 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0      # seconds between two looks at the j
 class Journal:
     """
     Records that are on the disk before append() returns, a line of JSON each: what was paid for.
-    The last line is dropped if the process was killed while it wrote it.
+    The last line is dropped if the process was killed while it wrote it. is_new: starts empty.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.lock, self.records = path, threading.Lock(), []
-        content = path.read_bytes() if path.exists() else b""
+    def __init__(self, path: Path, is_new: bool = False):
+        self.path, self.lock = path, threading.Lock()
+        content = path.read_bytes() if path.exists() and not is_new else b""
         whole = content[:content.rfind(b"\n") + 1]
         try:
             self.records = [json.loads(line) for line in whole.splitlines()]
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}): it holds what was paid for, so mend "
                              "it by hand, or pay again with --overwrite") from error
-        if len(whole) < len(content):
+        if whole != content:
             os.truncate(path, len(whole))
 
     def append(self, **record) -> None:
@@ -344,9 +344,8 @@ def provider_errors(task: str):
     try:
         yield
     except openai.OpenAIError as error:
-        reason = " ".join(str(error).split())[:300]
-        for secret in filter(None, (os.environ.get("OPENAI_API_KEY"),)):
-            reason = reason.replace(secret, "***")
+        reason = " ".join(str(error).split())
+        reason = reason.replace(os.environ["OPENAI_API_KEY"], "***")
         raise InputError(f"{task}: {type(error).__name__} ({reason}); what is done is kept, and "
                          "the same command goes on from there") from None
 
@@ -388,51 +387,51 @@ class HostedModel:
     question whose answer got lost on the way is asked, and may be paid for, once more.
 
     prices   dollars for a million tokens: training, input, output
+    folder   of the run
+    is_new   nothing that is in the folder counts as paid for
     raises   InputError without the package openai or the key in OPENAI_API_KEY
     """
 
     def __init__(self, name: str, label_names: list[str], epochs: int, seed: int,
-                 prices: list[float]):
+                 prices: list[float], folder: Path, is_new: bool = False):
         require("openai", "--method gpt35")
         import openai
-        if not os.environ.get("OPENAI_API_KEY"):
-            raise InputError("--method gpt35 needs your key in the environment variable "
-                             "OPENAI_API_KEY; it is read from nowhere else and written nowhere")
-        names = [label.strip().casefold() for label in label_names]
-        if len(set(names)) < len(names):
+        key = os.environ.get("OPENAI_API_KEY", "")
+        if not key.isascii() or key.split() != [key]:
+            raise InputError("--method gpt35 needs your key, as it was given to you, in the "
+                             "environment variable OPENAI_API_KEY; it is written nowhere")
+        self.names = [label.strip().casefold() for label in label_names]
+        if len(set(self.names)) < len(self.names):
             raise InputError("two labels differ in case or outer spaces alone, and the answers of "
                              "a language model could not be told apart: rename one")
-        self.name, self.label_names, self.names = name, label_names, names
-        self.epochs, self.seed, self.prices = epochs, seed, prices
+        self.name, self.label_names, self.epochs, self.seed = name, label_names, epochs, seed
+        self.prices, self.folder = prices, folder
+        self.journal = Journal(folder / "openai.jsonl", is_new)
         self.client = openai.OpenAI(max_retries=RETRIES)
-        self.journal: Journal | None = None
+        self.impatient = self.client.with_options(max_retries=0)
 
     # ---- cost ----
 
-    def confirm(self, folder: Path, examples: list[tuple[str, str]], questions: list[str], *,
-                is_new: bool, is_confirmed: bool) -> None:
+    def confirm(self, examples: list[tuple[str, str]], questions: list[str], *,
+                is_confirmed: bool) -> None:
         """
-        Shows what is still to be paid for, and asks once, before anything is sent.
+        Shows what is still to be paid for, and asks before anything is sent, once for a run.
 
-        examples  texts with their labels, to train on       is_new        nothing counts as paid
-        questions texts to classify                          is_confirmed  do not ask
+        examples      texts with their labels, to train on
+        questions     texts to classify
+        is_confirmed  do not ask
         """
-        path = folder / "openai.jsonl"
-        journal = Journal(path) if path.exists() and not is_new else None
-        is_trained = journal and journal.last("job")
-        answered = {record["prompt"] for record in journal.records if "prompt" in record
-                    } if journal and journal.last("model") else set()
-        training = 0 if is_trained else self.epochs * sum(
+        training = 0 if self.journal.last("job") else self.epochs * sum(
             about_tokens(example(*pair, self.label_names)) for pair in examples)
+        model, answered = self.journal.last("model"), self.answered()
         chats = [messages(text, self.label_names) for text in dict.fromkeys(questions)]
-        left = [chat for chat in chats if not answered
-                or prompt_key(journal.last("model"), chat) not in answered]
+        left = [chat for chat in chats if prompt_key(model, chat) not in answered]
         asking, answering = sum(map(about_tokens, left)), len(left) * self.answer_length()
-        cost = sum(n * price for n, price in zip((training, asking, answering), self.prices)) / 1e6
         print(f"{self.name} at {self.client.base_url.host}: about {training:,} tokens of training "
               f"({self.epochs} epochs), {len(left):,} questions of about {asking:,} tokens, "
-              f"answers of {answering:,}: about ${cost:.2f} at the prices {self.prices} a million")
-        if is_confirmed or (journal and journal.last("confirmed")):
+              f"answers of at most {answering:,}: about "
+              f"${self.cost(training, asking, answering):.2f} at {self.prices} dollars a million")
+        if is_confirmed or self.journal.last("confirmed"):
             return
         if not sys.stdin.isatty():
             raise InputError("nothing was sent: --yes agrees to this cost where there is no "
@@ -440,44 +439,43 @@ class HostedModel:
         if input("send it? [y/N] ").strip().lower() not in ("y", "yes"):
             raise InputError("nothing was sent")
 
+    def cost(self, *tokens: int) -> float:
+        """Dollars, for tokens of training, input and output."""
+        return sum(count * price for count, price in zip(tokens, self.prices)) / 1e6
+
     def answer_length(self) -> int:
         """Tokens that hold any label: no token is less than a byte."""
         return 1 + max(len(label.encode()) for label in self.label_names)
 
     # ---- fine-tuning ----
 
-    def open(self, folder: Path) -> None:
-        self.journal = Journal(folder / "openai.jsonl")
-        if not self.journal.last("run"):
-            self.journal.append(run=f"sharprecl-{secrets.token_hex(8)}", confirmed=True)
-
-    def fine_tune(self, folder: Path, examples: list[tuple[str, str]]) -> None:
+    def fine_tune(self, examples: list[tuple[str, str]]) -> None:
         """Writes and uploads the training file, starts the job, waits for it; each step once."""
-        path, run = folder / "training.jsonl", self.journal.last("run")
+        path, journal = self.folder / "training.jsonl", self.journal
         save(path, "".join(json.dumps({"messages": example(*pair, self.label_names)},
                                       ensure_ascii=False) + "\n" for pair in examples).encode())
         check_examples(path, self.label_names)
-        if not self.journal.last("file"):
+        if not journal.last("run"):
+            journal.append(run=f"sharprecl-{secrets.token_hex(8)}", confirmed=True)
+        run = journal.last("run")
+        if not journal.last("file"):
             with provider_errors("uploading the training texts"):
                 file = once(lambda: self.uploaded(f"{run}.jsonl"),
-                            lambda once_only: once_only.files.create(
-                                file=(f"{run}.jsonl", path.read_bytes()), purpose="fine-tune"),
-                            self.client)
-            self.journal.append(file=file.id)
-        if not self.journal.last("job"):
+                            lambda: self.impatient.files.create(
+                                file=(f"{run}.jsonl", path.read_bytes()), purpose="fine-tune"))
+            journal.append(file=file.id)
+        if not journal.last("job"):
             with provider_errors("starting the fine-tuning"):
-                job = once(lambda: self.started(self.journal.last("file")),
-                           lambda once_only: once_only.fine_tuning.jobs.create(
-                               model=self.name, training_file=self.journal.last("file"),
-                               suffix=run, seed=self.seed, method={
-                                   "type": "supervised", "supervised": {
-                                       "hyperparameters": {"n_epochs": self.epochs}}}),
-                           self.client)
-            self.journal.append(job=job.id)
-        if not self.journal.last("model"):
+                job = once(lambda: self.started(journal.last("file")),
+                           lambda: self.impatient.fine_tuning.jobs.create(
+                               model=self.name, training_file=journal.last("file"), suffix=run,
+                               seed=self.seed, method={"type": "supervised", "supervised": {
+                                   "hyperparameters": {"n_epochs": self.epochs}}}))
+            journal.append(job=job.id)
+        if not journal.last("model"):
             with provider_errors("waiting for the fine-tuning"):
-                job = self.finished(self.journal.last("job"))
-            self.journal.append(model=job.fine_tuned_model, trained_tokens=job.trained_tokens)
+                job = self.finished(journal.last("job"))
+            journal.append(model=job.fine_tuned_model, trained_tokens=job.trained_tokens)
 
     def uploaded(self, name: str):
         """The uploaded file of this name, or None."""
@@ -550,22 +548,21 @@ class HostedModel:
 
     def paid(self) -> str:
         """What the provider counted, and its price."""
-        usage = np.sum([record["tokens"] for record in self.journal.records
-                        if record.get("tokens")] or [[0, 0]], axis=0)
-        counts = [self.journal.last("trained_tokens") or 0, *usage.tolist()]
-        cost = sum(n * price for n, price in zip(counts, self.prices)) / 1e6
-        return (f"the provider counted {counts[0]:,} tokens of training, {counts[1]:,} of "
-                f"questions, {counts[2]:,} of answers: ${cost:.2f}")
+        usage = [record["tokens"] for record in self.journal.records if record.get("tokens")]
+        training = self.journal.last("trained_tokens") or 0
+        asking, answering = map(sum, zip(*usage)) if usage else (0, 0)
+        return (f"the provider counted {training:,} tokens of training, {asking:,} of questions, "
+                f"{answering:,} of answers: ${self.cost(training, asking, answering):.2f}")
 
 
 def prompt_key(model: str, chat: list[dict[str, str]]) -> str:
     return hashlib.sha256(json.dumps([model, chat]).encode()).hexdigest()
 
 
-def once(find, create, client):
+def once(find, create):
     """
-    What find() finds, else create(client). The client must not repeat create() by itself: after a
-    broken connection or a server's error it may have worked, so find() is asked first.
+    What find() finds, else what create() makes. After a broken connection or a server's error that
+    may have worked, so find() is asked before the next try; create() must not try again by itself.
     """
     import openai
     for attempt in range(RETRIES + 1):
@@ -573,7 +570,7 @@ def once(find, create, client):
         if found is not None:
             return found
         try:
-            return create(client.with_options(max_retries=0))
+            return create()
         except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError,
                 openai.ConflictError, openai.BadRequestError) as error:
             is_refused = (isinstance(error, openai.BadRequestError)

@@ -467,9 +467,8 @@ def new_language_model(args: argparse.Namespace, corpus: data.Corpus
             targets=args.lora_targets, device=args.device, max_length=args.max_length,
             micro_batch=args.micro_batch)
     model = llm.HostedModel(args.base_model, corpus.label_names, args.constants["epochs"],
-                            args.seed, args.prices)
-    model.confirm(run_folder(args), labelled(corpus), corpus.test_texts + corpus.val_texts,
-                  is_new=args.overwrite, is_confirmed=args.yes)
+                            args.seed, args.prices, run_folder(args), is_new=args.overwrite)
+    model.confirm(labelled(corpus), corpus.test_texts + corpus.val_texts, is_confirmed=args.yes)
     return model
 
 
@@ -641,8 +640,7 @@ def fit_hosted(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
                model: llm.HostedModel) -> None:
     """A language model of a provider, as it is after its last epoch; unknown answers are wrong."""
     start = time.perf_counter()
-    model.open(folder)
-    model.fine_tune(folder, labelled(corpus))
+    model.fine_tune(labelled(corpus))
     logits, unknown = model.scores(corpus.test_texts)
     val_logits = model.scores(corpus.val_texts)[0] if corpus.val_texts else None
     record = {"epoch": args.constants["epochs"], **evaluate(corpus, logits, val_logits)}

@@ -3,9 +3,9 @@
 #
 #   bash run_all.sh                 table2 table4 tableA1 tableA2 fig1 fig3 figA1 figA2 fig4
 #   bash run_all.sh table2 fig4     some of them
-#   bash run_all.sh table3          Bloom, Llama 2 and 3: pip install peft bitsandbytes, a card of 24 GB,
-#                                   and Llama's licence accepted at the hub (hf auth login); GPT-3.5:
-#                                   pip install openai, OPENAI_API_KEY, and PRICES, which agrees to pay
+#   bash run_all.sh table3          Bloom, Llama 2 and 3: pip install peft bitsandbytes, a card of
+#                                   24 GB, Llama's licence accepted at the hub (hf auth login);
+#                                   GPT-3.5: pip install openai, OPENAI_API_KEY, PRICES
 #   bash run_all.sh tableA1_full    with back translation (pip install sentencepiece sacremoses) and
 #                                   contextual insertion; their models come from the hub
 #   bash run_all.sh --dry_run       the runs, which are finished, and how long the others take
@@ -14,7 +14,7 @@
 #
 # Variables narrow and spread it:
 #   DATASETS    r52 ohsumed trec dblp biomedical cr     quick: trec cr
-#   PRICES      none, and no GPT-3.5; TRAIN INPUT OUTPUT, dollars for a million tokens
+#   PRICES      none, and no GPT-3.5; TRAIN INPUT OUTPUT, dollars for a million tokens: agrees to pay
 #   METHODS     all of table 2; the other tables show sharprecl, fig4 sclce and spcl as well
 #   SEEDS       0 1 2 3 4 5 6 7 8 9                     quick: 0 1
 #   IRS         original 50 20 10, of table 2           quick: 50
@@ -38,7 +38,8 @@ for argument in "$@"; do
     case $argument in
         quick) quick=yes ;;
         --dry_run) dry_run=--dry_run ;;
-        *) echo "error: $argument is neither quick, --dry_run nor one of: $all $on_request" >&2; exit 2 ;;
+        *) echo "error: $argument is neither quick, --dry_run nor one of: $all $on_request" >&2
+           exit 2 ;;
     esac
 done
 

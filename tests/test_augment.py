@@ -310,14 +310,16 @@ def test_the_words_are_the_models_top_n_for_the_place(masked_model):
     found = {}
     for seed in range(60):
         [changed] = augment.contextual([text], model=masked_model, seed=seed, top_n=2, rate=0.01)
-        place = next((i for i, (a, b) in enumerate(zip(changed.split(), text.split())) if a != b), 6)
-        found.setdefault(place, set()).add(changed.split()[place])
+        words = changed.split()
+        place = next((i for i, (a, b) in enumerate(zip(words, text.split())) if a != b), 6)
+        found.setdefault(place, set()).add(words[place])
     for place, words in found.items():
         masked = text.split()
         masked.insert(place, "[MASK]")
         ids = tokenizer(" ".join(masked), return_tensors="pt")
         logits = model(**ids).logits[0, 1 + place]
-        ranked = [tokenizer.convert_ids_to_tokens(i) for i in logits.argsort(descending=True).tolist()]
+        order = logits.argsort(descending=True).tolist()
+        ranked = tokenizer.convert_ids_to_tokens(order)
         best = [word for word in ranked if word.isalpha()][:2]
         # a word equal to its neighbour is seen one place further on
         assert words <= {*best, *text.split()}

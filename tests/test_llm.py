@@ -361,9 +361,10 @@ def test_killed_before_any_record_it_goes_on_without_paying_twice(server, gpt, m
 @pytest.mark.parametrize("where", [("POST", "/files"), ("POST", "/fine_tuning/jobs"),
                                    ("POST", "/chat/completions")])
 def test_after_kill_9_the_same_command_goes_on(server, gpt, where):
-    process = subprocess.Popen([sys.executable, "main.py", *gpt], cwd=ROOT, stdin=subprocess.DEVNULL,
-                               env={**os.environ, "TQDM_DISABLE": "1"})
-    server.faults[where] = deque([None] * (5 if "chat" in where[1] else 0) + [process_killer(process)])
+    process = subprocess.Popen([sys.executable, "main.py", *gpt], cwd=ROOT,
+                               stdin=subprocess.DEVNULL)
+    before = [None] * (5 if "chat" in where[1] else 0)
+    server.faults[where] = deque([*before, process_killer(process)])
     assert process.wait(60) == -signal.SIGKILL
     assert main(gpt) == 0 and outcome(gpt)["accuracy"] == 100
     assert len(server.files) == len(server.jobs) == 1
@@ -397,16 +398,23 @@ def test_prices_have_no_default_that_could_be_stale(command, capsys):
 
 
 def test_the_estimate_counts_what_is_left(server, gpt, capsys, tmp_path):
-    model = llm.HostedModel("gpt", NAMES, 3, 0, [8.0, 3.0, 6.0])
+    model = llm.HostedModel("gpt", NAMES, 3, 0, [8.0, 3.0, 6.0], tmp_path)
     examples = [("a" * 40, "noun.food")] * 10
-    model.confirm(tmp_path, examples, ["b" * 400, "b" * 400], is_new=False, is_confirmed=True)
+    model.confirm(examples, ["b" * 400, "b" * 400], is_confirmed=True)
     line = capsys.readouterr().out
     system = math.ceil(len(llm.messages("", NAMES)[0]["content"]) / 4)
     training = 3 * 10 * (3 + 4 + system + 4 + math.ceil((6 + 40 + 7) / 4) + 4 + 3)
     asking = 3 + 4 + system + 4 + math.ceil((6 + 400 + 7) / 4)
-    cost = (8 * training + 3 * asking + 6 * 14) / 1e6
+    cost = (8 * training + 3 * asking + 6 * 14) / 1e6       # noun.food.raw has 13 bytes
     assert f"about {training:,} tokens of training" in line
-    assert f"1 questions of about {asking:,} tokens, answers of 14: about ${cost:.2f}" in line
+    assert (f"1 questions of about {asking:,} tokens, answers of at most 14: about ${cost:.2f}"
+            in line)
+    model.journal.append(job="ftjob-1")
+    model.journal.append(model="ft:1")
+    key = llm.prompt_key("ft:1", llm.messages("b" * 400, NAMES))
+    model.journal.append(prompt=key, answer="noun.food", tokens=None)
+    model.confirm(examples, ["b" * 400], is_confirmed=True)
+    assert "about 0 tokens of training (3 epochs), 0 questions" in capsys.readouterr().out
 
 
 def test_the_key_is_nowhere_but_in_the_environment(server, gpt, tmp_path, capsys, monkeypatch):
