@@ -5,6 +5,7 @@ SharpReCL (Li et al., WWW 2026): train, evaluate, and leave the result in a fold
     python main.py --dataset biomedical --ir 20 --tau 0.5              # one cell of Table 2
     python main.py --dataset biomedical --ir 20 --method bcl           # and one of its rivals
     python main.py --dataset my.csv --text_column review --label_column stars --check_only
+    torchrun --nproc_per_node 4 main.py --dataset dblp --ir 50         # on several GPUs or machines
 
 The same command again goes on where it stopped, and repeats nothing that is finished.
 """
@@ -36,12 +37,14 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 import data
+import distributed as D
 import llm
 import losses as L
 import results
 from augment import METHODS as AUGMENTATIONS
 from augment import InputError, augment, options_of
 from baselines import METHODS, Losses, Task, tfidf
+from distributed import set_seed
 from model import Method, SharpReCL, load_encoder, load_tokenizer, max_positions
 
 # ---- Algorithm 1 ----
@@ -121,23 +124,27 @@ def train_epoch(run: "Run", epoch: int) -> dict:
         ratio = L.hard_ratio(t, total_steps, start=args.hard_ratio_start, end=args.hard_ratio_end)
         lr = set_learning_rate(run.optimizer, t, total_steps, args)
         batch, labels = run.batch(rows)
-        with run.autocast():
+        with run.autocast(), D.own_draws(run.device, args.seed, t):
             feat = run.model.encode(run.forward, **batch)                  # line 3
-        check_finite(feat, f"at step {t}, in epoch {epoch}")
+        feat = D.gather(feat.float(), len(rows), len(run.views))
+        if run.device.type == "cpu":
+            check_finite(feat, f"at step {t}, in epoch {epoch}")
         if args.method == "sharprecl":
-            step = objective(run.model, feat.float(), labels, class_counts, ratio, args)
+            step = objective(run.model, feat, labels, class_counts, ratio, args)
         else:
-            step = run.model.losses(feat.float(), labels, epoch)
+            step = run.model.losses(feat, labels, epoch)
         is_last = position == len(batches)
         inside = diagnostics(step, feat, labels, class_sums, is_last, args.mu)
         run.optimizer.zero_grad()
         run.scaler.scale(step.loss).backward()                             # line 14
+        D.combine_gradients(run.model.encoder, run.model)
         run.scaler.step(run.optimizer)                                     # line 14
         run.scaler.update()
 
         texts += len(rows)
         sums += torch.stack([step.loss, step.loss_cls, step.loss_cl]).detach()
-        if is_last or position % 10 == 0:   # reading a loss waits for the device: not at every step
+        if is_last or position % 10 == 0:   # reading a loss waits for the GPU: not at every step
+            check_finite(sums, f"before step {t + 1}, in epoch {epoch}")
             loss, loss_cls, loss_cl = (sums / position).tolist()
             speed = texts / (time.perf_counter() - start)
             progress.set_postfix_str(f"cls {loss_cls:.3f}, cl {loss_cl:.3f}, "
@@ -148,8 +155,8 @@ def train_epoch(run: "Run", epoch: int) -> dict:
 
 def check_finite(x: Tensor, when: str) -> None:
     if not x.isfinite().all():
-        raise InputError(f"training diverged {when}: its features are not finite; try a lower "
-                         "--lr, or --amp bf16 or off instead of fp16")
+        raise InputError(f"training diverged {when}: not all is finite; try a lower --lr, or "
+                         "--amp bf16 or off instead of fp16")
 
 
 def set_learning_rate(optimizer, t: int, total_steps: int, args: argparse.Namespace) -> float:
@@ -215,12 +222,16 @@ def prototype_signs(step: Objective, class_sums: Tensor) -> dict:
 
 @torch.inference_mode()
 def predict(run: "Run", tokens: data.Tokens) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (n, C), never compensated, and feat (n, h) of n texts, in their order."""
+    """
+    Logits (n, C), never compensated, and feat (n, h) of n texts, in their order. Several processes
+    share the batches, each text is in one, and all get all.
+    """
     run.model.eval()
     n, h = len(tokens.lengths), run.model.encoder.backbone.config.hidden_size
-    logits = np.empty((n, len(run.corpus.label_names)), dtype=np.float32)
-    feats = np.empty((n, h), dtype=np.float32)
-    for rows in data.eval_batches(tokens.lengths, 2 * run.args.batch_size):
+    logits = np.zeros((n, len(run.corpus.label_names)), dtype=np.float32)
+    feats = np.zeros((n, h), dtype=np.float32)
+    batches = data.eval_batches(tokens.lengths, 2 * run.args.batch_size)
+    for rows in batches[D.rank()::D.world_size()]:
         batch = run.to_device(data.pad([tokens], rows, run.pad_id))
         with run.autocast():
             feat = run.encoder(**batch).float()
@@ -228,7 +239,7 @@ def predict(run: "Run", tokens: data.Tokens) -> tuple[np.ndarray, np.ndarray]:
         logits[rows] = run.model.classify(feat).cpu().numpy()
         # a label-aware encoder gives the text first, then each label
         feats[rows] = (feat if feat.ndim == 2 else feat[:, 0]).cpu().numpy()
-    return logits, feats
+    return D.sum_rows(logits, run.device), D.sum_rows(feats, run.device)
 
 
 def observe(run: "Run") -> None:
@@ -277,7 +288,13 @@ class Busy(InputError):
 
 @contextlib.contextmanager
 def locked(folder: Path):
-    """Makes the folder, and keeps a second process out of it for as long as this one lives."""
+    """
+    Makes the folder, and keeps other runs out of it for as long as this process lives; of
+    torchrun's processes, rank 0.
+    """
+    if not D.is_main():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         try:
@@ -326,13 +343,20 @@ class Run:
             lengths[rows], self.args.batch_size, seed=self.args.seed, epoch=epoch)]
 
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """From pinned memory to a GPU, which the host does not wait for."""
+        if self.device.type == "cuda":
+            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     def batch(self, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
-        """All V views of these texts, (V B, length), and their labels, (V B,)."""
-        labels = torch.from_numpy(self.corpus.train_labels[rows])
-        batch = self.to_device(data.pad(self.views, rows, self.pad_id))
-        return batch, labels.to(self.device).repeat(len(self.views))
+        """
+        All V views of these texts, (V B, length), and their labels, (V B,). Of several processes
+        each has the views of its share of the texts, and all labels.
+        """
+        labels = torch.from_numpy(self.corpus.train_labels[rows]).repeat(len(self.views))
+        batch = self.to_device({"labels": labels,
+                                **data.pad(self.views, D.share(rows), self.pad_id)})
+        return batch, batch.pop("labels")
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """
@@ -351,11 +375,6 @@ class Run:
     def autocast(self):
         dtype = torch.float16 if self.args.amp == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.args.amp != "off")
-
-
-def set_seed(*seed: int) -> None:
-    """Seeds torch, on every device, from one or more numbers."""
-    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
 
 def load_data(args: argparse.Namespace) -> data.Corpus:
@@ -387,10 +406,12 @@ def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> d
     summary, tokens = data.data_report(corpus), None
     print(data.format_report(summary))
     if has_encoder(args.method):
-        tokens = data.tokenize(corpus.train_texts, load_tokenizer(args.encoder), args.max_length)
+        tokens = tokenize(args, corpus.train_texts)
         summary["truncated"] = tokens.truncated
         print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}",
               flush=True)
+    if not D.is_main():
+        return tokens
     results.write_json(folder / "data_report.json", summary)
     results.label_distribution([row["train"] for row in summary["classes"]], corpus.label_names,
                                f"{corpus.name}, ir = {summary['ir']:.1f}",
@@ -398,19 +419,30 @@ def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> d
     return tokens
 
 
-def check_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> None:
+def cache_dir(args: argparse.Namespace) -> Path:
+    return Path(args.output_dir) / "cache"
+
+
+def tokenize(args: argparse.Namespace, texts: list[str]) -> data.Tokens:
+    """The texts as the encoder's tokens, kept for other runs on them."""
+    with D.main_first():
+        return data.tokenize(texts, load_tokenizer(args.encoder), args.max_length, cache_dir(args))
+
+
+def check_settings(args: argparse.Namespace, folder: Path, data_hash: str) -> None:
     """InputError if the folder holds a run of other settings or other data."""
     path = folder / "args.json"
     if path.exists():
         before = json.loads(path.read_text())
-        now = {"settings": settings(args), "data_hash": data.data_hash(corpus)}
+        now = {"settings": settings(args), "data_hash": data_hash}
         for name, what in (("settings", "settings"), ("data_hash", "data")):
             if before.get(name) != now[name]:
                 raise InputError(f"{path}: a run with other {what} began here; --overwrite starts "
                                  "anew, another --output_dir keeps both")
 
 
-def record_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> None:
+def record_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
+                    data_hash: str) -> None:
     """args.json, and train_rows.txt: the rows of the source that are trained on."""
     if (folder / "args.json").exists():
         return                          # of the run that goes on
@@ -419,7 +451,7 @@ def record_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus)
                 "platform": platform.platform()}
     results.write_text(folder / "train_rows.txt", "".join(f"{row}\n" for row in corpus.train_rows))
     results.write_json(folder / "args.json", {
-        "settings": settings(args), "data_hash": data.data_hash(corpus), "command": sys.argv,
+        "settings": settings(args), "data_hash": data_hash, "command": sys.argv,
         "device": args.device, "versions": versions, "label_names": corpus.label_names})
 
 
@@ -461,6 +493,8 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus
 def new_language_model(args: argparse.Namespace, corpus: data.Corpus
                        ) -> llm.LoraClassifier | llm.HostedModel:
     """With new adapters; or, of a provider, with the user's consent to what it costs."""
+    if D.world_size() > 1:
+        raise InputError(f"{args.method} runs in one process: start it without torchrun")
     if args.method != "gpt35":
         return llm.LoraClassifier(
             args.base_model, corpus.label_names, args.constants, base_type=args.base_type,
@@ -481,20 +515,16 @@ def labelled(corpus: data.Corpus) -> list[tuple[str, str]]:
 def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
           model: Method) -> Run:
     """Everything around the network: the other texts as tokens, the optimizer, the devices."""
-    tokenizer = load_tokenizer(args.encoder)
-
-    def tokenized(texts: list[str]) -> data.Tokens:
-        return data.tokenize(texts, tokenizer, args.max_length)
-
     method = chosen_augmentation(args, folder) if args.augment == "auto" else args.augment
     views = {"original": tokens}
     for name, seed in (("augmented", args.data_seed), ("augmented again", args.data_seed + 1)):
         if name in model.views:
-            views[name] = tokenized(augment(
-                corpus.train_texts, method, seed=seed, cache_dir=Path(args.output_dir) / "cache",
-                device=args.device, **args.augment_options))
-    test = tokenized(corpus.test_texts)
-    val = tokenized(corpus.val_texts) if corpus.val_texts else None
+            with D.main_first():
+                texts = augment(corpus.train_texts, method, seed=seed, cache_dir=cache_dir(args),
+                                device=args.device, **args.augment_options)
+            views[name] = tokenize(args, texts)
+    test = tokenize(args, corpus.test_texts)
+    val = tokenize(args, corpus.val_texts) if corpus.val_texts else None
     longest = max(part.lengths.max() for part in (*views.values(), test, val or test))
     limit = max_positions(model.encoder)
     if limit is not None and longest > (limit := limit - model.extra_positions):
@@ -503,6 +533,11 @@ def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: d
 
     # all visible GPUs, unless one is named; a thread of DataParallel would not see micro batches
     several = args.device == "cuda" and torch.cuda.device_count() > 1 and not args.micro_batch
+    if args.compile:
+        if several:
+            raise InputError("--compile does not go with torch.nn.DataParallel: start it with "
+                             "torchrun, or name one GPU, --device cuda:0")
+        model.encoder.backbone.compile(dynamic=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1]
     vectors = [p for p in trained if p.ndim <= 1]                   # biases and norms: no decay
@@ -516,7 +551,7 @@ def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: d
                scaler=torch.amp.GradScaler(device.type, enabled=args.amp == "fp16"),
                views=[model.prepare(views[name]) for name in model.views],
                test=model.prepare(test), val=val and model.prepare(val),
-               pad_id=tokenizer.pad_token_id or 0)
+               pad_id=load_tokenizer(args.encoder).pad_token_id or 0)
 
 
 def chosen_augmentation(args: argparse.Namespace, folder: Path) -> str:
@@ -538,14 +573,16 @@ def chosen_augmentation(args: argparse.Namespace, folder: Path) -> str:
             "augment": name, "val_fraction": args.val_fraction or 0.1, "no_weights": True,
             "plots": False, "overwrite": False, "output_dir": folder / "augmentations"})
         start(trial)
+        D.barrier()     # for rank 0's files
         last = (run_folder(trial) / "metrics.jsonl").read_text().splitlines()[-1]
         scores[name] = json.loads(last)["val"]["macro_f1"]
     best = max(scores, key=scores.get)
     print("auto: macro-F1 on held-out texts "
           + ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
           + f"; takes {best}", flush=True)
-    results.write_json(folder / "augmentations.json",
-                       {"macro_f1_on_validation": scores, "chosen": best})
+    if D.is_main():
+        results.write_json(folder / "augmentations.json",
+                           {"macro_f1_on_validation": scores, "chosen": best})
     return best
 
 
@@ -569,11 +606,14 @@ def write_epoch(folder: Path, corpus: data.Corpus, logits: np.ndarray, history: 
 def train(run: Run) -> None:
     """Algorithm 1, from its beginning or its last whole epoch, to the result."""
     history, start = load_checkpoint(run), time.perf_counter()
+    if not D.all_agree(len(history)):
+        raise InputError(f"{run.folder}: not all processes see the same files; give --output_dir a "
+                         "folder that all machines share")
     if history:
         print(f"goes on after epoch {len(history)}")
     else:
         observe(run)
-    board = tensorboard(run.folder, len(history))
+    board = tensorboard(run.folder, len(history)) if D.is_main() else None
     epochs = run.args.epochs if run.model.trains else 1
 
     for epoch in range(len(history) + 1, epochs + 1):
@@ -586,14 +626,17 @@ def train(run: Run) -> None:
         record |= evaluate(run.corpus, logits, val_logits)
         record["seconds"] = round(time.perf_counter() - start, 2)
         history.append(record)
-        log_to(board, record)
-        write_epoch(run.folder, run.corpus, logits, history)
-        if epoch < epochs:
-            save_checkpoint(run, history)   # killed before it, all above is written once more
+        if D.is_main():
+            log_to(board, record)
+            write_epoch(run.folder, run.corpus, logits, history)
+            if epoch < epochs:
+                save_checkpoint(run, history)   # killed before it, all above is written once more
         start = time.perf_counter()
-    if not run.args.no_weights:
-        data.save(run.folder / "model.safetensors", safetensors.torch.save(run.model.state_dict()))
-    finish(run.args, run.folder, history)
+    if D.is_main():
+        if not run.args.no_weights:
+            data.save(run.folder / "model.safetensors",
+                      safetensors.torch.save(run.model.state_dict()))
+        finish(run.args, run.folder, history)
 
 
 def fit_tfidf(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> None:
@@ -678,6 +721,8 @@ def load_weights(run: Run) -> None:
 def plot(run: Run) -> None:
     """Confusion matrix and t-SNE of the test texts."""
     logits, feats = predict(run, run.test)
+    if not D.is_main():
+        return
     labels, names = run.corpus.test_labels, run.corpus.label_names
     results.confusion_matrix(labels, logits.argmax(axis=1), names,
                              run.folder / "confusion_matrix.png")
@@ -819,6 +864,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--warmup", type=share, default=0.0, help="share of the steps in which the rate rises")
     add("--schedule", choices=("constant", "linear", "cosine"), default="constant",
         help="of the learning rate")
+    add("--compile", action="store_true", help="torch.compile the encoder")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
     add("--seed", type=count, default=0, help="of the network, the batches and the built samples")
     add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1 or mps")
@@ -970,8 +1016,9 @@ def run_folder(args: argparse.Namespace) -> Path:
 
 def settings(args: argparse.Namespace) -> dict:
     """The arguments that decide the numbers, without those that say where and how."""
-    other = ("ablation", "output_dir", "data_dir", "device", "plots", "no_weights", "overwrite",
-             "check_only", "prices", "yes", *(() if args.method in llm.MODELS else LANGUAGE_MODEL),
+    other = ("ablation", "output_dir", "data_dir", "device", "compile", "plots", "no_weights",
+             "overwrite", "check_only", "prices", "yes",
+             *(() if args.method in llm.MODELS else LANGUAGE_MODEL),
              *(() if args.augment_options else ("augment_options",)))
     values = {name: value for name, value in vars(args).items() if name not in other}
     return values | {"dataset": Path(args.dataset).name}    # the data's hash says which file it is
@@ -1009,34 +1056,46 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
+def prepare(args: argparse.Namespace, folder: Path, corpus: data.Corpus, data_hash: str):
+    """
+    What is to be trained, as new_model() makes it, and the training texts as tokens. What may fail,
+    or asks what may be spent, comes first: before --overwrite removes what is in the folder.
+    """
+    model = new_model(args, corpus)
+    if args.overwrite and has_second_view(args.method) and AUGMENTATIONS.get(args.augment):
+        AUGMENTATIONS[args.augment](["a text"], **args.augment_options)
+    with D.main_first():
+        if D.is_main() and args.overwrite:
+            clear(folder)
+    tokens = check_data(args, folder, corpus)
+    if D.is_main():
+        record_settings(args, folder, corpus, data_hash)
+    return model, tokens
+
+
 def start(args: argparse.Namespace) -> None:
     """Shows what is finished already; else checks the data, trains or goes on, and shows it."""
     corpus, folder = load_data(args), run_folder(args)
+    data_hash = data.data_hash(corpus)
     with locked(folder):
         if args.check_only:
             check_data(args, folder, corpus)
             return
         if not args.overwrite:
-            check_settings(args, folder, corpus)
+            check_settings(args, folder, data_hash)
         is_finished = (folder / "result.json").exists() and not args.overwrite
         if is_finished and not args.plots:
             results.print_result(folder)
             print("finished already; --overwrite runs it again")
             return
-        # fails, or asks what may be spent, before anything is lost
-        model = new_model(args, corpus)
-        if args.overwrite:
-            if has_second_view(args.method) and AUGMENTATIONS.get(args.augment):
-                AUGMENTATIONS[args.augment](["a text"], **args.augment_options)
-            clear(folder)
-        tokens = check_data(args, folder, corpus)
-        record_settings(args, folder, corpus)
+        model, tokens = prepare(args, folder, corpus, data_hash)
         if args.method == "gpt35":
             fit_hosted(args, folder, corpus, model)
         elif args.method in llm.MODELS:
             fit_lora(args, folder, corpus, model)
         elif args.method == "tfidf":
-            fit_tfidf(args, folder, corpus)
+            if D.is_main():
+                fit_tfidf(args, folder, corpus)
         else:
             run = build(args, folder, corpus, tokens, model)
             if is_finished:
@@ -1045,7 +1104,23 @@ def start(args: argparse.Namespace) -> None:
                 train(run)
             if args.plots:
                 plot(run)
-        results.print_result(folder)
+        if D.is_main():
+            results.print_result(folder)
+
+
+def one_line(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
+    """What the user is told, and the exit code."""
+    if isinstance(error, InputError):
+        # 75: EX_TEMPFAIL of sysexits.h, try later
+        return f"error: {error}", 75 if isinstance(error, Busy) else 2
+    if isinstance(error, OSError):      # a folder in the way, a full disk, no permission
+        return (f"error: {error.filename or args.output_dir}: {error.strerror or error}; make room "
+                "or choose another --output_dir"), 2
+    if isinstance(error, KeyboardInterrupt):
+        return ("interrupted: the same command, without --overwrite, goes on from the last whole "
+                "epoch"), 130
+    return (f"error: another process of this job has ended ({error}); the same command, with any "
+            "number of processes, goes on from the last whole epoch"), 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1053,18 +1128,12 @@ def main(argv: list[str] | None = None) -> int:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        start(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 75 if isinstance(error, Busy) else 2     # 75: EX_TEMPFAIL of sysexits.h, try later
-    except OSError as error:    # a folder in the way, a full disk, no permission
-        print(f"error: {error.filename or args.output_dir}: {error.strerror or error}; make room "
-              "or choose another --output_dir", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command, without --overwrite, goes on from the last whole "
-              "epoch", file=sys.stderr)
-        return 130
+        with D.joined(args.device) as args.device, D.quiet_but_main():
+            start(args)
+    except (InputError, OSError, KeyboardInterrupt, D.Ended) as error:
+        text, code = one_line(error, args)
+        print(text, file=sys.stderr)
+        return code
     return 0
 
 

@@ -1,0 +1,189 @@
+"""
+Several processes on one machine or many, started by torchrun; one process alone needs none of it.
+
+Each process encodes its share of a batch's texts. Then all have all features, and each computes the
+same losses from the same draws, so the contrastive set is the whole batch whatever their number.
+`rank` and `world_size` below are torchrun's: this process and how many there are.
+"""
+import contextlib
+import os
+import re
+import signal
+from datetime import timedelta
+from typing import Iterator
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+TIMEOUT = timedelta(hours=2)    # others wait while rank 0 makes tokens and second views of millions
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the one process that writes files and prints."""
+    return rank() == 0
+
+
+class Ended(Exception):
+    """Another process of the job is gone."""
+
+
+@contextlib.contextmanager
+def _others() -> Iterator[None]:
+    """Around whatever waits for the other processes."""
+    try:
+        yield
+    except RuntimeError as error:       # gloo's and NCCL's; the first is in the form
+        # "[a C++ file:its line] what happened. Advice"
+        raise Ended(re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0]) from error
+
+
+def all_reduce(x: Tensor) -> None:
+    """Makes x, in place, the sum of all processes' x."""
+    with _others():
+        dist.all_reduce(x)
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        with _others():
+            dist.barrier()
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[str]:
+    """Joins torchrun's processes, if it started this one; yields the device of this process."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield device
+        return
+
+    def end(*_) -> None:
+        raise Ended("torchrun stopped this one")
+
+    signal.signal(signal.SIGTERM, end)
+    is_cuda = torch.device(device).type == "cuda"
+    if is_cuda:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if is_cuda else "gloo", timeout=TIMEOUT)
+    yield device
+    dist.destroy_process_group()    # not after an error: it would wait for whoever is gone
+
+
+@contextlib.contextmanager
+def quiet_but_main() -> Iterator[None]:
+    """Only rank 0 prints; errors are printed outside."""
+    if is_main():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), \
+            contextlib.redirect_stderr(nowhere):
+        yield
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """The body by rank 0, then by the others, who find what it left on disk."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+def all_agree(value: object) -> bool:
+    """Whether all processes have the same value."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        with _others():
+            dist.all_gather_object(values, value)
+    return all(other == value for other in values)
+
+
+# ---- random numbers ----
+
+
+def set_seed(*seed: int) -> None:
+    """Seeds torch, on every device, from one or more numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+
+
+@contextlib.contextmanager
+def own_draws(device: torch.device, *seed: int) -> Iterator[None]:
+    """
+    Draws of this process alone (dropout). What is drawn outside (the built samples) is the same in
+    all, as their generators stay in step. One process alone goes on with its generator.
+    """
+    if world_size() == 1:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        set_seed(*seed, rank())
+        yield
+
+
+# ---- a batch over all processes ----
+
+
+def share(rows: np.ndarray) -> np.ndarray:
+    """
+    The rows that this process encodes: every world_size-th, so that all get texts of like length.
+    Never none: a process beyond the last row encodes the first, and gather() leaves it out.
+    """
+    own = rows[rank()::world_size()]
+    return own if len(own) else rows[:1]
+
+
+def gather(feat: Tensor, num_texts: int, num_views: int) -> Tensor:
+    """
+    feat of the whole batch, view after view, from what each process encoded.
+
+    The gradient goes back into the rows of this process alone. It is whole: every process computes
+    the same loss from all rows, so no sum over the processes is missing.
+
+    feat     (V b, ...)  of V views of the b texts of share()
+    returns  (V B, ...)  of the B = num_texts texts
+    """
+    if world_size() == 1:
+        return feat
+    own = feat.unflatten(0, (num_views, -1))                                # (V, b, ...)
+    own = own[:, :len(range(rank(), num_texts, world_size()))]
+    whole = own.new_zeros(num_views, num_texts, *own.shape[2:])             # (V, B, ...)
+    whole[:, rank()::world_size()] = own.detach()
+    all_reduce(whole)
+    whole[:, rank()::world_size()] = own        # the same numbers, now with their gradient
+    return whole.flatten(0, 1)
+
+
+def combine_gradients(encoder: nn.Module, model: nn.Module) -> None:
+    """
+    After backward(): the encoder's gradients, each process's from its texts, are summed. Those of
+    the heads are equal but for rounding; their mean keeps the processes from drifting apart.
+    """
+    if world_size() == 1:
+        return
+    of_encoder = set(encoder.parameters())
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([(p.grad if p in of_encoder else p.grad / world_size()).flatten()
+                      for p in parameters])
+    all_reduce(flat)
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
+        p.grad.copy_(part.view_as(p))
+
+
+def sum_rows(array: np.ndarray, device: torch.device) -> np.ndarray:
+    """The sum over the processes of arrays in which each has filled rows of its own."""
+    if world_size() == 1:
+        return array
+    total = torch.from_numpy(array).to(device)
+    all_reduce(total)
+    return total.cpu().numpy()

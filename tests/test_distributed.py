@@ -1,0 +1,167 @@
+"""distributed.py: several processes by torchrun do what one does."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import save_tiny_encoder
+
+import distributed as D
+import main as main_module
+
+ROOT = Path(__file__).parent.parent
+METHODS = ["sharprecl", "bcl", "dualcl", "tsc", "simcse"]
+COMMON = ["--device", "cpu", "--batch_size", "16", "--lr", "1e-3"]
+
+GRADIENTS = """
+import sys, torch
+import distributed as D
+from test_distributed import METHODS, gradients
+with D.joined("cpu"), D.quiet_but_main():
+    torch.save({name: gradients(name, *sys.argv[2:]) for name in METHODS},
+               f"{sys.argv[1]}-{D.rank()}")
+"""
+
+
+def gradients(method, dataset, encoder, output_dir, num_texts=11):
+    """Of the second step, on texts that neither two nor three processes share evenly."""
+    args = main_module.parse_args(["--dataset", dataset, "--encoder", encoder, "--method", method,
+                                   "--output_dir", output_dir, *COMMON])
+    corpus = main_module.load_data(args)
+    run = main_module.build(args, Path(output_dir), corpus,
+                            main_module.tokenize(args, corpus.train_texts),
+                            main_module.new_model(args, corpus))
+    run.model.train()
+    D.set_seed(5)
+    rows = np.arange(num_texts)
+    for t in range(2):      # tsc has nothing to contrast with at its first step
+        tensors, labels = run.batch(rows)
+        with D.own_draws(run.device, t):
+            feat = run.model.encode(run.forward, **tensors)
+        feat = D.gather(feat.float(), len(rows), len(run.views))
+        if method == "sharprecl":
+            step = main_module.objective(run.model, feat, labels, run.class_counts, 0.6, args)
+        else:
+            step = run.model.losses(feat, labels, 1)
+    step.loss.backward()
+    D.combine_gradients(run.model.encoder, run.model)
+    return {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
+
+
+def torchrun(processes, *arguments, **options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes),
+               *map(str, arguments)]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+                            **options)
+
+
+@pytest.fixture(scope="module")
+def still_encoder(tmp_path_factory):
+    """Without dropout, of which every process has its own: nothing else may differ."""
+    return str(save_tiny_encoder(tmp_path_factory.mktemp("still"), dropout=0.0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_gradients_are_those_of_one_process(processes, corpus_folder, still_encoder, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(GRADIENTS)
+    job = torchrun(processes, script, tmp_path / "found", corpus_folder, still_encoder, tmp_path)
+    _, errors = job.communicate(timeout=240)
+    assert job.returncode == 0, errors
+    found = [torch.load(tmp_path / f"found-{rank}") for rank in range(processes)]
+    for method in METHODS:
+        expected = gradients(method, str(corpus_folder), still_encoder, str(tmp_path))
+        # that of a key's bias is nothing but rounding: a softmax does not see it
+        floor = 1e-7 * max(gradient.abs().max().item() for gradient in expected.values())
+        for of_rank in found:
+            assert of_rank[method].keys() == expected.keys()
+            for name, gradient in expected.items():
+                largest = (of_rank[method][name] - gradient).abs().max().item()
+                assert largest < 1e-5 * gradient.abs().max().item() + floor, (method, name)
+                assert torch.equal(of_rank[method][name], found[0][method][name]), name
+
+
+def test_a_process_beyond_the_last_text_encodes_one_that_does_not_count(monkeypatch):
+    monkeypatch.setattr(D, "rank", lambda: 2)
+    monkeypatch.setattr(D, "world_size", lambda: 3)
+    monkeypatch.setattr(D, "all_reduce", lambda whole: whole.add_(1))      # what the others have
+    assert D.share(np.array([7, 8])).tolist() == [7]
+    feat = torch.ones(2, 4, requires_grad=True)                             # two views of text 7
+    whole = D.gather(feat, 2, 2)
+    assert whole.tolist() == [[1.0] * 4] * 4 and not D.share(np.arange(3))[1:].size
+    whole.sum().backward()
+    assert feat.grad.abs().sum() == 0
+
+
+def records(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["test"], line["loss"], line["diagnostics"]) for line in lines]
+
+
+def run_of(output_dir):
+    folder, = Path(output_dir).glob("*_seed*")
+    return folder
+
+
+def close(a, b):
+    """Numbers within a chain of dicts, lists and tuples, to 1e-4."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(close(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(close, a, b))
+    return a == pytest.approx(b, rel=1e-4, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def one_process(corpus_folder, still_encoder, tmp_path_factory):
+    """The arguments of a run of four epochs, and what one process makes of it."""
+    arguments = ["--dataset", str(corpus_folder), "--encoder", still_encoder, "--epochs", "4",
+                 *COMMON, "--output_dir"]
+    folder = tmp_path_factory.mktemp("one")
+    assert main_module.main([*arguments, str(folder)]) == 0
+    return arguments, records(run_of(folder)), run_of(folder)
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_metrics_of_one(one_process, tmp_path):
+    arguments, expected, folder = one_process
+    job = torchrun(2, ROOT / "main.py", *arguments, tmp_path)
+    output, errors = job.communicate(timeout=240)
+    assert job.returncode == 0, errors
+    assert close(records(run_of(tmp_path)), expected)
+    predictions = (run_of(tmp_path) / "predictions.csv").read_text().splitlines()
+    assert len(predictions) == len((folder / "predictions.csv").read_text().splitlines())
+    assert output.count("\nepoch 4 ") == output.count("never predicted") == 1      # rank 0 alone
+    assert {path.name for path in run_of(tmp_path).iterdir()} == {
+        path.name for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_when_a_process_dies_the_job_ends_and_goes_on_with_another_number(one_process, tmp_path):
+    arguments, expected, _ = one_process
+    arguments = [*arguments[:-1], "--amp", "off", "--output_dir", tmp_path]
+    job = torchrun(2, ROOT / "main.py", *arguments)
+    while not list(tmp_path.glob("*/checkpoint-*")):
+        assert job.poll() is None, job.communicate()[1]
+        time.sleep(0.02)
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    victim = next(child for child in children if "\0RANK=1\0" in "\0" + Path(
+        f"/proc/{child}/environ").read_text())
+    os.kill(int(victim), signal.SIGKILL)
+    _, errors = job.communicate(timeout=60)
+    if job.returncode == 0:
+        pytest.skip("the run was finished before its process could be killed")
+    lines = [line for line in re.split(r"[\r\n]", errors) if line.startswith("error:")]
+    assert len(lines) == 1 and "any number of processes, goes on from the last whole" in lines[0]
+    assert main_module.main([*map(str, arguments)]) == 0
+    assert close(records(run_of(tmp_path)), expected)
