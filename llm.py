@@ -95,9 +95,11 @@ def load_base(name: str, base_type: str, device: str):
 def adapted(base, rank: int, alpha: float, dropout: float, targets: list[str] | None):
     """The base, frozen, with new adapters (B = 0: as long as untrained they change nothing)."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    recompute = {"use_reentrant": False}        # activations, in the backward pass
     if getattr(base, "is_quantized", False):
-        base = prepare_model_for_kbit_training(
-            base, gradient_checkpointing_kwargs={"use_reentrant": False})
+        base = prepare_model_for_kbit_training(base, gradient_checkpointing_kwargs=recompute)
+    elif base.dtype == torch.bfloat16:
+        base.gradient_checkpointing_enable(recompute)
     try:
         return get_peft_model(base, LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type="CAUSAL_LM",

@@ -910,15 +910,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def language_model_flags(method: str) -> tuple[str, ...]:
+    """Those of LANGUAGE_MODEL that concern the method."""
+    return ("base_model",) if method == "gpt35" else LANGUAGE_MODEL if method in llm.MODELS else ()
+
+
 def check_language_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """The flags of language models: each with a method that it concerns, and prices for gpt35."""
-    hosted = args.method == "gpt35"
-    open_model = args.method in llm.MODELS and not hosted
-    for name, is_known in (("base_model", hosted or open_model), ("base_type", open_model),
-                           ("lora_targets", open_model), ("prices", hosted), ("yes", hosted)):
-        if not is_known and getattr(args, name) != parser.get_default(name):
+    """Each flag of language models needs a method that it concerns, and gpt35 needs prices."""
+    own = language_model_flags(args.method) + (("prices", "yes") if args.method == "gpt35" else ())
+    for name in (*LANGUAGE_MODEL, "prices", "yes"):
+        if name not in own and getattr(args, name) != parser.get_default(name):
             parser.error(f"--{name} does not concern {args.method}")
-    if hosted and args.prices is None:
+    if args.method == "gpt35" and args.prices is None:
         parser.error("gpt35 costs money, and prices change: give --prices TRAIN INPUT OUTPUT, "
                      "dollars for a million tokens, of the provider's price list")
 
@@ -1018,8 +1021,8 @@ def settings(args: argparse.Namespace) -> dict:
     """The arguments that decide the numbers, without those that say where and how."""
     other = ("ablation", "output_dir", "data_dir", "device", "compile", "plots", "no_weights",
              "overwrite", "check_only", "prices", "yes",
-             *(() if args.method in llm.MODELS else LANGUAGE_MODEL),
-             *(() if args.augment_options else ("augment_options",)))
+             *(() if args.augment_options else ("augment_options",)),
+             *(set(LANGUAGE_MODEL) - set(language_model_flags(args.method))))
     values = {name: value for name, value in vars(args).items() if name not in other}
     return values | {"dataset": Path(args.dataset).name}    # the data's hash says which file it is
 

@@ -377,7 +377,7 @@ def language_model(run: Run) -> str:
     """What a language model has in place of the settings of encoders."""
     if run.method not in TABLE_3[0]:
         return ""
-    own = {name: run.settings[name] for name in ("base_model", "base_type")}
+    own = {name: run.settings[name] for name in ("base_model", "base_type") if name in run.settings}
     values = [shown(*item) for item in (own | run.settings["constants"]).items()]
     return f" {NAMES[run.method]}: {', '.join(values)}."
 

@@ -138,9 +138,11 @@ def test_a_prompt_beyond_the_models_positions_is_one_line(tiny_llama):
         model.scores(["bird " * 3000])
 
 
-@pytest.mark.parametrize("base_type, layer", [("4bit", "Linear4bit"), ("8bit", "Linear8bitLt")])
-def test_a_quantised_base_learns_through_its_adapters(language_model, base_type, layer):
-    pytest.importorskip("bitsandbytes", reason="the quantised bases need it")
+@pytest.mark.parametrize("base_type, layer", [
+    ("4bit", "Linear4bit"), ("8bit", "Linear8bitLt"), ("bf16", "Linear")])
+def test_a_base_of_few_bits_learns_through_its_adapters(language_model, base_type, layer):
+    if base_type != "bf16":
+        pytest.importorskip("bitsandbytes", reason="the quantised bases need it")
     model = classifier(language_model, base_type)
     kinds = {type(module).__name__ for module in model.network.modules()}
     assert layer in kinds
@@ -259,6 +261,8 @@ def test_settings_of_language_models_have_folders_of_their_own(command):
         [*command("llama2"), "--base_model", "another"])}
     assert len(names) == 6
     assert "base_model" not in main_module.settings(parse_args(["--dataset", "trec"]))
+    hosted = main_module.settings(parse_args(command("gpt35", None, 3, "--prices", "8", "3", "6")))
+    assert "base_model" in hosted and not {"base_type", "prices", "yes"} & set(hosted)
 
 
 # ---- GPT-3.5 ----
