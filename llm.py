@@ -274,7 +274,8 @@ class LoraClassifier:
     def state_dict(self) -> dict[str, Tensor]:
         """The adapters alone."""
         from peft import get_peft_model_state_dict
-        return get_peft_model_state_dict(self.network)
+        # not the embeddings: it would ask the hub whether they are still those of the base
+        return get_peft_model_state_dict(self.network, save_embedding_layers=False)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         from peft import set_peft_model_state_dict
@@ -283,7 +284,7 @@ class LoraClassifier:
     def save(self, folder: Path) -> None:
         """The adapters as PeftModel.from_pretrained reads them; the folder appears whole."""
         temporary = folder.with_name(folder.name + ".tmp")
-        self.network.save_pretrained(temporary)
+        self.network.save_pretrained(temporary, save_embedding_layers=False)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
 
@@ -345,7 +346,7 @@ def provider_errors(task: str):
     import openai
     try:
         yield
-    except openai.OpenAIError as error:
+    except (openai.OpenAIError, ValueError) as error:       # ValueError: an answer that is no JSON
         reason = " ".join(str(error).split())
         reason = reason.replace(os.environ["OPENAI_API_KEY"], "***")
         raise InputError(f"{task}: {type(error).__name__} ({reason}); what is done is kept, and "
@@ -493,10 +494,10 @@ class HostedModel:
         """The job when it has succeeded; looks at it again and again, at growing intervals."""
         pause, status = FIRST_PAUSE, None
         while True:
-            job = self.client.fine_tuning.jobs.retrieve(job_id)
-            if job.status != status:
-                print(f"fine-tuning {job_id}: {job.status}", flush=True)
-            status = job.status
+            job, before = self.client.fine_tuning.jobs.retrieve(job_id), status
+            status = getattr(job, "status", None)
+            if status != before:
+                print(f"fine-tuning {job_id}: {status}", flush=True)
             if status == "succeeded":
                 return job
             if status in ("failed", "cancelled"):
@@ -539,6 +540,8 @@ class HostedModel:
         completion = self.client.chat.completions.create(
             model=model, messages=chat, temperature=0,
             max_completion_tokens=self.answer_length())
+        if not getattr(completion, "choices", None):
+            raise ValueError("an answer without choices")
         usage = completion.usage
         self.journal.append(prompt=key, answer=completion.choices[0].message.content or "",
                             tokens=usage and [usage.prompt_tokens, usage.completion_tokens])
@@ -563,8 +566,9 @@ def prompt_key(model: str, chat: list[dict[str, str]]) -> str:
 
 def once(find, create):
     """
-    What find() finds, else what create() makes. After a broken connection or a server's error that
-    may have worked, so find() is asked before the next try; create() must not try again by itself.
+    What find() finds, else what create() makes. After a broken connection, a server's error or an
+    answer that cannot be read that may have worked, so find() is asked before the next try; create()
+    must not try again by itself.
     """
     import openai
     for attempt in range(RETRIES + 1):
@@ -572,9 +576,12 @@ def once(find, create):
         if found is not None:
             return found
         try:
-            return create()
+            made = create()
+            if getattr(made, "id", None):
+                return made
+            raise ValueError("an answer without an id")
         except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError,
-                openai.ConflictError, openai.BadRequestError) as error:
+                openai.ConflictError, openai.BadRequestError, ValueError) as error:
             is_refused = (isinstance(error, openai.BadRequestError)
                           and "not ready" not in str(error))      # a file just uploaded may be
             if is_refused or attempt == RETRIES:

@@ -661,6 +661,8 @@ def fit_lora(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
     run = SimpleNamespace(folder=folder, device=args.device, model=model,
                           optimizer=model.optimizer, scaler=torch.amp.GradScaler(enabled=False))
     history, epochs = load_checkpoint(run), args.constants["epochs"]
+    if history:
+        print(f"goes on after epoch {len(history)}")
     for epoch in range(len(history) + 1, epochs + 1):
         start = time.perf_counter()
         set_seed(args.seed, epoch)
@@ -921,7 +923,7 @@ def check_language_model(parser: argparse.ArgumentParser, args: argparse.Namespa
     for name in (*LANGUAGE_MODEL, "prices", "yes"):
         if name not in own and getattr(args, name) != parser.get_default(name):
             parser.error(f"--{name} does not concern {args.method}")
-    if args.method == "gpt35" and args.prices is None:
+    if args.method == "gpt35" and args.prices is None and not args.check_only:
         parser.error("gpt35 costs money, and prices change: give --prices TRAIN INPUT OUTPUT, "
                      "dollars for a million tokens, of the provider's price list")
 
@@ -930,8 +932,6 @@ ENCODER = "bert-base-uncased"
 SHARPRECL = ("tau", "mu", "k", "n_pos", "n_neg", "lam", "hard_ratio_start", "hard_ratio_end",
              "positives", "cl_weight", "no_delta_cls", "no_delta_cl", "no_mutual_guidance",
              "no_cls", "proj_dim", "proj_bn")       # its flags, which no other method has
-
-
 LANGUAGE_MODEL = ("base_model", "base_type", "lora_targets")    # the same for llm.py's methods
 
 

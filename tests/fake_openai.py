@@ -15,8 +15,8 @@ KEY = "sk-test-0123456789abcdefghij"
 class FakeOpenAI(ThreadingHTTPServer):
     """
     faults[method, path] is a queue; each request takes one: "429", "500", "drop before" (nothing is
-    done), "drop after" (it is done, and the answer never sent), or a function, called after it is
-    done and before it is answered.
+    done), "drop after" (it is done, and the answer never sent), "garble" (done, and answered by
+    half a JSON), or a function, called after it is done and before it is answered.
     """
     daemon_threads = True
 
@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.drop()
         if callable(fault):
             fault()
-        self.reply(200, answer)
+        self.reply(200, answer, garbled=fault == "garble")
 
     def answer(self, method: str, path: str, route: str, body: bytes) -> dict:
         server = self.server
@@ -121,8 +121,9 @@ class Handler(BaseHTTPRequestHandler):
                              "message": {"role": "assistant", "content": content}}],
                 "usage": {"prompt_tokens": 50, "completion_tokens": 3, "total_tokens": 53}}
 
-    def reply(self, status: int, answer: dict) -> None:
+    def reply(self, status: int, answer: dict, garbled: bool = False) -> None:
         content = json.dumps(answer).encode()
+        content = content[:len(content) // 2] if garbled else content
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))

@@ -319,7 +319,7 @@ def test_the_training_file_is_as_the_guide_asks(server, gpt):
 def test_faults_lose_nothing_and_send_nothing_twice(server, gpt, capsys):
     server.faults |= {
         ("GET", "/files"): deque(["429", "drop before"]),
-        ("POST", "/files"): deque(["500", "drop before", "429", "drop after"]),
+        ("POST", "/files"): deque(["500", "drop before", "429", "garble"]),
         ("GET", "/fine_tuning/jobs"): deque(["500"]),
         ("POST", "/fine_tuning/jobs"): deque(["429", "500", "drop after"]),
         ("GET", "/fine_tuning/jobs/ID"): deque(["500", "drop before", "drop after", "429"]),
@@ -329,6 +329,17 @@ def test_faults_lose_nothing_and_send_nothing_twice(server, gpt, capsys):
     assert not any(server.faults.values())
     assert len(server.files) == len(server.jobs) == 1
     assert len(server.asked) == 20 and set(server.asked.values()) == {1}
+
+
+@pytest.mark.parametrize("where", [("GET", "/files"), ("GET", "/fine_tuning/jobs/ID"),
+                                   ("POST", "/chat/completions")])
+def test_an_answer_that_cannot_be_read_is_one_line_and_the_command_goes_on(
+        server, gpt, capsys, where):
+    server.faults[where] = deque(["garble"])
+    assert main(gpt) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "the same command goes on" in error
+    assert main(gpt) == 0 and len(server.files) == len(server.jobs) == 1
 
 
 def test_the_same_question_is_asked_once(server, gpt, tmp_path):
