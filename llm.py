@@ -11,6 +11,7 @@ its likelihood as the answer. GPT-3.5 writes, and what is not exactly a label co
 Letters: n texts, C classes, B rows of a batch, L tokens of its longest row, V words of the model.
 """
 import contextlib
+import copy
 import hashlib
 import importlib.util
 import inspect
@@ -260,12 +261,12 @@ class LoraClassifier:
             score = first[:, answer[0]]
             if new.shape[1] > 0:
                 whole_mask = torch.cat([mask, torch.ones_like(new)], dim=1)
-                logits, cache = self.logits(new, whole_mask, new.shape[1], use_cache=True,
-                                            past_key_values=cache)
+                # a copy, as not every kind of cache can forget a label again
+                logits, _ = self.logits(new, whole_mask, new.shape[1], use_cache=True,
+                                        past_key_values=copy.deepcopy(cache))
                 rest = torch.tensor(answer[1:], device=self.device)
                 rest = rest.expand(len(ids), -1).unsqueeze(2)                   # (B, m, 1)
                 score = score + logits.log_softmax(dim=2).gather(2, rest).sum(dim=(1, 2))
-                cache.crop(-new.shape[1])
             columns.append(score)
         return torch.stack(columns, dim=1)
 
