@@ -342,6 +342,13 @@ class Run:
         return [rows[batch] for batch in data.epoch_batches(
             lengths[rows], self.args.batch_size, seed=self.args.seed, epoch=epoch)]
 
+    def padding(self) -> float:
+        """Share of padding among the tokens of the first epoch."""
+        lengths = np.stack([view.lengths for view in self.views])               # (V, N)
+        batches = [lengths[:, rows] for rows in self.epoch_batches(1)]
+        return 1 - (sum(batch.sum() for batch in batches)
+                    / sum(batch.max() * batch.size for batch in batches))
+
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """From pinned memory to a GPU, which the host does not wait for."""
         if self.device.type == "cuda":
@@ -613,6 +620,8 @@ def train(run: Run) -> None:
         print(f"goes on after epoch {len(history)}")
     else:
         observe(run)
+        print(f"{run.args.batch_size} texts a batch, each in {len(run.views)} "
+              f"view{'s' * (len(run.views) > 1)}; padding: {run.padding():.1%}", flush=True)
     board = tensorboard(run.folder, len(history)) if D.is_main() else None
     epochs = run.args.epochs if run.model.trains else 1
 

@@ -126,7 +126,8 @@ def gradients(form, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def growth(args) -> dict:
     """Milliseconds and MiB of ours over C at B = 128, and over B at C = 52."""
     found = {"C": {}, "B": {}}
-    for axis, sizes in (("C", (2, 6, 20, 52, 150, 400, 1000)), ("B", (32, 64, 128, 256, 512, 1024))):
+    for axis, sizes in {"C": (2, 6, 20, 52, 150, 400, 1000),
+                        "B": (32, 64, 128, 256, 512, 1024)}.items():
         for size in sizes:
             inputs = problem(*((size, 128) if axis == "C" else (52, size)), args.dim, args.device)
             seconds = interleaved({"ours": lambda: gradients(ours, inputs)}, args.repeats,

@@ -1,19 +1,30 @@
 """What the benchmarks share: interleaved timing, peak memory, tables, JSON."""
 import argparse
+import atexit
+import contextlib
 import gc
+import io
 import json
 import math
+import os
 import platform
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ["TQDM_DISABLE"] = "1"
 
-import torch  # noqa: E402  the project's own files come first
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
+import torch                                                    # noqa: E402  after the path
+from torch.profiler import ProfilerActivity, profile            # noqa: E402
+from transformers import BertConfig, BertModel                  # noqa: E402
+
+import main                                                     # noqa: E402
+from model import load_tokenizer                                # noqa: E402
 
 Forms = dict[str, Callable[[], object]]     # name -> what is measured; a call is one repeat
 
@@ -76,6 +87,60 @@ def peak_memory(form: Callable[[], object], device: str = "cpu") -> int:
             taken += event.nbytes()
             peak = max(peak, taken)
     return peak
+
+
+# ---- runs of main.py's own code ----
+
+
+def run_of(args: argparse.Namespace, *flags: str, views: tuple[str, ...] | None = None):
+    """
+    A main.Run that has not trained, on args.dataset and args.encoder, with these flags of main.py;
+    views: of a step's texts, in place of the method's.
+    """
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    encoder = random_bert(folder) if args.encoder == "bert-base" else args.encoder
+    pooling = ["--pooling", "cls"] if args.encoder == "bert-base" else []
+    own = main.parse_args([
+        "--dataset", args.dataset, "--data_dir", args.data_dir, "--encoder", encoder, *pooling,
+        "--batch_size", str(args.batch_size), "--amp", args.amp, "--device", args.device,
+        "--output_dir", folder, *flags])
+    if args.dataset == "wordnet":       # 26 classes, 2,000 texts or so
+        own.max_per_class = 80
+    with contextlib.redirect_stdout(io.StringIO()):
+        corpus = main.load_data(own)
+        model = main.new_model(own, corpus)
+        model.views = views or model.views
+        return main.build(own, Path(folder), corpus, main.tokenize(own, corpus.train_texts), model)
+
+
+def random_bert(folder: str) -> str:
+    """bert-base's shape with random weights, and minilm's tokenizer, which is bert-base's own."""
+    load_tokenizer("minilm").save_pretrained(folder)
+    BertModel(BertConfig()).save_pretrained(folder)
+    return folder
+
+
+def flops(run, rows) -> float:
+    """
+    Of a step: 6 for each weight of the layers and each real token, and 12 h for each pair of tokens
+    of a text and each layer (Chowdhery et al. 2022, Appendix B). Padding counts as waste.
+    """
+    layers = [p for name, p in run.model.encoder.named_parameters() if "embeddings" not in name]
+    config = run.model.encoder.backbone.config
+    lengths = [view.lengths[rows].astype(float) for view in run.views]
+    return sum(6 * sum(p.numel() for p in layers) * length.sum()
+               + 12 * config.num_hidden_layers * config.hidden_size * (length**2).sum()
+               for length in lengths)
+
+
+def machine_rate(device: str, amp: str) -> float:
+    """FLOP/s of a large matrix product in the precision of --amp: the best of ten."""
+    size = 8192 if torch.device(device).type == "cuda" else 2048
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[amp]
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    seconds = interleaved({"product": lambda: a @ b}, 10, device)["product"]
+    return 2 * size**3 / min(seconds)
 
 
 def ratios(seconds: dict[str, list[float]], name: str, base: str) -> list[float]:

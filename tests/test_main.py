@@ -1,5 +1,6 @@
 """main.py: Algorithm 1's step, training, results, resume and the command line."""
 import argparse
+import contextlib
 import json
 import re
 import shlex
@@ -20,6 +21,7 @@ import main as main_module
 import results
 from augment import InputError
 from main import ABLATIONS, main, objective, parse_args, run_folder, settings
+from model import SharpReCL, TextEncoder
 
 ROOT = Path(__file__).parent.parent
 DATASETS = ROOT.parent / "shared" / "datasets"
@@ -177,6 +179,42 @@ def test_an_ablation_moves_its_own_loss_and_leaves_the_other_where_it_was(batch,
         assert without.loss.item() == without.loss_cls.item()
         assert all(g is None or g.abs().sum() == 0
                    for name, g in gradient.items() if name.startswith("proj_"))
+
+
+def test_the_share_of_padding_by_hand(batch):
+    run, _, _ = batch("--batch_size", "34")
+    lengths = np.stack([view.lengths for view in run.views])
+    padded = sum(34 * 2 * lengths[:, rows].max() for rows in run.epoch_batches(1))
+    assert run.padding() == pytest.approx(1 - lengths.sum() / padded) and 0 < run.padding() < 1
+
+
+def test_compile_is_of_the_encoder_for_all_lengths(batch, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile",
+                        lambda self, **options: compiled.append((type(self).__name__, options)))
+    batch("--compile")
+    assert compiled == [("BertModel", {"dynamic": True})]
+
+
+class Nothing(torch.nn.Module):
+    """Stands for an encoder of 16 units."""
+    config = argparse.Namespace(hidden_size=16)
+
+
+@pytest.mark.parametrize("options", [[], ["--ablation", "mi"], ["--proj_bn"]])
+def test_no_step_reads_a_value_on_the_device(monkeypatch, options):
+    """Tensors of the device "meta" have no values: what would wait for a GPU fails on them."""
+    monkeypatch.setattr(L, "_no_autocast", lambda x: contextlib.nullcontext())  # "meta" has none
+    args = parse_args(["--dataset", "trec", *options])
+    with torch.device("meta"):
+        network = SharpReCL(TextEncoder(Nothing(), "cls"), 5, proj_bn=args.proj_bn,
+                            mutual_guidance=not args.no_mutual_guidance)
+        feat, labels = torch.randn(20, 16, requires_grad=True), torch.randint(5, (20,))
+    with pytest.raises(RuntimeError):
+        labels.max().item()
+    step = objective(network, feat, labels, torch.arange(1, 6), 0.6, args)
+    step.loss.backward()
+    assert feat.grad.shape == feat.shape and step.loss.device.type == "meta"
 
 
 # ---- micro batches ----

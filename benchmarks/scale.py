@@ -1,0 +1,136 @@
+"""
+Large data: how long main.py takes to its first training step, and how much memory.
+
+    a million short texts of a thousand classes, made from WordNet's glosses: a start that is
+    interrupted, the start after it, a second start; training for a while, with an encoder small
+    enough that the data are what counts
+    DBLP's 61,479 titles with minilm: first and second start (where --data_dir has them)
+
+    python benchmarks/scale.py --data_dir ../shared/datasets
+
+Reads /proc: Linux only.
+"""
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from measure import finish, parse, table
+
+import torch
+from transformers import BertConfig, BertModel
+
+from data import read_wordnet
+from model import load_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def make_corpus(path: Path, num_texts: int, num_classes: int) -> None:
+    """
+    Each class is a run of neighbouring glosses in WordNet's file, each text the first 14 words of
+    two of them; the first classes are the large ones.
+    """
+    glosses, rng = [gloss for gloss, _ in read_wordnet()], random.Random(0)
+    size = len(glosses) // num_classes
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for _ in range(num_texts):
+            label = int(num_classes * rng.random()**2)
+            pair = rng.choices(glosses[label * size:(label + 1) * size], k=2)
+            rows.writerow([" ".join("; ".join(pair).split()[:14]), f"class {label}"])
+
+
+def small_encoder(folder: Path) -> None:
+    load_tokenizer("minilm").save_pretrained(folder)
+    torch.manual_seed(0)
+    BertModel(BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+                         intermediate_size=128)).save_pretrained(folder)
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process and those it has started."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:         # it has ended
+        return 0
+    return pages * PAGE + sum(resident(int(child)) for child in children)
+
+
+class Job:
+    """main.py with these flags: seconds to its first step, and the most memory at any moment."""
+
+    def __init__(self, *flags: str):
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        del environment["TQDM_DISABLE"]     # set by measure.py; the bar shows the first step
+        self.start, self.to_first_step, self.peak = time.monotonic(), None, 0
+        self.last_line = ""
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "main.py"), *flags], stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, env=environment)
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self) -> None:
+        for line in iter(lambda: self.process.stderr.read1(4096), b""):
+            text = line.decode(errors="replace")
+            self.last_line = text.strip().replace("\r", "\n").split("\n")[-1] or self.last_line
+            if self.to_first_step is None and "epoch 1/" in text:
+                self.to_first_step = time.monotonic() - self.start
+
+    def run(self, seconds: float = float("inf"), after_first_step: float = float("inf")) -> "Job":
+        """Until it ends; or interrupts it after so many seconds, or so many of training."""
+        while self.process.poll() is None:
+            self.peak = max(self.peak, resident(self.process.pid))
+            age, first = time.monotonic() - self.start, self.to_first_step
+            if age > seconds or (first is not None and age > first + after_first_step):
+                self.process.send_signal(signal.SIGINT)
+                self.process.wait()
+            time.sleep(0.2)
+        if self.process.returncode not in (0, 130):
+            raise SystemExit(f"main.py ended with {self.process.returncode}: {self.last_line}")
+        return self
+
+
+def row(name: str, job: Job) -> list[str]:
+    first = "–" if job.to_first_step is None else f"{job.to_first_step:.0f} s"
+    return [name, first, f"{job.peak / 2**30:.1f} GiB", job.last_line[-70:]]
+
+
+def benchmark() -> None:
+    args = parse(__doc__, ("--texts", {"type": int, "default": 1_000_000}),
+                 ("--classes", {"type": int, "default": 1000}),
+                 ("--interrupt", {"type": float, "default": 60, "help": "the first start, after so "
+                                  "many seconds"}),
+                 ("--train", {"type": float, "default": 60, "help": "seconds of training"}),
+                 ("--data_dir", {"default": "data"}))
+    with tempfile.TemporaryDirectory() as name:
+        folder, rows = Path(name), []
+        make_corpus(folder / "million.csv", args.texts, args.classes)
+        small_encoder(folder / "encoder")
+        common = ["--device", args.device, "--output_dir", str(folder / "runs")]
+        flags = ["--dataset", str(folder / "million.csv"), "--encoder", str(folder / "encoder"),
+                 "--batch_size", "512", *common]
+        rows.append(row(f"{args.texts:,} texts, interrupted", Job(*flags).run(args.interrupt)))
+        rows.append(row("… started again, trained",
+                        Job(*flags).run(after_first_step=args.train)))
+        rows.append(row("… and again", Job(*flags).run(after_first_step=0)))
+        if (Path(args.data_dir) / "dblp").is_dir():
+            dblp = ["--dataset", "dblp", "--data_dir", args.data_dir, "--encoder", "minilm",
+                    *common]
+            rows.append(row("DBLP", Job(*dblp).run(after_first_step=0)))
+            rows.append(row("… second start", Job(*dblp).run(after_first_step=0)))
+    finish(args, table(["", "to the first step", "peak memory", "last seen"], rows),
+           {"rows": rows})
+
+
+if __name__ == "__main__":
+    benchmark()

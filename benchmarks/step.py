@@ -1,0 +1,69 @@
+"""
+A training step of main.py's own loop: SharpReCL beside SCLCE (both with two views) and beside the
+encoder alone, forward and backward, on the same tokens; and SharpReCL in micro batches.
+
+    python benchmarks/step.py
+    python benchmarks/step.py --encoder bert-base --device cuda --amp bf16 --compile
+"""
+from measure import (finish, flops, interleaved, machine_rate, parse, peak_memory, ratios, run_of,
+                     spread, table)
+
+import main
+
+STEPS = 4       # of a repeat: what the loop does once an epoch weighs as in a short epoch
+
+
+def loop(run, rows):
+    """train_epoch on the same batch, STEPS times."""
+    run.epoch_batches = lambda epoch: [rows] * STEPS      # shadows the method
+    return lambda: main.train_epoch(run, 1)
+
+
+def encoder_alone(run, rows):
+    def passes():
+        run.model.train()
+        for _ in range(STEPS):
+            batch, _ = run.batch(rows)
+            with run.autocast():
+                feat = run.model.encode(run.forward, **batch)
+            feat.float().sum().backward()
+            run.optimizer.zero_grad()
+    return passes
+
+
+def benchmark() -> None:
+    args = parse(__doc__, ("--encoder", {"default": "minilm", "help": "or bert-base: its shape, "
+                                         "with random weights"}),
+                 ("--dataset", {"default": "wordnet"}), ("--data_dir", {"default": "data"}),
+                 ("--batch_size", {"type": int, "default": 128}),
+                 ("--micro_batch", {"type": int, "default": 16}),
+                 ("--amp", {"default": "off"}),
+                 ("--compile", {"action": "store_true", "help": "a row with --compile, too"}))
+    ours = run_of(args, "--method", "sharprecl")
+    sclce = run_of(args, "--method", "sclce", views=ours.model.views)
+    rows = ours.epoch_batches(1)[0]
+    forms = {"encoder alone": encoder_alone(ours, rows), "SCLCE": loop(sclce, rows),
+             "SharpReCL": loop(ours, rows),
+             f"SharpReCL, --micro_batch {args.micro_batch}": loop(
+                 run_of(args, "--micro_batch", str(args.micro_batch)), rows)}
+    if args.compile:
+        forms["SharpReCL, --compile"] = loop(run_of(args, "--compile"), rows)
+    seconds = interleaved(forms, args.repeats, args.device)
+    memory = {name: peak_memory(form, args.device) for name, form in forms.items()}
+
+    tokens = sum(int(view.lengths[rows].sum()) for view in ours.views)
+    work, rate = flops(ours, rows), machine_rate(args.device, args.amp)
+    lines = [[name, spread([1e3 * s / STEPS for s in seconds[name]], 0, " ms"),
+              spread(ratios(seconds, name, "encoder alone"), 3),
+              spread(ratios(seconds, name, "SCLCE"), 3),
+              spread([STEPS * tokens / s for s in seconds[name]], 0),
+              f"{STEPS * work / sorted(seconds[name])[args.repeats // 2] / rate:.0%}",
+              f"{memory[name] / 2**20:,.0f} MiB"] for name in forms]
+    finish(args, f"{args.encoder}, {len(rows)} texts in two views, {tokens:,} tokens, --amp "
+           f"{args.amp}; matrix products reach {rate / 1e12:.2f} TFLOP/s here\n\n" + table(
+               ["a step", "time", "× encoder", "× SCLCE", "tokens/s", "of the matrix rate",
+                "peak memory"], lines), {"seconds": seconds, "peak_bytes": memory})
+
+
+if __name__ == "__main__":
+    benchmark()
