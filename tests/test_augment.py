@@ -1,5 +1,6 @@
 """augment.py: properties of the two methods, the cache, and WordNet's whereabouts."""
 
+import importlib.util
 import json
 import math
 import os
@@ -8,6 +9,8 @@ import socket
 
 import nltk
 import pytest
+import torch
+from conftest import save_tiny_encoder, save_tiny_translator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -210,6 +213,153 @@ def test_noise_does_not_depend_on_the_order_of_the_texts():
     changed = noise(TEXTS, seed=3)
     assert noise(TEXTS[::-1], seed=3) == changed[::-1]
     assert noise(TEXTS, seed=4) != changed
+
+
+# ---- back translation and contextual insertion ---------------------------------------------------
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    pytest.importorskip("sentencepiece", reason="back translation needs it")
+    pytest.importorskip("sacremoses", reason="back translation needs it")
+    return save_tiny_translator(tmp_path_factory.mktemp("marian") / "model", TEXTS)
+
+
+def there_and_back(texts, folder, **options):
+    return augment.back_translation(texts, forth=str(folder), back=str(folder), **options)
+
+
+def test_beam_search_translates_as_transformers_does_it_for_one_sentence(translator):
+    from transformers import MarianMTModel, MarianTokenizer
+    model, tokenizer = (kind.from_pretrained(translator)
+                        for kind in (MarianMTModel, MarianTokenizer))
+    text = TEXTS[1]
+    for _ in range(2):
+        inputs = tokenizer([text], return_tensors="pt")
+        limit = 2 * inputs["input_ids"].shape[1] + 10
+        [ids] = model.eval().generate(**inputs, num_beams=3, max_new_tokens=limit)
+        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert there_and_back([TEXTS[1]], translator, beams=3) == [text]
+
+
+def test_a_sampled_translation_depends_on_seed_and_text_alone(translator):
+    texts = [text.lower() for text in TEXTS]
+    changed = there_and_back(texts, translator, sampling=1, seed=2)
+    assert there_and_back(texts[::-1], translator, sampling=1, seed=2) == changed[::-1]
+    assert [there_and_back([text], translator, sampling=1, seed=2)[0] for text in texts] == changed
+    assert there_and_back(texts, translator, sampling=1, seed=3) != changed
+
+
+def test_the_noise_of_sampling_draws_tokens_by_their_probability():
+    shares = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    noise = augment._GumbelNoise(0, [str(i) for i in range(4000)])
+    drawn = noise(None, shares.log().expand(4000, -1)).argmax(dim=1)
+    found = torch.bincount(drawn, minlength=4) / 4000
+    # standard deviations are at most 0.008
+    torch.testing.assert_close(found, shares, atol=0.04, rtol=0)
+    assert found[3] == 0
+
+
+def test_texts_are_translated_sentence_by_sentence_and_none_gets_lost(monkeypatch):
+    seen = []
+
+    def shout(texts, name, device, beams, seed):
+        seen.extend(texts)
+        return ["" if text == "..." else text.upper() for text in texts]
+    monkeypatch.setattr(augment, "_translate", shout)
+    monkeypatch.setattr(augment, "LONGEST_SENTENCE", 3)
+    pytest.importorskip("sentencepiece", reason="back translation needs it")
+    texts = ["It works! Really? a b c d e", "it works!", "...", "", "It works!"]
+    assert augment.back_translation(texts) == [
+        "IT WORKS! REALLY? A B C D E", "IT WORKS!", "...", "", "IT WORKS!"]
+    assert seen[:6] == ["It works!", "Really?", "a b c", "d e", "it works!", "..."]
+
+
+@pytest.fixture(scope="module")
+def masked_model(tmp_path_factory):
+    from transformers import AutoConfig, AutoModelForMaskedLM
+    folder = save_tiny_encoder(tmp_path_factory.mktemp("masked"))
+    torch.manual_seed(0)
+    AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.3, 1.0])
+def test_insertion_adds_its_share_of_words_and_keeps_the_others_in_order(masked_model, rate):
+    for text, changed in zip(TEXTS, augment.contextual(TEXTS, model=masked_model, rate=rate)):
+        before, after = text.split(), changed.split()
+        assert len(after) == len(before) + max(1, round(rate * len(before)))
+        position = iter(after)
+        assert all(word in position for word in before)
+
+
+def test_an_insertion_depends_on_seed_and_text_alone(masked_model):
+    def insert(texts, seed):
+        return augment.contextual(texts, model=masked_model, seed=seed)
+    changed = insert(TEXTS, 3)
+    assert insert(TEXTS[::-1], 3) == changed[::-1]
+    assert [insert([text], 3)[0] for text in TEXTS] == changed
+    assert insert(TEXTS, 4) != changed
+    assert insert(["", "  "], 0) == ["", "  "]
+
+
+def test_the_words_are_the_models_top_n_for_the_place(masked_model):
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(masked_model)
+    model = AutoModelForMaskedLM.from_pretrained(masked_model).eval()
+    text = "a large bird of the sea"
+    found = {}
+    for seed in range(60):
+        [changed] = augment.contextual([text], model=masked_model, seed=seed, top_n=2, rate=0.01)
+        words = changed.split()
+        place = next((i for i, (a, b) in enumerate(zip(words, text.split())) if a != b), 6)
+        found.setdefault(place, set()).add(words[place])
+    for place, words in found.items():
+        masked = text.split()
+        masked.insert(place, "[MASK]")
+        ids = tokenizer(" ".join(masked), return_tensors="pt")
+        logits = model(**ids).logits[0, 1 + place]
+        order = logits.argsort(descending=True).tolist()
+        ranked = tokenizer.convert_ids_to_tokens(order)
+        best = [word for word in ranked if word.isalpha()][:2]
+        # a word equal to its neighbour is seen one place further on
+        assert words <= {*best, *text.split()}
+        assert words & set(best)
+    assert len(found) >= 4
+
+
+@pytest.mark.parametrize("method, options", [
+    ("back_translation", {"forth": "/no/model"}), ("contextual", {"model": "/no/model"})])
+def test_a_missing_model_is_one_line(method, options, tmp_path, monkeypatch):
+    pytest.importorskip("sentencepiece", reason="back translation needs it")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: exec("raise OSError('off')"))
+    with pytest.raises(InputError, match="model /no/model: neither") as error:
+        augment.augment(TEXTS, method, cache_dir=tmp_path, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_packages_of_back_translation_are_one_line(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install sentencepiece sacremoses"):
+        augment.back_translation(TEXTS)
+
+
+def test_an_interrupted_translation_goes_on_where_it_stopped(monkeypatch, tmp_path):
+    monkeypatch.setattr(augment, "MODEL_PIECE", 2)
+    calls = []
+
+    def fake(texts, *, seed=0, device="auto", back="x"):
+        calls.append((tuple(texts), device))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return [text + back for text in texts]
+    monkeypatch.setitem(METHODS, "back_translation", fake)
+    with pytest.raises(KeyboardInterrupt):
+        augment.augment(TEXTS, "back_translation", cache_dir=tmp_path, device="cpu", back="y")
+    changed = augment.augment(TEXTS, "back_translation", cache_dir=tmp_path, device="mps", back="y")
+    assert changed == [text + "y" for text in TEXTS]
+    assert [texts for texts, _ in calls] == [tuple(TEXTS[0:2]), tuple(TEXTS[2:4]),
+                                             tuple(TEXTS[4:6]), tuple(TEXTS[4:6])]
+    assert augment.augment(TEXTS, "back_translation", cache_dir=tmp_path)[0] == TEXTS[0] + "x"
 
 
 # ---- augment and its cache ---------------------------------------------------------------------

@@ -19,7 +19,8 @@ from matplotlib.image import imread
 import losses as L
 import main as main_module
 import results
-from main import ABLATIONS, main, objective, parse_args, settings
+from augment import InputError
+from main import ABLATIONS, main, objective, parse_args, run_folder, settings
 from model import SharpReCL, TextEncoder
 
 ROOT = Path(__file__).parent.parent
@@ -631,3 +632,83 @@ def test_the_papers_datasets_train_from_the_command_line(tiny_encoder, tmp_path,
     assert ran.returncode == 0, ran.stderr
     assert len((folder_of(tmp_path) / "train_rows.txt").read_text().split()) == texts
     assert outcome(tmp_path)["result"]["last"]["accuracy"] > 0
+
+
+# ---- augmentations ----
+
+
+def test_auto_takes_the_augmentation_with_the_best_held_out_macro_f1(
+        command, tmp_path, monkeypatch, capsys):
+    """Whatever their texts, the trials score as they are told; one of them is not to be had."""
+    def missing(texts):
+        raise InputError("no weights")
+
+    made, scores = [], {"word_substitution": 40.0, "noise": 60.0, "contextual": 50.0, "none": 0.0}
+    monkeypatch.setitem(main_module.AUGMENTATIONS, "back_translation", missing)
+    monkeypatch.setitem(main_module.AUGMENTATIONS, "contextual", lambda texts: texts)
+    evaluate = main_module.evaluate
+
+    def augment(texts, method, **options):
+        made.append((method, len(texts)))
+        return list(texts)
+
+    def scored(corpus, logits, val_logits):
+        record = evaluate(corpus, logits, val_logits)
+        if val_logits is not None:
+            record["val"]["macro_f1"] = scores[made[-1][0]]
+        return record
+    monkeypatch.setattr(main_module, "augment", augment)
+    monkeypatch.setattr(main_module, "evaluate", scored)
+    argv = [*command, "--augment", "auto"]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "auto leaves out back_translation: no weights" in out and "takes noise" in out
+    # a tenth of 40, 20 and 8 texts is held out: 4, 2 and 1; the last run has them all
+    assert made == [("word_substitution", 61), ("contextual", 61), ("noise", 61), ("none", 61),
+                    ("noise", 68)]
+    folder = run_folder(parse_args(argv))
+    assert json.loads((folder / "augmentations.json").read_text())["chosen"] == "noise"
+    assert json.loads((folder / "result.json").read_text())["settings"]["augment"] == "auto"
+    assert [path.parent for path in tmp_path.glob("*/result.json")] == [folder]
+    made.clear()
+    (folder / "result.json").unlink()
+    assert main(argv) == 0 and made == [("noise", 68)]      # the trials were finished
+
+
+def test_options_of_an_augmentation_reach_it_and_have_a_folder_of_their_own(
+        command, monkeypatch):
+    seen = []
+    monkeypatch.setattr(main_module, "augment", lambda texts, method, **options: (
+        seen.append((method, options)) or list(texts)))
+    argv = [*command, "--augment", "contextual", "--augment_options", "model=some/name", "top_n=3",
+            "rate=0.3"]
+    assert main(argv) == 0
+    [(method, options)] = seen
+    assert method == "contextual" and options["device"] == "cpu" and options["seed"] == 0
+    assert {name: options[name] for name in ("model", "top_n")} == {"model": "some/name",
+                                                                    "top_n": 3}
+    assert "rate" not in options                            # 0.3 is the default
+    plain, own = run_folder(parse_args(argv[:-4])), run_folder(parse_args(argv))
+    assert plain != own and "top_n-3" in own.name
+    assert "augment_options" not in settings(parse_args(argv[:-4]))
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--augment_options", "rate=2"], "at most 1"), (["--augment_options", "n=2"], "has {'rate'"),
+    (["--augment", "auto", "--augment_options", "rate=0.1"], "auto has none"),
+    (["--augment", "contextual", "--augment_options", "top_n=0"], "at least 1"),
+    (["--augment", "back_translation", "--augment_options", "back="], "has {'forth'")])
+def test_wrong_options_of_augmentations_are_one_line(command, capsys, options, message):
+    with pytest.raises(SystemExit) as stop:
+        parse_args([*command, *options])
+    assert stop.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_overwrite_loses_nothing_when_the_augmentation_is_not_to_be_had(command, monkeypatch):
+    assert main(command) == 0
+
+    def missing(texts, *, seed=0, rate=0.3):
+        raise InputError("no WordNet")
+    monkeypatch.setitem(main_module.AUGMENTATIONS, "word_substitution", missing)
+    assert main([*command, "--overwrite"]) == 2
+    assert (run_folder(parse_args(command)) / "result.json").exists()

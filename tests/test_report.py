@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
+import llm
 import main
 import report
 import results
@@ -179,9 +180,36 @@ def test_without_two_shared_seeds_there_is_no_test(tmp_path):
 
 
 def test_the_methods_are_those_of_main_in_the_papers_order():
-    assert set(report.NAMES) == {*baselines.METHODS, "tfidf", "sharprecl"}
+    assert set(report.NAMES) == {*baselines.METHODS, *llm.MODELS, "tfidf", "sharprecl"}
     assert list(report.NAMES)[:2] == ["bert", "dice"] and list(report.NAMES)[-1] == "sharprecl"
     assert {*report.ABLATED[0]} == {*main.ABLATIONS} == {*report.TABLE_4} - {"sharprecl"}
+
+
+def test_language_models_stand_beside_the_others_and_in_table_3_with_sharprecl(tmp_path):
+    write_run(tmp_path), write_run(tmp_path, method="bert"), write_run(tmp_path, ir=10.0)
+    argv = ["--dataset", "trec", "--ir", "50", "--method", "llama2"]
+    own = {name: value for name, value in main.settings(main.parse_args(argv)).items()
+           if name in (*main.LANGUAGE_MODEL, "constants")}
+    write_run(tmp_path, 97.0, method="llama2", **own)
+    tables = read_tables(tmp_path)
+    assert list(cells_of(tables["table2"].parts[0])) == ["BERT", "Llama2-7B", "SharpReCL"]
+    [part] = tables["table3"].parts
+    assert list(cells_of(part)) == ["Llama2-7B", "SharpReCL"]
+    assert {ir for ir, _ in part.columns} == {"ir 50"}
+    assert cells_of(part)["Llama2-7B"]["ir 50", "accuracy"].text == "97.00 (1)"
+    assert ("Llama2-7B: base model Llama-2-7b-hf, base type 4bit, epochs 3, lr 0.0002"
+            in tables["table3"].caption)
+
+
+def test_a_language_model_with_other_settings_is_no_row_of_table_3(tmp_path):
+    args = main.parse_args(["--dataset", "trec", "--method", "llama2", "--base_type", "8bit",
+                            "--constants", "rank=4"])
+    own = {name: value for name, value in main.settings(args).items()
+           if name in (*main.LANGUAGE_MODEL, "constants")}
+    write_run(tmp_path), write_run(tmp_path, method="llama2", changed=main.changed(args), **own)
+    tables = read_tables(tmp_path)
+    assert "table3" not in tables
+    assert list(cells_of(tables["other"].parts[0])) == ["Llama2-7B, base type 8bit, rank 4"]
 
 
 @pytest.mark.parametrize("name", main.ABLATIONS)

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+import augment
 import main as main_module
 import runner
+from llm import MODELS
 from main import ABLATIONS
 from runner import read_cells
 
@@ -151,6 +153,25 @@ def test_table_2_has_every_method_and_ten_seeds_wherever_the_paper_has_a_column(
                                      "bert-base-uncased") for cell in cells)
 
 
+def test_table_3_is_off_unless_asked_for_and_pays_only_with_prices(lines_of):
+    assert not {cell.args.method for cell in read_cells(lines_of(SEEDS="1"))} & set(MODELS)
+    cells = read_cells(lines_of("table3", SEEDS="1"))
+    assert {cell.args.method for cell in cells} == {"bloom", "llama2", "llama3", "sharprecl"}
+    assert {(cell.args.dataset, cell.args.ir) for cell in cells} == SETTING
+    paid = read_cells(lines_of("table3", SEEDS="1", PRICES="8 3 6"))
+    [args] = [cell.args for cell in paid if cell.args.method == "gpt35"
+              and cell.args.dataset == "trec"]
+    assert args.prices == [8, 3, 6] and args.yes and args.ir == 50
+    one = read_cells(lines_of("table3", METHODS="llama2", SEEDS="1", DATASETS="cr"))
+    assert [cell.args.method for cell in one] == ["llama2"]
+
+
+def test_table_a1_in_full_has_the_papers_augmentations_and_ours(lines_of):
+    cells = read_cells(lines_of("tableA1_full", SEEDS="1", DATASETS="trec"))
+    assert {cell.args.augment for cell in cells} == {*augment.METHODS, "auto"}
+    assert all(cell.args.ir is None for cell in cells)
+
+
 SETTING = {("r52", None), ("ohsumed", None), *((name, 50) for name in
            ("trec", "dblp", "biomedical", "cr"))}      # of the paper's Table 4
 
@@ -241,9 +262,9 @@ def test_the_report_comes_last_but_not_after_a_dry_run(lines_of, tmp_path):
 
 
 def test_a_wrong_argument_is_one_line():
-    done = run_all("table3")
+    done = run_all("table5")
     assert done.returncode == 2 and done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1 and "table3" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "table5" in done.stderr
     done = run_all("table2", DATASETS="trec treck")
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and "treck" in done.stderr
