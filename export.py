@@ -16,9 +16,11 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import logging
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +33,6 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
-from torch.export import Dim
 from transformers import AutoModelForSequenceClassification
 
 from augment import InputError
@@ -134,6 +135,15 @@ def why_not_stock(method: Method, name: str) -> str:
     return ""
 
 
+def with_labels(config, label_names: list[str]):
+    """The encoder's configuration as that of a classifier."""
+    config = deepcopy(config)
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: label for label, name in enumerate(label_names)}
+    config.problem_type = "single_label_classification"
+    return config
+
+
 @torch.no_grad()
 def stock_classifier(method: Method, label_names: list[str]) -> nn.Module:
     """
@@ -144,10 +154,7 @@ def stock_classifier(method: Method, label_names: list[str]) -> nn.Module:
         DistilBERT       relu(l) - relu(-l) = l, of the logits l
     """
     backbone, phi = method.encoder.backbone, method.phi
-    config = deepcopy(backbone.config)
-    config.id2label = dict(enumerate(label_names))
-    config.label2id = {name: label for label, name in enumerate(label_names)}
-    config.problem_type = "single_label_classification"
+    config = with_labels(backbone.config, label_names)
     stock = AutoModelForSequenceClassification.from_config(config)
     stock.base_model.load_state_dict(backbone.state_dict(), strict=False)   # it may have a pooler
     weight = phi.weight.cpu()                                                       # (C, h)
@@ -272,18 +279,20 @@ def read_model(path: str | Path, device: str) -> Trained:
     folder = model_folder(Path(path))
     about = read_about(folder)
     where = str(folder if (folder / "config.json").is_file() else folder / "encoder")
-    tokenizer = load_tokenizer(where)
-    counts = np.array(about.class_counts)
-    task = Task(about.label_names, np.repeat(np.arange(len(counts)), counts),
-                torch.from_numpy(counts), tokenizer, epochs=1)
-    method = make(about.method, load_encoder(where, about.pooling), task, about.options)
+    tokenizer, encoder = load_tokenizer(where), load_encoder(where, about.pooling)
     heads = safetensors.torch.load_file(folder / "heads.safetensors")
-    missing, unknown = method.load_state_dict(heads, strict=False)
-    missing = [name for name in missing
-               if not name.startswith(("encoder.backbone.", *method.training_only))]
-    if missing or unknown:
-        raise InputError(f"{folder}: not the weights of {about.method} as this code has it "
-                         f"({(missing + unknown)[0]}): use the code that wrote it, or train again")
+    try:
+        counts = np.array(about.class_counts)
+        task = Task(about.label_names, np.repeat(np.arange(len(counts)), counts),
+                    torch.from_numpy(counts), tokenizer, epochs=1)
+        method = make(about.method, encoder, task, about.options)
+        kept = {name: tensor for name, tensor in method.state_dict().items()
+                if name.startswith(("encoder.backbone.", *method.training_only))}
+        method.load_state_dict(kept | heads)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: sharprecl.json and heads.safetensors are not those of "
+                         f"{about.method} as this code has it ({str(error).splitlines()[-1]}): use "
+                         "the code that wrote them, or train again") from error
     return Trained(method.to(device).eval(), tokenizer, about)
 
 
@@ -366,17 +375,17 @@ def export_onnx(trained: Trained, folder: Path) -> None:
     if not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
         raise InputError("--export onnx needs torch's exporter: pip install onnx onnxscript")
     method, tokenizer, about = trained
-    sizes = {0: Dim("texts"), 1: Dim("length")}
-    ids = torch.ones(2, 8, dtype=torch.int64)
-    torch.onnx.export(
-        Graph(method).cpu().eval(), (ids, ids), folder / "model.onnx", dynamo=True, verbose=False,
-        input_names=["input_ids", "attention_mask"], output_names=["logits", "embedding"],
-        dynamic_shapes={"input_ids": sizes, "attention_mask": dict.fromkeys(sizes, Dim.DYNAMIC)},
-        external_data=False)
-    config = deepcopy(method.encoder.backbone.config)
-    config.id2label = dict(enumerate(about.label_names))
-    config.label2id = {name: label for label, name in enumerate(about.label_names)}
-    config.save_pretrained(folder)
+    # two tensors of their own: one object for both inputs would be one input of the graph
+    example = torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)     # that torchvision is not installed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # of torch, about torch
+        torch.onnx.export(
+            Graph(method).eval(), example, folder / "model.onnx", dynamo=True, verbose=False,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits", "sentence_embedding"], external_data=False,
+            dynamic_shapes=[{0: "texts", 1: "length"}] * 2)
+    with_labels(method.encoder.backbone.config, about.label_names).save_pretrained(folder)
     save_tokenizer(tokenizer, folder, about.max_length)
 
 

@@ -413,7 +413,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = make_parser().parse_args(argv)
+    args = make_parser().parse_intermixed_args(argv)    # FILE may stand behind the options
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -427,8 +427,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:        # a full disk behind stdout, a file that cannot be read on
-        print(f"error: {error.filename or args.file}: {error.strerror or error}; make room, or "
-              "check the path", file=sys.stderr)
+        print(f"error: {error.filename or 'stdin or stdout'}: {error.strerror or error}; make room "
+              "or take another path", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
