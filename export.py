@@ -87,8 +87,8 @@ def calibrate(about: About, logits: np.ndarray, labels: np.ndarray) -> About:
     """
     The About with the temperature that makes the validation texts' labels (n,) most likely (Guo et
     al. 2017), and the expected calibration error in percent before and after. Validation texts have
-    the training shares, hence so do these probabilities. None, and a line that says so, where no
-    temperature is best: without a mistake among the texts, the lower the better.
+    the training shares, hence so do these probabilities. Unchanged, and a line that says so, where
+    no temperature is best: without a mistake among the texts, the lower the better.
     """
     texts, target = torch.from_numpy(logits).double(), torch.from_numpy(labels)
 
@@ -98,8 +98,10 @@ def calibrate(about: About, logits: np.ndarray, labels: np.ndarray) -> About:
     low, high = math.log(0.05), math.log(20)
     found = minimize_scalar(lambda x: F.cross_entropy(scaled(math.exp(x)), target).item(),
                             bounds=(low, high), method="bounded")
-    if not low + 0.01 < found.x < high - 0.01:
-        print(f"no temperature: {len(labels)} validation texts do not determine one")
+    is_right = logits.argmax(axis=1) == labels
+    if is_right.all() or not low + 0.01 < found.x < high - 0.01:
+        print(f"no temperature: {len(labels)} validation texts, {is_right.sum()} of them right, do "
+              "not determine one")
         return about
     temperature = math.exp(found.x)
     before, after = (expected_calibration_error(scaled(t).softmax(dim=1).numpy(), labels)
@@ -244,8 +246,8 @@ def model_folder(path: Path) -> Path:
                          "the folder that main.py names at its end")
     if not (path / "result.json").is_file():
         raise InputError(f"{path}: this run is not finished; its command, given again, goes on")
-    raise InputError(f"{path}: this run kept no model (tfidf, --no_weights, or an older version of "
-                     "main.py): run it again with --overwrite, without --no_weights")
+    raise InputError(f"{path}: its weights were not kept in model/ (tfidf, --no_weights, or an older "
+                     "version of main.py): run it again with --overwrite, without --no_weights")
 
 
 def read_about(folder: Path) -> About:

@@ -365,8 +365,8 @@ def classify(args: argparse.Namespace) -> None:
                 texts += len(pool)
                 bar.set_postfix_str(f"{texts:,} texts", refresh=False)
                 bar.update((texts if size is None else stream.tell()) - bar.n)
-    if texts == 0:
-        raise InputError(f"{name}: no row below the header; it needs a text")
+            if texts == 0:
+                raise InputError(f"{name}: no rows; it needs a text")
     for count, what in ((predictor.empty, "empty, without a prediction"),
                         (predictor.cut, f"cut at {about.max_length} tokens")):
         if count:

@@ -1,4 +1,5 @@
 """export.py: the model folder, transformers' classifiers, ONNX, sentence-transformers."""
+import csv
 import json
 import shutil
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+import data
 import export
 import predict
 from augment import InputError
@@ -125,16 +127,14 @@ def test_where_there_is_no_such_class_nothing_can_be_taken_for_one(tmp_path, mod
     with pytest.raises((OSError, ValueError)):
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
     trained = export.read_model(tmp_path / "model", "cpu")
-    prepared, _ = logits_of_tokens(method, TEXTS), None
-    assert torch.equal(logits_of_tokens(trained.method, TEXTS), prepared)
+    assert torch.equal(logits_of_tokens(trained.method), logits_of_tokens(method))
 
 
 @torch.no_grad()
-def logits_of_tokens(method, texts):
+def logits_of_tokens(method):
     """As main.py gets them: through the method's own tokens."""
-    import data
-    tokens = method.prepare(data.tokenize(texts, method.task.tokenizer, 64))
-    batch = data.pad([tokens], np.arange(len(texts)), 0)
+    tokens = method.prepare(data.tokenize(TEXTS, method.task.tokenizer, 64))
+    batch = data.pad([tokens], np.arange(len(TEXTS)), 0)
     return method.classify(method.encoder(**batch))
 
 
@@ -169,7 +169,7 @@ def test_a_second_encoder_that_only_training_needs_is_left_out(tmp_path, tiny_en
     kept = load_file(tmp_path / "model" / "heads.safetensors")
     assert "phi.weight" in kept and not any(name.startswith("key_encoder") for name in kept)
     read = export.read_model(tmp_path / "model", "cpu").method
-    assert torch.equal(logits_of_tokens(read, TEXTS), logits_of_tokens(method, TEXTS))
+    assert torch.equal(logits_of_tokens(read), logits_of_tokens(method))
 
 
 def test_every_file_is_readable_to_the_group_that_reads_its_folder(folder):
@@ -208,8 +208,8 @@ def test_a_folder_of_another_version_is_one_line(tmp_path, folder, change, messa
 
 @pytest.mark.parametrize("files, message", [
     (None, "no such folder"), ([], "neither a run's folder"), (["args.json"], "not finished"),
-    (["args.json", "result.json"], "kept no model"),
-    (["args.json", "result.json", "model.safetensors"], "kept no model")])     # an older layout
+    (["args.json", "result.json"], "not kept"),
+    (["args.json", "result.json", "model.safetensors"], "not kept")])     # an older layout
 def test_a_folder_without_a_model_says_why(tmp_path, files, message, capsys):
     path = tmp_path / "run"
     if files is not None:
@@ -344,7 +344,6 @@ def test_predict_gives_the_runs_own_predictions(corpus_folder, tiny_encoder, tmp
     assert said != is_stock and (run / "model" / "config.json").exists() == is_stock
     output = tmp_path / "out.csv"
     assert predict.main([str(run), str(corpus_folder / "test.csv"), "--output", str(output)]) == 0
-    import csv
     with open(output, newline="") as got, open(run / "predictions.csv", newline="") as expected:
         pairs = list(zip(csv.DictReader(got), csv.DictReader(expected), strict=True))
     assert len(pairs) == 36
