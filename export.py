@@ -106,16 +106,16 @@ def calibrate(about: About, logits: np.ndarray, labels: np.ndarray) -> About:
     temperature = math.exp(found.x)
     before, after = (expected_calibration_error(scaled(t).softmax(dim=1).numpy(), labels)
                      for t in (1.0, temperature))
-    print(f"temperature {temperature:.3f} from {len(labels)} validation texts: expected calibration "
-          f"error {before:.1f} % before, {after:.1f} % after")
+    print(f"temperature {temperature:.3f} from {len(labels)} validation texts: expected "
+          f"calibration error {before:.1f} % before, {after:.1f} % after")
     return replace(about, calibration={"temperature": temperature, "texts": len(labels),
                                        "ece_before": before, "ece_after": after})
 
 
 # ---- transformers' own classifier ----
 
-# The error of tanh(s x) / s is s^2 x^3 / 3: up to |x| = 7 below the rounding of float32, 3e-5 at 30.
-# A smaller scale would leave half precision no digits.
+# The error of tanh(s x) / s is s^2 x^3 / 3: up to |x| = 7 below the rounding of float32, 3e-5 at
+# 30. A smaller scale would leave half precision no digits.
 SCALE = 2.0 ** -14
 TANH_HEADS = {"bert": ("bert.pooler.dense", "classifier"),
               "roberta": ("classifier.dense", "classifier.out_proj"),
@@ -225,7 +225,7 @@ def write_model(path: Path, method: Method, tokenizer, about: About, facts: dict
         heads = {name: tensor.contiguous() for name, tensor in method.state_dict().items()
                  if not name.startswith(("encoder.backbone.", *method.training_only))}
         save(folder / "heads.safetensors", safetensors.torch.save(heads))
-        for file in where.glob("*.safetensors"):    # safetensors makes it readable to its owner alone
+        for file in where.glob("*.safetensors"):    # made readable to its owner alone
             shutil.copymode(folder / "heads.safetensors", file)
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         write_json(folder / "sharprecl.json", {"format": FORMAT, **asdict(about), "files": {
@@ -246,8 +246,8 @@ def model_folder(path: Path) -> Path:
                          "the folder that main.py names at its end")
     if not (path / "result.json").is_file():
         raise InputError(f"{path}: this run is not finished; its command, given again, goes on")
-    raise InputError(f"{path}: its weights were not kept in model/ (tfidf, --no_weights, or an older "
-                     "version of main.py): run it again with --overwrite, without --no_weights")
+    raise InputError(f"{path}: its weights were not kept in model/ (tfidf, --no_weights, or an "
+                     "older version of main.py): --overwrite without --no_weights runs it again")
 
 
 def read_about(folder: Path) -> About:
@@ -306,6 +306,9 @@ def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
     def row(*cells) -> str:
         return "| " + " | ".join(" ".join(str(c).replace("|", "\\|").split()) for c in cells) + " |"
 
+    # of a file or folder its name: where it lay is nobody's business
+    facts = {name: Path(value).name if name in ("data", "encoder") and os.path.exists(value) else
+             value for name, value in facts.items()}
     f1 = [f"{value:.1f}" for value in metrics["f1"]]
     classes = "\n".join(row(*cells) for cells in zip(about.label_names, about.class_counts, f1))
     settings = "\n".join(row(*item) for item in (

@@ -549,9 +549,9 @@ def keep_model(run: Run, record: dict, val_logits: np.ndarray | None) -> None:
         class_counts=run.class_counts.tolist(), compensated=run.model.compensated)
     if val_logits is not None:
         about = export.calibrate(about, val_logits, corpus.val_labels)
-    facts = {"data": Path(corpus.name).name, "encoder": Path(args.encoder).name if
-             Path(args.encoder).is_dir() else args.encoder, "seed": args.seed, "epochs": args.epochs,
-             "batch size": args.batch_size, "learning rate": args.lr, **changed(args)}
+    facts = {"data": corpus.name, "encoder": args.encoder, "seed": args.seed,
+             "epochs": args.epochs, "batch size": args.batch_size, "learning rate": args.lr,
+             **changed(args)}
     reason = export.write_model(run.folder / "model", run.model, load_tokenizer(args.encoder),
                                 about, facts, record["test"])
     if reason:

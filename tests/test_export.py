@@ -59,7 +59,7 @@ def logits_of(method, tokenizer, texts=TEXTS):
 # ---- transformers' classifiers ----
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert"])
+@pytest.mark.parametrize("model_type", [*export.TANH_HEADS, "distilbert"])
 @pytest.mark.parametrize("name", ["sharprecl", "bert"])         # without a bias and with one
 def test_transformers_loads_the_folder_and_has_our_logits(tmp_path, model_type, name):
     encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
@@ -340,6 +340,8 @@ def test_predict_gives_the_runs_own_predictions(corpus_folder, tiny_encoder, tmp
                str(tmp_path), *options]
     assert train(command) == 0
     run, = tmp_path.glob("*_seed*")
+    card = (run / "model" / "README.md").read_text()
+    assert f"| encoder | {tiny_encoder.name} |" in card and "/" not in card.split("## Limits")[0]
     said = "not for transformers" in capsys.readouterr().out
     assert said != is_stock and (run / "model" / "config.json").exists() == is_stock
     output = tmp_path / "out.csv"

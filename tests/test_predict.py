@@ -181,7 +181,7 @@ def test_memory_is_that_of_two_pools_however_long_the_input(model):
     written = 0
     for pool, *_ in predictor.predict(rows()):
         written += len(pool)
-        assert len(pool) <= 128 and read - written <= 128
+        assert len(pool) <= 256 and read - written <= 256
     assert written == 3000
 
 
