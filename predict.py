@@ -171,6 +171,9 @@ class Predictor:
             logits[rows] = method.classify(feat).cpu()
             # a label-aware encoder gives the text first, then each label
             feats[rows] = (feat if feat.ndim == 2 else feat[:, 0]).cpu().numpy()
+        if not logits.isfinite().all():
+            raise InputError("the model gives a text logits that are not finite: train it again, "
+                             "with a lower --lr")
         return logits, feats
 
     def predict(self, rows: Iterable[dict]) -> Iterator[tuple[list[dict], np.ndarray, np.ndarray]]:
@@ -237,13 +240,14 @@ def read_shares(path: Path, label_names: list[str]) -> Tensor:
     if missing:
         raise InputError(f"{path}: no share for the classes {', '.join(map(repr, missing))[:300]}; "
                          "add them, 0 for a class that does not occur")
-    if sum(shares.values()) == 0:
-        raise InputError(f"{path}: all shares are 0; at least one class must occur")
+    if not 0 < sum(shares.values()) < math.inf:
+        raise InputError(f"{path}: the shares sum to {sum(shares.values())}; at least one class "
+                         "must occur, and not infinitely often")
     shares = torch.tensor([shares[name] for name in label_names], dtype=torch.float64)
     return shares / shares.sum()
 
 
-def test_shares(given: str | None, about: export.About) -> Tensor | None:
+def prior(given: str | None, about: export.About) -> Tensor | None:
     """(C,) of --test_prior; without it None, and a word where that may surprise."""
     if given is None:
         if about.compensated:
@@ -351,7 +355,7 @@ def classify(args: argparse.Namespace) -> None:
         about = trained.about
         column = args.text_column or about.text_column
         predictor = Predictor(
-            trained, column, test_shares(args.test_prior, about),
+            trained, column, prior(args.test_prior, about),
             calibrated_temperature(about) if args.calibrated else 1.0, args.batch_size)
         table = Table(out_form, about.label_names, args.probabilities, args.embedding)
         size = None if form == "json" else size_of(stream)      # JSON is read at once

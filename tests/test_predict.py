@@ -266,7 +266,7 @@ def test_a_class_that_does_not_occur_is_never_predicted(run, tmp_path):
     ("p.json", '{"a | b": -1, "noun.animal": 1, "noun.time": 1}', "-1 is no share"),
     ("p.json", '{"a | b": NaN, "noun.animal": 1, "noun.time": 1}', "nan is no share"),
     ("p.json", '{"a | b": null, "noun.animal": 1, "noun.time": 1}', "None is no share"),
-    ("p.json", '{"a | b": 0, "noun.animal": 0, "noun.time": 0}', "all shares are 0"),
+    ("p.json", '{"a | b": 0, "noun.animal": 0, "noun.time": 0}', "sum to 0"),
     ("p.json", '[1, 2]', "class shares are"), ("p.json", '3', "class shares are"),
     ("p.json", '{', "not valid JSON"), ("p.json", '', "empty"),
     ("p.csv", "label,share\na | b,many\n", "'many' is no share"),
@@ -368,6 +368,15 @@ def test_an_output_that_cannot_be_is_one_line(run, tmp_path, options, message):
     code, _, err = run(INPUTS["a.csv"], options=[option.format(tmp_path) for option in options])
     assert code == 2 and message in err.splitlines()[-1]
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_model_that_gives_no_finite_logits_is_one_line_and_not_an_empty_prediction(
+        run, tmp_path, tiny_encoder):
+    method = network(tiny_encoder, about_of())
+    torch.nn.init.constant_(method.phi.weight, torch.nan)
+    write(tmp_path / "model", method, tiny_encoder, about_of())
+    code, out, err = run(INPUTS["a.csv"], path=tmp_path / "model")
+    assert (code, out) == (2, "") and "not finite" in err.splitlines()[-1]
 
 
 def test_a_missing_file_and_a_folder_are_one_line(model, tmp_path, capsys):
