@@ -376,19 +376,20 @@ class Graph(nn.Module):
 
 
 def export_onnx(trained: Trained, folder: Path) -> None:
-    """model.onnx (torch's exporter), with config.json and tokenizer, as optimum lays it out."""
+    """model.onnx, by torch's exporter, and beside it config.json and tokenizer."""
     if not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
         raise InputError("--export onnx needs torch's exporter: pip install onnx onnxscript")
     method, tokenizer, about = trained
     # two tensors of their own: one object for both inputs would be one input of the graph
     example = torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64)
+    is_large = sum(p.nbytes for p in method.parameters()) > 1.9e9   # a protobuf ends at 2 GB
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)     # that torchvision is not installed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # of torch, about torch
         torch.onnx.export(
             Graph(method).eval(), example, folder / "model.onnx", dynamo=True, verbose=False,
             input_names=["input_ids", "attention_mask"],
-            output_names=["logits", "sentence_embedding"], external_data=False,
+            output_names=["logits", "sentence_embedding"], external_data=is_large,
             dynamic_shapes=[{0: "texts", 1: "length"}] * 2)
     with_labels(method.encoder.backbone.config, about.label_names).save_pretrained(folder)
     save_tokenizer(tokenizer, folder, about.max_length)
