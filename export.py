@@ -301,35 +301,11 @@ def read_model(path: str | Path, device: str) -> Trained:
 # ---- the model card ----
 
 
-def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
-    """README.md: use, data, settings, results and limits, as Markdown."""
-    def row(*cells) -> str:
-        return "| " + " | ".join(" ".join(str(c).replace("|", "\\|").split()) for c in cells) + " |"
-
-    # of a file or folder its name: where it lay is nobody's business
-    facts = {name: Path(value).name if name in ("data", "encoder") and os.path.exists(value) else
-             value for name, value in facts.items()}
-    f1 = [f"{value:.1f}" for value in metrics["f1"]]
-    classes = "\n".join(row(*cells) for cells in zip(about.label_names, about.class_counts, f1))
-    settings = "\n".join(row(*item) for item in (
-        {"method": about.method, **facts, "pooling": about.pooling,
-         "longest text": f"{about.max_length} tokens, what is longer is cut"}).items())
-    use = ("    from transformers import pipeline\n"
-           "    pipeline(\"text-classification\", \"THIS_FOLDER\", truncation=True)(\"a text\")"
-           if not reason else f"By predict.py of SharpReCL; {reason}.")
-    shares = ("classes of equal share: the rare ones are as likely as the frequent ones before a "
-              "text is read" if about.compensated else "the class shares of the training texts")
-    fit = about.calibration
-    scale = ("They are not calibrated: there was no validation split, or it determines no "
-             "temperature." if fit is None else
-             f"Logits divided by {fit['temperature']:.3f}, fitted on {fit['texts']} validation "
-             f"texts, bring the expected calibration error from {fit['ece_before']:.1f} % to "
-             f"{fit['ece_after']:.1f} %.")
-    return f"""---
+CARD = """---
 pipeline_tag: text-classification
 tags: [sharprecl, imbalanced-classification]
 ---
-# A text classifier for {len(about.label_names)} classes
+# A text classifier for {C} classes
 
 {use}
 
@@ -347,17 +323,48 @@ tags: [sharprecl, imbalanced-classification]
 
 ## Result on the test texts
 
-Accuracy {metrics["accuracy"]:.2f} %, macro-F1 {metrics["macro_f1"]:.2f} %, balanced accuracy \
-{metrics["balanced_accuracy"]:.2f} %, after the last epoch.
+Accuracy {accuracy:.2f} %, macro-F1 {macro_f1:.2f} %, balanced accuracy {balanced_accuracy:.2f} %, \
+after the last epoch.
 
 ## Limits
 
-* Its probabilities are for {shares}. {scale}
+* Its probabilities are for {shares}.
+  {calibration}
 * It knows these classes alone and gives one of them to any text, however far from the training
   texts. What a class with few training or test texts scores above is a rough estimate.
 * It was tested on texts from the same source as its training texts, and for nothing else: neither
   for other sources or languages, nor for what its errors do to the people a text is about.
 """
+
+
+def table_row(*cells) -> str:
+    """Of a Markdown table, on one line whatever is in a cell."""
+    return "| " + " | ".join(" ".join(str(c).replace("|", "\\|").split()) for c in cells) + " |"
+
+
+def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
+    """README.md: use, data, settings, results and limits, as Markdown."""
+    # of a file or folder its name: where it lay is nobody's business
+    facts = {name: Path(value).name if name in ("data", "encoder") and os.path.exists(value) else
+             value for name, value in facts.items()}
+    settings = {"method": about.method, **facts, "pooling": about.pooling,
+                "longest text": f"{about.max_length} tokens, what is longer is cut"}
+    calibration = ("They are not calibrated: there was no validation split, or it determines no "
+                   "temperature.")
+    if about.calibration is not None:
+        calibration = ("Logits divided by {temperature:.3f}, fitted on {texts} validation texts with "
+                       "the training shares,\n  bring the expected calibration error from "
+                       "{ece_before:.1f} % to {ece_after:.1f} %.".format(**about.calibration))
+    return CARD.format(
+        C=len(about.label_names), calibration=calibration, **metrics,
+        use=f"By predict.py of SharpReCL; {reason}." if reason else
+        "    from transformers import pipeline\n"
+        "    pipeline('text-classification', 'THIS_FOLDER', truncation=True)('a text')",
+        classes="\n".join(map(table_row, about.label_names, about.class_counts,
+                              (f"{f1:.1f}" for f1 in metrics["f1"]))),
+        settings="\n".join(table_row(*setting) for setting in settings.items()),
+        shares="classes of equal share: the rare ones are as likely as the\n  frequent ones before "
+        "a text is read" if about.compensated else "the class shares of the training texts")
 
 
 # ---- other tools: ONNX, sentence-transformers ----

@@ -19,7 +19,6 @@ from test_export import about_of, network, write
 import export
 import predict
 import results
-from augment import InputError
 from model import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
