@@ -352,8 +352,8 @@ def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
     calibration = ("They are not calibrated: there was no validation split, or it determines no "
                    "temperature.")
     if about.calibration is not None:
-        calibration = ("Logits divided by {temperature:.3f}, fitted on {texts} validation texts with "
-                       "the training shares,\n  bring the expected calibration error from "
+        calibration = ("Logits divided by {temperature:.3f}, fitted on {texts} validation texts\n"
+                       "  with the training shares, bring the expected calibration error from "
                        "{ece_before:.1f} % to {ece_after:.1f} %.".format(**about.calibration))
     return CARD.format(
         C=len(about.label_names), calibration=calibration, **metrics,
