@@ -23,6 +23,7 @@ import time
 import urllib.request
 import zipfile
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -203,32 +204,39 @@ def require_columns(where: str, present: list[str], *columns: str) -> None:
         if column not in present:
             raise InputError(f"{where}: no column {column!r}, only "
                              f"{', '.join(map(repr, present))[:300]}; "
-                             "name yours with --text_column and --label_column")
+                             "name yours with " + " and ".join(
+                                 ("--text_column", "--label_column")[:len(columns)]))
+
+
+def checked_text(where: str, text: object) -> str:
+    """The row's text. InputError where it is no string of whole characters."""
+    if not isinstance(text, str):
+        raise InputError(f"{where}: the text is {text!r:.40}, not a string; quote or drop it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: half a surrogate pair; write the whole character") from None
+    return text
 
 
 def checked(where: str, text: object, label: object) -> tuple[str, str]:
     """The row's text and stripped label. InputError where one of them is no use for training."""
-    if not isinstance(text, str):
-        raise InputError(f"{where}: the text is {text!r:.40}, not a string; quote or drop it")
+    text = checked_text(where, text)
     if isinstance(label, bool) or not isinstance(label, (str, int)):
         raise InputError(f"{where}: the label is {label!r:.40}; use a string or a whole number")
     label = str(label).strip()
     if text.strip() and not label:
         raise InputError(f"{where}: the label is empty; fill it in or drop the row")
-    try:
-        (text + label).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: half a surrogate pair; write the whole character") from None
-    return text, label
+    return text, checked_text(where, label)
 
 
-def read_table(path: Path, text_column: str, label_column: str) -> Rows:
-    """A .csv (commas) or .tsv (tabs) file with a header; quoted fields may hold line ends."""
+def table_rows(path: object, lines: Iterable[str], separator: str,
+               *columns: str) -> Iterator[tuple[str, dict]]:
+    """Where it stands, and its fields by name, of each row below a header with these columns."""
     csv.field_size_limit(2**31 - 1)    # one field may be a whole book; the usual limit is 128 kB
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
     # strict: an open quote is an error here instead of one text that swallows the rest of the file
-    reader = csv.reader(io.StringIO(read_utf8(path), newline=""), delimiter=separator, strict=True)
-    header, rows, line = [], [], 1    # line: where the row begins that is read next
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    header, line = [], 1    # line: where the row begins that is read next
     try:
         for fields in reader:
             where, line = f"{path}, line {line}", reader.line_num + 1
@@ -236,7 +244,7 @@ def read_table(path: Path, text_column: str, label_column: str) -> Rows:
                 continue
             if not header:
                 header = fields
-                require_columns(where, header, text_column, label_column)
+                require_columns(where, header, *columns)
                 if len(set(header)) < len(header):
                     twice = Counter(header).most_common(1)[0][0]
                     raise InputError(f"{where}: two columns are named {twice!r}; rename one")
@@ -244,12 +252,18 @@ def read_table(path: Path, text_column: str, label_column: str) -> Rows:
                 raise InputError(f"{where}: {len(fields)} fields where the header has {len(header)}"
                                  f"; put quotes round a field that contains {separator!r}")
             else:
-                row = dict(zip(header, fields))
-                rows.append(checked(where, row[text_column], row[label_column]))
+                yield where, dict(zip(header, fields))
     except csv.Error as error:
         raise InputError(f"{path}, line {line}: {error}; "
                          "write a quote inside a quoted field twice, and close it") from None
-    return rows
+
+
+def read_table(path: Path, text_column: str, label_column: str) -> Rows:
+    """A .csv (commas) or .tsv (tabs) file with a header; quoted fields may hold line ends."""
+    lines = io.StringIO(read_utf8(path), newline="")
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    return [checked(where, row[text_column], row[label_column])
+            for where, row in table_rows(path, lines, separator, text_column, label_column)]
 
 
 def parse_json(where: str, text: str) -> object:
@@ -259,26 +273,40 @@ def parse_json(where: str, text: str) -> object:
         raise InputError(f"{where}: not valid JSON ({str(error)[:80]}); correct it") from None
 
 
-def read_json(path: Path, text_column: str, label_column: str) -> Rows:
-    """A .jsonl file, one object a line, or a .json file, one list of objects."""
-    content = read_utf8(path)
-    if path.suffix.lower() == ".jsonl":
-        # not splitlines(): a JSON string may hold U+2028, which that takes for a line end
-        lines = [(f"{path}, line {number}", line)
-                 for number, line in enumerate(content.split("\n"), 1) if line.strip()]
-        items = [(where, parse_json(where, line)) for where, line in lines]
-    else:
-        whole = parse_json(str(path), content)
-        if not isinstance(whole, list):
-            raise InputError(f"{path}: not a list of objects; one object a line is a .jsonl file")
-        items = [(f"{path}, item {number}", item) for number, item in enumerate(whole, 1)]
-    rows = []
+def json_lines(path: object, lines: Iterable[str]) -> Iterator[tuple[str, object]]:
+    """Where it stands, and the value, of each line that is not blank."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, parse_json(where, line)
+
+
+def json_list(path: object, content: str) -> Iterator[tuple[str, object]]:
+    """The same of each item of one list."""
+    whole = parse_json(str(path), content)
+    if not isinstance(whole, list):
+        raise InputError(f"{path}: not a list of objects; one object a line is a .jsonl file")
+    for number, item in enumerate(whole, 1):
+        yield f"{path}, item {number}", item
+
+
+def json_rows(items: Iterable[tuple[str, object]], *columns: str) -> Iterator[tuple[str, dict]]:
+    """Such items, all of them objects with these fields."""
     for where, item in items:
         if not isinstance(item, dict):
             raise InputError(f"{where}: {item!r:.40} is not an object with named fields")
-        require_columns(where, list(item), text_column, label_column)
-        rows.append(checked(where, item[text_column], item[label_column]))
-    return rows
+        require_columns(where, list(item), *columns)
+        yield where, item
+
+
+def read_json(path: Path, text_column: str, label_column: str) -> Rows:
+    """A .jsonl file, one object a line, or a .json file, one list of objects."""
+    content = read_utf8(path)
+    # not splitlines(): a JSON string may hold U+2028, which that takes for a line end
+    items = (json_lines(path, content.split("\n")) if path.suffix.lower() == ".jsonl" else
+             json_list(path, content))
+    return [checked(where, item[text_column], item[label_column])
+            for where, item in json_rows(items, text_column, label_column)]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -378,22 +406,30 @@ def transfer(address: str, title: str) -> bytes:
     return bytes(content)
 
 
-def save(path: Path, content: bytes) -> None:
-    """Writes a file so that it appears under its name whole or not at all."""
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file to write, which appears under its name when the block ends, whole or not at all."""
     # its own name: processes of two machines may have one number, and write into one folder
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())     # else a power cut could leave the new name with no content
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror}); make room there, or name "
-                         "another folder with --data_dir or --output_dir") from None
+                         "another place with --output, --data_dir or --output_dir") from None
+    finally:
+        with contextlib.suppress(OSError):      # it has its name now, or was not wanted
+            temporary.unlink()
+
+
+def save(path: Path, content: bytes) -> None:
+    """Writes a file so that it appears under its name whole or not at all."""
+    with saving(path) as file:
+        file.write(content)
 
 
 def download(path: Path, address: str, sha256: str) -> None:
@@ -631,7 +667,7 @@ PIECE = 20_000      # texts that are tokenised, and kept, together
 
 
 def tokenize(texts: list[str], tokenizer, max_length: int,
-             cache_dir: Path | None = None) -> Tokens:
+             cache_dir: Path | None = None, *, quiet: bool = False) -> Tokens:
     """
     Every text's token ids, cut by the (fast) tokenizer itself to max_length tokens, on all cores.
 
@@ -650,7 +686,7 @@ def tokenize(texts: list[str], tokenizer, max_length: int,
     backend.no_padding()
     settings = backend.to_str()
     pieces = [_tokenized_piece(texts[start:start + PIECE], backend, settings, cache_dir)
-              for start in tqdm(range(0, len(texts), PIECE), "tokenize", disable=None)]
+              for start in tqdm(range(0, len(texts), PIECE), "tokenize", disable=quiet or None)]
     ids, lengths, truncated = (np.concatenate(parts) for parts in zip(*pieces))
     return Tokens(ids, np.append(0, np.cumsum(lengths)), float(truncated.mean()))
 

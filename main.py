@@ -38,14 +38,15 @@ from tqdm import tqdm
 
 import data
 import distributed as D
+import export
 import llm
 import losses as L
 import results
 from augment import METHODS as AUGMENTATIONS
 from augment import InputError, augment, options_of
-from baselines import METHODS, Losses, Task, tfidf
+from baselines import METHODS, Losses, Task, make, tfidf
 from distributed import set_seed
-from model import Method, SharpReCL, load_encoder, load_tokenizer, max_positions
+from model import Method, SharpReCL, device, load_encoder, load_tokenizer, max_positions
 
 # ---- Algorithm 1 ----
 
@@ -471,6 +472,14 @@ def code_version() -> str:
         return "unknown"
 
 
+def options(args: argparse.Namespace) -> dict:
+    """What the network is made with, beside the encoder and the task."""
+    if args.method != "sharprecl":
+        return args.constants
+    return {"proj_dim": args.proj_dim, "proj_bn": args.proj_bn,
+            "mutual_guidance": not args.no_mutual_guidance, "compensated": not args.no_delta_cls}
+
+
 def new_model(args: argparse.Namespace, corpus: data.Corpus
               ) -> Method | llm.LoraClassifier | llm.HostedModel | None:
     """
@@ -484,9 +493,6 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus
         return None
     encoder = load_encoder(args.encoder, args.pooling)
     num_classes = len(corpus.label_names)
-    if args.method == "sharprecl":
-        return SharpReCL(encoder, num_classes, proj_dim=args.proj_dim, proj_bn=args.proj_bn,
-                         mutual_guidance=not args.no_mutual_guidance).to(args.device)
     family = encoder.backbone.config.model_type
     if args.method == "roberta" and "roberta" not in family:
         raise InputError(f"--method roberta with --encoder {args.encoder}, a {family}: leave "
@@ -494,7 +500,7 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus
     counts = torch.from_numpy(data.class_counts(corpus.train_labels, num_classes))
     task = Task(corpus.label_names, corpus.train_labels, counts, load_tokenizer(args.encoder),
                 args.epochs)
-    return METHODS[args.method](encoder, task, **args.constants).to(args.device)
+    return make(args.method, encoder, task, options(args)).to(args.device)
 
 
 def new_language_model(args: argparse.Namespace, corpus: data.Corpus
@@ -643,9 +649,26 @@ def train(run: Run) -> None:
         start = time.perf_counter()
     if D.is_main():
         if not run.args.no_weights:
-            data.save(run.folder / "model.safetensors",
-                      safetensors.torch.save(run.model.state_dict()))
+            keep_model(run, record, val_logits)
         finish(run.args, run.folder, history)
+
+
+def keep_model(run: Run, record: dict, val_logits: np.ndarray | None) -> None:
+    """model/: the trained network, for predict.py and other tools; record: the last epoch's."""
+    args, corpus = run.args, run.corpus
+    about = export.About(
+        method=args.method, options=options(args), pooling=args.pooling, max_length=args.max_length,
+        text_column=args.text_column, label_names=corpus.label_names,
+        class_counts=run.class_counts.tolist(), compensated=run.model.compensated)
+    if val_logits is not None:
+        about = export.calibrate(about, val_logits, corpus.val_labels)
+    facts = {"data": corpus.name, "encoder": args.encoder, "seed": args.seed,
+             "epochs": args.epochs, "batch size": args.batch_size, "learning rate": args.lr,
+             **changed(args)}
+    reason = export.write_model(run.folder / "model", run.model, load_tokenizer(args.encoder),
+                                about, facts, record["test"])
+    if reason:
+        print(f"model/ is for predict.py and its --export, not for transformers: {reason}")
 
 
 def fit_tfidf(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> None:
@@ -722,11 +745,8 @@ def finish(args: argparse.Namespace, folder: Path, history: list[dict]) -> None:
 
 def load_weights(run: Run) -> None:
     """Of the finished run in its folder."""
-    path = run.folder / "model.safetensors"
-    if not path.exists():
-        raise InputError(f"{run.folder}: its weights were not kept (--no_weights), and --plots "
-                         "needs them: --overwrite --plots runs it again")
-    run.model.load_state_dict(safetensors.torch.load_file(path))
+    trained = export.read_model(run.folder, run.args.device)
+    run.model.load_state_dict(trained.method.state_dict())
 
 
 def plot(run: Run) -> None:
@@ -767,21 +787,6 @@ def number(kind, lowest: float, highest: float = math.inf, open_interval: bool =
         return value
     parse.__name__ = kind.__name__          # argparse: "invalid int value"
     return parse
-
-
-def device(text: str) -> str:
-    """An argparse type: a device of torch that this machine has; auto is the fastest of them."""
-    if text == "auto":
-        return ("cuda" if torch.cuda.is_available() else
-                "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        if torch.device(text).type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("neither cpu, cuda nor mps")
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:     # unknown, or not in this build of torch
-        reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"{text} is not to be had here ({reason})") from error
-    return text
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -51,6 +51,19 @@ def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray)
     return result
 
 
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray,
+                               bins: int = 15) -> float:
+    """
+    Guo et al. 2017, Eq. 3, in percent: the texts (n, C) in bins by their highest probability; mean
+    over the texts of |accuracy - mean probability| of their bin.
+    """
+    confidence = probabilities.max(axis=1)
+    is_right = probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.abs(np.bincount(bin_of, is_right, bins) - np.bincount(bin_of, confidence, bins))
+    return float(100 * gaps.sum() / len(labels))
+
+
 # ---- files of a run, each written whole or not at all ----
 
 
