@@ -390,9 +390,10 @@ def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> d
         print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}",
               flush=True)
     results.write_json(folder / "data_report.json", summary)
-    results.label_distribution([row["train"] for row in summary["classes"]], corpus.label_names,
-                               f"{corpus.name}, ir = {summary['ir']:.1f}",
-                               folder / "label_distribution.png")
+    figure = results.label_distribution([row["train"] for row in summary["classes"]],
+                                        corpus.label_names,
+                                        f"{corpus.name}, ir = {summary['ir']:.1f}")
+    results.save_figure(figure, folder / "label_distribution.png")
     return tokens
 
 
@@ -569,13 +570,21 @@ def load_weights(run: Run) -> None:
     run.model.load_state_dict(safetensors.torch.load_file(path))
 
 
+@torch.inference_mode()
 def plot(run: Run) -> None:
-    """Confusion matrix and t-SNE of the test texts."""
+    """
+    Confusion matrix and t-SNE of the test texts: of feat, and for SharpReCL of the l2-normalised
+    projections, since its prototypes are in that space.
+    """
     logits, feats = predict(run, run.test)
-    labels, names = run.corpus.test_labels, run.corpus.label_names
-    results.confusion_matrix(labels, logits.argmax(axis=1), names,
-                             run.folder / "confusion_matrix.png")
-    results.tsne(feats, labels, names, run.folder / "tsne.png")
+    labels, names, prototypes = run.corpus.test_labels, run.corpus.label_names, None
+    figure = results.confusion_matrix(labels, logits.argmax(axis=1), names)
+    results.save_figure(figure, run.folder / "confusion_matrix.png")
+    if run.args.method == "sharprecl":
+        projected = run.model.project(torch.from_numpy(feats).to(run.device))
+        feats, prototypes = (nn.functional.normalize(x, dim=1).cpu().numpy()
+                             for x in (projected, run.model.prototypes()))
+    results.tsne(feats, labels, names, run.folder, prototypes)
 
 
 # ---- the command line ----

@@ -4,11 +4,11 @@ Results of many runs -> the paper's tables, with our numbers, and its figures.
     python report.py runs                               # every table, as Markdown, on the screen
     python report.py runs --output_dir tables           # also as .md and .tex files, with figures
     python report.py runs --protocol best_test          # the authors' way to choose the epoch
+    python report.py runs/trec_ir50_seed0               # one run: report.html in its folder
 
 Runs whose training settings differ never meet in a table: each set of settings has its own tables.
 """
 import argparse
-import csv
 import itertools
 import json
 import math
@@ -24,6 +24,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy.stats import ttest_rel
 
+import page
 import results
 from augment import InputError
 from main import ABLATIONS, SHARPRECL, make_parser
@@ -148,19 +149,11 @@ class Table(NamedTuple):
 # ---- runs ----
 
 
-def read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}): run its command again with "
-                         "--overwrite, or move its folder away") from error
-
-
 def load(folder: Path, protocol: str) -> list[Run]:
     """The finished runs below the folder that have this protocol; says how many have not."""
     runs, without = [], 0
     for path in sorted(folder.glob("*/result.json")):
-        result = read_json(path)
+        result = results.read_json(path)
         try:
             own, changed = result["settings"], result["changed"]
             identity = [own[name] for name in ("dataset", "ir", "seed", "method", "augment")]
@@ -536,22 +529,9 @@ def drawn(name: str) -> str:
     return " " * name.startswith("_") + name[:24].replace("$", r"\$")
 
 
-def read_points(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """tsne.csv as {label: points}."""
-    points = defaultdict(list)
-    try:
-        with open(folder / "tsne.csv", newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                points[row["label"]].append((float(row["x"]), float(row["y"])))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'tsne.csv'} is damaged: delete it and run the command of its "
-                         "folder again with --plots") from error
-    return points
-
-
 def draw_tsne(runs: list[Run]):
     """A panel for each run; a class has the same colour and marker in all, and one legend."""
-    panels = [read_points(run.folder) for run in runs]
+    panels = [results.read_points(run.folder / "tsne.csv") for run in runs]
     labels = sorted(set().union(*panels))
     figure, grid = plt.subplots(1, len(runs), figsize=(7, 2.6 + 0.03 * len(labels)),
                                 squeeze=False, layout="constrained")
@@ -595,12 +575,12 @@ def write_figures(runs: list[Run], output_dir: Path, suffix: str) -> None:
     for kind in (".png", ".pdf"):
         for name, figure in drawings.items():
             results.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
-        summary = read_json(shown_one.folder / "data_report.json")
+        summary = results.read_json(shown_one.folder / "data_report.json")
         counts, names = zip(*((row["train"], row["label"]) for row in summary["classes"]))
         name = "fig1" if is_the_papers else f"fig1_{file_name(shown_one.dataset, shown_one.ir)}"
-        results.label_distribution(counts, names,
-                                   f"{title(shown_one.dataset)}, ir = {summary['ir']:.1f}",
-                                   output_dir / f"{name}{suffix}{kind}")
+        figure = results.label_distribution(counts, names,
+                                            f"{title(shown_one.dataset)}, ir = {summary['ir']:.1f}")
+        results.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
 
 
 # ---- the command line ----
@@ -630,13 +610,21 @@ def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the --output_dir of main.py")
+    parser.add_argument("folder", type=Path, help="the --output_dir of main.py, or one run in it")
     parser.add_argument("--protocol", choices=list(results.PROTOCOLS), default="last",
                         help="which epoch counts (default: last)")
     parser.add_argument("--output_dir", type=Path, help="where files of the tables and figures go")
     args = parser.parse_args(argv)
+    is_one_run = (args.folder / "result.json").exists()
+    if is_one_run and args.protocol != "last":
+        parser.error("--protocol chooses the epoch in tables; the page of a run shows every one")
     try:
-        report(args.folder, args.protocol, args.output_dir)
+        if is_one_run:
+            path = (args.output_dir or args.folder) / "report.html"
+            page.write(args.folder, path)
+            print(path)
+        else:
+            report(args.folder, args.protocol, args.output_dir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
