@@ -8,6 +8,12 @@ SharpReCL (Li et al., WWW 2026): train, evaluate, and leave the result in a fold
 
 The same command again goes on where it stopped, and repeats nothing that is finished.
 """
+import os
+import signal
+
+if __name__ == "__main__":      # Ctrl-C while the libraries load, for seconds: no traceback
+    interrupt = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 import argparse
 import contextlib
 import fcntl
@@ -15,13 +21,13 @@ import hashlib
 import io
 import json
 import math
-import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -247,26 +253,40 @@ def save_checkpoint(run: "Run", history: list[dict]) -> None:
     trainer = io.BytesIO()
     torch.save({"optimizer": run.optimizer.state_dict(), "scaler": run.scaler.state_dict(),
                 "history": history}, trainer)
-    data.save(temporary / "trainer.pt", trainer.getvalue())
-    data.save(temporary / "model.safetensors", safetensors.torch.save(run.model.state_dict()))
+    files = {"trainer.pt": trainer.getvalue(),
+             "model.safetensors": safetensors.torch.save(run.model.state_dict())}
+    for name, content in files.items():
+        data.save(temporary / name, content)
+    results.write_json(temporary / "sha256.json", sha256(files))
     os.replace(temporary, run.folder / f"checkpoint-{len(history)}")
     shutil.rmtree(run.folder / f"checkpoint-{len(history) - 1}", ignore_errors=True)
 
 
+def sha256(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
 def load_checkpoint(run: "Run") -> list[dict]:
     """Restores the newest whole epoch; returns the history up to it, [] at the beginning."""
-    folders = sorted(run.folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    folders = {int(path.name.split("-")[1]): path for path in run.folder.glob("checkpoint-*")
+               if re.fullmatch("checkpoint-[0-9]+", path.name)}
     if not folders:
         return []
+    folder = folders[max(folders)]
     try:
-        state = torch.load(folders[-1] / "trainer.pt", map_location=run.device, weights_only=True)
-        run.model.load_state_dict(safetensors.torch.load_file(folders[-1] / "model.safetensors"))
+        files = {name: (folder / name).read_bytes() for name in ("trainer.pt", "model.safetensors")}
+        if sha256(files) != json.loads((folder / "sha256.json").read_text()):
+            raise ValueError("its files are not those that were written")
+        state = torch.load(io.BytesIO(files["trainer.pt"]), map_location=run.device,
+                           weights_only=True)
+        run.model.load_state_dict(safetensors.torch.load(files["model.safetensors"]))
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
+        return state["history"]
     except Exception as error:      # whatever a damaged file makes of torch, pickle or safetensors
-        raise InputError(f"{folders[-1]} is damaged ({type(error).__name__}): delete this folder "
-                         "to start the run again from its first epoch") from error
-    return state["history"]
+        raise InputError(f"{folder} is damaged, or of another version ({type(error).__name__}): "
+                         "delete this folder, and the same command goes on from the epoch before "
+                         "it, or begins anew") from error
 
 
 class Busy(InputError):
@@ -401,12 +421,15 @@ def check_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus) 
     """InputError if the folder holds a run of other settings or other data."""
     path = folder / "args.json"
     if path.exists():
-        before = json.loads(path.read_text())
-        now = {"settings": settings(args), "data_hash": data.data_hash(corpus)}
-        for name, what in (("settings", "settings"), ("data_hash", "data")):
-            if before.get(name) != now[name]:
-                raise InputError(f"{path}: a run with other {what} began here; --overwrite starts "
-                                 "anew, another --output_dir keeps both")
+        before, now = results.read_json(path), settings(args)
+        own = before.get("settings", {})
+        differing = [name for name in {**own, **now} if own.get(name) != now.get(name)
+                     or (name in own) != (name in now)]     # a setting that a version lacks
+        what = ("settings (" + ", ".join(differing) + ")" if differing else
+                "data" if before.get("data_hash") != data.data_hash(corpus) else "")
+        if what:
+            raise InputError(f"{path}: a run with other {what} began here; --overwrite starts "
+                             "anew, another --output_dir keeps both")
 
 
 def record_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> None:
@@ -554,7 +577,7 @@ def finish(args: argparse.Namespace, folder: Path, history: list[dict]) -> None:
         chosen["best_val"] = max(history, key=lambda epoch: epoch["val"]["macro_f1"])
     result = {name: {"epoch": epoch["epoch"], **epoch["test"]} for name, epoch in chosen.items()}
     result["seconds"] = round(sum(epoch["seconds"] for epoch in history), 1)
-    recorded = json.loads((folder / "args.json").read_text())
+    recorded = results.read_json(folder / "args.json")
     results.write_json(folder / "result.json", result | {
         "settings": settings(args), "changed": changed(args), "data_hash": recorded["data_hash"]})
     for checkpoint_folder in folder.glob("checkpoint*"):
@@ -567,7 +590,11 @@ def load_weights(run: Run) -> None:
     if not path.exists():
         raise InputError(f"{run.folder}: its weights were not kept (--no_weights), and --plots "
                          "needs them: --overwrite --plots runs it again")
-    run.model.load_state_dict(safetensors.torch.load_file(path))
+    try:
+        run.model.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} is damaged, or of another version ({type(error).__name__}): "
+                         "--overwrite --plots runs it again") from error
 
 
 @torch.inference_mode()
@@ -881,10 +908,10 @@ def start(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
+        args = parse_args(argv)
         start(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -892,6 +919,10 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:    # a folder in the way, a full disk, no permission
         print(f"error: {error.filename or args.output_dir}: {error.strerror or error}; make room "
               "or choose another --output_dir", file=sys.stderr)
+        return 2
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        print(f"error: out of memory ({error!r:.80}): take a smaller --micro_batch, --max_length "
+              "or --batch_size", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command, without --overwrite, goes on from the last whole "
@@ -901,4 +932,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        sys.exit(main())
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a fault of main.py, not of your input; please report it with the "
+              "lines above", file=sys.stderr)
+        sys.exit(1)

@@ -65,9 +65,13 @@ def write_json(path: Path, value) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> dict:
+    """A JSON object of a run. InputError where it is anything else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        return value
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}): run its command again with "
                          "--overwrite, or move its folder away") from error
@@ -127,8 +131,8 @@ PROTOCOLS = {
 
 def print_result(folder: Path) -> None:
     """scikit-learn's report of the last epoch, and the result under each protocol."""
-    result = json.loads((folder / "result.json").read_text())
-    labels = json.loads((folder / "args.json").read_text())["label_names"]
+    result = read_json(folder / "result.json")
+    labels = read_json(folder / "args.json")["label_names"]
     missing = [labels[label] for label in result["last"]["never_predicted"]]
     print((folder / "classification_report.txt").read_text())
     print("never predicted: " + (", ".join(missing) or "no class"))
