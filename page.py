@@ -116,14 +116,14 @@ SIGNS = (
          "Their mean similarity to the prototype of their class is {:.2f}.",
          at_the_end("mixed_to_prototype_pos"), 0.99, False,
          "there they are copies of it; runs that end well come near, once every text is fitted",
-         "No harm where macro-F1 is good; else take fewer and harder texts, `--k 5`, see more texts "
-         "of a class at a time, `--batch_size 256`, or draw more instead, `--hard_ratio_end 0.5`."),
+         "No harm where macro-F1 is good; else take fewer and harder texts, `--k 5`, see more of "
+         "a class at a time, `--batch_size 256`, or draw more instead, `--hard_ratio_end 0.5`."),
     Sign("Collapse of the mixed negatives",
          "Their mean similarity to the prototype of the class they are built for is {:.2f}.",
          at_the_end("mixed_to_prototype_neg"), 0.5, False,
          "they belong to other classes; runs that end well are below 0 after two epochs",
-         "Classes lie on each other: a lower `--lr 2e-5`, a lower temperature, `--tau 0.3`, or look "
-         "for texts under wrong labels."),
+         "Classes lie on each other: a lower `--lr 2e-5`, a lower temperature, `--tau 0.3`, or "
+         "look for texts under wrong labels."),
     Sign("Minority overfitting",
          "Accuracy lies {:.1f} points above macro-F1.",
          lambda history: history[-1]["test"]["gap"], 10.0, False,
@@ -183,7 +183,7 @@ th, td { padding: 0.25rem 0.6rem; text-align: start; vertical-align: top; }
 thead th { position: sticky; top: 0; background: Canvas; vertical-align: bottom; }
 tbody tr { border-top: 1px solid #8884; overflow-wrap: anywhere; }
 tbody th { font-weight: normal; }
-tbody th { min-width: 12rem; }
+tbody th { min-width: 10rem; }
 td:not(.number) { min-width: 5rem; }
 .number { text-align: end; }
 td.number { white-space: nowrap; }
@@ -215,7 +215,7 @@ def table(title: str, header: tuple[str, ...], rows: list[tuple]) -> str:
     def cell(value) -> str:
         if isinstance(value, str):
             return f'<td dir="auto">{escape(value)}</td>'
-        number = "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
+        number = "–" if value is None else format(value, "," if isinstance(value, int) else ".1f")
         return f'<td class="number">{number}</td>'
 
     head = "".join(f'<th scope="col"{"" if isinstance(value, str) else " class=number"}>'
@@ -277,18 +277,19 @@ def overview(run: Run) -> str:
 
 def signs(run: Run) -> str:
     """One item for each of SIGNS: whether it is seen, by which limit, and what to try then."""
+    measured = [(sign, sign.measure(run.history)) for sign in SIGNS]
+    missing = ", ".join(sign.failure for sign, value in measured if value is None)
     items = []
-    for sign in SIGNS:
-        value = sign.measure(run.history)
+    for sign, value in measured:
         if value is None:
-            items.append(f"<li><strong>{sign.failure}: not measured in this run.</strong></li>")
             continue
         seen = sign.is_seen(value)
         text = (f"{sign.sentence.format(value)} The limit is {sign.limit:g}: {sign.reason}."
                 + f" {sign.advice}" * seen)
         items.append(f'<li{" class=seen" * seen}><strong>{sign.failure}: '
                      f'{"seen" if seen else "not seen"}.</strong> {prose(text)}</li>')
-    return section("Signs of failures", "<ul>", *items, "</ul>")
+    return section("Signs of failures", "<ul>", *items, "</ul>",
+                   *([paragraph(f"Not measured in this run: {missing}.")] if missing else []))
 
 
 def per_class(run: Run) -> str:

@@ -312,8 +312,8 @@ def draw_tsne(folder: Path, names: list[str]):
             axes.scatter(*zip(*points[name]), s=12, color=colour, linewidths=0,
                          marker="os^vDPX<>*"[label % 10], label=_tick_names([name])[0])
         if name in prototypes:
-            axes.scatter(*zip(*prototypes[name]), s=90 if is_named else 20, color=colour, edgecolors="black",
-                         linewidths=0.8, marker="*", zorder=3)
+            axes.scatter(*zip(*prototypes[name]), s=90 if is_named else 20, color=colour,
+                         edgecolors="black", linewidths=0.8, marker="*", zorder=3)
     axes.set_xticks([])
     axes.set_yticks([])
     if prototypes:

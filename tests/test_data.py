@@ -360,7 +360,8 @@ def test_line_files_that_do_not_pair_up_are_refused(tmp_path):
 
 @pytest.mark.parametrize("names, groups", [
     (["Spam", "spam", "ham"], [["Spam", "spam"]]),
-    (["a b", "a  b", "a\u00a0b", "a\u200bb", "ab"], [["a b", "a  b", "a\u00a0b"], ["a\u200bb", "ab"]]),
+    (["a b", "a  b", "a\u00a0b", "a\u200bb", "ab"],
+     [["a b", "a  b", "a\u00a0b"], ["a\u200bb", "ab"]]),
     (["caf\u00e9", "cafe\u0301", "cafe"], [["caf\u00e9", "cafe\u0301"]]),
     (["1", "1.0", "01", "10", "-1"], [["1", "1.0", "01"]]),
     (["12345678901234567890", "12345678901234567891"], []),
