@@ -20,12 +20,14 @@ import os
 import re
 import secrets
 import time
+import unicodedata
 import urllib.request
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
@@ -183,19 +185,36 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
+def way_to_utf8(path: Path, content: bytes) -> str:
+    """What bytes that are no UTF-8 text look like, and how to make one of them."""
+    start = content[:1000]
+    if start[:2] in (b"PK", b"\x1f\x8b"):
+        return "it looks compressed (zip, gzip, a spreadsheet): unpack it, or export it as CSV"
+    by_mark = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}.get(start[:2])
+    # half of the bytes of Western text in UTF-16 are zero, and in UTF-16LE every second one
+    encoding = by_mark or ("WINDOWS-1252" if start.count(0) < len(start) / 4 else
+                           "UTF-16LE" if start[1:2] == b"\0" else "UTF-16BE")
+    looks = "Latin-1 or Windows-1252" if encoding == "WINDOWS-1252" else encoding
+    return f"it looks like {looks}: iconv -f {encoding} -t UTF-8 {path.name} > utf8-{path.name}"
+
+
 def read_utf8(path: Path) -> str:
     """The file's text without a byte order mark. InputError: empty, not UTF-8, or with a NUL."""
     content = read_bytes(path)
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
+        remedy = ("the file ends within a character: bring the whole of it"
+                  if error.reason == "unexpected end of data" else way_to_utf8(path, content))
         raise InputError(f"{path}: not UTF-8 at byte {error.start} (line "
-                         f"{1 + content[:error.start].count(10)}); save it as UTF-8") from None
+                         f"{1 + content[:error.start].count(10)}); {remedy}") from None
     if not text.strip():
         raise InputError(f"{path}: the file is empty; it needs rows with a text and a label")
     if "\0" in text:
         line = 1 + text[:text.index("\0")].count("\n")
-        raise InputError(f"{path}, line {line}: a NUL byte; the file is damaged or not a text file")
+        is_wide = content[:1000].count(0) >= len(content[:1000]) / 4
+        remedy = way_to_utf8(path, content) if is_wide else "the file is damaged or not a text file"
+        raise InputError(f"{path}, line {line}: a NUL byte; {remedy}")
     return text
 
 
@@ -212,6 +231,8 @@ def checked_text(where: str, text: object) -> str:
     """The row's text. InputError where it is no string of whole characters."""
     if not isinstance(text, str):
         raise InputError(f"{where}: the text is {text!r:.40}, not a string; quote or drop it")
+    if "\0" in text:
+        raise InputError(f"{where}: a NUL character; remove it")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -266,9 +287,17 @@ def read_table(path: Path, text_column: str, label_column: str) -> Rows:
             for where, row in table_rows(path, lines, separator, text_column, label_column)]
 
 
+def without_repeats(pairs: list[tuple[str, object]]) -> dict:
+    """For json.loads, which would take the last of two values under one name."""
+    repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+    if repeated:
+        raise ValueError(f"{repeated[0]!r:.40} stands twice in one object")
+    return dict(pairs)
+
+
 def parse_json(where: str, text: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON ({str(error)[:80]}); correct it") from None
 
@@ -533,6 +562,21 @@ def sort_labels(labels: set[str]) -> list[str]:
     return sorted(labels)
 
 
+def alike(names: list[str]) -> list[list[str]]:
+    """
+    Names that look the same: equal but for case, white space, characters without a width, Unicode's
+    forms of one letter, or the way to write a number (1, 1.0, 01).
+    """
+    groups = defaultdict(list)
+    for name in names:
+        text = "".join(letter for letter in unicodedata.normalize("NFKC", name)
+                       if unicodedata.category(letter) != "Cf")
+        key = " ".join(text.casefold().split())
+        is_number = re.fullmatch(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", key)
+        groups[Fraction(key) if is_number else key].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def to_corpus(name: str, train: Rows, test: Rows) -> Corpus:
     """
     A corpus without the rows whose text is empty or white space; other texts stay as they are.
@@ -547,8 +591,12 @@ def to_corpus(name: str, train: Rows, test: Rows) -> Corpus:
                          "bring texts of at least two classes")
     unseen = sort_labels({test[row][1] for row in test_rows} - set(label_names))
     if unseen:
+        pair = next((group for group in alike(unseen + label_names)
+                     if group[0] in unseen and group[-1] in label_names), None)
+        remedy = (f"is {ascii(pair[0])} the class {ascii(pair[-1])}? Write it so" if pair else
+                  "add some or drop those test rows")
         raise InputError(f"{name}: no training text for the test labels "
-                         f"{', '.join(map(repr, unseen))[:300]}; add some or drop those test rows")
+                         f"{', '.join(map(repr, unseen))[:300]}; {remedy}")
     number = {label: position for position, label in enumerate(label_names)}
     return Corpus(
         name=name, label_names=label_names,
@@ -595,7 +643,8 @@ def data_report(corpus: Corpus) -> dict:
     returns     name, classes [{label, train, test}], train, test, ir (Eq. 3), and the counts
                 repeated (training texts that stood earlier already), two_labels (distinct training
                 texts under more than one label), in_both (distinct texts in train and test),
-                dropped (empty rows), val (texts held out for validation)
+                dropped (empty rows), val (texts held out for validation), alike (lists of class
+                names that look the same)
     """
     num_classes = len(corpus.label_names)
     train, test = (class_counts(labels, num_classes)
@@ -612,6 +661,7 @@ def data_report(corpus: Corpus) -> dict:
         "two_labels": sum(times > 1 for times in labels_per_text.values()),
         "in_both": len(distinct & {text.strip() for text in corpus.test_texts}),
         "dropped": corpus.dropped, "val": len(corpus.val_texts),
+        "alike": alike(corpus.label_names),
     }
 
 
@@ -634,7 +684,10 @@ def format_report(report: dict) -> str:
                 ("empty rows dropped", f"{report['dropped']:,}")]
     if report["val"]:
         findings.append(("held out for validation", f"{report['val']:,}"))
-    return "\n".join(lines + [f"  {name + ':':<42} {value}" for name, value in findings])
+    if report["alike"]:     # ascii: to see what looks the same
+        findings.append(("classes that look the same", f"{len(report['alike']):,}, the first "
+                         f"{', '.join(map(ascii, report['alike'][0]))}"))
+    return "\n".join(lines + [f"  {name + ':':<42} {value}"[:100] for name, value in findings])
 
 
 def data_hash(corpus: Corpus) -> str:

@@ -9,6 +9,12 @@ SharpReCL (Li et al., WWW 2026): train, evaluate, and leave the result in a fold
 
 The same command again goes on where it stopped, and repeats nothing that is finished.
 """
+import os
+import signal
+
+if __name__ == "__main__":      # Ctrl-C while the libraries load, for seconds: no traceback
+    interrupt = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 import argparse
 import contextlib
 import fcntl
@@ -16,13 +22,13 @@ import hashlib
 import io
 import json
 import math
-import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -261,26 +267,40 @@ def save_checkpoint(run: "Run", history: list[dict]) -> None:
     trainer = io.BytesIO()
     torch.save({"optimizer": run.optimizer.state_dict(), "scaler": run.scaler.state_dict(),
                 "history": history}, trainer)
-    data.save(temporary / "trainer.pt", trainer.getvalue())
-    data.save(temporary / "model.safetensors", safetensors.torch.save(run.model.state_dict()))
+    files = {"trainer.pt": trainer.getvalue(),
+             "model.safetensors": safetensors.torch.save(run.model.state_dict())}
+    for name, content in files.items():
+        data.save(temporary / name, content)
+    results.write_json(temporary / "sha256.json", sha256(files))
     os.replace(temporary, run.folder / f"checkpoint-{len(history)}")
     shutil.rmtree(run.folder / f"checkpoint-{len(history) - 1}", ignore_errors=True)
 
 
+def sha256(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
 def load_checkpoint(run: "Run") -> list[dict]:
     """Restores the newest whole epoch; returns the history up to it, [] at the beginning."""
-    folders = sorted(run.folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    folders = {int(path.name.split("-")[1]): path for path in run.folder.glob("checkpoint-*")
+               if re.fullmatch("checkpoint-[0-9]+", path.name)}
     if not folders:
         return []
+    folder = folders[max(folders)]
     try:
-        state = torch.load(folders[-1] / "trainer.pt", map_location=run.device, weights_only=True)
-        run.model.load_state_dict(safetensors.torch.load_file(folders[-1] / "model.safetensors"))
+        files = {name: (folder / name).read_bytes() for name in ("trainer.pt", "model.safetensors")}
+        if sha256(files) != json.loads((folder / "sha256.json").read_text()):
+            raise ValueError("its files are not those that were written")
+        state = torch.load(io.BytesIO(files["trainer.pt"]), map_location=run.device,
+                           weights_only=True)
+        run.model.load_state_dict(safetensors.torch.load(files["model.safetensors"]))
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
+        return state["history"]
     except Exception as error:      # whatever a damaged file makes of torch, pickle or safetensors
-        raise InputError(f"{folders[-1]} is damaged ({type(error).__name__}): delete this folder "
-                         "to start the run again from its first epoch") from error
-    return state["history"]
+        raise InputError(f"{folder} is damaged, or of another version ({type(error).__name__}): "
+                         "delete this folder, and the same command goes on from the epoch before "
+                         "it, or begins anew") from error
 
 
 class Busy(InputError):
@@ -421,9 +441,10 @@ def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> d
     if not D.is_main():
         return tokens
     results.write_json(folder / "data_report.json", summary)
-    results.label_distribution([row["train"] for row in summary["classes"]], corpus.label_names,
-                               f"{corpus.name}, ir = {summary['ir']:.1f}",
-                               folder / "label_distribution.png")
+    figure = results.label_distribution([row["train"] for row in summary["classes"]],
+                                        corpus.label_names,
+                                        f"{corpus.name}, ir = {summary['ir']:.1f}")
+    results.save_figure(figure, folder / "label_distribution.png")
     return tokens
 
 
@@ -441,12 +462,15 @@ def check_settings(args: argparse.Namespace, folder: Path, data_hash: str) -> No
     """InputError if the folder holds a run of other settings or other data."""
     path = folder / "args.json"
     if path.exists():
-        before = json.loads(path.read_text())
-        now = {"settings": settings(args), "data_hash": data_hash}
-        for name, what in (("settings", "settings"), ("data_hash", "data")):
-            if before.get(name) != now[name]:
-                raise InputError(f"{path}: a run with other {what} began here; --overwrite starts "
-                                 "anew, another --output_dir keeps both")
+        before, now = results.read_json(path), settings(args)
+        own = before.get("settings", {})
+        differing = [name for name in {**own, **now} if own.get(name) != now.get(name)
+                     or (name in own) != (name in now)]     # a setting that a version lacks
+        what = ("settings (" + ", ".join(differing) + ")" if differing else
+                "data" if before.get("data_hash") != data_hash else "")
+        if what:
+            raise InputError(f"{path}: a run with other {what} began here; --overwrite starts "
+                             "anew, another --output_dir keeps both")
 
 
 def record_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
@@ -736,7 +760,7 @@ def finish(args: argparse.Namespace, folder: Path, history: list[dict]) -> None:
         chosen["best_val"] = max(history, key=lambda epoch: epoch["val"]["macro_f1"])
     result = {name: {"epoch": epoch["epoch"], **epoch["test"]} for name, epoch in chosen.items()}
     result["seconds"] = round(sum(epoch["seconds"] for epoch in history), 1)
-    recorded = json.loads((folder / "args.json").read_text())
+    recorded = results.read_json(folder / "args.json")
     results.write_json(folder / "result.json", result | {
         "settings": settings(args), "changed": changed(args), "data_hash": recorded["data_hash"]})
     for checkpoint_folder in folder.glob("checkpoint*"):
@@ -749,15 +773,23 @@ def load_weights(run: Run) -> None:
     run.model.load_state_dict(trained.method.state_dict())
 
 
+@torch.inference_mode()
 def plot(run: Run) -> None:
-    """Confusion matrix and t-SNE of the test texts."""
+    """
+    Confusion matrix and t-SNE of the test texts: of feat, and for SharpReCL of the l2-normalised
+    projections, since its prototypes are in that space.
+    """
     logits, feats = predict(run, run.test)
     if not D.is_main():
         return
-    labels, names = run.corpus.test_labels, run.corpus.label_names
-    results.confusion_matrix(labels, logits.argmax(axis=1), names,
-                             run.folder / "confusion_matrix.png")
-    results.tsne(feats, labels, names, run.folder / "tsne.png")
+    labels, names, prototypes = run.corpus.test_labels, run.corpus.label_names, None
+    figure = results.confusion_matrix(labels, logits.argmax(axis=1), names)
+    results.save_figure(figure, run.folder / "confusion_matrix.png")
+    if run.args.method == "sharprecl":
+        projected = run.model.project(torch.from_numpy(feats).to(run.device))
+        feats, prototypes = (nn.functional.normalize(x, dim=1).cpu().numpy()
+                             for x in (projected, run.model.prototypes()))
+    results.tsne(feats, labels, names, run.folder, prototypes)
 
 
 # ---- the command line ----
@@ -1133,6 +1165,9 @@ def one_line(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
     if isinstance(error, OSError):      # a folder in the way, a full disk, no permission
         return (f"error: {error.filename or args.output_dir}: {error.strerror or error}; make room "
                 "or choose another --output_dir"), 2
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return (f"error: out of memory ({error!r:.80}): take a smaller --micro_batch, --max_length "
+                "or --batch_size"), 2
     if isinstance(error, KeyboardInterrupt):
         return ("interrupted: the same command, without --overwrite, goes on from the last whole "
                 "epoch"), 130
@@ -1141,13 +1176,14 @@ def one_line(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
+        args = parse_args(argv)
         with D.joined(args.device) as args.device, D.quiet_but_main():
             start(args)
-    except (InputError, OSError, KeyboardInterrupt, D.Ended) as error:
+    except (InputError, OSError, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt,
+            D.Ended) as error:
         text, code = one_line(error, args)
         print(text, file=sys.stderr)
         return code
@@ -1155,4 +1191,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        sys.exit(main())
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a fault of main.py, not of your input; please report it with the "
+              "lines above", file=sys.stderr)
+        sys.exit(1)

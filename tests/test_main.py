@@ -377,8 +377,9 @@ def test_metrics_by_hand():
                                    [f"class {i}" for i in range(1500)]], ids=["odd", "many"])
 def test_figures_bear_odd_names_and_many_classes(tmp_path, names):
     labels = np.arange(len(names)).repeat(2)
-    results.label_distribution([5] * len(names), names, "a $ title", tmp_path / "bars.png")
-    results.confusion_matrix(labels, labels, names, tmp_path / "confusion.png")
+    for name, figure in (("bars", results.label_distribution([5] * len(names), names, "a $ title")),
+                         ("confusion", results.confusion_matrix(labels, labels, names))):
+        results.save_figure(figure, tmp_path / f"{name}.png")
     figures = [imread(tmp_path / name) for name in ("bars.png", "confusion.png")]
     assert all(figure.shape[1] < 8000 and figure.std() > 0.01 for figure in figures)
 
