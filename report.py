@@ -26,8 +26,8 @@ from scipy.stats import ttest_rel
 
 import page
 import results
+from arguments import ABLATIONS, LANGUAGE_MODEL, SHARPRECL, make_parser
 from augment import InputError
-from main import ABLATIONS, LANGUAGE_MODEL, SHARPRECL, make_parser
 
 # ---- the paper's own numbers, BERT-base: accuracy and macro-F1 of each dataset in turn ----
 

@@ -25,8 +25,8 @@ from typing import Iterable, Iterator, NamedTuple
 
 import torch
 
+from arguments import changed, make_parser, number, parse_args, run_folder
 from augment import InputError
-from main import changed, make_parser, number, parse_args, run_folder
 
 BUSY = 75       # main.py's exit code where another process has the run
 STARTUP = 6     # seconds of a process beside those that its result.json counts

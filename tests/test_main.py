@@ -20,7 +20,8 @@ import losses as L
 import main as main_module
 import results
 from augment import InputError
-from main import ABLATIONS, main, objective, parse_args, run_folder, settings
+from arguments import ABLATIONS, parse_args, run_folder, settings
+from main import main, objective
 from model import SharpReCL, TextEncoder
 
 ROOT = Path(__file__).parent.parent

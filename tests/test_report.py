@@ -8,6 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 import llm
+import arguments
 import main
 import report
 import results
@@ -19,7 +20,7 @@ PLAIN = main.settings(main.parse_args(["--dataset", "trec"]))
 def write_run(folder, accuracy=90.0, macro_f1=80.0, *, seed=0, method="sharprecl", dataset="trec",
               ir=50.0, seconds=10.0, changed={}, data_hash="same", **others):
     """The folder of a made-up run, as main.py would leave it."""
-    flags = {name: value for name, value in changed.items() if name in main.SHARPRECL}
+    flags = {name: value for name, value in changed.items() if name in arguments.SHARPRECL}
     own = PLAIN | {"dataset": dataset, "ir": ir, "seed": seed, "method": method} | flags | others
     run = folder / f"run{len(list(folder.glob('*'))):03d}"
     run.mkdir(parents=True)
@@ -182,14 +183,14 @@ def test_without_two_shared_seeds_there_is_no_test(tmp_path):
 def test_the_methods_are_those_of_main_in_the_papers_order():
     assert set(report.NAMES) == {*baselines.METHODS, *llm.MODELS, "tfidf", "sharprecl"}
     assert list(report.NAMES)[:2] == ["bert", "dice"] and list(report.NAMES)[-1] == "sharprecl"
-    assert {*report.ABLATED[0]} == {*main.ABLATIONS} == {*report.TABLE_4} - {"sharprecl"}
+    assert {*report.ABLATED[0]} == {*arguments.ABLATIONS} == {*report.TABLE_4} - {"sharprecl"}
 
 
 def test_language_models_stand_beside_the_others_and_in_table_3_with_sharprecl(tmp_path):
     write_run(tmp_path), write_run(tmp_path, method="bert"), write_run(tmp_path, ir=10.0)
     argv = ["--dataset", "trec", "--ir", "50", "--method", "llama2"]
     own = {name: value for name, value in main.settings(main.parse_args(argv)).items()
-           if name in (*main.LANGUAGE_MODEL, "constants")}
+           if name in (*arguments.LANGUAGE_MODEL, "constants")}
     write_run(tmp_path, 97.0, method="llama2", **own)
     tables = read_tables(tmp_path)
     assert list(cells_of(tables["table2"].parts[0])) == ["BERT", "Llama2-7B", "SharpReCL"]
@@ -205,14 +206,14 @@ def test_a_language_model_with_other_settings_is_no_row_of_table_3(tmp_path):
     args = main.parse_args(["--dataset", "trec", "--method", "llama2", "--base_type", "8bit",
                             "--constants", "rank=4"])
     own = {name: value for name, value in main.settings(args).items()
-           if name in (*main.LANGUAGE_MODEL, "constants")}
+           if name in (*arguments.LANGUAGE_MODEL, "constants")}
     write_run(tmp_path), write_run(tmp_path, method="llama2", changed=main.changed(args), **own)
     tables = read_tables(tmp_path)
     assert "table3" not in tables
     assert list(cells_of(tables["other"].parts[0])) == ["Llama2-7B, base type 8bit, rank 4"]
 
 
-@pytest.mark.parametrize("name", main.ABLATIONS)
+@pytest.mark.parametrize("name", arguments.ABLATIONS)
 def test_each_ablation_is_recognised_by_what_main_records_of_it(tmp_path, name):
     args = main.parse_args(["--dataset", "trec", "--ir", "50", "--ablation", name])
     write_run(tmp_path, changed=main.changed(args))

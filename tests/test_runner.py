@@ -18,7 +18,7 @@ import augment
 import main as main_module
 import runner
 from llm import MODELS
-from main import ABLATIONS
+from arguments import ABLATIONS
 from runner import read_cells
 
 ROOT = Path(__file__).parent.parent

@@ -1,0 +1,295 @@
+"""
+The command line of main.py: its flags, what they mean together, and the folder of a run.
+"""
+import argparse
+import hashlib
+import math
+import re
+from pathlib import Path
+
+import data
+import llm
+from augment import METHODS as AUGMENTATIONS
+from augment import options_of
+from baselines import METHODS
+from model import device
+
+ABLATIONS = {  # Table 4, row by row: what each sets
+    "sshm": {"n_pos": 0, "n_neg": 0},                               # the targets are D_hat alone
+    "cl": {"mu": 0.0},
+    "cls": {"no_cls": True},
+    "ss": {"hard_ratio_start": 1.0, "hard_ratio_end": 1.0},         # D_tilde = D_syn
+    "hm": {"hard_ratio_start": 0.0, "hard_ratio_end": 0.0},         # D_tilde = D_samp
+    "mi": {"no_mutual_guidance": True},
+    "delta_both": {"no_delta_cls": True, "no_delta_cl": True},
+    "delta_cls": {"no_delta_cls": True},
+    "delta_cl": {"no_delta_cl": True},
+}
+
+
+def number(kind, lowest: float, highest: float = math.inf, open_interval: bool = False):
+    """An argparse type: int or float in [lowest, highest], or above lowest if open_interval."""
+    def parse(text: str):
+        value = kind(text)
+        if not (lowest <= value <= highest and math.isfinite(value)) or (
+                open_interval and value == lowest):
+            bounds = f"above {lowest:g}" if open_interval else f"at least {lowest:g}"
+            bounds += "" if math.isinf(highest) else f" and at most {highest:g}"
+            raise argparse.ArgumentTypeError(f"{text} must be {bounds}")
+        return value
+    parse.__name__ = kind.__name__          # argparse: "invalid int value"
+    return parse
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """--help with the module's docstring as it stands, and every default."""
+
+
+def make_parser(description: str | None = None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=Help,
+                                     allow_abbrev=False)
+    positive, share = number(float, 0, open_interval=True), number(float, 0, 1)
+    count, size = number(int, 0), number(int, 1)
+
+    add = parser.add_argument_group("data (Section 4)").add_argument
+    add("--dataset", required=True, metavar="NAME|PATH",
+        help=", ".join(data.DATASETS) + ", wordnet; or your own CSV, TSV, JSON or JSONL file, or a "
+             "folder with train.* and test.* of these")
+    add("--ir", type=number(float, 1), help="imbalance ratio to build, Eq. (3); None: as it is")
+    add("--profile", choices=("exp", "step", "consecutive"), default="exp",
+        help="the class sizes that --ir gives")
+    add("--max_per_class", type=size, help="before --ir, keep this many training texts a class")
+    add("--label_noise", type=share, default=0.0, help="share of the training labels to flip")
+    add("--val_fraction", type=number(float, 0, 0.9), default=0.0,
+        help="share of the training texts held out for validation")
+    add("--test_fraction", type=number(float, 0.01, 0.9), default=0.2,
+        help="share for testing, of own data without a test file")
+    add("--data_seed", type=count, default=0, help="picks subsets, splits, noise and second views")
+    add("--data_dir", default="data", help="where the datasets lie, or go when downloaded")
+    add("--text_column", default="text", help="of own data")
+    add("--label_column", default="label", help="of own data")
+    add("--max_length", type=number(int, 3), default=256, help="tokens that a text is cut to")
+    add("--augment", choices=[*AUGMENTATIONS, "auto"], default="word_substitution",
+        help="what makes the second view of a text; auto tries what is to be had here, and takes "
+             "the one with the best macro-F1 on held-out training texts")
+    add("--augment_options", nargs="+", metavar="NAME=VALUE", default=[],
+        help="other values for its options, as rate=0.2, or forth=NAME and back=NAME for another "
+             "language of back translation")
+    add("--check_only", action="store_true", help="print the data report and stop")
+
+    add = parser.add_argument_group("method").add_argument
+    add("--method", choices=[*METHODS, "tfidf", *llm.MODELS, "sharprecl"], default="sharprecl",
+        help="sharprecl, or what it is compared with (baselines.py, llm.py)")
+    add("--constants", nargs="+", metavar="NAME=VALUE", default=[],
+        help="other values for the constants of such a method; its own are its paper's")
+
+    add = parser.add_argument_group("SharpReCL (the defaults are the paper's)").add_argument
+    add("--tau", type=positive, default=0.5, help="temperature, Eq. (11); the paper: 0.3, 0.5 or 1")
+    add("--mu", type=number(float, 0), default=1.0, help="weight of the contrastive loss, Eq. (12)")
+    add("--k", type=size, default=20, help="hard samples a class, Eq. (9)")
+    add("--n_pos", type=count, default=10, help="built positives a class")
+    add("--n_neg", type=count, default=500, help="built negatives a class")
+    add("--lam", type=positive, default=0.5, help="lambda of Beta(lambda, lambda), Eq. (10)")
+    add("--hard_ratio_start", type=share, default=0.5, help="share of mixed samples at first")
+    add("--hard_ratio_end", type=share, default=1.0, help="and at the last step")
+    add("--positives", choices=("mean", "sum"), default="mean",
+        help="over the positives of an anchor, Eq. (11)")
+    add("--cl_weight", choices=("log_prior", "effective_number", "none"), default="log_prior",
+        help="weight of an anchor's class, Eq. (11)")
+    add("--no_delta_cls", action="store_true", help="no class prior in Eq. (6)")
+    add("--no_delta_cl", action="store_true", help="no class weight in Eq. (11)")
+    add("--no_mutual_guidance", action="store_true", help="free prototypes instead of proj_h(w)")
+    add("--no_cls", action="store_true", help="only the contrastive branch trains the encoder")
+    add("--ablation", choices=list(ABLATIONS), help="a row of Table 4, short for the flags above")
+    add("--proj_dim", type=size, default=128, help="size of the projected texts and prototypes")
+    add("--proj_bn", action="store_true", help="batch norm in both heads, as in the authors' code")
+
+    add = parser.add_argument_group(f"language models ({', '.join(llm.MODELS)})").add_argument
+    add("--base_model", metavar="NAME|FOLDER",
+        help="any causal model of Hugging Face, or a model that OpenAI fine-tunes; None: the "
+             "paper's")
+    add("--base_type", choices=llm.BASE_TYPES, default="4bit",
+        help="how the frozen base is held; 4bit and 8bit need bitsandbytes")
+    add("--lora_targets", nargs="+", metavar="MODULE",
+        help="layers that get adapters; None: all linear ones but the last")
+    add("--prices", type=positive, nargs=3, metavar=("TRAIN", "INPUT", "OUTPUT"),
+        help="gpt35: today's dollars for a million tokens, of the provider's price list; they "
+             "change, so there is no default")
+    add("--yes", action="store_true", help="gpt35: agree to the estimated cost")
+
+    add = parser.add_argument_group("encoder").add_argument
+    add("--encoder", help=f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and '
+                          "roberta-base for --method roberta")
+    add("--pooling", choices=("cls", "mean"),
+        help="feat: the first token's state or the mean of all; None: cls, and mean for minilm")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=size, default=30, help="over the training texts")
+    add("--batch_size", type=size, default=128, help="texts, each in two views")
+    add("--micro_batch", type=size,
+        help="texts that are in memory at a time; the gradient stays that of the whole batch")
+    add("--lr", type=positive, default=5e-5, help="of AdamW")
+    add("--weight_decay", type=number(float, 0), default=5e-4, help="not on biases and norms")
+    add("--warmup", type=share, default=0.0, help="share of the steps in which the rate rises")
+    add("--schedule", choices=("constant", "linear", "cosine"), default="constant",
+        help="of the learning rate")
+    add("--compile", action="store_true", help="torch.compile the encoder")
+    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
+    add("--seed", type=count, default=0, help="of the network, the batches and the built samples")
+    add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+
+    add = parser.add_argument_group("results").add_argument
+    add("--output_dir", default="runs", help="holds a folder for each run")
+    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts")
+    add("--no_weights", action="store_true", help="keep the numbers of the run alone")
+    add("--overwrite", action="store_true", help="start anew where there is a result")
+    return parser
+
+
+def parse_args(argv: list[str] | None = None, description: str | None = None
+               ) -> argparse.Namespace:
+    """The arguments, with --ablation and --constants spelled out, encoder and pooling decided."""
+    parser = make_parser(description)
+    args = parser.parse_args(argv)
+    for name, value in ABLATIONS.get(args.ablation, {}).items():
+        if getattr(args, name) not in (value, parser.get_default(name)):
+            parser.error(f"--ablation {args.ablation} sets --{name} {value}: leave it out")
+        setattr(args, name, value)
+    if args.method != "sharprecl":
+        for name in ("ablation", *SHARPRECL):
+            if getattr(args, name) != parser.get_default(name):
+                parser.error(f"--{name} belongs to sharprecl, not to {args.method}; what that has "
+                             f"is set by --constants ({constants_of(args.method) or 'nothing'})")
+        if args.augment != parser.get_default("augment") and not has_second_view(args.method):
+            parser.error(f"--augment makes second views of the texts, and {args.method} has none")
+    try:
+        args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
+        args.augment_options = parse_augment_options(args.augment, args.augment_options)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.plots and not has_encoder(args.method):
+        parser.error(f"--plots draws what an encoder makes of the texts, and {args.method} has "
+                     "none")
+    check_language_model(parser, args)
+    if args.base_model is None:
+        args.base_model = llm.MODELS.get(args.method)
+    if args.encoder is None:
+        args.encoder = "roberta-base" if args.method == "roberta" else ENCODER
+    if args.pooling is None:
+        args.pooling = "mean" if args.encoder == "minilm" else "cls"
+    return args
+
+
+def language_model_flags(method: str) -> tuple[str, ...]:
+    """Those of LANGUAGE_MODEL that concern the method."""
+    return ("base_model",) if method == "gpt35" else LANGUAGE_MODEL if method in llm.MODELS else ()
+
+
+def check_language_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Each flag of language models needs a method that it concerns, and gpt35 needs prices."""
+    own = language_model_flags(args.method) + (("prices", "yes") if args.method == "gpt35" else ())
+    for name in (*LANGUAGE_MODEL, "prices", "yes"):
+        if name not in own and getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name} does not concern {args.method}")
+    if args.method == "gpt35" and args.prices is None and not args.check_only:
+        parser.error("gpt35 costs money, and prices change: give --prices TRAIN INPUT OUTPUT, "
+                     "dollars for a million tokens, of the provider's price list")
+
+
+ENCODER = "bert-base-uncased"
+SHARPRECL = ("tau", "mu", "k", "n_pos", "n_neg", "lam", "hard_ratio_start", "hard_ratio_end",
+             "positives", "cl_weight", "no_delta_cls", "no_delta_cl", "no_mutual_guidance",
+             "no_cls", "proj_dim", "proj_bn")       # its flags, which no other method has
+LANGUAGE_MODEL = ("base_model", "base_type", "lora_targets")    # the same for llm.py's methods
+
+
+def constants_of(method: str) -> dict[str, float]:
+    """A method's own constants with their default values."""
+    if method in METHODS:
+        return dict(METHODS[method].constants)
+    return dict(llm.CONSTANTS.get(method, {}))
+
+
+def has_encoder(method: str) -> bool:
+    return method == "sharprecl" or method in METHODS
+
+
+def has_second_view(method: str) -> bool:
+    return method == "sharprecl" or (method in METHODS and "augmented" in METHODS[method].views)
+
+
+def parse_constants(method: str, given: list[str]) -> dict[str, float]:
+    """NAME=VALUE strings; ValueError for a name that the method lacks or a value out of range."""
+    known, parsed = constants_of(method), {}
+    for item in given:
+        name, _, text = item.partition("=")
+        if name not in known:
+            raise ValueError(f"--constants {item}: {method} has {known or 'none'}")
+        may_be_zero = name in ("weight", "weight_cls", "alpha", "gamma", "smooth", "momentum",
+                               "dropout")
+        is_share = name in ("momentum", "dropout") or (
+            name == "weight" and method in ("simcse", "sclce", "dualcl"))
+        try:
+            parsed[name] = number(type(known[name]), 0, 1 if is_share else math.inf,
+                                  open_interval=not may_be_zero)(text)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--constants {item}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"--constants {item}: not {type(known[name]).__name__}") from error
+    return parsed
+
+
+def parse_augment_options(method: str, given: list[str]) -> dict:
+    """NAME=VALUE strings as a dict of what is not the default; ValueError as above."""
+    known, parsed = {} if method == "auto" else options_of(method), {}
+    for item in given:
+        name, _, text = item.partition("=")
+        if name not in known or not text:
+            raise ValueError(f"--augment_options {item}: {method} has {known or 'none'}")
+        kind = type(known[name])
+        try:
+            parsed[name] = (text if kind is str else number(float, 0, 1, True)(text)
+                            if kind is float else number(int, 0 if name == "sampling" else 1)(text))
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            raise ValueError(f"--augment_options {item}: {error}") from error
+    return {name: value for name, value in parsed.items() if value != known[name]}
+
+
+def changed(args: argparse.Namespace) -> dict:
+    """What the method does otherwise than by default: its own flags and constants."""
+    parser, own = make_parser(), constants_of(args.method)
+    default = {"base_model": llm.MODELS.get(args.method)}
+    flags = {name: getattr(args, name) for name in (*SHARPRECL, *LANGUAGE_MODEL)
+             if getattr(args, name) != default.get(name, parser.get_default(name))}
+    constants = {name: value for name, value in args.constants.items() if value != own[name]}
+    return flags | constants | args.augment_options
+
+
+def run_folder(args: argparse.Namespace) -> Path:
+    """
+    output_dir/<dataset>_<ir>_<every other setting that is not the default>_<seed>; --check_only
+    has a folder of its own, so that it never touches a run's.
+    """
+    defaults = vars(make_parser().parse_args(["--dataset", args.dataset]))
+    defaults |= {"encoder": ENCODER, "pooling": "mean" if args.encoder == "minilm" else "cls"}
+    parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
+    named = ("dataset", "ir", "seed", "constants", "augment_options", *LANGUAGE_MODEL)
+    others = {name: value for name, value in settings(args).items()
+              if value != defaults[name] and name not in named}
+    for name, value in (others | changed(args)).items():
+        value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
+        parts.append(name if value == "True" else f"{name}-{value}")
+    name, seed = re.sub(r"[^\w.+-]", "-", "_".join(parts)), f"seed{args.seed}"
+    if len(name.encode()) > 180:    # a file name has 255 bytes; the digest keeps settings apart
+        name = name[:40] + "-" + hashlib.sha256(name.encode()).hexdigest()[:16]
+    return Path(args.output_dir) / f"{name}_{'check' if args.check_only else seed}"
+
+
+def settings(args: argparse.Namespace) -> dict:
+    """The arguments that decide the numbers, without those that say where and how."""
+    other = ("ablation", "output_dir", "data_dir", "device", "compile", "plots", "no_weights",
+             "overwrite", "check_only", "prices", "yes",
+             *(() if args.augment_options else ("augment_options",)),
+             *(set(LANGUAGE_MODEL) - set(language_model_flags(args.method))))
+    values = {name: value for name, value in vars(args).items() if name not in other}
+    return values | {"dataset": Path(args.dataset).name}    # the data's hash says which file it is
