@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import losses as L
 from augment import InputError
 from data import Tokens
-from model import Method, TextEncoder, first_position, projection_head
+from model import Method, SharpReCL, TextEncoder, first_position, projection_head
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Focal(CrossEntropy):
 
 class LogitAdjustment(CrossEntropy):
     """Menon et al. 2020, the adjusted loss; SharpReCL's Eq. (6) alone, on the original texts."""
+    compensated = True
 
     def loss(self, logits, labels):
         return L.logit_compensation(logits, labels, self.task.class_counts)
@@ -107,6 +108,7 @@ class LogitAdjustment(CrossEntropy):
 
 class WeightedCrossEntropy(CrossEntropy):
     """Weights N / (C n_c), scikit-learn's "balanced"."""
+    compensated = True
 
     def loss(self, logits, labels):
         weights = L.balanced_weights(self.task.class_counts).to(logits)
@@ -155,6 +157,7 @@ class SPCL(Baseline):
     """
     constants = {"temperature": 0.05, "pool": 256, "support": 64}
     sees_features = True
+    compensated = True      # the nearest centre, however many texts it is the centre of
 
     def __init__(self, encoder, task, **constants):
         super().__init__(encoder, task, **constants)
@@ -257,12 +260,16 @@ class DualCL(Baseline):
         self.phi = None
         pieces = [task.tokenizer(name, add_special_tokens=False)["input_ids"]
                   or [task.tokenizer.unk_token_id] for name in names]
-        vocabulary = backbone.get_input_embeddings().num_embeddings
-        embedding = backbone.resize_token_embeddings(vocabulary + len(names), mean_resizing=False)
-        with torch.no_grad():
-            for token, ids in enumerate(pieces, start=vocabulary):
-                embedding.weight[token] = embedding.weight[ids].mean(dim=0)
-        self.label_ids = np.arange(vocabulary, vocabulary + len(names))
+        if getattr(backbone.config, "label_tokens", None) != names:     # else it has them, trained
+            vocabulary = backbone.get_input_embeddings().num_embeddings
+            embedding = backbone.resize_token_embeddings(vocabulary + len(names),
+                                                         mean_resizing=False)
+            with torch.no_grad():
+                for token, ids in enumerate(pieces, start=vocabulary):
+                    embedding.weight[token] = embedding.weight[ids].mean(dim=0)
+            backbone.config.label_tokens = names
+        end = backbone.get_input_embeddings().num_embeddings
+        self.label_ids = np.arange(end - len(names), end)
 
     def prepare(self, tokens):
         """[CLS] text [SEP] becomes [CLS] l_1 .. l_C [SEP] text [SEP]."""
@@ -318,6 +325,7 @@ class BCL(Baseline):
     """
     views = ("original", "augmented", "augmented again")
     constants = {"temperature": 0.1, "weight_cls": 2.0, "weight": 0.6, "proj_dim": 128}
+    compensated = True
 
     def __init__(self, encoder, task, **constants):
         super().__init__(encoder, task, **constants)
@@ -359,6 +367,8 @@ class TSC(Baseline):
     constants = {"temperature": 0.07, "weight": 0.2, "num_positives": 6, "queue": 4096,
                  "momentum": 0.999, "proj_dim": 128}
     sees_features = True
+    compensated = True
+    training_only = ("key_encoder.",)
 
     def __init__(self, encoder, task, **constants):
         super().__init__(encoder, task, **constants)
@@ -432,6 +442,7 @@ class Probe(Baseline):
     """The pretrained encoder as it is, and a class-balanced logistic regression on feat."""
     trains = False
     sees_features = True
+    compensated = True
 
     def observe(self, feat, labels):
         fit_balanced(self.phi, feat, labels)
@@ -460,3 +471,10 @@ METHODS = {     # the paper's, in its order, then the others; tfidf is not a net
     "bert": CrossEntropy, "dice": Dice, "focal": Focal, "roberta": CrossEntropy, "simcse": SimCSE,
     "sclce": SCLCE, "spcl": SPCL, "dualcl": DualCL, "hybrid_sc": HybridSC, "bcl": BCL, "tsc": TSC,
     "la": LogitAdjustment, "wce": WeightedCrossEntropy, "probe": Probe}
+
+
+def make(method: str, encoder: TextEncoder, task: Task, options: dict) -> Method:
+    """The network of this name; options are a baseline's constants, SharpReCL's own arguments."""
+    if method == "sharprecl":
+        return SharpReCL(encoder, len(task.label_names), **options)
+    return METHODS[method](encoder, task, **options)

@@ -20,11 +20,14 @@ import os
 import re
 import secrets
 import time
+import unicodedata
 import urllib.request
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
@@ -182,19 +185,36 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
+def way_to_utf8(path: Path, content: bytes) -> str:
+    """What bytes that are no UTF-8 text look like, and how to make one of them."""
+    start = content[:1000]
+    if start[:2] in (b"PK", b"\x1f\x8b"):
+        return "it looks compressed (zip, gzip, a spreadsheet): unpack it, or export it as CSV"
+    by_mark = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}.get(start[:2])
+    # half of the bytes of Western text in UTF-16 are zero, and in UTF-16LE every second one
+    encoding = by_mark or ("WINDOWS-1252" if start.count(0) < len(start) / 4 else
+                           "UTF-16LE" if start[1:2] == b"\0" else "UTF-16BE")
+    looks = "Latin-1 or Windows-1252" if encoding == "WINDOWS-1252" else encoding
+    return f"it looks like {looks}: iconv -f {encoding} -t UTF-8 {path.name} > utf8-{path.name}"
+
+
 def read_utf8(path: Path) -> str:
     """The file's text without a byte order mark. InputError: empty, not UTF-8, or with a NUL."""
     content = read_bytes(path)
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
+        remedy = ("the file ends within a character: bring the whole of it"
+                  if error.reason == "unexpected end of data" else way_to_utf8(path, content))
         raise InputError(f"{path}: not UTF-8 at byte {error.start} (line "
-                         f"{1 + content[:error.start].count(10)}); save it as UTF-8") from None
+                         f"{1 + content[:error.start].count(10)}); {remedy}") from None
     if not text.strip():
         raise InputError(f"{path}: the file is empty; it needs rows with a text and a label")
     if "\0" in text:
         line = 1 + text[:text.index("\0")].count("\n")
-        raise InputError(f"{path}, line {line}: a NUL byte; the file is damaged or not a text file")
+        is_wide = content[:1000].count(0) >= len(content[:1000]) / 4
+        remedy = way_to_utf8(path, content) if is_wide else "the file is damaged or not a text file"
+        raise InputError(f"{path}, line {line}: a NUL byte; {remedy}")
     return text
 
 
@@ -203,32 +223,41 @@ def require_columns(where: str, present: list[str], *columns: str) -> None:
         if column not in present:
             raise InputError(f"{where}: no column {column!r}, only "
                              f"{', '.join(map(repr, present))[:300]}; "
-                             "name yours with --text_column and --label_column")
+                             "name yours with " + " and ".join(
+                                 ("--text_column", "--label_column")[:len(columns)]))
+
+
+def checked_text(where: str, text: object) -> str:
+    """The row's text. InputError where it is no string of whole characters."""
+    if not isinstance(text, str):
+        raise InputError(f"{where}: the text is {text!r:.40}, not a string; quote or drop it")
+    if "\0" in text:
+        raise InputError(f"{where}: a NUL character; remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: half a surrogate pair; write the whole character") from None
+    return text
 
 
 def checked(where: str, text: object, label: object) -> tuple[str, str]:
     """The row's text and stripped label. InputError where one of them is no use for training."""
-    if not isinstance(text, str):
-        raise InputError(f"{where}: the text is {text!r:.40}, not a string; quote or drop it")
+    text = checked_text(where, text)
     if isinstance(label, bool) or not isinstance(label, (str, int)):
         raise InputError(f"{where}: the label is {label!r:.40}; use a string or a whole number")
     label = str(label).strip()
     if text.strip() and not label:
         raise InputError(f"{where}: the label is empty; fill it in or drop the row")
-    try:
-        (text + label).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: half a surrogate pair; write the whole character") from None
-    return text, label
+    return text, checked_text(where, label)
 
 
-def read_table(path: Path, text_column: str, label_column: str) -> Rows:
-    """A .csv (commas) or .tsv (tabs) file with a header; quoted fields may hold line ends."""
+def table_rows(path: object, lines: Iterable[str], separator: str,
+               *columns: str) -> Iterator[tuple[str, dict]]:
+    """Where it stands, and its fields by name, of each row below a header with these columns."""
     csv.field_size_limit(2**31 - 1)    # one field may be a whole book; the usual limit is 128 kB
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
     # strict: an open quote is an error here instead of one text that swallows the rest of the file
-    reader = csv.reader(io.StringIO(read_utf8(path), newline=""), delimiter=separator, strict=True)
-    header, rows, line = [], [], 1    # line: where the row begins that is read next
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    header, line = [], 1    # line: where the row begins that is read next
     try:
         for fields in reader:
             where, line = f"{path}, line {line}", reader.line_num + 1
@@ -236,7 +265,7 @@ def read_table(path: Path, text_column: str, label_column: str) -> Rows:
                 continue
             if not header:
                 header = fields
-                require_columns(where, header, text_column, label_column)
+                require_columns(where, header, *columns)
                 if len(set(header)) < len(header):
                     twice = Counter(header).most_common(1)[0][0]
                     raise InputError(f"{where}: two columns are named {twice!r}; rename one")
@@ -244,41 +273,69 @@ def read_table(path: Path, text_column: str, label_column: str) -> Rows:
                 raise InputError(f"{where}: {len(fields)} fields where the header has {len(header)}"
                                  f"; put quotes round a field that contains {separator!r}")
             else:
-                row = dict(zip(header, fields))
-                rows.append(checked(where, row[text_column], row[label_column]))
+                yield where, dict(zip(header, fields))
     except csv.Error as error:
         raise InputError(f"{path}, line {line}: {error}; "
                          "write a quote inside a quoted field twice, and close it") from None
-    return rows
+
+
+def read_table(path: Path, text_column: str, label_column: str) -> Rows:
+    """A .csv (commas) or .tsv (tabs) file with a header; quoted fields may hold line ends."""
+    lines = io.StringIO(read_utf8(path), newline="")
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    return [checked(where, row[text_column], row[label_column])
+            for where, row in table_rows(path, lines, separator, text_column, label_column)]
+
+
+def without_repeats(pairs: list[tuple[str, object]]) -> dict:
+    """For json.loads, which would take the last of two values under one name."""
+    repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+    if repeated:
+        raise ValueError(f"{repeated[0]!r:.40} stands twice in one object")
+    return dict(pairs)
 
 
 def parse_json(where: str, text: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON ({str(error)[:80]}); correct it") from None
+
+
+def json_lines(path: object, lines: Iterable[str]) -> Iterator[tuple[str, object]]:
+    """Where it stands, and the value, of each line that is not blank."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, parse_json(where, line)
+
+
+def json_list(path: object, content: str) -> Iterator[tuple[str, object]]:
+    """The same of each item of one list."""
+    whole = parse_json(str(path), content)
+    if not isinstance(whole, list):
+        raise InputError(f"{path}: not a list of objects; one object a line is a .jsonl file")
+    for number, item in enumerate(whole, 1):
+        yield f"{path}, item {number}", item
+
+
+def json_rows(items: Iterable[tuple[str, object]], *columns: str) -> Iterator[tuple[str, dict]]:
+    """Such items, all of them objects with these fields."""
+    for where, item in items:
+        if not isinstance(item, dict):
+            raise InputError(f"{where}: {item!r:.40} is not an object with named fields")
+        require_columns(where, list(item), *columns)
+        yield where, item
 
 
 def read_json(path: Path, text_column: str, label_column: str) -> Rows:
     """A .jsonl file, one object a line, or a .json file, one list of objects."""
     content = read_utf8(path)
-    if path.suffix.lower() == ".jsonl":
-        # not splitlines(): a JSON string may hold U+2028, which that takes for a line end
-        lines = [(f"{path}, line {number}", line)
-                 for number, line in enumerate(content.split("\n"), 1) if line.strip()]
-        items = [(where, parse_json(where, line)) for where, line in lines]
-    else:
-        whole = parse_json(str(path), content)
-        if not isinstance(whole, list):
-            raise InputError(f"{path}: not a list of objects; one object a line is a .jsonl file")
-        items = [(f"{path}, item {number}", item) for number, item in enumerate(whole, 1)]
-    rows = []
-    for where, item in items:
-        if not isinstance(item, dict):
-            raise InputError(f"{where}: {item!r:.40} is not an object with named fields")
-        require_columns(where, list(item), text_column, label_column)
-        rows.append(checked(where, item[text_column], item[label_column]))
-    return rows
+    # not splitlines(): a JSON string may hold U+2028, which that takes for a line end
+    items = (json_lines(path, content.split("\n")) if path.suffix.lower() == ".jsonl" else
+             json_list(path, content))
+    return [checked(where, item[text_column], item[label_column])
+            for where, item in json_rows(items, text_column, label_column)]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -378,22 +435,30 @@ def transfer(address: str, title: str) -> bytes:
     return bytes(content)
 
 
-def save(path: Path, content: bytes) -> None:
-    """Writes a file so that it appears under its name whole or not at all."""
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file to write, which appears under its name when the block ends, whole or not at all."""
     # its own name: processes of two machines may have one number, and write into one folder
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())     # else a power cut could leave the new name with no content
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror}); make room there, or name "
-                         "another folder with --data_dir or --output_dir") from None
+                         "another place with --output, --data_dir or --output_dir") from None
+    finally:
+        with contextlib.suppress(OSError):      # it has its name now, or was not wanted
+            temporary.unlink()
+
+
+def save(path: Path, content: bytes) -> None:
+    """Writes a file so that it appears under its name whole or not at all."""
+    with saving(path) as file:
+        file.write(content)
 
 
 def download(path: Path, address: str, sha256: str) -> None:
@@ -497,6 +562,21 @@ def sort_labels(labels: set[str]) -> list[str]:
     return sorted(labels)
 
 
+def alike(names: list[str]) -> list[list[str]]:
+    """
+    Names that look the same: equal but for case, white space, characters without a width, Unicode's
+    forms of one letter, or the way to write a number (1, 1.0, 01).
+    """
+    groups = defaultdict(list)
+    for name in names:
+        text = "".join(letter for letter in unicodedata.normalize("NFKC", name)
+                       if unicodedata.category(letter) != "Cf")
+        key = " ".join(text.casefold().split())
+        is_number = re.fullmatch(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", key)
+        groups[Fraction(key) if is_number else key].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def to_corpus(name: str, train: Rows, test: Rows) -> Corpus:
     """
     A corpus without the rows whose text is empty or white space; other texts stay as they are.
@@ -511,8 +591,12 @@ def to_corpus(name: str, train: Rows, test: Rows) -> Corpus:
                          "bring texts of at least two classes")
     unseen = sort_labels({test[row][1] for row in test_rows} - set(label_names))
     if unseen:
+        pair = next((group for group in alike(unseen + label_names)
+                     if group[0] in unseen and group[-1] in label_names), None)
+        remedy = (f"is {ascii(pair[0])} the class {ascii(pair[-1])}? Write it so" if pair else
+                  "add some or drop those test rows")
         raise InputError(f"{name}: no training text for the test labels "
-                         f"{', '.join(map(repr, unseen))[:300]}; add some or drop those test rows")
+                         f"{', '.join(map(repr, unseen))[:300]}; {remedy}")
     number = {label: position for position, label in enumerate(label_names)}
     return Corpus(
         name=name, label_names=label_names,
@@ -559,7 +643,8 @@ def data_report(corpus: Corpus) -> dict:
     returns     name, classes [{label, train, test}], train, test, ir (Eq. 3), and the counts
                 repeated (training texts that stood earlier already), two_labels (distinct training
                 texts under more than one label), in_both (distinct texts in train and test),
-                dropped (empty rows), val (texts held out for validation)
+                dropped (empty rows), val (texts held out for validation), alike (lists of class
+                names that look the same)
     """
     num_classes = len(corpus.label_names)
     train, test = (class_counts(labels, num_classes)
@@ -576,6 +661,7 @@ def data_report(corpus: Corpus) -> dict:
         "two_labels": sum(times > 1 for times in labels_per_text.values()),
         "in_both": len(distinct & {text.strip() for text in corpus.test_texts}),
         "dropped": corpus.dropped, "val": len(corpus.val_texts),
+        "alike": alike(corpus.label_names),
     }
 
 
@@ -598,7 +684,10 @@ def format_report(report: dict) -> str:
                 ("empty rows dropped", f"{report['dropped']:,}")]
     if report["val"]:
         findings.append(("held out for validation", f"{report['val']:,}"))
-    return "\n".join(lines + [f"  {name + ':':<42} {value}" for name, value in findings])
+    if report["alike"]:     # ascii: to see what looks the same
+        findings.append(("classes that look the same", f"{len(report['alike']):,}, the first "
+                         f"{', '.join(map(ascii, report['alike'][0]))}"))
+    return "\n".join(lines + [f"  {name + ':':<42} {value}"[:100] for name, value in findings])
 
 
 def data_hash(corpus: Corpus) -> str:
@@ -631,7 +720,7 @@ PIECE = 20_000      # texts that are tokenised, and kept, together
 
 
 def tokenize(texts: list[str], tokenizer, max_length: int,
-             cache_dir: Path | None = None) -> Tokens:
+             cache_dir: Path | None = None, *, quiet: bool = False) -> Tokens:
     """
     Every text's token ids, cut by the (fast) tokenizer itself to max_length tokens, on all cores.
 
@@ -650,7 +739,7 @@ def tokenize(texts: list[str], tokenizer, max_length: int,
     backend.no_padding()
     settings = backend.to_str()
     pieces = [_tokenized_piece(texts[start:start + PIECE], backend, settings, cache_dir)
-              for start in tqdm(range(0, len(texts), PIECE), "tokenize", disable=None)]
+              for start in tqdm(range(0, len(texts), PIECE), "tokenize", disable=quiet or None)]
     ids, lengths, truncated = (np.concatenate(parts) for parts in zip(*pieces))
     return Tokens(ids, np.append(0, np.cumsum(lengths)), float(truncated.mean()))
 

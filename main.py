@@ -9,6 +9,12 @@ SharpReCL (Li et al., WWW 2026): train, evaluate, and leave the result in a fold
 
 The same command again goes on where it stopped, and repeats nothing that is finished.
 """
+import os
+import signal
+
+if __name__ == "__main__":      # Ctrl-C while the libraries load, for seconds: no traceback
+    interrupt = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 import argparse
 import contextlib
 import fcntl
@@ -16,13 +22,13 @@ import hashlib
 import io
 import json
 import math
-import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,14 +44,15 @@ from tqdm import tqdm
 
 import data
 import distributed as D
+import export
 import llm
 import losses as L
 import results
 from augment import METHODS as AUGMENTATIONS
 from augment import InputError, augment, options_of
-from baselines import METHODS, Losses, Task, tfidf
+from baselines import METHODS, Losses, Task, make, tfidf
 from distributed import set_seed
-from model import Method, SharpReCL, load_encoder, load_tokenizer, max_positions
+from model import Method, SharpReCL, device, load_encoder, load_tokenizer, max_positions
 
 # ---- Algorithm 1 ----
 
@@ -260,26 +267,40 @@ def save_checkpoint(run: "Run", history: list[dict]) -> None:
     trainer = io.BytesIO()
     torch.save({"optimizer": run.optimizer.state_dict(), "scaler": run.scaler.state_dict(),
                 "history": history}, trainer)
-    data.save(temporary / "trainer.pt", trainer.getvalue())
-    data.save(temporary / "model.safetensors", safetensors.torch.save(run.model.state_dict()))
+    files = {"trainer.pt": trainer.getvalue(),
+             "model.safetensors": safetensors.torch.save(run.model.state_dict())}
+    for name, content in files.items():
+        data.save(temporary / name, content)
+    results.write_json(temporary / "sha256.json", sha256(files))
     os.replace(temporary, run.folder / f"checkpoint-{len(history)}")
     shutil.rmtree(run.folder / f"checkpoint-{len(history) - 1}", ignore_errors=True)
 
 
+def sha256(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
 def load_checkpoint(run: "Run") -> list[dict]:
     """Restores the newest whole epoch; returns the history up to it, [] at the beginning."""
-    folders = sorted(run.folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    folders = {int(path.name.split("-")[1]): path for path in run.folder.glob("checkpoint-*")
+               if re.fullmatch("checkpoint-[0-9]+", path.name)}
     if not folders:
         return []
+    folder = folders[max(folders)]
     try:
-        state = torch.load(folders[-1] / "trainer.pt", map_location=run.device, weights_only=True)
-        run.model.load_state_dict(safetensors.torch.load_file(folders[-1] / "model.safetensors"))
+        files = {name: (folder / name).read_bytes() for name in ("trainer.pt", "model.safetensors")}
+        if sha256(files) != json.loads((folder / "sha256.json").read_text()):
+            raise ValueError("its files are not those that were written")
+        state = torch.load(io.BytesIO(files["trainer.pt"]), map_location=run.device,
+                           weights_only=True)
+        run.model.load_state_dict(safetensors.torch.load(files["model.safetensors"]))
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
+        return state["history"]
     except Exception as error:      # whatever a damaged file makes of torch, pickle or safetensors
-        raise InputError(f"{folders[-1]} is damaged ({type(error).__name__}): delete this folder "
-                         "to start the run again from its first epoch") from error
-    return state["history"]
+        raise InputError(f"{folder} is damaged, or of another version ({type(error).__name__}): "
+                         "delete this folder, and the same command goes on from the epoch before "
+                         "it, or begins anew") from error
 
 
 class Busy(InputError):
@@ -420,9 +441,10 @@ def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> d
     if not D.is_main():
         return tokens
     results.write_json(folder / "data_report.json", summary)
-    results.label_distribution([row["train"] for row in summary["classes"]], corpus.label_names,
-                               f"{corpus.name}, ir = {summary['ir']:.1f}",
-                               folder / "label_distribution.png")
+    figure = results.label_distribution([row["train"] for row in summary["classes"]],
+                                        corpus.label_names,
+                                        f"{corpus.name}, ir = {summary['ir']:.1f}")
+    results.save_figure(figure, folder / "label_distribution.png")
     return tokens
 
 
@@ -440,12 +462,15 @@ def check_settings(args: argparse.Namespace, folder: Path, data_hash: str) -> No
     """InputError if the folder holds a run of other settings or other data."""
     path = folder / "args.json"
     if path.exists():
-        before = json.loads(path.read_text())
-        now = {"settings": settings(args), "data_hash": data_hash}
-        for name, what in (("settings", "settings"), ("data_hash", "data")):
-            if before.get(name) != now[name]:
-                raise InputError(f"{path}: a run with other {what} began here; --overwrite starts "
-                                 "anew, another --output_dir keeps both")
+        before, now = results.read_json(path), settings(args)
+        own = before.get("settings", {})
+        differing = [name for name in {**own, **now} if own.get(name) != now.get(name)
+                     or (name in own) != (name in now)]     # a setting that a version lacks
+        what = ("settings (" + ", ".join(differing) + ")" if differing else
+                "data" if before.get("data_hash") != data_hash else "")
+        if what:
+            raise InputError(f"{path}: a run with other {what} began here; --overwrite starts "
+                             "anew, another --output_dir keeps both")
 
 
 def record_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
@@ -471,6 +496,14 @@ def code_version() -> str:
         return "unknown"
 
 
+def options(args: argparse.Namespace) -> dict:
+    """What the network is made with, beside the encoder and the task."""
+    if args.method != "sharprecl":
+        return args.constants
+    return {"proj_dim": args.proj_dim, "proj_bn": args.proj_bn,
+            "mutual_guidance": not args.no_mutual_guidance, "compensated": not args.no_delta_cls}
+
+
 def new_model(args: argparse.Namespace, corpus: data.Corpus
               ) -> Method | llm.LoraClassifier | llm.HostedModel | None:
     """
@@ -484,9 +517,6 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus
         return None
     encoder = load_encoder(args.encoder, args.pooling)
     num_classes = len(corpus.label_names)
-    if args.method == "sharprecl":
-        return SharpReCL(encoder, num_classes, proj_dim=args.proj_dim, proj_bn=args.proj_bn,
-                         mutual_guidance=not args.no_mutual_guidance).to(args.device)
     family = encoder.backbone.config.model_type
     if args.method == "roberta" and "roberta" not in family:
         raise InputError(f"--method roberta with --encoder {args.encoder}, a {family}: leave "
@@ -494,7 +524,7 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus
     counts = torch.from_numpy(data.class_counts(corpus.train_labels, num_classes))
     task = Task(corpus.label_names, corpus.train_labels, counts, load_tokenizer(args.encoder),
                 args.epochs)
-    return METHODS[args.method](encoder, task, **args.constants).to(args.device)
+    return make(args.method, encoder, task, options(args)).to(args.device)
 
 
 def new_language_model(args: argparse.Namespace, corpus: data.Corpus
@@ -643,9 +673,26 @@ def train(run: Run) -> None:
         start = time.perf_counter()
     if D.is_main():
         if not run.args.no_weights:
-            data.save(run.folder / "model.safetensors",
-                      safetensors.torch.save(run.model.state_dict()))
+            keep_model(run, record, val_logits)
         finish(run.args, run.folder, history)
+
+
+def keep_model(run: Run, record: dict, val_logits: np.ndarray | None) -> None:
+    """model/: the trained network, for predict.py and other tools; record: the last epoch's."""
+    args, corpus = run.args, run.corpus
+    about = export.About(
+        method=args.method, options=options(args), pooling=args.pooling, max_length=args.max_length,
+        text_column=args.text_column, label_names=corpus.label_names,
+        class_counts=run.class_counts.tolist(), compensated=run.model.compensated)
+    if val_logits is not None:
+        about = export.calibrate(about, val_logits, corpus.val_labels)
+    facts = {"data": corpus.name, "encoder": args.encoder, "seed": args.seed,
+             "epochs": args.epochs, "batch size": args.batch_size, "learning rate": args.lr,
+             **changed(args)}
+    reason = export.write_model(run.folder / "model", run.model, load_tokenizer(args.encoder),
+                                about, facts, record["test"])
+    if reason:
+        print(f"model/ is for predict.py and its --export, not for transformers: {reason}")
 
 
 def fit_tfidf(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> None:
@@ -713,7 +760,7 @@ def finish(args: argparse.Namespace, folder: Path, history: list[dict]) -> None:
         chosen["best_val"] = max(history, key=lambda epoch: epoch["val"]["macro_f1"])
     result = {name: {"epoch": epoch["epoch"], **epoch["test"]} for name, epoch in chosen.items()}
     result["seconds"] = round(sum(epoch["seconds"] for epoch in history), 1)
-    recorded = json.loads((folder / "args.json").read_text())
+    recorded = results.read_json(folder / "args.json")
     results.write_json(folder / "result.json", result | {
         "settings": settings(args), "changed": changed(args), "data_hash": recorded["data_hash"]})
     for checkpoint_folder in folder.glob("checkpoint*"):
@@ -722,22 +769,27 @@ def finish(args: argparse.Namespace, folder: Path, history: list[dict]) -> None:
 
 def load_weights(run: Run) -> None:
     """Of the finished run in its folder."""
-    path = run.folder / "model.safetensors"
-    if not path.exists():
-        raise InputError(f"{run.folder}: its weights were not kept (--no_weights), and --plots "
-                         "needs them: --overwrite --plots runs it again")
-    run.model.load_state_dict(safetensors.torch.load_file(path))
+    trained = export.read_model(run.folder, run.args.device)
+    run.model.load_state_dict(trained.method.state_dict())
 
 
+@torch.inference_mode()
 def plot(run: Run) -> None:
-    """Confusion matrix and t-SNE of the test texts."""
+    """
+    Confusion matrix and t-SNE of the test texts: of feat, and for SharpReCL of the l2-normalised
+    projections, since its prototypes are in that space.
+    """
     logits, feats = predict(run, run.test)
     if not D.is_main():
         return
-    labels, names = run.corpus.test_labels, run.corpus.label_names
-    results.confusion_matrix(labels, logits.argmax(axis=1), names,
-                             run.folder / "confusion_matrix.png")
-    results.tsne(feats, labels, names, run.folder / "tsne.png")
+    labels, names, prototypes = run.corpus.test_labels, run.corpus.label_names, None
+    figure = results.confusion_matrix(labels, logits.argmax(axis=1), names)
+    results.save_figure(figure, run.folder / "confusion_matrix.png")
+    if run.args.method == "sharprecl":
+        projected = run.model.project(torch.from_numpy(feats).to(run.device))
+        feats, prototypes = (nn.functional.normalize(x, dim=1).cpu().numpy()
+                             for x in (projected, run.model.prototypes()))
+    results.tsne(feats, labels, names, run.folder, prototypes)
 
 
 # ---- the command line ----
@@ -767,21 +819,6 @@ def number(kind, lowest: float, highest: float = math.inf, open_interval: bool =
         return value
     parse.__name__ = kind.__name__          # argparse: "invalid int value"
     return parse
-
-
-def device(text: str) -> str:
-    """An argparse type: a device of torch that this machine has; auto is the fastest of them."""
-    if text == "auto":
-        return ("cuda" if torch.cuda.is_available() else
-                "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        if torch.device(text).type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("neither cpu, cuda nor mps")
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:     # unknown, or not in this build of torch
-        reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"{text} is not to be had here ({reason})") from error
-    return text
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -1128,6 +1165,9 @@ def one_line(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
     if isinstance(error, OSError):      # a folder in the way, a full disk, no permission
         return (f"error: {error.filename or args.output_dir}: {error.strerror or error}; make room "
                 "or choose another --output_dir"), 2
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return (f"error: out of memory ({error!r:.80}): take a smaller --micro_batch, --max_length "
+                "or --batch_size"), 2
     if isinstance(error, KeyboardInterrupt):
         return ("interrupted: the same command, without --overwrite, goes on from the last whole "
                 "epoch"), 130
@@ -1136,13 +1176,14 @@ def one_line(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
+        args = parse_args(argv)
         with D.joined(args.device) as args.device, D.quiet_but_main():
             start(args)
-    except (InputError, OSError, KeyboardInterrupt, D.Ended) as error:
+    except (InputError, OSError, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt,
+            D.Ended) as error:
         text, code = one_line(error, args)
         print(text, file=sys.stderr)
         return code
@@ -1150,4 +1191,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        sys.exit(main())
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a fault of main.py, not of your input; please report it with the "
+              "lines above", file=sys.stderr)
+        sys.exit(1)

@@ -4,6 +4,7 @@ prototypes, and two projection heads into the space of contrastive learning (Eqs
 
     h  width of the encoder     C  classes     D  projection size
 """
+import argparse
 import hashlib
 import importlib.util
 from functools import lru_cache
@@ -56,11 +57,17 @@ class Method(nn.Module):
     trains             by gradient descent
     sees_features      wants feat of the training texts, in eval mode, at first and after each epoch
     extra_positions    that the encoder must have beside those of a text's tokens
+    compensated        its logits are for classes of equal share, whatever the training shares
+    phi                the classifier where it is linear on feat, else None
+    training_only      parts that predicting does not need: what their names begin with
     """
     views: tuple[str, ...] = ("original", "augmented")
     trains = True
     sees_features = False
     extra_positions = 0
+    compensated = False
+    phi: nn.Linear | None
+    training_only: tuple[str, ...] = ()
 
     def __init__(self, encoder: TextEncoder):
         super().__init__()
@@ -90,12 +97,13 @@ class SharpReCL(Method):
     The encoder, the classifier phi, and the heads proj_f (texts) and proj_h (prototypes).
 
     mutual_guidance=False is Table 4's "w/o MI": the prototypes are free parameters, so that
-    nothing but the encoder links the two branches.
+    nothing but the encoder links the two branches. compensated: trained with delta of Eq. (6).
     """
 
     def __init__(self, encoder: TextEncoder, num_classes: int, *, proj_dim: int = 128,
-                 proj_bn: bool = False, mutual_guidance: bool = True):
+                 proj_bn: bool = False, mutual_guidance: bool = True, compensated: bool = True):
         super().__init__(encoder)
+        self.compensated = compensated
         h = encoder.backbone.config.hidden_size
         self.phi = nn.Linear(h, num_classes, bias=False)
         self.proj_f = projection_head(h, proj_dim, proj_bn)
@@ -202,3 +210,18 @@ def max_positions(encoder: TextEncoder) -> int | None:
     """The longest text in tokens that the encoder has position embeddings for; None: no limit."""
     positions = getattr(encoder.backbone.config, "max_position_embeddings", None)
     return positions and positions - first_position(encoder.backbone)
+
+
+def device(text: str) -> str:
+    """An argparse type: a device of torch that this machine has; auto is the fastest of them."""
+    if text == "auto":
+        return ("cuda" if torch.cuda.is_available() else
+                "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        if torch.device(text).type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("neither cpu, cuda nor mps")
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:     # unknown, or not in this build of torch
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{text} is not to be had here ({reason})") from error
+    return text

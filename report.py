@@ -4,11 +4,11 @@ Results of many runs -> the paper's tables, with our numbers, and its figures.
     python report.py runs                               # every table, as Markdown, on the screen
     python report.py runs --output_dir tables           # also as .md and .tex files, with figures
     python report.py runs --protocol best_test          # the authors' way to choose the epoch
+    python report.py runs/trec_ir50_seed0               # one run: report.html in its folder
 
 Runs whose training settings differ never meet in a table: each set of settings has its own tables.
 """
 import argparse
-import csv
 import itertools
 import json
 import math
@@ -24,6 +24,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy.stats import ttest_rel
 
+import page
 import results
 from augment import InputError
 from main import ABLATIONS, LANGUAGE_MODEL, SHARPRECL, make_parser
@@ -117,13 +118,23 @@ class Run(NamedTuple):
     seconds: float
 
     @property
-    def is_plain(self) -> bool:
+    def noise(self) -> float:
+        """Share of the training labels that were flipped."""
+        return self.settings["label_noise"]
+
+    @property
+    def is_plain_but_for_noise(self) -> bool:
         return not self.changed and self.augment == "word_substitution"
+
+    @property
+    def is_plain(self) -> bool:
+        return self.is_plain_but_for_noise and self.noise == 0
 
     @property
     def varies(self) -> set[str] | None:
         """The flags at another value than SharpReCL's default; None: not SharpReCL as it is."""
-        is_ours = self.method == "sharprecl" and self.augment == "word_substitution"
+        is_ours = (self.method == "sharprecl" and self.augment == "word_substitution"
+                   and self.noise == 0)
         return set(self.changed) if is_ours else None
 
 
@@ -150,19 +161,11 @@ class Table(NamedTuple):
 # ---- runs ----
 
 
-def read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}): run its command again with "
-                         "--overwrite, or move its folder away") from error
-
-
 def load(folder: Path, protocol: str) -> list[Run]:
     """The finished runs below the folder that have this protocol; says how many have not."""
     runs, without = [], 0
     for path in sorted(folder.glob("*/result.json")):
-        result = read_json(path)
+        result = results.read_json(path)
         try:
             own, changed = result["settings"], result["changed"]
             identity = [own[name] for name in ("dataset", "ir", "seed", "method", "augment")]
@@ -185,7 +188,7 @@ def load(folder: Path, protocol: str) -> list[Run]:
 
 def training(run: Run) -> dict:
     """The settings that all runs of a table share."""
-    own = ("dataset", "ir", "seed", "method", "augment", "constants", "micro_batch",
+    own = ("dataset", "ir", "label_noise", "seed", "method", "augment", "constants", "micro_batch",
            "augment_options", *SHARPRECL, *LANGUAGE_MODEL)
     return {name: value for name, value in run.settings.items() if name not in own}
 
@@ -391,6 +394,8 @@ def other_row(run: Run) -> str:
     changed = [shown(name, value) for name, value in sorted(run.changed.items())]
     if run.augment != "word_substitution":
         changed.append(shown("augment", run.augment))
+    if run.noise > 0:
+        changed.append(noise_name(run.noise))
     return ", ".join([NAMES.get(run.method, run.method), *changed])
 
 
@@ -398,7 +403,19 @@ def other_order(run: Run) -> tuple:
     """By method, then by what is changed: values meet only where the names are the same."""
     order = list(NAMES).index(run.method) if run.method in NAMES else len(NAMES)
     names = sorted(run.changed)
-    return order, run.method, run.augment, names, [run.changed[name] for name in names]
+    return order, run.method, run.augment, names, [run.changed[name] for name in names], run.noise
+
+
+def noise_name(noise: float) -> str:
+    return f"{100 * noise:g} % of the labels flipped"
+
+
+def noise_parts(runs: list[Run]) -> list[Part]:
+    """A part for each share of flipped labels and each dataset."""
+    return [part._replace(dataset=f"{part.dataset}, {noise_name(share)}")
+            for share in sorted({run.noise for run in runs})
+            for part in build([run for run in runs if run.noise == share], METHODS,
+                              attrgetter("method"), ("accuracy", "macro_f1"), {}, {})]
 
 
 def where_varied(runs: list[Run]) -> list[Run]:
@@ -419,9 +436,11 @@ def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
     plain = [run for run in runs if run.is_plain and run.method in NAMES]
     ablated = where_varied([run for run in runs if ablation(run)])
     augmented = where_varied([run for run in runs if run.method == "sharprecl"
-                              and not run.changed and run.ir is None])
+                              and not run.changed and run.ir is None and run.noise == 0])
+    noisy = where_varied([run for run in runs if run.is_plain_but_for_noise
+                          and run.method in NAMES])
     varied_k = where_varied([run for run in runs if run.varies in (set(), {"k"})])
-    placed = {run.folder for run in plain + ablated + augmented + varied_k}
+    placed = {run.folder for run in plain + ablated + augmented + varied_k + noisy}
     rest = sorted((run for run in runs if run.folder not in placed), key=other_order)
 
     augments = [*TABLE_A1, *sorted({run.augment for run in augmented} - set(TABLE_A1))]
@@ -450,6 +469,9 @@ def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
             if any("paper" in what for part in parts for _, what in part.columns):
                 note += PAPER_NOTE
             found.append(Table(name, heading, caption(members, protocol, differing) + note, parts))
+    if noisy:
+        found.append(Table("noise", "Label noise", caption(noisy, protocol, differing),
+                           noise_parts(noisy)))
     return found
 
 
@@ -532,24 +554,60 @@ def sweep(runs: list[Run], place: Place, flag: str) -> dict[float, list[Run]]:
     return dict(sorted(points.items())) if is_swept else {}
 
 
+def draw_band(axes, points: dict[float, list[Run]], metric: str, style: str, **options) -> None:
+    """A line through the means over the seeds, in a band of ± standard deviation."""
+    values = [[getattr(run, metric) for run in members] for members in points.values()]
+    mean = np.array([np.mean(v) for v in values])
+    spread = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
+    line, = axes.plot(list(points), mean, style, markersize=3.5, linewidth=1.2, **options)
+    axes.fill_between(list(points), mean - spread, mean + spread, color=line.get_color(), alpha=0.2,
+                      linewidth=0)
+
+
 def draw_sweeps(where: list[Place], runs: list[Run]):
-    """A row for each place, µ left and τ right: the mean, and a band of ± standard deviation."""
+    """A row for each place, µ left and τ right."""
     figure, grid = plt.subplots(len(where), 2, figsize=(3.4, 0.4 + 1.5 * len(where)),
                                 squeeze=False, layout="constrained")
     for (place, flag), axes in zip(itertools.product(where, SWEPT), grid.flat):
         points = sweep(runs, place, flag)
         axes.set_visible(bool(points))
-        for metric, colour, style in (("accuracy", results.TOL[0], "o-"), ("macro_f1", results.TOL[1], "s--")):
-            values = [[getattr(run, metric) for run in members] for members in points.values()]
-            mean = np.array([np.mean(v) for v in values])
-            spread = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
-            axes.plot(list(points), mean, style, color=colour, markersize=3.5, linewidth=1.2,
-                      label=METRICS[metric][0])
-            axes.fill_between(list(points), mean - spread, mean + spread, color=colour, alpha=0.2,
-                              linewidth=0)
+        for metric, colour, style in (("accuracy", results.TOL[0], "o-"),
+                                      ("macro_f1", results.TOL[1], "s--")):
+            draw_band(axes, points, metric, style, color=colour, label=METRICS[metric][0])
         axes.set(xlabel=SWEPT[flag], ylabel="%",
                  title=f"{drawn(title(place[0]))}, {ir_name(place[1])}")
     figure.legend(handles=axes.lines, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+Panel = dict[str, dict[float, list[Run]]]       # runs by method and by what stands below the panel
+
+
+def by_panel(runs: list[Run], title_of: Callable[[Run], str], x_of: Callable[[Run], float],
+           fewest: int) -> dict[str, Panel]:
+    """Those with at least so many values of x, by their titles."""
+    found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for run in sorted(runs, key=lambda run: (list(NAMES).index(run.method), x_of(run))):
+        found[title_of(run)][run.method][x_of(run)].append(run)
+    return {name: panel for name, panel in sorted(found.items())
+            if len(set().union(*panel.values())) >= fewest}
+
+
+def draw_panels(found: dict[str, Panel], xlabel: str, scale: str):
+    """Macro-F1 of each method, a panel beside the other; a method looks the same in all."""
+    figure, grid = plt.subplots(1, len(found), figsize=(max(3.4, 2.3 * len(found)), 2.8),
+                                squeeze=False, layout="constrained", sharey=True)
+    lines = {}
+    for axes, (name, panel) in zip(grid[0], found.items()):
+        for method, points in panel.items():
+            i = list(NAMES).index(method)
+            draw_band(axes, points, "macro_f1", f"{'os^vDPX<>*'[i % 10]}-",
+                      color=results.TOL[i % 7], label=NAMES[method])
+            lines[method] = axes.lines[-1]
+        axes.set(xlabel=xlabel, xscale=scale, title=drawn(name))
+    grid[0][0].set_ylabel("macro-F1")
+    figure.legend(handles=lines.values(), loc="outside lower center", frameon=False,
+                  ncols=min(len(lines), 2 + len(found)))
     return figure
 
 
@@ -558,22 +616,9 @@ def drawn(name: str) -> str:
     return " " * name.startswith("_") + name[:24].replace("$", r"\$")
 
 
-def read_points(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """tsne.csv as {label: points}."""
-    points = defaultdict(list)
-    try:
-        with open(folder / "tsne.csv", newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                points[row["label"]].append((float(row["x"]), float(row["y"])))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'tsne.csv'} is damaged: delete it and run the command of its "
-                         "folder again with --plots") from error
-    return points
-
-
 def draw_tsne(runs: list[Run]):
     """A panel for each run; a class has the same colour and marker in all, and one legend."""
-    panels = [read_points(run.folder) for run in runs]
+    panels = [results.read_points(run.folder / "tsne.csv") for run in runs]
     labels = sorted(set().union(*panels))
     figure, grid = plt.subplots(1, len(runs), figsize=(7, 2.6 + 0.03 * len(labels)),
                                 squeeze=False, layout="constrained")
@@ -593,7 +638,10 @@ def file_name(dataset: str, ir: float | None) -> str:
 
 
 def draw(runs: list[Run]) -> dict:
-    """{name of its files: a figure} for Figures 3, 4, A.1 and A.2, and the like on other data."""
+    """
+    {name of its files: a figure} for Figures 3, 4, A.1 and A.2, and the like on other data; and for
+    macro-F1 against three or more imbalance ratios, and against two or more shares of label noise.
+    """
     swept, drawings = defaultdict(list), {}
     for dataset, ir in places(runs):
         name = file_name(dataset, ir)
@@ -605,6 +653,15 @@ def draw(runs: list[Run]) -> dict:
         if panels:
             is_the_papers = (dataset, ir) == ("trec", 50)
             drawings["fig4" if is_the_papers else f"fig_tsne_{name}"] = draw_tsne(panels)
+    known = [run for run in runs if run.method in NAMES and run.is_plain_but_for_noise]
+    by_ir = by_panel([run for run in known if run.is_plain and run.ir is not None],
+                   lambda run: title(run.dataset), attrgetter("ir"), fewest=3)
+    by_noise = by_panel(known, lambda run: f"{title(run.dataset)}, {ir_name(run.ir)}",
+                      attrgetter("noise"), fewest=2)
+    if by_ir:
+        drawings["fig_ir"] = draw_panels(by_ir, "imbalance ratio", "log")
+    if by_noise:
+        drawings["fig_noise"] = draw_panels(by_noise, "share of labels flipped", "linear")
     return drawings | {name: draw_sweeps(rows, runs) for name, rows in swept.items()}
 
 
@@ -617,12 +674,12 @@ def write_figures(runs: list[Run], output_dir: Path, suffix: str) -> None:
     for kind in (".png", ".pdf"):
         for name, figure in drawings.items():
             results.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
-        summary = read_json(shown_one.folder / "data_report.json")
+        summary = results.read_json(shown_one.folder / "data_report.json")
         counts, names = zip(*((row["train"], row["label"]) for row in summary["classes"]))
         name = "fig1" if is_the_papers else f"fig1_{file_name(shown_one.dataset, shown_one.ir)}"
-        results.label_distribution(counts, names,
-                                   f"{title(shown_one.dataset)}, ir = {summary['ir']:.1f}",
-                                   output_dir / f"{name}{suffix}{kind}")
+        figure = results.label_distribution(counts, names,
+                                            f"{title(shown_one.dataset)}, ir = {summary['ir']:.1f}")
+        results.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
 
 
 # ---- the command line ----
@@ -652,13 +709,21 @@ def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the --output_dir of main.py")
+    parser.add_argument("folder", type=Path, help="the --output_dir of main.py, or one run in it")
     parser.add_argument("--protocol", choices=list(results.PROTOCOLS), default="last",
                         help="which epoch counts (default: last)")
     parser.add_argument("--output_dir", type=Path, help="where files of the tables and figures go")
     args = parser.parse_args(argv)
+    is_one_run = (args.folder / "result.json").exists()
+    if is_one_run and args.protocol != "last":
+        parser.error("--protocol chooses the epoch in tables; the page of a run shows every one")
     try:
-        report(args.folder, args.protocol, args.output_dir)
+        if is_one_run:
+            path = (args.output_dir or args.folder) / "report.html"
+            page.write(args.folder, path)
+            print(path)
+        else:
+            report(args.folder, args.protocol, args.output_dir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -923,7 +923,7 @@ def test_plots_are_drawn_for_every_kind_of_method_with_texts_held_out(command, t
     assert {"result.json", "confusion_matrix.png"} <= left
     result = json.loads((folder_of(tmp_path) / "result.json").read_text())
     assert result["best_val"]["epoch"] == 1
-    assert {"tsne.png", "tsne.csv", "model.safetensors"} <= left
+    assert {"tsne.png", "tsne.csv", "model"} <= left
 
 
 def test_tfidf_has_a_validation_result_and_refuses_plots(command, tmp_path, capsys):

@@ -276,8 +276,18 @@ BAD_FILES = {
     "missing field": ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "a"}',
                       ["line 3", "'label'"]),
     "two columns of a name": ("a.csv", "text,label,text\na,b,c\n", ["line 1", "'text'", "rename"]),
-    "latin-1": ("a.csv", HEAD.encode() + b"caf\xe9,x\n", ["byte 14", "line 2", "UTF-8"]),
-    "utf-16": ("a.csv", "text,label\n".encode("utf-16"), ["byte 0", "UTF-8"]),
+    "latin-1": ("a.csv", HEAD.encode() + b"caf\xe9,x\n",
+                ["byte 14", "line 2", "Latin-1", "iconv -f WINDOWS-1252 -t UTF-8 a.csv"]),
+    "utf-16": ("a.csv", "text,label\n".encode("utf-16"), ["byte 0", "iconv -f UTF-16 -t UTF-8"]),
+    "utf-16 without a mark": ("a.csv", "text,label\né,x\n".encode("utf-16-le"), ["-f UTF-16LE"]),
+    "utf-16, the other way": ("a.csv", "text,label\na,x\n".encode("utf-16-be"),
+                              ["line 1", "NUL", "-f UTF-16BE"]),
+    "compressed": ("a.csv", b"PK\x03\x04\x14\x00\xff", ["compressed", "export"]),
+    "cut within a character": ("a.csv", HEAD.encode() + "é,x\né".encode()[:-1],
+                               ["byte 16", "line 3", "ends within a character"]),
+    "nul in json": ("a.jsonl", r'{"text": "a\u0000b", "label": "x"}', ["line 1", "NUL"]),
+    "a name twice": ("a.jsonl", '{"text": "a", "label": "x", "text": "b"}',
+                     ["line 1", "'text' stands twice"]),
     "nul": ("a.csv", HEAD + "a,x\nb\0,y\n", ["line 3", "NUL"]),
     "more fields": ("a.csv", HEAD + '"a\nb",x\na,b,x\n', ["line 4", "3 fields", "quotes"]),
     "fewer fields": ("a.tsv", "text\tlabel\na\n", ["line 2", "1 fields", "quotes"]),
@@ -346,6 +356,29 @@ def test_line_files_that_do_not_pair_up_are_refused(tmp_path):
     assert data.read_line_pair(Path(texts), Path(labels)) == [("a", "1"), ("b", "2")]
     with pytest.raises(InputError, match="line 1: no tab"):
         data.read_labelled_lines(Path(texts))
+
+
+@pytest.mark.parametrize("names, groups", [
+    (["Spam", "spam", "ham"], [["Spam", "spam"]]),
+    (["a b", "a  b", "a\u00a0b", "a\u200bb", "ab"],
+     [["a b", "a  b", "a\u00a0b"], ["a\u200bb", "ab"]]),
+    (["caf\u00e9", "cafe\u0301", "cafe"], [["caf\u00e9", "cafe\u0301"]]),
+    (["1", "1.0", "01", "10", "-1"], [["1", "1.0", "01"]]),
+    (["12345678901234567890", "12345678901234567891"], []),
+    (["stra\u00dfe", "STRASSE"], [["stra\u00dfe", "STRASSE"]]),
+])
+def test_names_that_look_the_same_are_found(names, groups):
+    assert data.alike(names) == groups
+
+
+def test_the_report_and_the_refusal_of_a_test_label_point_at_names_that_look_the_same(tmp_path):
+    written(tmp_path, "train.csv", HEAD + "a,Spam\nb, spam \nc,ham\nd,ham\n")
+    test = written(tmp_path, "test.csv", HEAD + "a,ham\n")
+    lines = data.format_report(data.data_report(data.load(str(tmp_path)))).split("\n")
+    assert lines[-1].split() == "classes that look the same: 1, the first 'Spam', 'spam'".split()
+    Path(test).write_text(HEAD + "a,HAM\n")
+    with pytest.raises(InputError, match="test labels 'HAM'; is 'HAM' the class 'ham'"):
+        data.load(str(tmp_path))
 
 
 def test_labels_sort_by_value_only_if_all_are_numbers():
@@ -490,7 +523,7 @@ def test_the_report_counts_what_it_says():
         "name": "toy", "train": 7, "test": 4, "ir": 2.5,
         "classes": [{"label": "no", "train": 2, "test": 2},
                     {"label": "yes", "train": 5, "test": 2}],
-        "repeated": 3, "two_labels": 1, "in_both": 2, "dropped": 3, "val": 0}
+        "repeated": 3, "two_labels": 1, "in_both": 2, "dropped": 3, "val": 0, "alike": []}
     lines = data.format_report(report).split("\n")
     assert "2 classes" in lines[0] and "2.5" in lines[0]
     assert lines[3].split() == ["yes", "5", "71.43%", "2"]

@@ -48,7 +48,8 @@ def outcome(output_dir) -> dict:
         record.pop("seconds")
         record.pop("texts_per_second", None)
     return {"result": result, "metrics": lines,
-            "weights": (folder / "model.safetensors").read_bytes(),
+            "model": {str(path.relative_to(folder)): path.read_bytes()
+                      for path in (folder / "model").rglob("*") if path.is_file()},
             "predictions": (folder / "predictions.csv").read_text()}
 
 
@@ -279,7 +280,7 @@ def test_a_seed_repeats_bit_for_bit_and_another_seed_does_not(command, tmp_path)
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         assert main([*command, "--seed", seed, "--output_dir", str(tmp_path / name)]) == 0
     a, b, c = (outcome(tmp_path / name) for name in "abc")
-    assert a == b and a["weights"] != c["weights"]
+    assert a == b and a["model"] != c["model"]
 
 
 def test_biases_and_norms_are_not_decayed(batch):
@@ -326,7 +327,7 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
     folder, first = folder_of(tmp_path), outcome(tmp_path)
     assert {"args.json", "metrics.jsonl", "result.json", "predictions.csv", "train_rows.txt",
             "classification_report.txt", "classification_report.json", "confusion_matrix.png",
-            "tsne.png", "label_distribution.png", "data_report.json", "model.safetensors",
+            "tsne.png", "label_distribution.png", "data_report.json", "model",
             } <= {path.name for path in folder.iterdir()}
     assert not list(folder.glob("checkpoint*")) and not list(folder.glob(".*.part"))
 
@@ -376,8 +377,9 @@ def test_metrics_by_hand():
                                    [f"class {i}" for i in range(1500)]], ids=["odd", "many"])
 def test_figures_bear_odd_names_and_many_classes(tmp_path, names):
     labels = np.arange(len(names)).repeat(2)
-    results.label_distribution([5] * len(names), names, "a $ title", tmp_path / "bars.png")
-    results.confusion_matrix(labels, labels, names, tmp_path / "confusion.png")
+    for name, figure in (("bars", results.label_distribution([5] * len(names), names, "a $ title")),
+                         ("confusion", results.confusion_matrix(labels, labels, names))):
+        results.save_figure(figure, tmp_path / f"{name}.png")
     figures = [imread(tmp_path / name) for name in ("bars.png", "confusion.png")]
     assert all(figure.shape[1] < 8000 and figure.std() > 0.01 for figure in figures)
 

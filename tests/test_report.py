@@ -257,7 +257,10 @@ def test_every_run_is_in_a_table(tmp_path, capsys):
              dict(augment="noise", ir=None), dict(augment="noise", method="bert"),
              dict(changed={"temperature": 0.1}, method="sclce"), dict(method="of another version"),
              dict(changed={"tau": 1.0, "n_neg": 7}), dict(epochs=4), dict(dataset="a|b_c%.csv"),
-             dict(changed={"hard_ratio_start": 1.0})]
+             dict(changed={"hard_ratio_start": 1.0}), dict(label_noise=0.3),
+             dict(label_noise=0.3, method="bert", augment="none"),
+             dict(label_noise=0.3, changed={"k": 5}), dict(label_noise=0.3, changed={"mu": 0.0}),
+             dict(label_noise=0.3, augment="noise", ir=None)]
     for number, kind in enumerate(kinds):
         write_run(tmp_path, 50 + number * 1.01, **kind)
     assert report.main([str(tmp_path)]) == 0
@@ -402,6 +405,42 @@ def test_the_curves_are_the_means_and_the_bands_reach_one_deviation(tmp_path):
     line, band = tau.lines[0], tau.collections[0].get_paths()[0].vertices
     assert line.get_xdata().tolist() == [0.1, 0.5] and line.get_ydata().tolist() == [92, 80]
     assert {90.0, 94.0} == set(band[band[:, 0] == 0.1][:, 1]) and not mu.get_visible()
+    plt.close(figure)
+
+
+def test_macro_f1_against_three_ratios_is_drawn_a_line_a_method(tmp_path):
+    for ir, f1 in ((10.0, 90.0), (1000.0, 50.0), (100.0, 70.0)):
+        write_seeds(tmp_path, [f1, f1 + 4], ir=ir, method="bert")      # mean f1 + 2, spread 2 sqrt 2
+        write_run(tmp_path, f1, f1, ir=ir)
+    write_run(tmp_path, ir=None)
+    write_run(tmp_path, ir=50.0, dataset="cr"), write_run(tmp_path, ir=10.0, dataset="cr")
+    figure = report.draw(report.load(tmp_path, "last"))["fig_ir"]
+    axes, = figure.axes                                 # CR has two ratios, too few for a panel
+    assert axes.get_xscale() == "log" and axes.get_title() == "TREC"
+    assert {line.get_label(): list(zip(*line.get_data())) for line in axes.lines} == {
+        "BERT": [(10, 92), (100, 72), (1000, 52)], "SharpReCL": [(10, 90), (100, 70), (1000, 50)]}
+    band = axes.collections[0].get_paths()[0].vertices
+    assert sorted({round(y, 2) for x, y in band if x == 10}) == [89.17, 94.83]
+    plt.close(figure)
+
+
+def test_label_noise_has_a_table_and_a_figure_and_stays_out_of_the_others(tmp_path):
+    write_run(tmp_path, 90.0, 91.0), write_run(tmp_path, 80.0, 81.0, label_noise=0.2)
+    write_run(tmp_path, 70.0, 71.0, label_noise=0.2, method="bert")
+    write_run(tmp_path, 60.0, 61.0, label_noise=0.2, method="bert", changed={"x": 1})
+    tables = read_tables(tmp_path)
+    parts = {part.dataset: {name: row["ir 50", "macro-F1"] for name, row in cells_of(part).items()}
+             for part in tables["noise"].parts}
+    assert parts == {
+        "TREC, 0 % of the labels flipped": {"SharpReCL": ("91.00 (1)", "", "")},
+        "TREC, 20 % of the labels flipped": {"BERT": ("71.00 (1)", "second", ""),
+                                             "SharpReCL": ("81.00 (1)", "best", "")}}
+    assert list(cells_of(tables["table2"].parts[0])) == ["SharpReCL"]
+    assert list(cells_of(tables["other"].parts[0])) == ["BERT, x 1, 20 % of the labels flipped"]
+    figure = report.draw(report.load(tmp_path, "last"))["fig_noise"]
+    axes, = figure.axes
+    assert {line.get_label(): list(zip(*line.get_data())) for line in axes.lines} == {
+        "BERT": [(0.2, 71)], "SharpReCL": [(0.0, 91), (0.2, 81)]}
     plt.close(figure)
 
 

@@ -1,0 +1,93 @@
+"""
+How fast predict.py is, from file to file, beside the bare encoder.
+
+    python benchmarks/predict.py --model_dir runs/RUN --texts 2000 --repeat 5
+
+Bare: nothing but the encoder, on batches that are padded already, of all texts sorted by length.
+predict.py reads, tokenises, sorts pool by pool, encodes, classifies and writes. The two take turns,
+so that what else the machine does hits both; the shares are of pairs of neighbours.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import data
+import export
+import predict
+from augment import load_wordnet
+
+
+def glosses(count: int) -> list[str]:
+    """Real texts of many lengths: WordNet's glosses with their examples, spread over its nouns."""
+    lines = [line.split("|")[1].strip() for line in load_wordnet().open("data.noun")
+             if not line.startswith(" ")]
+    return lines[::max(1, len(lines) // count)][:count]
+
+
+def clocks() -> np.ndarray:
+    """Seconds of the clock, and of all cores for this process alone."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+@torch.inference_mode()
+def bare_seconds(trained: export.Trained, texts: list[str], batch_size: int) -> np.ndarray:
+    method = trained.method
+    tokens = data.tokenize(texts, trained.tokenizer, trained.about.max_length, quiet=True)
+    device = next(method.parameters()).device
+    batches = [{name: part.to(device) for name, part in data.pad([tokens], rows, 0).items()}
+               for rows in data.eval_batches(tokens.lengths, batch_size)]
+    start = clocks()
+    for batch in batches:
+        method.encoder(**batch).cpu()
+    return clocks() - start
+
+
+def predict_seconds(trained: export.Trained, source: Path, target: Path,
+                    batch_size: int) -> np.ndarray:
+    start = clocks()
+    predictor = predict.Predictor(trained, "text", None, 1.0, batch_size)
+    table = predict.Table("csv", trained.about.label_names, False, False)
+    with predict.opened(str(source)) as stream, predict.sink(target) as out:
+        for pool, *predictions in predictor.predict(predict.read_rows(
+                str(source), stream, "lines", "text")):
+            out.write(table.lines(pool, *predictions))
+    return clocks() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_dir", required=True, help="a run's folder, or its model/")
+    parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+
+    trained, texts = export.read_model(args.model_dir, args.device), glosses(args.texts)
+    bare, whole = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "texts.txt", Path(folder) / "out.csv"
+        source.write_text("\n".join(texts))
+        bare_seconds(trained, texts[:200], args.batch_size)     # the first call is slower
+        for _ in range(args.repeat):
+            bare.append(bare_seconds(trained, texts, args.batch_size))
+            whole.append(predict_seconds(trained, source, target, args.batch_size))
+    print(f"{len(texts)} texts, batches of {args.batch_size}, {args.device}, "
+          f"{torch.get_num_threads()} threads, {args.repeat} times\n")
+    print("| texts a second, median | bare encoder | predict.py | its share, pair by pair |")
+    print("|---|---:|---:|---|")
+    for name, b, w in zip(("by the clock", "by CPU time"), np.transpose(bare), np.transpose(whole)):
+        print(f"| {name} | {len(texts) / np.median(b):.1f} | {len(texts) / np.median(w):.1f} | "
+              f"{np.median(b / w):.1%} ({min(b / w):.1%} to {max(b / w):.1%}) |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,471 @@
+"""
+A trained network as a folder, run/model, that main.py writes and predict.py and other tools read:
+
+    sharprecl.json        method, classes, temperature (About), and the SHA-256 of the other files
+    heads.safetensors     all that stands on the encoder: the classifier, the projection heads
+    README.md             the model card
+    config.json, model.safetensors, tokenizer    transformers' own classifier with the same logits
+
+Where transformers has no such class, the last line is the bare encoder in a folder encoder/: at the
+top, transformers would take it for a classifier, and its random last layer for a trained one.
+
+    h  width of the encoder     C  classes     n  texts
+"""
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from augment import InputError
+from baselines import Task, make
+from data import save
+from model import Method, load_encoder, load_tokenizer
+from results import expected_calibration_error, write_json, write_text
+
+FORMAT = 1          # of the folder; another number in sharprecl.json is another layout
+
+
+@dataclass(frozen=True)
+class About:
+    """What one must know of a network to predict with it."""
+    method: str
+    options: dict                   # what it is made with, see baselines.make
+    pooling: str
+    max_length: int
+    text_column: str                # of the training data
+    label_names: list[str]          # C
+    class_counts: list[int]         # training texts of each class
+    compensated: bool               # see model.Method
+    calibration: dict | None = None     # the temperature and what it does, see calibrate
+
+    def train_shares(self) -> Tensor:
+        """P_y, (C,) float64."""
+        counts = torch.tensor(self.class_counts, dtype=torch.float64)
+        return counts / counts.sum()
+
+
+# ---- probabilities: other class shares, temperature ----
+
+
+def reweighted(about: About, logits: Tensor, shares: Tensor | None,
+               temperature: float = 1.0) -> Tensor:
+    """
+    Logits (n, C), up to a constant of each text, for texts whose classes have these shares (C,).
+
+    By Bayes, p'(y | x) ~ p(y | x) shares_y / own_y, where own are the shares that the network
+    predicts for: equal ones if it is compensated, else those of training (Saerens et al. 2002).
+    None leaves them as they are. The temperature divides what the text says, not the shares.
+    """
+    logits = logits / temperature
+    if shares is None:
+        return logits
+    if not about.compensated:
+        logits = logits - about.train_shares().log().to(logits)
+    return logits + shares.log().to(logits)
+
+
+def calibrate(about: About, logits: np.ndarray, labels: np.ndarray) -> About:
+    """
+    The About with the temperature that makes the validation texts' labels (n,) most likely (Guo et
+    al. 2017), and the expected calibration error in percent before and after. Validation texts have
+    the training shares, hence so do these probabilities. Unchanged, and a line that says so, where
+    no temperature is best: without a mistake among the texts, the lower the better.
+    """
+    texts, target = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+
+    def scaled(temperature: float) -> Tensor:
+        return reweighted(about, texts, about.train_shares(), temperature)
+
+    low, high = math.log(0.05), math.log(20)
+    found = minimize_scalar(lambda x: F.cross_entropy(scaled(math.exp(x)), target).item(),
+                            bounds=(low, high), method="bounded")
+    is_right = logits.argmax(axis=1) == labels
+    if is_right.all() or not low + 0.01 < found.x < high - 0.01:
+        print(f"no temperature: {len(labels)} validation texts, {is_right.sum()} of them right, do "
+              "not determine one")
+        return about
+    temperature = math.exp(found.x)
+    before, after = (expected_calibration_error(scaled(t).softmax(dim=1).numpy(), labels)
+                     for t in (1.0, temperature))
+    print(f"temperature {temperature:.3f} from {len(labels)} validation texts: expected "
+          f"calibration error {before:.1f} % before, {after:.1f} % after")
+    return replace(about, calibration={"temperature": temperature, "texts": len(labels),
+                                       "ece_before": before, "ece_after": after})
+
+
+# ---- transformers' own classifier ----
+
+# The error of tanh(s x) / s is s^2 x^3 / 3: up to |x| = 7 below the rounding of float32, 3e-5 at
+# 30. A smaller scale would leave half precision no digits.
+SCALE = 2.0 ** -14
+TANH_HEADS = {"bert": ("bert.pooler.dense", "classifier"),
+              "roberta": ("classifier.dense", "classifier.out_proj"),
+              "xlm-roberta": ("classifier.dense", "classifier.out_proj"),
+              "camembert": ("classifier.dense", "classifier.out_proj")}
+
+
+def why_not_stock(method: Method, name: str) -> str:
+    """Why no class of transformers has the logits of this network; empty where one has."""
+    config = method.encoder.backbone.config
+    if method.phi is None:
+        return f"{name}'s classifier is not linear on the text's embedding"
+    if method.encoder.pooling != "cls":
+        return "transformers has no classifier over mean pooling"
+    if config.model_type == "distilbert" and 2 * method.phi.out_features > config.dim:
+        return f"DistilBERT's classifier holds {config.dim // 2} classes at most"
+    if config.model_type not in (*TANH_HEADS, "distilbert"):
+        return f"the classifier for {config.model_type} is not known here"
+    return ""
+
+
+def with_labels(config, label_names: list[str]):
+    """The encoder's configuration as that of a classifier."""
+    config = deepcopy(config)
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: label for label, name in enumerate(label_names)}
+    config.problem_type = "single_label_classification"
+    return config
+
+
+@torch.no_grad()
+def stock_classifier(method: Method, label_names: list[str]) -> nn.Module:
+    """
+    transformers' classifier for this encoder, whose logits are the network's. It has one more
+    layer, with an activation, before the last; this makes nothing of it:
+
+        BERT, RoBERTa    tanh(s x) / s = x for a small s
+        DistilBERT       relu(l) - relu(-l) = l, of the logits l
+    """
+    backbone, phi = method.encoder.backbone, method.phi
+    config = with_labels(backbone.config, label_names)
+    stock = AutoModelForSequenceClassification.from_config(config)
+    stock.base_model.load_state_dict(backbone.state_dict(), strict=False)   # it may have a pooler
+    weight = phi.weight.cpu()                                                       # (C, h)
+    bias = torch.zeros(len(weight)) if phi.bias is None else phi.bias.cpu()         # (C,)
+    if config.model_type == "distilbert":
+        dense, last = stock.pre_classifier, stock.classifier
+        rest, identity = config.dim - 2 * len(weight), torch.eye(len(weight))
+        dense.weight.copy_(F.pad(torch.cat([weight, -weight]), (0, 0, 0, rest)))    # (h, h)
+        dense.bias.copy_(F.pad(torch.cat([bias, -bias]), (0, rest)))
+        last.weight.copy_(F.pad(torch.cat([identity, -identity], dim=1), (0, rest)))
+        last.bias.zero_()
+    else:
+        dense, last = map(stock.get_submodule, TANH_HEADS[config.model_type])
+        dense.weight.copy_(SCALE * torch.eye(config.hidden_size))
+        dense.bias.zero_()
+        last.weight.copy_(weight / SCALE)
+        last.bias.copy_(bias)
+    return stock.eval()
+
+
+# ---- the folder ----
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which has this path when the block ends, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); make room there, "
+                         "or name another place with --output or --output_dir") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
+    """With the length that texts were cut to, which other tools then cut them to."""
+    tokenizer = deepcopy(tokenizer)
+    tokenizer.model_max_length = max_length
+    tokenizer.save_pretrained(folder)
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_model(path: Path, method: Method, tokenizer, about: About, facts: dict,
+                metrics: dict) -> str:
+    """
+    The folder. facts and metrics (of the test texts, results.metrics) are for the card.
+
+    returns  why there is no transformers classifier in it, or ""
+    """
+    reason = why_not_stock(method, about.method)
+    with new_folder(path) as folder:
+        where = folder / "encoder" if reason else folder
+        network = method.encoder.backbone if reason else stock_classifier(method, about.label_names)
+        network.save_pretrained(where)
+        save_tokenizer(tokenizer, where, about.max_length)
+        heads = {name: tensor.contiguous() for name, tensor in method.state_dict().items()
+                 if not name.startswith(("encoder.backbone.", *method.training_only))}
+        save(folder / "heads.safetensors", safetensors.torch.save(heads))
+        for file in where.glob("*.safetensors"):    # made readable to its owner alone
+            shutil.copymode(folder / "heads.safetensors", file)
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        write_json(folder / "sharprecl.json", {"format": FORMAT, **asdict(about), "files": {
+            str(file.relative_to(folder)): sha256(file) for file in files}})
+        write_text(folder / "README.md", model_card(about, facts, metrics, reason))
+    return reason
+
+
+def model_folder(path: Path) -> Path:
+    """The model folder that this is or has; InputError that says why there is none."""
+    for folder in (path, path / "model"):
+        if (folder / "sharprecl.json").is_file():
+            return folder
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; give that of a run of main.py, or its model/")
+    if not (path / "args.json").is_file():
+        raise InputError(f"{path}: neither a run's folder nor its model/ (no sharprecl.json); give "
+                         "the folder that main.py names at its end")
+    if not (path / "result.json").is_file():
+        raise InputError(f"{path}: this run is not finished; its command, given again, goes on")
+    raise InputError(f"{path}: its weights were not kept in model/ (tfidf, --no_weights, or an "
+                     "older version of main.py): --overwrite without --no_weights runs it again")
+
+
+def read_about(folder: Path) -> About:
+    """sharprecl.json. InputError: of another format, or a file in the folder is not as written."""
+    path, again = folder / "sharprecl.json", "copy the folder again, or train with --overwrite"
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise InputError(f"{path}: a model folder of format {content['format']}, and this code "
+                             f"reads {FORMAT}: use the code that wrote it, or train again")
+        about = About(**{field.name: content[field.name] for field in dataclasses.fields(About)})
+        for name, digest in content["files"].items():
+            if not (folder / name).is_file():
+                raise InputError(f"{folder / name} is missing: {again}")
+            if sha256(folder / name) != digest:
+                raise InputError(f"{folder / name} was truncated or altered: {again}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}): {again}") from error
+    return about
+
+
+class Trained(NamedTuple):
+    """A network with its weights, in eval mode, and what it needs."""
+    method: Method
+    tokenizer: object
+    about: About
+
+
+def read_model(path: str | Path, device: str) -> Trained:
+    """What write_model wrote, from the run's folder or its model/. InputError: one clear line."""
+    folder = model_folder(Path(path))
+    about = read_about(folder)
+    where = str(folder if (folder / "config.json").is_file() else folder / "encoder")
+    tokenizer, encoder = load_tokenizer(where), load_encoder(where, about.pooling)
+    heads = safetensors.torch.load_file(folder / "heads.safetensors")
+    try:
+        counts = np.array(about.class_counts)
+        task = Task(about.label_names, np.repeat(np.arange(len(counts)), counts),
+                    torch.from_numpy(counts), tokenizer, epochs=1)
+        method = make(about.method, encoder, task, about.options)
+        kept = {name: tensor for name, tensor in method.state_dict().items()
+                if name.startswith(("encoder.backbone.", *method.training_only))}
+        method.load_state_dict(kept | heads)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: sharprecl.json and heads.safetensors are not those of "
+                         f"{about.method} as this code has it ({str(error).splitlines()[-1]}): use "
+                         "the code that wrote them, or train again") from error
+    return Trained(method.to(device).eval(), tokenizer, about)
+
+
+# ---- the model card ----
+
+
+CARD = """---
+pipeline_tag: text-classification
+tags: [sharprecl, imbalanced-classification]
+---
+# A text classifier for {C} classes
+
+{use}
+
+## Classes
+
+| class | training texts | F1 on the test texts, % |
+|---|---:|---:|
+{classes}
+
+## Training
+
+| setting | |
+|---|---|
+{settings}
+
+## Result on the test texts
+
+Accuracy {accuracy:.2f} %, macro-F1 {macro_f1:.2f} %, balanced accuracy {balanced_accuracy:.2f} %, \
+after the last epoch.
+
+## Limits
+
+* Its probabilities are for {shares}.
+  {calibration}
+* It knows these classes alone and gives one of them to any text, however far from the training
+  texts. What a class with few training or test texts scores above is a rough estimate.
+* It was tested on texts from the same source as its training texts, and for nothing else: neither
+  for other sources or languages, nor for what its errors do to the people a text is about.
+"""
+
+
+def table_row(*cells) -> str:
+    """Of a Markdown table, on one line whatever is in a cell."""
+    return "| " + " | ".join(" ".join(str(c).replace("|", "\\|").split()) for c in cells) + " |"
+
+
+def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
+    """README.md: use, data, settings, results and limits, as Markdown."""
+    # of a file or folder its name: where it lay is nobody's business
+    facts = {name: Path(value).name if name in ("data", "encoder") and os.path.exists(value) else
+             value for name, value in facts.items()}
+    settings = {"method": about.method, **facts, "pooling": about.pooling,
+                "longest text": f"{about.max_length} tokens, what is longer is cut"}
+    calibration = ("They are not calibrated: there was no validation split, or it determines no "
+                   "temperature.")
+    if about.calibration is not None:
+        calibration = ("Logits divided by {temperature:.3f}, fitted on {texts} validation texts\n"
+                       "  with the training shares, bring the expected calibration error from "
+                       "{ece_before:.1f} % to {ece_after:.1f} %.".format(**about.calibration))
+    return CARD.format(
+        C=len(about.label_names), calibration=calibration, **metrics,
+        use=f"By predict.py of SharpReCL; {reason}." if reason else
+        "    from transformers import pipeline\n"
+        "    pipeline('text-classification', 'THIS_FOLDER', truncation=True)('a text')",
+        classes="\n".join(map(table_row, about.label_names, about.class_counts,
+                              (f"{f1:.1f}" for f1 in metrics["f1"]))),
+        settings="\n".join(table_row(*setting) for setting in settings.items()),
+        shares="classes of equal share: the rare ones are as likely as the\n  frequent ones before "
+        "a text is read" if about.compensated else "the class shares of the training texts")
+
+
+# ---- other tools: ONNX, sentence-transformers ----
+
+
+class Graph(nn.Module):
+    """Token ids and mask (n, length) -> logits (n, C) and the embedding feat (n, h)."""
+
+    def __init__(self, method: Method):
+        super().__init__()
+        self.encoder, self.phi = method.encoder, method.phi
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        feat = self.encoder(input_ids, attention_mask)
+        return self.phi(feat), feat
+
+
+def export_onnx(trained: Trained, folder: Path) -> None:
+    """model.onnx, by torch's exporter, and beside it config.json and tokenizer."""
+    if not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
+        raise InputError("--export onnx needs torch's exporter: pip install onnx onnxscript")
+    method, tokenizer, about = trained
+    # two tensors of their own: one object for both inputs would be one input of the graph
+    example = torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64)
+    is_large = sum(p.nbytes for p in method.parameters()) > 1.9e9   # a protobuf ends at 2 GB
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)     # that torchvision is not installed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # of torch, about torch
+        torch.onnx.export(
+            Graph(method).eval(), example, folder / "model.onnx", dynamo=True, verbose=False,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits", "sentence_embedding"], external_data=is_large,
+            dynamic_shapes=[{0: "texts", 1: "length"}] * 2)
+    with_labels(method.encoder.backbone.config, about.label_names).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder, about.max_length)
+
+
+def export_embeddings(trained: Trained, folder: Path) -> None:
+    """feat, for sentence-transformers."""
+    write_sentence_transformer(trained, folder, [])
+
+
+def export_projected(trained: Trained, folder: Path) -> None:
+    """proj_f(feat), of unit length: the space of SharpReCL's contrastive loss."""
+    if trained.about.method != "sharprecl":
+        raise InputError(f"--export projected is the space of sharprecl's proj_f, and "
+                         f"{trained.about.method} has none: take --export embeddings")
+    write_sentence_transformer(trained, folder, dense_layers(trained.method.proj_f))
+
+
+@torch.no_grad()
+def dense_layers(head: nn.Sequential) -> list[nn.Linear]:
+    """The two linear layers of a projection head, its batch norm, if any, in the first."""
+    first, last = deepcopy(head[0]), head[-1]
+    if isinstance(head[1], nn.BatchNorm1d):
+        norm = head[1]
+        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+        first.weight.mul_(factor[:, None])
+        first.bias.sub_(norm.running_mean).mul_(factor).add_(norm.bias)
+    return [first, last]
+
+
+def write_sentence_transformer(trained: Trained, folder: Path, dense: list[nn.Linear]) -> None:
+    """Encoder, pooling, and dense layers with a ReLU between them and unit length at the end."""
+    method, tokenizer, about = trained
+    method.encoder.backbone.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder, about.max_length)
+    write_json(folder / "sentence_bert_config.json",
+               {"max_seq_length": about.max_length, "do_lower_case": False})
+    modules = ["Transformer", "Pooling"] + ["Dense"] * len(dense) + ["Normalize"] * bool(dense)
+    paths = ["", *(f"{i}_{module}" for i, module in enumerate(modules[1:], 1))]
+    write_json(folder / "modules.json", [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{module}"}
+        for i, (path, module) in enumerate(zip(paths, modules))])
+    write_json(folder / "1_Pooling" / "config.json", {
+        "word_embedding_dimension": method.encoder.backbone.config.hidden_size,
+        "pooling_mode_cls_token": about.pooling == "cls",
+        "pooling_mode_mean_tokens": about.pooling == "mean"})
+    for i, layer in enumerate(dense):
+        activation = "linear.Identity" if i == len(dense) - 1 else "activation.ReLU"
+        write_json(folder / paths[2 + i] / "config.json", {
+            "in_features": layer.in_features, "out_features": layer.out_features, "bias": True,
+            "activation_function": f"torch.nn.modules.{activation}"})
+        save(folder / paths[2 + i] / "model.safetensors", safetensors.torch.save(
+            {f"linear.{name}": p.detach().contiguous() for name, p in layer.named_parameters()}))
+    if dense:
+        write_json(folder / paths[-1] / "config.json", {})
+
+
+EXPORTS = {"onnx": export_onnx, "embeddings": export_embeddings, "projected": export_projected}
+
+
+def export(path: str | Path, kind: str, output: Path | None) -> Path:
+    """Takes the model elsewhere: EXPORTS[kind], by default to a folder of that name in its own."""
+    output = output or model_folder(Path(path)) / kind
+    if output.exists():
+        raise InputError(f"{output} is there already: remove it, or name another with --output")
+    trained = read_model(path, "cpu")
+    if trained.method.phi is None:
+        raise InputError(f"{trained.about.method} is not exported: its classifier is not linear on "
+                         "the text's embedding; predict.py classifies with it")
+    with new_folder(output) as folder:
+        EXPORTS[kind](trained, folder)
+    return output

@@ -1,0 +1,325 @@
+"""
+What a user can do wrong, and what can go wrong on the way, through main.py's command line: one line
+that says what, where and what to do, exit code 2, and nothing lost that was there.
+"""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import glosses, write_csv
+from test_data import BAD_FILES
+from test_main import folder_of, outcome
+
+import main as main_module
+from main import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def options(tiny_encoder, tmp_path):
+    """Those of a run of two epochs that takes a second, but for its data."""
+    return ["--encoder", str(tiny_encoder), "--epochs", "2", "--batch_size", "16", "--lr", "1e-3",
+            "--device", "cpu", "--output_dir", str(tmp_path / "runs")]
+
+
+@pytest.fixture
+def command(corpus_folder, options):
+    return ["--dataset", str(corpus_folder), *options]
+
+
+def last_line(capsys) -> str:
+    """The one line of error, after whatever was shown before it; no traceback."""
+    output = capsys.readouterr().err
+    assert "Traceback" not in output
+    lines = output.strip().splitlines()
+    assert sum(line.startswith("error: ") for line in lines) == 1 and lines[-1][:7] == "error: "
+    return lines[-1]
+
+
+# ---- the data ----
+
+
+@pytest.mark.parametrize("check", [[], ["--check_only"]], ids=["run", "check"])
+@pytest.mark.parametrize("name, content, parts", BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_ends_in_one_line(options, tmp_path, capsys, name, content, parts, check):
+    path, content = tmp_path / name, content if isinstance(content, bytes) else content.encode()
+    path.write_bytes(content)
+    assert main(["--dataset", str(path), *options, *check]) == 2
+    line = last_line(capsys)
+    assert str(path) in line or "holds out" in line
+    assert all(part in line for part in parts)
+    assert path.read_bytes() == content and not (tmp_path / "runs").exists()
+
+
+def test_a_test_label_that_training_lacks_is_named(command, corpus_folder, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "train.csv").write_bytes((corpus_folder / "train.csv").read_bytes())
+    write_csv(mine / "test.csv", [("bread", "noun.food"), ("a bird", "Noun.Animal")])
+    assert main([*command, "--dataset", str(mine)]) == 2
+    line = last_line(capsys)
+    assert "'Noun.Animal'" in line and "'noun.animal'? Write it so" in line
+
+
+def run_rows(rows, options, tmp_path, *more) -> dict:
+    """result.json's last epoch of a run on these rows, and the classes of its data report."""
+    path = write_csv(tmp_path / "rows.csv", rows)
+    assert main(["--dataset", str(path), *options, *more]) == 0
+    folder = folder_of(tmp_path / "runs")
+    summary = json.loads((folder / "data_report.json").read_text())
+    return summary | json.loads((folder / "result.json").read_text())["last"]
+
+
+def test_what_surprises_but_is_no_fault_works(options, tmp_path):
+    texts = [text for text, _ in glosses({"noun.food": 60})]
+    labels = ["1", " 1", "1\t", "1.0", "01", "A b", "a  b", "a\u00a0b", "😀", "<b>", "$x$", "שלום"]
+    rows = [(text, labels[i % 12]) for i, text in enumerate(texts)]
+    rows += [("", "1"), ("  \n", "1"), ("alone", "only once"), ("x" * 100_000, "1")]
+    got = run_rows(rows, options, tmp_path, "--test_fraction", "0.4")
+    counts = {row["label"]: row["train"] + row["test"] for row in got["classes"]}
+    assert counts["1"] == 16 and counts["1.0"] == 5 and counts["only once"] == 1
+    assert got["dropped"] == 2
+    assert got["alike"] == [["01", "1", "1.0"], ["A b", "a  b", "a\u00a0b"]]
+
+
+def test_a_hundred_thousand_rows_with_a_class_of_three_are_checked_in_seconds(options, tmp_path):
+    rows = [(f"text number {i}", "rare" if i < 3 else "ab"[i % 2]) for i in range(100_000)]
+    path, began = write_csv(tmp_path / "rows.csv", rows), time.monotonic()
+    assert main(["--dataset", str(path), *options, "--check_only"]) == 0
+    folder, = (tmp_path / "runs").glob("*_check")
+    summary = json.loads((folder / "data_report.json").read_text())
+    assert [row["train"] for row in summary["classes"] if row["label"] == "rare"] == [2]
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_a_text_of_ten_megabytes_does_not_stop_the_run(options, tmp_path):
+    rows = glosses({"noun.food": 10, "noun.time": 10})
+    rows += [("food and water " * 700_000, "noun.food")]
+    began = time.monotonic()
+    got = run_rows(rows, options, tmp_path, "--epochs", "1", "--max_length", "32")
+    assert got["train"] == 17 and time.monotonic() - began < 120
+
+
+# ---- the disk ----
+
+
+@contextmanager
+def small_disk(folder: Path, size: str):
+    """A file system of this size at folder, and a function that gives it other options."""
+    def mount(*words: str) -> bool:
+        return subprocess.run([*words, str(folder)], capture_output=True).returncode == 0
+
+    folder.mkdir()
+    if not mount("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs"):
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        yield lambda options: mount("mount", "-o", f"remount,{options}")
+    finally:
+        mount("umount")
+
+
+@pytest.mark.parametrize("size", ["4k", "40k", "500k"])
+def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_with_room(
+        command, tmp_path, capsys, size):
+    assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
+    with small_disk(tmp_path / "disk", size) as remount:
+        small = [*command, "--output_dir", str(tmp_path / "disk")]
+        capsys.readouterr()
+        assert main(small) == 2
+        line = last_line(capsys)
+        assert str(tmp_path / "disk") in line and "No space left" in line
+        assert remount("size=64m")
+        assert main(small) == 0
+        assert outcome(tmp_path / "disk") == outcome(tmp_path / "whole")
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_line_and_what_it_holds_stays(
+        command, tmp_path, capsys):
+    with small_disk(tmp_path / "disk", "64m") as remount:
+        there = [*command, "--output_dir", str(tmp_path / "disk")]
+        assert main(there) == 0
+        before = outcome(tmp_path / "disk")
+        assert remount("ro")
+        for more in (["--overwrite"], ["--seed", "7"], ["--check_only"]):
+            capsys.readouterr()
+            assert main([*there, *more]) == 2
+            line = last_line(capsys)
+            assert "Read-only" in line and "--output_dir" in line
+        assert outcome(tmp_path / "disk") == before
+
+
+# ---- the run's folder ----
+
+
+def stopped(command, monkeypatch):
+    """A run that has whole epochs and no result."""
+    def stop(*_):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(main_module, "finish", stop)
+        assert main(command) == 130
+
+
+DAMAGES = {"empty": lambda content: b"", "cut": lambda content: content[:len(content) // 2],
+           "one byte less": lambda content: content[:-1], "longer": lambda content: content + b"\0",
+           "first byte": lambda content: bytes([content[0] ^ 1]) + content[1:],
+           "middle byte": lambda content: (content[:len(content) // 2]
+                                           + bytes([content[len(content) // 2] ^ 1])
+                                           + content[len(content) // 2 + 1:])}
+
+
+@pytest.mark.parametrize("name", ["trainer.pt", "model.safetensors", "sha256.json"])
+def test_a_checkpoint_with_any_damage_is_named_and_the_remedy_works(command, tmp_path, capsys,
+                                                                    monkeypatch, name):
+    assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
+    stopped(command, monkeypatch)
+    checkpoint = folder_of(tmp_path / "runs") / "checkpoint-1"
+    content = (checkpoint / name).read_bytes()
+    for what, damage in DAMAGES.items():
+        if what == "one byte less" and name == "sha256.json":
+            continue        # its last line end: the same JSON
+        (checkpoint / name).write_bytes(damage(content))
+        capsys.readouterr()
+        assert main(command) == 2, what
+        line = last_line(capsys)
+        assert f"{checkpoint} is damaged" in line and "delete this folder" in line
+        assert (checkpoint / name).read_bytes() == damage(content)
+    for file in checkpoint.iterdir():
+        file.unlink()
+    checkpoint.rmdir()
+    assert main(command) == 0
+    assert outcome(tmp_path / "runs") == outcome(tmp_path / "whole")
+
+
+def test_folders_that_only_look_like_checkpoints_are_left_alone(command, tmp_path):
+    folder = main_module.run_folder(main_module.parse_args(command))
+    (folder / "checkpoint-of mine").mkdir(parents=True)
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: "", lambda text: "[]"])
+@pytest.mark.parametrize("name", ["args.json", "result.json"])
+def test_a_damaged_record_of_a_finished_run_is_named_and_overwrite_heals_it(command, tmp_path,
+                                                                           capsys, name, damage):
+    assert main(command) == 0
+    before, path = outcome(tmp_path / "runs"), folder_of(tmp_path / "runs") / name
+    path.write_text(damage(path.read_text()))
+    capsys.readouterr()
+    assert main(command) == 2
+    line = last_line(capsys)
+    assert str(path) in line and "--overwrite" in line
+    assert main([*command, "--overwrite"]) == 0 and outcome(tmp_path / "runs") == before
+
+
+def test_damaged_weights_are_named_where_plots_need_them(command, tmp_path, capsys):
+    assert main(command) == 0
+    path = folder_of(tmp_path / "runs") / "model.safetensors"
+    content = path.read_bytes()
+    for damaged in (b"", content[:-1], content[:100], b"\xff" * 100):
+        path.write_bytes(damaged)
+        capsys.readouterr()
+        assert main([*command, "--plots"]) == 2
+        assert str(path) in (line := last_line(capsys)) and "--overwrite --plots" in line
+    assert main([*command, "--overwrite", "--plots"]) == 0 and path.read_bytes() == content
+
+
+def test_a_run_of_an_older_version_is_named_with_the_settings_that_differ(command, tmp_path,
+                                                                          capsys, monkeypatch):
+    stopped(command, monkeypatch)
+    path = folder_of(tmp_path / "runs") / "args.json"
+    record = json.loads(path.read_text())
+    del record["settings"]["augment"]
+    record["settings"]["of_old"] = 1
+    path.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert main(command) == 2
+    line = last_line(capsys)
+    assert "other settings (of_old, augment) began here" in line and "--overwrite" in line
+    assert json.loads(path.read_text()) == record
+    assert main([*command, "--overwrite"]) == 0
+
+
+# ---- faults and signals ----
+
+
+@pytest.mark.parametrize("error", [MemoryError("1 TB"), torch.OutOfMemoryError("CUDA\nand more")])
+def test_no_memory_left_is_one_line(command, capsys, monkeypatch, error):
+    def fail(*_):
+        raise error
+    monkeypatch.setattr(main_module, "train", fail)
+    assert main(command) == 2
+    assert "out of memory" in (line := last_line(capsys)) and "--micro_batch" in line
+
+
+def test_a_fault_of_ours_says_so_below_its_traceback(command):
+    code = ("import runpy, sys, data; data.load = lambda *a, **k: 1 / 0; "
+            f"sys.argv = ['main.py', *{command!r}]; runpy.run_path('main.py', run_name='__main__')")
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    lines = ran.stderr.strip().splitlines()
+    assert ran.returncode == 1 and lines[0].startswith("Traceback")
+    assert lines[-2].startswith("ZeroDivisionError") and "please report it" in lines[-1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_libraries_load_leaves_no_traceback(command, tmp_path):
+    for wait in (0.3, 0.8, 1.5, 2.5):
+        process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), *command],
+                                   stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        assert "Traceback" not in process.communicate()[1]
+        assert process.returncode == 130
+
+
+# Forks of a process that has the libraries loaded, and runs nothing itself: it has no threads.
+LOOP = """
+import os, random, signal, sys, time
+import main, torch._dynamo, transformers.models.bert.modeling_bert
+from augment import load_wordnet
+load_wordnet()
+send, seconds, folder, *command = sys.argv[1:]
+rng, killed, finished = random.Random(0), 0, 0
+
+def attempt(wait):
+    child = os.fork()
+    if child == 0:
+        os._exit(main.main([*command, "--output_dir", f"{folder}/{finished}"]))
+    if wait is not None:
+        time.sleep(wait)
+        os.kill(child, getattr(signal, send))
+    return os.waitpid(child, 0)[1]
+
+began = time.monotonic()
+assert attempt(None) == 0
+finished, end, duration = 1, time.monotonic() + float(seconds), time.monotonic() - began
+while time.monotonic() < end or killed < 3:
+    status = attempt(rng.uniform(0.1, duration))
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in (0, 130)
+    killed += status != 0
+    finished += status == 0
+assert attempt(None) == 0
+print(killed, finished + 1, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("send, seconds", [("SIGKILL", 25), ("SIGINT", 15)])
+def test_a_run_stopped_again_and_again_at_random_moments_ends_as_if_nothing_had_happened(
+        command, tmp_path, send, seconds):
+    ran = subprocess.run([sys.executable, "-c", LOOP, send, str(seconds), str(tmp_path), *command,
+                          "--epochs", "6"], cwd=ROOT, text=True, capture_output=True, timeout=300,
+                         env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    killed, runs = map(int, ran.stdout.splitlines()[-1].split())
+    outcomes = [outcome(tmp_path / str(number)) for number in range(runs)]
+    assert killed >= 3 and runs >= 2 and all(one == outcomes[0] for one in outcomes)
+    assert send == "SIGKILL" or "Traceback" not in ran.stderr

@@ -1,0 +1,363 @@
+"""export.py: the model folder, transformers' classifiers, ONNX, sentence-transformers."""
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import save_tiny_encoder
+from hypothesis import given, settings, strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+import data
+import export
+import predict
+from augment import InputError
+from baselines import Task, make
+from export import About
+from main import main as train
+from model import load_encoder, load_tokenizer
+
+TEXTS = ["a small animal", "food", "the time of day when the sun is in the sky", "a dish of meat"]
+NAMES = ["noun.animal", "a | b", "noun.time"]
+METRICS = {"accuracy": 50.0, "macro_f1": 40.0, "balanced_accuracy": 45.0, "f1": [1.0, 2.0, 3.0]}
+
+
+def about_of(method: str = "sharprecl", pooling: str = "cls", names=NAMES, **options) -> About:
+    return About(method=method, options=options, pooling=pooling, max_length=64,
+                 text_column="text", label_names=names,
+                 class_counts=list(range(40, 40 - len(names), -1)), compensated=True)
+
+
+def network(encoder_folder, about: About):
+    """With weights as large as those of a trained classifier."""
+    torch.manual_seed(1)
+    labels = np.repeat(np.arange(len(about.class_counts)), about.class_counts)
+    task = Task(about.label_names, labels, torch.tensor(about.class_counts),
+                load_tokenizer(str(encoder_folder)), 1)
+    method = make(about.method, load_encoder(str(encoder_folder), about.pooling), task,
+                  about.options).eval()
+    if method.phi is not None:
+        torch.nn.init.normal_(method.phi.weight)
+    return method
+
+
+def write(folder, method, encoder_folder, about):
+    return export.write_model(folder, method, load_tokenizer(str(encoder_folder)), about,
+                              {"data": "toy"}, METRICS)
+
+
+@torch.no_grad()
+def logits_of(method, tokenizer, texts=TEXTS):
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    feat = method.encoder(batch["input_ids"], batch["attention_mask"])
+    return method.classify(feat), feat
+
+
+# ---- transformers' classifiers ----
+
+
+@pytest.mark.parametrize("model_type", [*export.TANH_HEADS, "distilbert"])
+@pytest.mark.parametrize("name", ["sharprecl", "bert"])         # without a bias and with one
+def test_transformers_loads_the_folder_and_has_our_logits(tmp_path, model_type, name):
+    encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    about = about_of(name)
+    method = network(encoder, about)
+    if name == "bert":
+        torch.nn.init.normal_(method.phi.bias)
+    assert write(tmp_path / "model", method, encoder, about) == ""
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    ours, _ = logits_of(method, load_tokenizer(str(encoder)))
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        torch.testing.assert_close(stock(**batch).logits, ours, rtol=0, atol=1e-5)
+    assert stock.config.id2label == dict(enumerate(NAMES)) and tokenizer.model_max_length == 64
+    scores = pipeline("text-classification", str(tmp_path / "model"), device="cpu")(
+        TEXTS, top_k=None, truncation=True)
+    for got, expected in zip(scores, ours.softmax(dim=1)):
+        assert {row["label"]: row["score"] for row in got} == pytest.approx(
+            dict(zip(NAMES, expected.tolist())), abs=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert"])
+def test_the_logits_stay_ours_for_large_features_and_in_half_precision(tmp_path, model_type):
+    encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    weights = load_file(encoder / "model.safetensors")
+    last, = (name for name in weights if name.endswith(("layer.0.output.LayerNorm.weight",
+                                                        "output_layer_norm.weight")))
+    weights[last] *= 10
+    save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
+    about = about_of()
+    method = network(encoder, about)
+    write(tmp_path / "model", method, encoder, about)
+    ours, feat = logits_of(method, load_tokenizer(str(encoder)))
+    assert 15 < feat.abs().max() < 40          # BERT's own are below 20
+    batch = load_tokenizer(str(encoder))(TEXTS, padding=True, return_tensors="pt")
+    for dtype, atol in ((torch.float32, 1e-4), (torch.bfloat16, 2.0), (torch.float16, 0.2)):
+        stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", dtype=dtype)
+        with torch.no_grad():
+            torch.testing.assert_close(stock(**batch).logits.float(), ours, rtol=0, atol=atol)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-30, 30, width=32))
+def test_the_tanh_layer_is_the_identity_to_float_precision(x):
+    x = torch.tensor(x)
+    got = torch.tanh(x * export.SCALE) / export.SCALE
+    # float32 has 24 bits; the cubic term of tanh is the rest
+    assert (got - x).abs() <= 2 * x.abs() * 2 ** -24 + x.abs() ** 3 * 2 ** -28 / 3 + 1e-30
+
+
+@pytest.mark.parametrize("model_type, name, pooling, classes, reason", [
+    ("bert", "bert", "mean", 3, "mean pooling"), ("bert", "spcl", "cls", 3, "not linear"),
+    ("bert", "dualcl", "cls", 3, "not linear"), ("distilbert", "la", "cls", 17, "16 classes"),
+    ("albert", "la", "cls", 3, "albert")])
+def test_where_there_is_no_such_class_nothing_can_be_taken_for_one(tmp_path, model_type, name,
+                                                                   pooling, classes, reason):
+    encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    about = about_of(name, pooling, [f"class {i}" for i in range(classes)])
+    method = network(encoder, about)
+    facts = METRICS | {"f1": [0.0] * classes}
+    said = export.write_model(tmp_path / "model", method, load_tokenizer(str(encoder)), about, {},
+                              facts)
+    assert reason in said and said in (tmp_path / "model" / "README.md").read_text()
+    with pytest.raises((OSError, ValueError)):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    trained = export.read_model(tmp_path / "model", "cpu")
+    assert torch.equal(logits_of_tokens(trained.method), logits_of_tokens(method))
+
+
+@torch.no_grad()
+def logits_of_tokens(method):
+    """As main.py gets them: through the method's own tokens."""
+    tokens = method.prepare(data.tokenize(TEXTS, method.task.tokenizer, 64))
+    batch = data.pad([tokens], np.arange(len(TEXTS)), 0)
+    return method.classify(method.encoder(**batch))
+
+
+# ---- the folder ----
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_encoder):
+    """A model folder as it is written, to be copied before it is harmed."""
+    path = tmp_path_factory.mktemp("models") / "model"
+    write(path, network(tiny_encoder, about_of()), tiny_encoder, about_of())
+    return path
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"proj_bn": True, "proj_dim": 16}, {"mutual_guidance": False}])
+def test_the_whole_network_comes_back(tmp_path, tiny_encoder, options):
+    about = about_of(**options)
+    method = network(tiny_encoder, about)
+    write(tmp_path / "model", method, tiny_encoder, about)
+    trained = export.read_model(tmp_path / "model", "cpu")
+    assert trained.about == about and not trained.method.training
+    before, after = method.state_dict(), trained.method.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_second_encoder_that_only_training_needs_is_left_out(tmp_path, tiny_encoder):
+    about = about_of("tsc", pooling="mean")
+    method = network(tiny_encoder, about)
+    write(tmp_path / "model", method, tiny_encoder, about)
+    kept = load_file(tmp_path / "model" / "heads.safetensors")
+    assert "phi.weight" in kept and not any(name.startswith("key_encoder") for name in kept)
+    read = export.read_model(tmp_path / "model", "cpu").method
+    assert torch.equal(logits_of_tokens(read), logits_of_tokens(method))
+
+
+def test_every_file_is_readable_to_the_group_that_reads_its_folder(folder):
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "heads.safetensors", "config.json",
+                                  "tokenizer.json", "tokenizer_config.json", "sharprecl.json"])
+@pytest.mark.parametrize("harm", ["missing", "truncated", "altered"])
+def test_a_harmed_file_is_one_line_and_exit_code_2(tmp_path, folder, file, harm, capsys):
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / file
+    content = path.read_bytes()
+    path.write_bytes(content[:-20] if harm == "truncated" else content[:20] + b"#" + content[21:])
+    if harm == "missing":
+        path.unlink()
+    assert predict.main([str(tmp_path / "model")]) == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and str(path.name) in error
+    assert any(remedy in error for remedy in ("again", "--overwrite", "give"))
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"format": 0}, "format 0, and this code reads 1"), ({"format": 2}, "format 2"),
+    ({"label_names": None}, "not those of sharprecl"), ({"method": "gone"}, "not those of gone"),
+    ({"options": {"proj_dim": 64}}, "size mismatch"), ({"options": {"k": 1}}, "'k'")])
+def test_a_folder_of_another_version_is_one_line(tmp_path, folder, change, message, capsys):
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "sharprecl.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert predict.main([str(tmp_path / "model")]) == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert message in error
+
+
+@pytest.mark.parametrize("files, message", [
+    (None, "no such folder"), ([], "neither a run's folder"), (["args.json"], "not finished"),
+    (["args.json", "result.json"], "not kept"),
+    (["args.json", "result.json", "model.safetensors"], "not kept")])     # an older layout
+def test_a_folder_without_a_model_says_why(tmp_path, files, message, capsys):
+    path = tmp_path / "run"
+    if files is not None:
+        path.mkdir()
+        for file in files:
+            (path / file).write_text("{}")
+    assert predict.main([str(path)]) == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert message in error
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    def fill(content, fails):
+        with export.new_folder(tmp_path / "model") as folder:
+            (folder / "file").write_text(content)
+            if fails:
+                raise KeyboardInterrupt
+    fill("old", False)
+    with pytest.raises(KeyboardInterrupt):
+        fill("new", True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "file").read_text() == "old"
+    fill("new", False)
+    assert (tmp_path / "model" / "file").read_text() == "new"
+
+
+def test_the_card_has_the_classes_and_escapes_their_names(folder):
+    card = (folder / "README.md").read_text()
+    assert r"| a \| b | 39 | 2.0 |" in card and "| data | toy |" in card
+    assert "classes of equal share" in card and "not calibrated" in card
+
+
+# ---- other tools ----
+
+
+def with_batch_norm(method):
+    """As after training: running statistics and weights that are not those of the start."""
+    norm = method.proj_f[1]
+    for tensor, low in ((norm.running_mean, -1), (norm.running_var, 0.5), (norm.weight, 0.5),
+                        (norm.bias, -1)):
+        torch.nn.init.uniform_(tensor, low, 2)
+    return method
+
+
+@pytest.mark.parametrize("model_type, pooling, proj_bn", [
+    ("bert", "mean", False), ("roberta", "cls", True), ("distilbert", "mean", False)])
+def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, pooling, proj_bn):
+    reason = "pip install sentence-transformers (optional)"
+    library = pytest.importorskip("sentence_transformers", reason=reason)
+    encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    about = about_of(pooling=pooling, proj_bn=proj_bn, proj_dim=16)
+    method = network(encoder, about)
+    if proj_bn:
+        method = with_batch_norm(method).eval()
+    write(tmp_path / "model", method, encoder, about)
+    _, feat = logits_of(method, load_tokenizer(str(encoder)))
+    with torch.no_grad():
+        z = torch.nn.functional.normalize(method.project(feat), dim=1)
+    for kind, expected in (("embeddings", feat), ("projected", z)):
+        path = export.export(tmp_path / "model", kind, None)
+        loaded = library.SentenceTransformer(str(path), device="cpu")
+        got = torch.from_numpy(loaded.encode(TEXTS))
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+        assert loaded.max_seq_length == 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type, pooling", [("bert", "mean"), ("roberta", "cls"),
+                                                 ("distilbert", "cls")])
+def test_onnxruntime_gives_our_logits_for_any_number_and_length_of_texts(tmp_path, model_type,
+                                                                         pooling):
+    pytest.importorskip("onnxscript", reason="pip install onnx onnxscript onnxruntime (optional)")
+    runtime = pytest.importorskip("onnxruntime", reason="pip install onnxruntime (optional)")
+    encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    about = about_of(pooling=pooling)
+    method = network(encoder, about)
+    write(tmp_path / "model", method, encoder, about)
+    path = export.export(tmp_path / "model", "onnx", tmp_path / "onnx")
+    session = runtime.InferenceSession(path / "model.onnx")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    for texts in (TEXTS, TEXTS[:1], [" ".join(TEXTS * 3)]):
+        batch = tokenizer(texts, padding=True, return_tensors="np")
+        logits, embedding = session.run(["logits", "sentence_embedding"], {
+            name: batch[name] for name in ("input_ids", "attention_mask")})
+        ours, feat = logits_of(method, load_tokenizer(str(encoder)), texts)
+        assert np.abs(logits - ours.numpy()).max() < 1e-4
+        assert np.abs(embedding - feat.numpy()).max() < 1e-4
+    assert json.loads((path / "config.json").read_text())["id2label"]["0"] == NAMES[0]
+
+
+@pytest.mark.parametrize("name, kind, message", [
+    ("spcl", "onnx", "not linear"), ("dualcl", "embeddings", "not linear"),
+    ("bert", "projected", "proj_f")])
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path, tiny_encoder, name, kind,
+                                                                message, capsys):
+    about = about_of(name)
+    write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
+    before = sorted(tmp_path.rglob("*"))
+    assert predict.main([str(tmp_path / "model"), "--export", kind]) == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert message in error and sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_export_without_its_library_is_one_line(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install onnx onnxscript"):
+        export.export(folder, "onnx", tmp_path / "onnx")
+
+
+def test_an_export_does_not_replace_a_folder(folder, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    assert predict.main([str(folder), "--export", "embeddings", "--output",
+                         str(tmp_path / "mine")]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+# ---- from main.py ----
+
+
+@pytest.mark.parametrize("options, is_stock", [
+    (["--method", "sharprecl"], True), (["--method", "bcl", "--pooling", "mean"], False),
+    (["--method", "spcl"], False), (["--method", "dualcl"], False), (["--method", "tsc"], True)])
+def test_predict_gives_the_runs_own_predictions(corpus_folder, tiny_encoder, tmp_path, options,
+                                                is_stock, capsys):
+    command = ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs", "1",
+               "--batch_size", "16", "--lr", "1e-3", "--device", "cpu", "--output_dir",
+               str(tmp_path), *options]
+    assert train(command) == 0
+    run, = tmp_path.glob("*_seed*")
+    card = (run / "model" / "README.md").read_text()
+    assert f"| encoder | {tiny_encoder.name} |" in card and "/" not in card.split("## Limits")[0]
+    said = "not for transformers" in capsys.readouterr().out
+    assert said != is_stock and (run / "model" / "config.json").exists() == is_stock
+    output = tmp_path / "out.csv"
+    assert predict.main([str(run), str(corpus_folder / "test.csv"), "--output", str(output)]) == 0
+    with open(output, newline="") as got, open(run / "predictions.csv", newline="") as expected:
+        pairs = list(zip(csv.DictReader(got), csv.DictReader(expected), strict=True))
+    assert len(pairs) == 36
+    for got, expected in pairs:
+        assert float(got.pop("probability")) == pytest.approx(
+            float(expected.pop("probability")), abs=2e-6)
+        assert got == expected
+
+
+def test_a_run_without_weights_has_no_model_folder(corpus_folder, tiny_encoder, tmp_path, capsys):
+    assert train(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs", "1",
+                  "--output_dir", str(tmp_path), "--no_weights"]) == 0
+    run, = tmp_path.glob("*_seed*")
+    assert not (run / "model").exists() and predict.main([str(run)]) == 2
+    assert "--no_weights" in capsys.readouterr().err

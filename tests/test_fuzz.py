@@ -1,0 +1,167 @@
+"""
+Any bytes: the readers give rows or an InputError of one line, and a checkpoint is restored or named
+as damaged. What was written as a valid table is read as it was. Derandomised: the same every time.
+"""
+import csv
+import io
+import json
+import string
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+import data
+import main as main_module
+from augment import InputError
+
+fuzz = settings(derandomize=True, deadline=None, database=None, max_examples=400,
+                suppress_health_check=list(HealthCheck))
+
+# bytes as they come, and near-valid files: pieces of each format in any order
+PIECES = [b"text", b"label", b",", b"\t", b"\n", b"\r\n", b"\r", b'"', b'""', b"a", b" ", b"[",
+          b"]", b"{", b"}", b":", b'{"text": "a", "label": 1}', b'{"text": "b", "label": "x"}',
+          b"\\u0000", b"\\ud83d", b"null", b"1e999", b"NaN", b"\0", b"\xef\xbb\xbf", b"\xff\xfe", b"\xc3\xa9",
+          b"\xc3", b"\xe2\x80\xa8", b"\xf0\x9f\x98\x80", b"9" * 5000, b"text,label\n",
+          b"text\tlabel\n", b"PK", b"\x1f\x8b"]
+some_bytes = st.one_of(st.binary(max_size=300),
+                       st.lists(st.sampled_from(PIECES), max_size=25).map(b"".join))
+READERS = {"a.csv": data.read_table, "a.tsv": data.read_table, "a.json": data.read_json,
+           "a.jsonl": data.read_json}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz")
+
+
+def check_rows(read, *arguments) -> None:
+    """Rows of a text and a stripped label, or one line that names the file."""
+    try:
+        rows = read(*arguments)
+    except InputError as error:
+        message = str(error)
+        assert len(message.splitlines()) == 1 and any(str(a) in message for a in arguments), message
+        assert len(message) < 1000, message
+    else:
+        assert isinstance(rows, list)
+        for text, label in rows:
+            (text + label).encode()
+            assert label == label.strip() and "\0" not in text + label
+            assert label or not text.strip()
+
+
+@fuzz
+@given(some_bytes, st.sampled_from(list(READERS)))
+def test_a_table_of_any_bytes_gives_rows_or_one_line(folder, content, name):
+    (folder / name).write_bytes(content)
+    check_rows(READERS[name], folder / name, "text", "label")
+
+
+@fuzz
+@given(some_bytes, some_bytes)
+def test_lines_of_any_bytes_give_rows_or_one_line(folder, texts, labels):
+    paths = folder / "texts.txt", folder / "labels.txt"
+    for path, content in zip(paths, (texts, labels)):
+        path.write_bytes(content)
+    check_rows(data.read_labelled_lines, paths[0])
+    check_rows(data.read_line_pair, *paths)
+
+
+@fuzz
+@given(some_bytes, some_bytes)
+def test_a_folder_of_any_bytes_gives_a_corpus_or_one_line(folder, train, test):
+    (folder / "own").mkdir(exist_ok=True)
+    for name, content in (("train.csv", b"text,label\n" + train),
+                          ("test.jsonl", b'{"text": "a", "label": "x"}\n' + test)):
+        (folder / "own" / name).write_bytes(content)
+    try:
+        corpus = data.load(str(folder / "own"))
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        data.format_report(data.data_report(corpus)).encode()
+
+
+# ---- round trips ----
+
+characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+texts = st.text(characters, max_size=30)
+labels = st.text(characters, min_size=1, max_size=10).map(str.strip).filter(bool)
+tables = st.lists(st.tuples(texts, labels), min_size=1, max_size=12)
+
+
+@fuzz
+@given(tables, st.sampled_from(["a.csv", "a.tsv"]), st.booleans())
+def test_a_written_table_is_read_as_it_was(folder, rows, name, quotes_all):
+    file = io.StringIO(newline="")
+    # csv quotes a lone \r only where the line end holds one
+    options = {"quoting": csv.QUOTE_ALL, "lineterminator": "\n"} if quotes_all else {}
+    writer = csv.writer(file, delimiter="," if name == "a.csv" else "\t", **options)
+    writer.writerows([("label", "more", "text"), *((label, "", text) for text, label in rows)])
+    (folder / name).write_bytes(file.getvalue().encode())
+    assert data.read_table(folder / name, "text", "label") == rows
+
+
+@fuzz
+@given(tables, st.booleans(), st.sampled_from([None, 2]))
+def test_written_json_is_read_as_it_was(folder, rows, is_ascii, indent):
+    items = [{"label": label, "text": text} for text, label in rows]
+    whole = json.dumps(items, ensure_ascii=is_ascii, indent=indent)
+    (folder / "a.json").write_bytes(whole.encode())
+    lines = "\n".join(json.dumps(item, ensure_ascii=is_ascii) for item in items)
+    (folder / "a.jsonl").write_bytes(lines.encode())
+    for name in ("a.json", "a.jsonl"):
+        assert data.read_json(folder / name, "text", "label") == rows
+
+
+@fuzz
+@given(st.lists(st.tuples(
+    st.text(characters.filter(lambda c: c not in "\r\n"), max_size=30),
+    st.text(string.ascii_letters + "é 😀", min_size=1, max_size=8).map(str.strip).filter(bool)),
+    min_size=1, max_size=12))
+def test_written_lines_are_read_as_they_were(folder, rows):
+    lines = "".join(f"{label}\t{text}\n" for text, label in rows)
+    (folder / "both.txt").write_bytes(lines.encode())
+    assert data.read_labelled_lines(folder / "both.txt") == rows
+    for name, column in (("texts.txt", 0), ("labels.txt", 1)):
+        (folder / name).write_bytes("".join(f"{row[column]}\n" for row in rows).encode())
+    if any(text.strip() for text, _ in rows):
+        assert data.read_line_pair(folder / "texts.txt", folder / "labels.txt") == rows
+
+
+# ---- the checkpoint ----
+
+
+@pytest.fixture(scope="module")
+def checkpoint(corpus_folder, tiny_encoder, tmp_path_factory):
+    """A Run that has one whole epoch, and the files of its checkpoint."""
+    folder = tmp_path_factory.mktemp("runs")
+    args = main_module.parse_args(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder),
+                                   "--device", "cpu", "--output_dir", str(folder)])
+    corpus = main_module.load_data(args)
+    tokens = main_module.check_data(args, folder, corpus)
+    run = main_module.build(args, folder, corpus, tokens, main_module.new_model(args, corpus))
+    main_module.save_checkpoint(run, [{"epoch": 1}])
+    return run, {path.name: path.read_bytes() for path in (folder / "checkpoint-1").iterdir()}
+
+
+@settings(fuzz, max_examples=60)
+@given(st.data())
+def test_a_checkpoint_of_any_bytes_is_restored_or_named(checkpoint, draw):
+    run, files = checkpoint
+    name, content = draw.draw(st.sampled_from(sorted(files.items())))
+    place = draw.draw(st.integers(0, len(content) - 1))
+    damaged = draw.draw(st.one_of(
+        st.binary(max_size=200), st.just(content[:place]),
+        st.integers(1, 255).map(
+            lambda bits: content[:place] + bytes([content[place] ^ bits]) + content[place + 1:])))
+    path = run.folder / "checkpoint-1" / name
+    path.write_bytes(damaged)
+    try:
+        assert main_module.load_checkpoint(run) == [{"epoch": 1}]       # a blank of the JSON
+        assert name == "sha256.json" and json.loads(damaged) == json.loads(content)
+    except InputError as error:
+        assert "delete this folder" in str(error) and len(str(error).splitlines()) == 1
+    finally:
+        path.write_bytes(content)
+    assert main_module.load_checkpoint(run) == [{"epoch": 1}]

@@ -1,0 +1,421 @@
+"""predict.py: what comes in, what goes out, class shares, temperature, what goes wrong."""
+import csv
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from test_export import about_of, network, write
+
+import export
+import predict
+import results
+from model import load_tokenizer
+
+ROOT = Path(__file__).parent.parent
+TEXTS = ["a small animal", "food of the sea", "the time of day when the sun is low in the sky",
+         "", "an instant", "a dish of meat, \"boiled\"", " "]
+NAMES = ["noun.animal", "a | b", "noun.time"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tiny_encoder):
+    path = tmp_path_factory.mktemp("models") / "model"
+    write(path, network(tiny_encoder, about_of()), tiny_encoder, about_of())
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(model, tiny_encoder):
+    """Probabilities of TEXTS, one text at a time and without any of predict.py's code."""
+    network_, tokenizer = export.read_model(model, "cpu").method, load_tokenizer(str(tiny_encoder))
+    with torch.no_grad():
+        return [network_.classify(network_.encoder(**{
+            name: part for name, part in tokenizer(text, return_tensors="pt").items()
+            if name in ("input_ids", "attention_mask")}))[0].softmax(dim=0).tolist()
+            for text in TEXTS]
+
+
+@pytest.fixture
+def run(model, tmp_path, capsys, monkeypatch):
+    """predict.main on some content, as a file of this name or as stdin: its code, rows, stderr."""
+    def call(content, name="texts.csv", options=(), path=model):
+        content = content if isinstance(content, bytes) else content.encode()
+        if name == "-":
+            monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(content)))
+        else:
+            (tmp_path / name).write_bytes(content)
+            name = str(tmp_path / name)
+        capsys.readouterr()
+        code = predict.main([str(path), *options, name])
+        out, err = capsys.readouterr()
+        return code, out, err
+    return call
+
+
+def csv_of(rows) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def rows_of(out: str) -> list[dict]:
+    return list(csv.DictReader(io.StringIO(out, newline="")))
+
+
+# ---- in and out ----
+
+IDS = list(range(100, 100 + len(TEXTS)))
+INPUTS = {
+    "a.csv": csv_of([("id", "text"), *zip(IDS, TEXTS)]),
+    "crlf.txt": "\r\n".join(TEXTS) + "\r\n",
+    "bom.txt": "\ufeff" + "\n".join(TEXTS) + "\n",
+    "a.tsv": "text\tid\n" + "".join(
+        '"{}"\t{}\n'.format(t.replace('"', '""'), i) for t, i in zip(TEXTS, IDS)),
+    "a.json": json.dumps([{"id": i, "text": t} for i, t in zip(IDS, TEXTS)]),
+    "a.jsonl": "\n\n".join(json.dumps({"id": i, "text": t}) for i, t in zip(IDS, TEXTS)),
+    "-": "\n".join(TEXTS),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("batch_size", ["1", "3", "64"])
+def test_every_format_gives_each_text_its_prediction_in_order(run, expected, name, batch_size):
+    code, out, err = run(INPUTS[name], name, ["--probabilities", "--batch_size", batch_size])
+    rows = rows_of(out)
+    assert code == 0 and [row["text"] for row in rows] == TEXTS
+    if name.startswith("a."):
+        assert [row["id"] for row in rows] == [str(i) for i in IDS]
+    for text, row, p in zip(TEXTS, rows, expected):
+        got = [row["prediction"], row["probability"], *(row[f"probability_{n}"] for n in NAMES)]
+        if text.strip():
+            assert got[0] == NAMES[np.argmax(p)]
+            assert [float(x) for x in got[1:]] == pytest.approx([max(p), *p], abs=2e-6)
+        else:
+            assert got == [""] * 5
+    assert "2 of 7 texts are empty" in err and "equal share" in err
+
+
+def test_jsonl_keeps_values_as_they_are_and_has_the_embedding(run, model):
+    rows = [{"text": "food", "id": 7, "tags": ["a", {"b": None}], "price": 1.5, "ü": "é"},
+            {"text": "", "other": True}]
+    code, out, _ = run("\n".join(map(json.dumps, rows)), "a.jsonl",
+                       ["--output_format", "jsonl", "--embedding"])
+    got = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and "é" in out
+    embedding = got[0].pop("embedding")
+    trained = export.read_model(model, "cpu")
+    batch = trained.tokenizer("food", return_tensors="pt")
+    with torch.no_grad():
+        feat = trained.method.encoder(batch["input_ids"], batch["attention_mask"])[0]
+    assert embedding == pytest.approx(feat.tolist(), rel=1e-4, abs=1e-5)
+    assert got[0].pop("probability") > 1 / 3 and got[0].pop("prediction") in NAMES
+    assert got[0] == rows[0]
+    assert got[1] == rows[1] | {"prediction": None, "probability": None, "embedding": None}
+
+
+def test_the_output_file_is_that_of_stdout_and_holds_what_a_pipe_would(run, tmp_path):
+    _, out, _ = run(INPUTS["a.csv"])
+    code, nothing, _ = run(INPUTS["a.csv"], options=["--output", str(tmp_path / "new" / "o.csv")])
+    assert (code, nothing) == (0, "") and (tmp_path / "new" / "o.csv").read_text() == out
+
+
+def test_the_text_column_is_that_of_the_training_unless_another_is_named(run, tmp_path,
+                                                                        tiny_encoder):
+    about = replace(about_of(), text_column="review")
+    write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
+    rows = csv_of([("review", "text"), ("food", "")])
+    _, out, _ = run(rows, path=tmp_path / "model")
+    assert rows_of(out)[0]["prediction"] in NAMES
+    _, out, _ = run(rows, options=["--text_column", "text"], path=tmp_path / "model")
+    assert rows_of(out)[0]["prediction"] == ""
+
+
+def test_long_texts_are_cut_and_counted(run):
+    code, out, err = run("food " * 500 + "\nfood\n", "a.txt")
+    assert code == 0 and len(rows_of(out)) == 2 and "1 of 2 texts are cut at 64 tokens" in err
+
+
+@pytest.mark.slow
+def test_a_text_of_ten_megabytes_is_one_row(run):
+    code, out, err = run("food animals " * 800_000 + "\nfood\n", "a.txt")
+    rows = rows_of_large(out)
+    assert code == 0 and [len(row[0]) for row in rows] == [4, 10_400_000, 4]
+    assert "1 of 2 texts are cut" in err
+
+
+def rows_of_large(out):
+    csv.field_size_limit(2**31 - 1)
+    return list(csv.reader(io.StringIO(out, newline="")))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 7))
+def test_pools_hold_all_rows_in_order_and_never_more_than_asked(lengths, most):
+    rows = [{"t": "x" * n, "i": i} for i, n in enumerate(lengths)]
+    got = list(predict.pools(iter(rows), "t", most))
+    assert [row for pool in got for row in pool] == rows
+    assert all(1 <= len(pool) <= most for pool in got)
+
+
+def test_memory_is_that_of_two_pools_however_long_the_input(model):
+    """The reader is never more than two pools ahead of what is written."""
+    read = 0
+
+    def rows():
+        nonlocal read
+        for i in range(3000):
+            read += 1
+            yield {"text": f"food {i % 9}"}
+    predictor = predict.Predictor(export.read_model(model, "cpu"), "text", None, 1.0, batch_size=2)
+    written = 0
+    for pool, *_ in predictor.predict(rows()):
+        written += len(pool)
+        assert len(pool) <= 256 and read - written <= 256
+    assert written == 3000
+
+
+def test_long_texts_make_smaller_pools():
+    rows = [{"t": "x" * 9_000_000}] * 5
+    assert [len(pool) for pool in predict.pools(rows, "t", 100)] == [2, 2, 1]
+
+
+# ---- class shares ----
+
+
+def two_classes(compensated: bool) -> export.About:
+    """Trained with 90 % and 10 %."""
+    return replace(about_of(names=["no", "yes"]), class_counts=[90, 10], compensated=compensated)
+
+
+def test_bayes_worked_by_hand():
+    """
+    A text is three times as likely under "yes" as under "no". With equal shares, "yes" has 3/4; at
+    90 to 10, (0.1 * 3) / (0.1 * 3 + 0.9) = 1/4; at 60 to 40, 1.2 / (1.2 + 0.6) = 2/3.
+    """
+    cases = {"uniform": 3 / 4, "train": 1 / 4, "other": 2 / 3}
+    shares = {"uniform": torch.tensor([0.5, 0.5]), "train": torch.tensor([0.9, 0.1]),
+              "other": torch.tensor([0.6, 0.4])}
+    for compensated, own in ((True, 3 / 4), (False, 1 / 4)):
+        about = two_classes(compensated)
+        logits = torch.tensor([[1 - own, own]], dtype=torch.float64).log()
+        for name, p in cases.items():
+            got = export.reweighted(about, logits, shares[name]).softmax(dim=1)
+            assert got[0, 1].item() == pytest.approx(p), (compensated, name)
+        unchanged = export.reweighted(about, logits, None).softmax(dim=1)
+        assert unchanged[0, 1].item() == pytest.approx(own)
+
+
+positive_shares = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(
+    lambda x: [value / sum(x) for value in x])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(positive_shares, min_size=3, max_size=3), st.lists(
+    st.integers(1, 500), min_size=3, max_size=3), positive_shares, st.booleans())
+def test_a_perfect_model_stays_perfect_under_any_class_shares(likelihood, counts, shares,
+                                                              compensated):
+    """Three texts x and three classes y; likelihood[y][x] = p(x | y). Posteriors by the joint."""
+    def posterior(prior):
+        joint = [[prior[y] * likelihood[y][x] for y in range(3)] for x in range(3)]
+        return [[value / sum(row) for value in row] for row in joint]
+    about = replace(about_of(), class_counts=counts, compensated=compensated)
+    own = [1 / 3] * 3 if compensated else [n / sum(counts) for n in counts]
+    logits = torch.tensor(posterior(own), dtype=torch.float64).log() + 5
+    got = export.reweighted(about, logits, torch.tensor(shares)).softmax(dim=1)
+    np.testing.assert_allclose(got.numpy(), posterior(shares), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name, content", [
+    ("p.json", '{"a | b": 6, "noun.animal": 3, "noun.time": 1}'),
+    ("p.csv", "label,share\nnoun.time,0.1\na | b,0.6\nnoun.animal,0.3\n"),
+    ("q.csv", "count,label\n10,noun.time\n60, a | b\n30,noun.animal\n")])
+def test_shares_and_counts_from_a_file_move_the_probabilities(run, tmp_path, expected, name,
+                                                              content):
+    (tmp_path / name).write_text(content)
+    code, out, err = run(INPUTS["a.csv"], options=["--probabilities", "--test_prior",
+                                                   str(tmp_path / name)])
+    weighted = np.array(expected[0]) * [0.3, 0.6, 0.1]
+    got = [float(rows_of(out)[0][f"probability_{n}"]) for n in NAMES]
+    assert code == 0 and got == pytest.approx(list(weighted / weighted.sum()), abs=2e-6)
+    assert "equal share" not in err     # the user knows
+
+
+def test_a_class_that_does_not_occur_is_never_predicted(run, tmp_path):
+    (tmp_path / "p.json").write_text('{"a | b": 0, "noun.animal": 1, "noun.time": 1}')
+    code, out, _ = run(INPUTS["a.csv"], options=["--probabilities", "--test_prior",
+                                                 str(tmp_path / "p.json")])
+    rows = [row for row in rows_of(out) if row["prediction"]]
+    assert code == 0 and {float(row["probability_a | b"]) for row in rows} == {0}
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("p.json", '{"a | b": 1, "noun.animal": 1}', "no share for the classes 'noun.time'"),
+    ("p.json", '{"a | b": 1, "noun.animal": 1, "noun.time": 1, "x": 1}', "no class 'x'"),
+    ("p.json", '{"a | b": 1, "noun.animal": 1, "noun.time": 1, "a | b": 2}', "twice"),
+    ("p.json", '{"a | b": -1, "noun.animal": 1, "noun.time": 1}', "-1 is no share"),
+    ("p.json", '{"a | b": NaN, "noun.animal": 1, "noun.time": 1}', "nan is no share"),
+    ("p.json", '{"a | b": null, "noun.animal": 1, "noun.time": 1}', "None is no share"),
+    ("p.json", '{"a | b": 0, "noun.animal": 0, "noun.time": 0}', "sum to 0"),
+    ("p.json", '[1, 2]', "class shares are"), ("p.json", '3', "class shares are"),
+    ("p.json", '{', "not valid JSON"), ("p.json", '', "empty"),
+    ("p.csv", "label,share\na | b,many\n", "'many' is no share"),
+    ("p.csv", "label,share,count\na | b,1,1\n", "class shares are"),
+    ("p.csv", "name,share\na | b,1\n", "class shares are"),
+    (None, "", "cannot be read")])
+def test_a_bad_file_of_class_shares_is_one_line(run, tmp_path, name, content, message):
+    if name:
+        (tmp_path / name).write_text(content)
+    code, out, err = run(INPUTS["a.csv"], options=["--test_prior", str(tmp_path / (name or "no"))])
+    line, = err.splitlines()
+    assert (code, out) == (2, "") and line.startswith("error: ") and message in line
+
+
+# ---- temperature ----
+
+
+@pytest.mark.parametrize("compensated", [True, False])
+def test_the_temperature_is_the_one_that_the_labels_were_drawn_with(compensated, capsys):
+    """Labels drawn at the training shares 90 to 10; logits three times what they should be."""
+    rng = np.random.default_rng(0)
+    about = two_classes(compensated)
+    evidence = rng.normal(0, 2, (4000, 2))
+    truth = evidence + np.log([0.9, 0.1])
+    p = np.exp(truth) / np.exp(truth).sum(axis=1, keepdims=True)
+    labels = (rng.random(4000) < p[:, 1]).astype(np.int64)
+    logits = 3 * (evidence if compensated else truth)
+    fit = export.calibrate(about, logits, labels).calibration
+    assert fit["temperature"] == pytest.approx(3, rel=0.08) and fit["texts"] == 4000
+    assert fit["ece_after"] < 2 < 5 < fit["ece_before"]
+    assert "4000 validation texts" in capsys.readouterr().out
+
+
+def test_without_a_mistake_there_is_no_temperature(capsys):
+    labels = np.array([0, 1, 0, 1])
+    about = export.calibrate(two_classes(False), np.eye(2)[labels] * 4, labels)
+    assert about.calibration is None and "do not determine" in capsys.readouterr().out
+
+
+def test_the_expected_calibration_error_worked_by_hand():
+    """Bins of 1/15: 0.61 and 0.65 share one (0.6 to 0.667), one of two right; 0.9 alone, right."""
+    probabilities = np.array([[0.61, 0.39], [0.35, 0.65], [0.9, 0.1], [0.5, 0.5]])
+    labels = np.array([0, 0, 0, 0])
+    # |0.5 - 0.63| * 2 + |1 - 0.9| + |1 - 0.5| over 4
+    assert results.expected_calibration_error(probabilities, labels) == pytest.approx(
+        100 * (0.26 + 0.1 + 0.5) / 4)
+
+
+def test_calibrated_divides_the_logits_and_without_a_validation_split_is_one_line(
+        run, expected, tmp_path, tiny_encoder):
+    fit = {"temperature": 2.5, "texts": 10, "ece_before": 9.0, "ece_after": 3.0}
+    about = replace(about_of(), calibration=fit)
+    write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
+    code, out, err = run(INPUTS["a.csv"], options=["--calibrated", "--probabilities"],
+                         path=tmp_path / "model")
+    scaled = np.array(expected[0]) ** (1 / 2.5)
+    got = [float(rows_of(out)[0][f"probability_{n}"]) for n in NAMES]
+    assert code == 0 and got == pytest.approx(list(scaled / scaled.sum()), abs=2e-6)
+    assert "9.0 % before, 3.0 % after" in err
+    code, out, err = run(INPUTS["a.csv"], options=["--calibrated"])
+    assert (code, out) == (2, "") and "--val_fraction" in err
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("a.csv", "", "the file is empty"), ("-", "", "stdin: the file is empty"),
+    ("a.csv", "text\n", "no rows"), ("a.json", "[]", "no row"),
+    ("a.csv", "review,stars\nfood,1\n", "no column 'text', only 'review', 'stars'"),
+    ("a.jsonl", '{"review": "food"}', "no column 'text'"),
+    ("a.txt", "food\nani\0mal\n", "line 2: a NUL byte"),
+    ("a.csv", b"text\nfood\n\xff\xfe\n", "line 3: not UTF-8"),
+    ("a.txt", "food".encode("utf-16"), "not UTF-8"),
+    ("a.csv", 'text\n"food\n', "line 2"), ("a.csv", "text\nfood,2\n", "2 fields where"),
+    ("a.csv", "text,text\nfood,2\n", "two columns"),
+    ("a.jsonl", '{"text": 3}', "not a string"), ("a.jsonl", "{", "not valid JSON"),
+    ("a.jsonl", '{"text": "\\ud800"}', "half a surrogate"),
+    ("a.jsonl", '{"text": "food", "x": "\\ud800"}', "half a surrogate"),
+    ("a.jsonl", '{"text": "a", "x": 1}\n{"text": "b", "y": 1}', "--output_format jsonl"),
+    ("a.json", '{"text": "food"}', "not a list"), ("a.csv", "text,probability\nfood,1\n", "rename"),
+    ("a.docx", "PK", "--format")])
+def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, name, content, message):
+    code, _, err = run(content, name, ["--output", str(tmp_path / "out.csv")])
+    line = err.splitlines()[-1]
+    assert code == 2 and line.startswith("error: ") and message in line
+    assert err.count("error: ") == 1 and "Traceback" not in err
+    assert not list(tmp_path.glob("*out.csv*"))
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--output", "{}/file/out.csv"], "cannot be written"),
+    (["--output", "{}/folder.csv"], "cannot be written"),
+    (["--output", "{}/out.xls"], "--output_format"),
+    (["--export", "onnx"], "--export classifies no texts")])
+def test_an_output_that_cannot_be_is_one_line(run, tmp_path, options, message):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder.csv").mkdir()
+    code, _, err = run(INPUTS["a.csv"], options=[option.format(tmp_path) for option in options])
+    assert code == 2 and message in err.splitlines()[-1]
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_model_that_gives_no_finite_logits_is_one_line_and_not_an_empty_prediction(
+        run, tmp_path, tiny_encoder):
+    method = network(tiny_encoder, about_of())
+    torch.nn.init.constant_(method.phi.weight, torch.nan)
+    write(tmp_path / "model", method, tiny_encoder, about_of())
+    code, out, err = run(INPUTS["a.csv"], path=tmp_path / "model")
+    assert (code, out) == (2, "") and "not finite" in err.splitlines()[-1]
+
+
+def test_a_missing_file_and_a_folder_are_one_line(model, tmp_path, capsys):
+    for path in (tmp_path / "no.csv", tmp_path):
+        assert predict.main([str(model), str(path), "--format", "csv"]) == 2
+        line, = capsys.readouterr().err.splitlines()
+        assert "cannot be read" in line
+
+
+def test_ctrl_c_is_one_word_and_leaves_the_old_output(run, tmp_path, monkeypatch):
+    (tmp_path / "out.csv").write_text("old")
+
+    def interrupted(*rest):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(predict.Table, "lines", interrupted)
+    code, _, err = run(INPUTS["a.csv"], options=["--output", str(tmp_path / "out.csv")])
+    assert code == 130 and err.splitlines()[-1] == "interrupted"
+    assert (tmp_path / "out.csv").read_text() == "old" and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_pipe_that_closes_and_a_full_disk_end_it_without_a_traceback(model, tmp_path):
+    (tmp_path / "many.txt").write_text("food\n" * 20_000)
+
+    def shell(line):
+        command = shlex.join([sys.executable, str(ROOT / "predict.py"), str(model),
+                              str(tmp_path / "many.txt"), "--batch_size", "4"])
+        return subprocess.run(["bash", "-c", line.format(command)], text=True, timeout=300,
+                              capture_output=True)
+    piped = shell("{} | head -n 2; echo ${{PIPESTATUS[0]}}")
+    assert piped.stdout.splitlines()[0] == "text,prediction,probability"
+    assert piped.stdout.splitlines()[2] == "141" and "Traceback" not in piped.stderr
+    full = shell("{} > /dev/full; echo $?")
+    assert full.stdout == "2\n" and "No space left" in full.stderr.splitlines()[-1]
+    assert "Traceback" not in full.stderr
+
+
+def test_the_readme_and_the_docstring_name_commands_that_parse():
+    texts = (ROOT / "README.md").read_text() + predict.__doc__
+    commands = re.findall(r"python predict\.py ([^#\n`&|]*)", texts)
+    assert len(commands) >= 6
+    for line in commands:
+        predict.make_parser().parse_intermixed_args(shlex.split(line))
