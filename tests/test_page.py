@@ -32,7 +32,7 @@ def write_run(folder, names=("a", "b", "c"), *options, texts=None, epochs=3, ins
     args = main.parse_args(["--dataset", "toy.csv", "--output_dir", str(folder), *options])
     run, history = main.run_folder(args), []
     results.write_json(run / "data_report.json", data.data_report(corpus))
-    main.record_settings(args, run, corpus)
+    main.record_settings(args, run, corpus, data.data_hash(corpus))
     for epoch in range(1, epochs + 1):
         logits = rng.normal(size=(size, len(names))).astype(np.float32)
         is_right = rng.random(size) < right
