@@ -19,6 +19,7 @@ import math
 import os
 import re
 import secrets
+import shlex
 import time
 import unicodedata
 import urllib.request
@@ -195,7 +196,8 @@ def way_to_utf8(path: Path, content: bytes) -> str:
     encoding = by_mark or ("WINDOWS-1252" if start.count(0) < len(start) / 4 else
                            "UTF-16LE" if start[1:2] == b"\0" else "UTF-16BE")
     looks = "Latin-1 or Windows-1252" if encoding == "WINDOWS-1252" else encoding
-    return f"it looks like {looks}: iconv -f {encoding} -t UTF-8 {path.name} > utf8-{path.name}"
+    source, target = shlex.quote(path.name), shlex.quote(f"utf8-{path.name}")
+    return f"it looks like {looks}: iconv -f {encoding} -t UTF-8 {source} > {target}"
 
 
 def read_utf8(path: Path) -> str:

@@ -86,7 +86,7 @@ SIGNS = (
          "Prototypes and the mean texts of their classes have a cosine of {:.2f}, on average.",
          at_the_end("prototype_cosine"), 0.5, True,
          "0 is unrelated, as before training, and 1 the same direction; runs that end well pass "
-         "0.7 in their second epoch",
+         "0.7 within a few epochs",
          "The prototypes have left their classes, or have not reached them yet: more epochs, "
          "`--epochs 30`, or more weight on the branch that pulls them, `--mu 2`."),
     Sign("Prototype drift of one class",
@@ -105,8 +105,8 @@ SIGNS = (
          "falling.",
          lost_while_fitting, 2.0, False,
          "on a few hundred texts one or two points are chance, on fewer texts more",
-         "Fewer epochs, `--epochs 5`; or hold texts out, `--val_fraction 0.1`, and take `best_val` "
-         "of result.json."),
+         "Fewer epochs, or a learning rate that falls, `--schedule linear`; or hold texts out, "
+         "`--val_fraction 0.1`, and take `best_val` of result.json."),
     Sign("Collapse of the mixing coefficients",
          "Their standard deviation is {:.2f}.",
          mixing_spread, 0.1, True,
@@ -121,7 +121,7 @@ SIGNS = (
     Sign("Collapse of the mixed negatives",
          "Their mean similarity to the prototype of the class they are built for is {:.2f}.",
          at_the_end("mixed_to_prototype_neg"), 0.5, False,
-         "they belong to other classes; runs that end well are below 0 after two epochs",
+         "they belong to other classes; runs that end well are below 0 within a few epochs",
          "Classes lie on each other: a lower `--lr 2e-5`, a lower temperature, `--tau 0.3`, or "
          "look for texts under wrong labels."),
     Sign("Minority overfitting",

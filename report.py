@@ -371,7 +371,8 @@ def caption(runs: list[Run], protocol: str, differing: list[str]) -> str:
         for run in runs if run.method == "roberta"}
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     return ("Mean ± standard deviation over seeds, in brackets how many; best bold, second "
-            f"underlined. Seeds {seeds}, on one draw of the training texts. Protocol {protocol}: {results.PROTOCOLS[protocol]}. "
+            f"underlined. Seeds {seeds}, on one draw of the training texts. Protocol {protocol}: "
+            f"{results.PROTOCOLS[protocol]}. "
             "Settings: " + ", ".join(shown(name, settings.get(name)) for name in named)
             + "".join(sorted(roberta)) + "." + "".join(sorted(set(map(language_model, runs)))))
 

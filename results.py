@@ -151,7 +151,11 @@ def print_result(folder: Path) -> None:
     result = read_json(folder / "result.json")
     labels = read_json(folder / "args.json")["label_names"]
     missing = [labels[label] for label in result["last"]["never_predicted"]]
-    print((folder / "classification_report.txt").read_text())
+    try:
+        print((folder / "classification_report.txt").read_text())
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; run its command again with "
+                         "--overwrite") from error
     print("never predicted: " + (", ".join(missing) or "no class"))
     for name, meaning in PROTOCOLS.items():
         if name in result:

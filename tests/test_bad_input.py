@@ -220,6 +220,14 @@ def test_a_damaged_record_of_a_finished_run_is_named_and_overwrite_heals_it(comm
     assert main([*command, "--overwrite"]) == 0 and outcome(tmp_path / "runs") == before
 
 
+def test_an_absent_report_of_a_finished_run_is_named(command, tmp_path, capsys):
+    assert main(command) == 0
+    path = folder_of(tmp_path / "runs") / "classification_report.txt"
+    path.unlink()
+    assert main(command) == 2
+    assert str(path) in (line := last_line(capsys)) and "--overwrite" in line
+
+
 def test_damaged_weights_are_named_where_plots_need_them(command, tmp_path, capsys):
     assert main(command) == 0
     path = folder_of(tmp_path / "runs") / "model.safetensors"
