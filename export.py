@@ -246,6 +246,8 @@ def model_folder(path: Path) -> Path:
                          "the folder that main.py names at its end")
     if not (path / "result.json").is_file():
         raise InputError(f"{path}: this run is not finished; its command, given again, goes on")
+    if (path / "adapter").is_dir():
+        raise InputError(f"{path}: this is a language model's run; llm.load() in Python uses it")
     raise InputError(f"{path}: its weights were not kept in model/ (tfidf, --no_weights, or an "
                      "older version of main.py): --overwrite without --no_weights runs it again")
 

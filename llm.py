@@ -567,9 +567,9 @@ def prompt_key(model: str, chat: list[dict[str, str]]) -> str:
 
 def once(find, create):
     """
-    What find() finds, else what create() makes. After a broken connection, a server's error or an
-    answer that cannot be read that may have worked, so find() is asked before the next try; create()
-    must not try again by itself.
+    What find() finds, else what create() makes. It may have worked where the connection broke, the
+    server failed or its answer cannot be read: find() is asked before the next try. create() must
+    not try again by itself.
     """
     import openai
     for attempt in range(RETRIES + 1):

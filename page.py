@@ -153,12 +153,18 @@ class Run(NamedTuple):
     def names(self) -> list[str]:
         return [row["label"] for row in self.classes]
 
+    @property
+    def answers(self) -> list[str]:
+        """What a text can be taken for: a language model may name no class."""
+        return [*self.names, results.UNKNOWN]
+
 
 def read_run(folder: Path) -> Run:
     csv.field_size_limit(2**31 - 1)     # a text may be a whole book
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     classes = results.read_json(folder / "data_report.json")["classes"]
-    number = {row["label"]: position for position, row in enumerate(classes)}
+    number = {results.UNKNOWN: len(classes)} | {
+        row["label"]: position for position, row in enumerate(classes)}
     with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
         rows = [(row["text"], number[row["label"]], number[row["prediction"]],
                  float(row["probability"])) for row in csv.DictReader(file)]
@@ -326,7 +332,9 @@ def learning_curves(run: Run) -> str:
 
 
 def confusion(run: Run) -> str:
-    figure = results.confusion_matrix(run.labels, run.predicted, run.names)
+    has_unknown = len(run.names) in run.predicted
+    figure = results.confusion_matrix(run.labels, run.predicted,
+                                      run.answers if has_unknown else run.names)
     return section("Confusion matrix", paragraph("A row is a true class, a column what its test "
                                                  "texts were taken for, in % of the row."),
                    picture(figure, "Confusion matrix of the test texts"))
@@ -337,6 +345,8 @@ def tsne(run: Run) -> str:
     title, method = "t-SNE of the test texts", run.result["settings"]["method"]
     if method == "tfidf":
         return section(title, paragraph("TF-IDF has no encoder, and so no embeddings to draw."))
+    if "base_model" in run.result["settings"]:
+        return section(title, paragraph("A language model answers; it has no embeddings to draw."))
     if not (run.folder / "tsne.csv").exists():
         kept = (run.folder / "model.safetensors").exists()
         return section(
@@ -359,7 +369,7 @@ def errors(run: Run) -> str:
     wrong = np.flatnonzero(run.labels != run.predicted)
     worst = sorted(wrong, key=lambda i: -run.probability[i])[:MOST_ERRORS]
     rows = [(run.texts[i][:LONGEST_TEXT] + "…" * (len(run.texts[i]) > LONGEST_TEXT),
-             run.names[run.labels[i]], run.names[run.predicted[i]], 100 * run.probability[i])
+             run.names[run.labels[i]], run.answers[run.predicted[i]], 100 * run.probability[i])
             for i in worst]
     if not rows:
         return section("Most confident errors", paragraph("No test text has a wrong label."))

@@ -16,8 +16,10 @@ import torch
 from conftest import write_csv
 from fake_openai import KEY, FakeOpenAI
 
+import export
 import llm
 import main as main_module
+import page
 from augment import InputError
 from main import main, parse_args, run_folder
 
@@ -190,6 +192,10 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
     probability = torch.from_numpy(scores).softmax(dim=1).amax(dim=1)
     assert probability.tolist() == pytest.approx([float(row["probability"]) for row in rows],
                                                  abs=1e-4)
+    with pytest.raises(InputError, match="llm.load"):
+        export.model_folder(folder)
+    page.write(folder, tmp_path / "page.html")
+    assert "it has no embeddings to draw" in (tmp_path / "page.html").read_text()
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(language_model),
                                       folder / "adapter")
     ids = torch.tensor([model.prompts(TEXTS)[0]])
@@ -289,7 +295,8 @@ def outcome(argv) -> dict:
     return json.loads((run_folder(parse_args(argv)) / "result.json").read_text())["last"]
 
 
-def test_gpt_is_fine_tuned_and_asked_and_what_it_invents_counts_as_wrong(server, gpt, capsys):
+def test_gpt_is_fine_tuned_and_asked_and_what_it_invents_counts_as_wrong(
+        server, gpt, capsys, tmp_path):
     server.answers = {f"{TEXTS[0]} 0": "Rice!", f"{TEXTS[1]} 1": " Noun.Animal \n"}
     assert main(gpt) == 0
     result = outcome(gpt)
@@ -299,6 +306,8 @@ def test_gpt_is_fine_tuned_and_asked_and_what_it_invents_counts_as_wrong(server,
     rows = read_rows(run_folder(parse_args(gpt)) / "predictions.csv")
     assert rows[0]["prediction"] == "(no label)"
     assert [row["prediction"] for row in rows[1:]] == [row["label"] for row in rows[1:]]
+    page.write(run_folder(parse_args(gpt)), tmp_path / "page.html")
+    assert "(no label)" in (tmp_path / "page.html").read_text()
     out = capsys.readouterr().out
     assert "1 of 20 answers are no label" in out
     # 5000 tokens at 8, 20 * 50 at 3 and 20 * 3 at 6 dollars a million
