@@ -225,14 +225,14 @@ class LabelAwareEncoder(TextEncoder):
         super().__init__(encoder.backbone, encoder.pooling)
         self.num_labels = num_labels
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids, attention_mask, words=None):
         column = torch.arange(input_ids.shape[1], device=input_ids.device)
         # The labels share a position, so that they have no order. It is the second: the official
         # code puts them on that of [CLS], where MiniLM takes whatever it reads for [CLS].
         position = column.clamp(max=1) + (column - self.num_labels).clamp(min=0)
         position = position + first_position(self.backbone)
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask,
-                               position_ids=position.expand_as(input_ids)).last_hidden_state
+        hidden = self.hidden(input_ids, attention_mask, words,
+                             position_ids=position.expand_as(input_ids))
         is_label = (column > 0) & (column <= self.num_labels)
         text = self.pool(hidden, attention_mask * ~is_label)                            # (rows, h)
         return torch.cat([text[:, None], hidden[:, is_label]], dim=1)               # (rows, 1+C, h)

@@ -389,21 +389,29 @@ class Run:
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """
-        feat of these rows, in one forward pass, or in pieces of --micro_batch texts: the pieces
-        keep no activations, and backward() computes each again, with the same dropout, when its
-        part of the gradient arrives. The gradient is that of the whole batch, the memory that of
-        one piece.
+        feat of these rows, in one forward pass, or in pieces of --micro_batch texts: the pieces but
+        the last keep no activations, and backward() computes each again, with the same dropout,
+        when its part of the gradient arrives. The gradient is that of the whole batch, the memory
+        that of one piece.
         """
         if self.args.micro_batch is None:
             return self.encoder(ids, mask)
+        # looked up once: each look-up has a gradient of the size of the vocabulary
+        words = self.encoder.backbone.get_input_embeddings()(ids)
         size = len(self.views) * self.args.micro_batch
-        pieces = zip(ids.split(size), mask.split(size))
-        return torch.cat([checkpoint(self.encoder, *piece, use_reentrant=False)
-                          for piece in pieces])
+        *pieces, last = map(trimmed, ids.split(size), mask.split(size), words.split(size))
+        feats = [checkpoint(self.encoder, *piece, use_reentrant=False) for piece in pieces]
+        return torch.cat([*feats, self.encoder(*last)])
 
     def autocast(self):
         dtype = torch.float16 if self.args.amp == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.args.amp != "off")
+
+
+def trimmed(ids: Tensor, mask: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Without the last columns, where all rows have padding; on a GPU as they are: no waiting."""
+    longest = int(mask.sum(dim=1).max()) if mask.device.type == "cpu" else mask.shape[1]
+    return ids[:, :longest], mask[:, :longest], words[:, :longest]
 
 
 def load_data(args: argparse.Namespace) -> data.Corpus:

@@ -31,9 +31,17 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.backbone, self.pooling = backbone, pooling
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def forward(self, input_ids: Tensor, attention_mask: Tensor,
+                words: Tensor | None = None) -> Tensor:
+        """words: the embeddings of input_ids, (rows, length, h), where they are known already."""
+        hidden = self.hidden(input_ids, attention_mask, words)
         return self.pool(hidden, attention_mask)
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None,
+               **options: Tensor) -> Tensor:
+        """The states of the last layer, (rows, length, h)."""
+        tokens = {"input_ids": input_ids} if words is None else {"inputs_embeds": words}
+        return self.backbone(**tokens, attention_mask=attention_mask, **options).last_hidden_state
 
     def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """One vector a text, (rows, h), from its states (rows, length, h)."""

@@ -140,7 +140,7 @@ def growth(args) -> dict:
 
 def plot(found: dict, path: str) -> None:
     from matplotlib import pyplot as plt
-    figure, panels = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(7, 2.6), sharey=True, layout="constrained")
     titles = {"C": "classes C, at B = 128", "B": "texts B in two views, at C = 52"}
     for panel, (axis, points) in zip(panels, found.items()):
         middle = [sorted(point["milliseconds"])[len(point["milliseconds"]) // 2]
@@ -148,7 +148,9 @@ def plot(found: dict, path: str) -> None:
         panel.loglog(list(points), middle, "o-", color="#4477aa", markersize=4, label="ms a step")
         panel.loglog(list(points), [point["MiB"] for point in points.values()], "s--",
                      color="#ee6677", markersize=4, label="peak MiB")
-        panel.set(xlabel=titles[axis], xticks=list(points), xticklabels=list(points))
+        ticks = (1, 3, 10, 30, 100, 300, 1000)
+        panel.set(xlabel=titles[axis], xticks=list(points), xticklabels=list(points),
+                  yticks=ticks, yticklabels=ticks, ylim=(2, 300))
         panel.minorticks_off()
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False)

@@ -105,9 +105,9 @@ def run_of(args: argparse.Namespace, *flags: str, views: tuple[str, ...] | None 
         "--dataset", args.dataset, "--data_dir", args.data_dir, "--encoder", encoder, *pooling,
         "--batch_size", str(args.batch_size), "--amp", args.amp, "--device", args.device,
         "--output_dir", folder, *flags])
-    if args.dataset == "wordnet":       # 26 classes, 2,000 texts or so
-        own.max_per_class = 80
-    with contextlib.redirect_stdout(io.StringIO()):
+    if args.dataset == "wordnet":       # 26 classes, 1,000 texts or so
+        own.max_per_class = 40
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         corpus = main.load_data(own)
         model = main.new_model(own, corpus)
         model.views = views or model.views
