@@ -561,14 +561,7 @@ def labelled(corpus: data.Corpus) -> list[tuple[str, str]]:
 def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
           model: Method) -> Run:
     """Everything around the network: the other texts as tokens, the optimizer, the devices."""
-    method = chosen_augmentation(args, folder) if args.augment == "auto" else args.augment
-    views = {"original": tokens}
-    for name, seed in (("augmented", args.data_seed), ("augmented again", args.data_seed + 1)):
-        if name in model.views:
-            with D.main_first():
-                texts = augment(corpus.train_texts, method, seed=seed, cache_dir=cache_dir(args),
-                                device=args.device, **args.augment_options)
-            views[name] = tokenize(args, texts)
+    views = views_of(args, folder, corpus, tokens, model)
     test = tokenize(args, corpus.test_texts)
     val = tokenize(args, corpus.val_texts) if corpus.val_texts else None
     longest = max(part.lengths.max() for part in (*views.values(), test, val or test))
@@ -584,20 +577,38 @@ def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: d
             raise InputError("--compile does not go with torch.nn.DataParallel: start it with "
                              "torchrun, or name one GPU, --device cuda:0")
         model.encoder.backbone.compile(dynamic=True)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim > 1]
-    vectors = [p for p in trained if p.ndim <= 1]                   # biases and norms: no decay
     device = torch.device(args.device)
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": args.weight_decay},
-                                   {"params": vectors, "weight_decay": 0.0}], lr=args.lr,
-                                  fused=device.type in ("cpu", "cuda"))
     return Run(args=args, folder=folder, device=device, corpus=corpus, model=model,
                encoder=nn.DataParallel(model.encoder) if several else model.encoder,
-               optimizer=optimizer,
+               optimizer=new_optimizer(model, device, args),
                scaler=torch.amp.GradScaler(device.type, enabled=args.amp == "fp16"),
                views=[model.prepare(views[name]) for name in model.views],
                test=model.prepare(test), val=val and model.prepare(val),
                pad_id=load_tokenizer(args.encoder).pad_token_id or 0)
+
+
+def views_of(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
+             model: Method) -> dict[str, data.Tokens]:
+    """The views of the training texts that the method names; tokens are those of the original."""
+    method = chosen_augmentation(args, folder) if args.augment == "auto" else args.augment
+    views = {"original": tokens}
+    for name, seed in (("augmented", args.data_seed), ("augmented again", args.data_seed + 1)):
+        if name in model.views:
+            with D.main_first():
+                texts = augment(corpus.train_texts, method, seed=seed, cache_dir=cache_dir(args),
+                                device=args.device, **args.augment_options)
+            views[name] = tokenize(args, texts)
+    return views
+
+
+def new_optimizer(model: Method, device: torch.device,
+                  args: argparse.Namespace) -> torch.optim.AdamW:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]                   # biases and norms: no decay
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": args.weight_decay},
+                              {"params": vectors, "weight_decay": 0.0}], lr=args.lr,
+                             fused=device.type in ("cpu", "cuda"))
 
 
 def chosen_augmentation(args: argparse.Namespace, folder: Path) -> str:
