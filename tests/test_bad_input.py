@@ -330,4 +330,6 @@ def test_a_run_stopped_again_and_again_at_random_moments_ends_as_if_nothing_had_
     killed, runs = map(int, ran.stdout.splitlines()[-1].split())
     outcomes = [outcome(tmp_path / str(number)) for number in range(runs)]
     assert killed >= 3 and runs >= 2 and all(one == outcomes[0] for one in outcomes)
-    assert send == "SIGKILL" or "Traceback" not in ran.stderr
+    # Python itself drops a Ctrl-C that arrives in the callback of a weak reference, and says so
+    dropped = ran.stderr.count("Exception ignored in")
+    assert send == "SIGKILL" or ran.stderr.count("Traceback") == dropped
