@@ -294,6 +294,7 @@ import os, random, signal, sys, time
 import main, torch._dynamo, transformers.models.bert.modeling_bert
 from augment import load_wordnet
 load_wordnet()
+signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell's background ignores it
 send, seconds, folder, *command = sys.argv[1:]
 rng, killed, finished = random.Random(0), 0, 0
 
