@@ -40,6 +40,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from engine.files import InputError
+
 if TYPE_CHECKING:       # NLTK takes 1.5 s to import, and most runs find their texts in the cache:
     from nltk.corpus.reader.wordnet import WordNetCorpusReader  # the functions that need it do it
 
@@ -93,10 +95,6 @@ STOP_WORDS = frozenset("""
 
 # a word with what is tied to it: don't, decision-making, mid-1990s; but company | 's
 TOKEN = re.compile(r"\w+(?:[-'’](?!s\b)\w+)*")
-
-
-class InputError(Exception):
-    """Something the user gave or lacks; main.py prints it as one line and exits with 2."""
 
 
 # ---- WordNet ---------------------------------------------------------------------------------

@@ -9,16 +9,13 @@ imbalance builder, label noise, the data report; tokenising once and batching by
 Letters: N texts, C classes, B rows of a batch, V views, L tokens of the longest text.
 A class is a number 0..C-1, the index of its name in `Corpus.label_names`.
 """
-import contextlib
 import csv
 import hashlib
 import http.client
 import io
 import json
 import math
-import os
 import re
-import secrets
 import shlex
 import time
 import unicodedata
@@ -36,7 +33,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from augment import InputError, load_wordnet
+from augment import load_wordnet
+from engine.files import InputError, save
 
 
 @dataclass(frozen=True)
@@ -435,32 +433,6 @@ def transfer(address: str, title: str) -> bytes:
                 content += chunk
                 bar.update(len(chunk))
     return bytes(content)
-
-
-@contextlib.contextmanager
-def saving(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file to write, which appears under its name when the block ends, whole or not at all."""
-    # its own name: processes of two machines may have one number, and write into one folder
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())     # else a power cut could leave the new name with no content
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room there, or name "
-                         "another place with --output, --data_dir or --output_dir") from None
-    finally:
-        with contextlib.suppress(OSError):      # it has its name now, or was not wanted
-            temporary.unlink()
-
-
-def save(path: Path, content: bytes) -> None:
-    """Writes a file so that it appears under its name whole or not at all."""
-    with saving(path) as file:
-        file.write(content)
 
 
 def download(path: Path, address: str, sha256: str) -> None:

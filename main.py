@@ -43,16 +43,18 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 import data
-import distributed as D
-import export
-import llm
+from engine import distributed as D
+from reporting import export
+from baselines import language_models as llm
 import losses as L
-import results
-from arguments import changed, has_encoder, has_second_view, parse_args, run_folder, settings
+from engine import files, metrics, results
+from reporting import figures
+from engine.arguments import changed, has_encoder, has_second_view, parse_args, run_folder, settings
 from augment import METHODS as AUGMENTATIONS
-from augment import InputError, augment
+from augment import augment
+from engine.files import InputError, save
 from baselines import Losses, Task, make, tfidf
-from distributed import set_seed
+from engine.distributed import set_seed
 from model import Method, SharpReCL, load_encoder, load_tokenizer, max_positions
 
 # ---- Algorithm 1 ----
@@ -268,17 +270,17 @@ def save_checkpoint(run: "Run", history: list[dict]) -> None:
     trainer = io.BytesIO()
     torch.save({"optimizer": run.optimizer.state_dict(), "scaler": run.scaler.state_dict(),
                 "history": history}, trainer)
-    files = {"trainer.pt": trainer.getvalue(),
+    contents = {"trainer.pt": trainer.getvalue(),
              "model.safetensors": safetensors.torch.save(run.model.state_dict())}
-    for name, content in files.items():
-        data.save(temporary / name, content)
-    results.write_json(temporary / "sha256.json", sha256(files))
+    for name, content in contents.items():
+        save(temporary / name, content)
+    files.write_json(temporary / "sha256.json", sha256(contents))
     os.replace(temporary, run.folder / f"checkpoint-{len(history)}")
     shutil.rmtree(run.folder / f"checkpoint-{len(history) - 1}", ignore_errors=True)
 
 
-def sha256(files: dict[str, bytes]) -> dict[str, str]:
-    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+def sha256(contents: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
 def load_checkpoint(run: "Run") -> list[dict]:
@@ -289,12 +291,12 @@ def load_checkpoint(run: "Run") -> list[dict]:
         return []
     folder = folders[max(folders)]
     try:
-        files = {name: (folder / name).read_bytes() for name in ("trainer.pt", "model.safetensors")}
-        if sha256(files) != json.loads((folder / "sha256.json").read_text()):
+        contents = {name: (folder / name).read_bytes() for name in ("trainer.pt", "model.safetensors")}
+        if sha256(contents) != json.loads((folder / "sha256.json").read_text()):
             raise ValueError("its files are not those that were written")
-        state = torch.load(io.BytesIO(files["trainer.pt"]), map_location=run.device,
+        state = torch.load(io.BytesIO(contents["trainer.pt"]), map_location=run.device,
                            weights_only=True)
-        run.model.load_state_dict(safetensors.torch.load(files["model.safetensors"]))
+        run.model.load_state_dict(safetensors.torch.load(contents["model.safetensors"]))
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
         return state["history"]
@@ -449,11 +451,11 @@ def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> d
               flush=True)
     if not D.is_main():
         return tokens
-    results.write_json(folder / "data_report.json", summary)
-    figure = results.label_distribution([row["train"] for row in summary["classes"]],
+    files.write_json(folder / "data_report.json", summary)
+    figure = figures.label_distribution([row["train"] for row in summary["classes"]],
                                         corpus.label_names,
                                         f"{corpus.name}, ir = {summary['ir']:.1f}")
-    results.save_figure(figure, folder / "label_distribution.png")
+    figures.save_figure(figure, folder / "label_distribution.png")
     return tokens
 
 
@@ -471,7 +473,7 @@ def check_settings(args: argparse.Namespace, folder: Path, data_hash: str) -> No
     """InputError if the folder holds a run of other settings or other data."""
     path = folder / "args.json"
     if path.exists():
-        before, now = results.read_json(path), settings(args)
+        before, now = files.read_json(path), settings(args)
         own = before.get("settings", {})
         differing = [name for name in {**own, **now} if own.get(name) != now.get(name)
                      or (name in own) != (name in now)]     # a setting that a version lacks
@@ -490,8 +492,8 @@ def record_settings(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
     versions = {"code": code_version(), "python": platform.python_version(),
                 "torch": torch.__version__, "transformers": transformers.__version__,
                 "platform": platform.platform()}
-    results.write_text(folder / "train_rows.txt", "".join(f"{row}\n" for row in corpus.train_rows))
-    results.write_json(folder / "args.json", {
+    files.write_text(folder / "train_rows.txt", "".join(f"{row}\n" for row in corpus.train_rows))
+    files.write_json(folder / "args.json", {
         "settings": settings(args), "data_hash": data_hash, "command": sys.argv,
         "device": args.device, "versions": versions, "label_names": corpus.label_names})
 
@@ -638,7 +640,7 @@ def chosen_augmentation(args: argparse.Namespace, folder: Path) -> str:
           + ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
           + f"; takes {best}", flush=True)
     if D.is_main():
-        results.write_json(folder / "augmentations.json",
+        files.write_json(folder / "augmentations.json",
                            {"macro_f1_on_validation": scores, "chosen": best})
     return best
 
@@ -646,9 +648,9 @@ def chosen_augmentation(args: argparse.Namespace, folder: Path) -> str:
 def evaluate(corpus: data.Corpus, test_logits: np.ndarray, val_logits: np.ndarray | None) -> dict:
     """The metrics of both parts, as an epoch's record has them."""
     counts = data.class_counts(corpus.train_labels, len(corpus.label_names))
-    record = {"test": results.metrics(corpus.test_labels, test_logits.argmax(axis=1), counts)}
+    record = {"test": metrics.metrics(corpus.test_labels, test_logits.argmax(axis=1), counts)}
     if val_logits is not None:
-        record["val"] = results.metrics(corpus.val_labels, val_logits.argmax(axis=1), counts)
+        record["val"] = metrics.metrics(corpus.val_labels, val_logits.argmax(axis=1), counts)
     return record
 
 
@@ -656,7 +658,7 @@ def write_epoch(folder: Path, corpus: data.Corpus, logits: np.ndarray, history: 
     """The newest epoch on the screen, its predictions and reports, and all epochs' metrics."""
     print(results.epoch_lines(history[-1]), flush=True)
     results.write_reports(folder, corpus, logits)
-    results.write_text(folder / "metrics.jsonl",
+    files.write_text(folder / "metrics.jsonl",
                        "".join(json.dumps(line) + "\n" for line in history))
 
 
@@ -780,8 +782,8 @@ def finish(args: argparse.Namespace, folder: Path, history: list[dict]) -> None:
         chosen["best_val"] = max(history, key=lambda epoch: epoch["val"]["macro_f1"])
     result = {name: {"epoch": epoch["epoch"], **epoch["test"]} for name, epoch in chosen.items()}
     result["seconds"] = round(sum(epoch["seconds"] for epoch in history), 1)
-    recorded = results.read_json(folder / "args.json")
-    results.write_json(folder / "result.json", result | {
+    recorded = files.read_json(folder / "args.json")
+    files.write_json(folder / "result.json", result | {
         "settings": settings(args), "changed": changed(args), "data_hash": recorded["data_hash"]})
     for checkpoint_folder in folder.glob("checkpoint*"):
         shutil.rmtree(checkpoint_folder)
@@ -803,13 +805,13 @@ def plot(run: Run) -> None:
     if not D.is_main():
         return
     labels, names, prototypes = run.corpus.test_labels, run.corpus.label_names, None
-    figure = results.confusion_matrix(labels, logits.argmax(axis=1), names)
-    results.save_figure(figure, run.folder / "confusion_matrix.png")
+    figure = figures.confusion_matrix(labels, logits.argmax(axis=1), names)
+    figures.save_figure(figure, run.folder / "confusion_matrix.png")
     if run.args.method == "sharprecl":
         projected = run.model.project(torch.from_numpy(feats).to(run.device))
         feats, prototypes = (nn.functional.normalize(x, dim=1).cpu().numpy()
                              for x in (projected, run.model.prototypes()))
-    results.tsne(feats, labels, names, run.folder, prototypes)
+    figures.tsne(feats, labels, names, run.folder, prototypes)
 
 
 # ---- from the command line to the result ----

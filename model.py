@@ -16,7 +16,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
-from augment import InputError
+from engine.files import InputError
 from data import Tokens
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"

@@ -31,8 +31,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import data
-import export
-from augment import InputError
+from engine import files
+from reporting import export
+from engine.files import InputError
 from model import device
 
 # ---- reading: rows as dicts, one after the other ----
@@ -334,7 +335,7 @@ def sink(output: Path | None) -> Iterator[BinaryIO]:
     if output is None:
         yield sys.stdout.buffer
     else:
-        with data.saving(output) as file:
+        with files.saving(output) as file:
             yield file
 
 

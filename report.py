@@ -24,10 +24,11 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy.stats import ttest_rel
 
-import page
-import results
-from arguments import ABLATIONS, LANGUAGE_MODEL, SHARPRECL, make_parser
-from augment import InputError
+from reporting import page
+from engine import files, results
+from reporting import figures
+from engine.arguments import ABLATIONS, LANGUAGE_MODEL, SHARPRECL, make_parser
+from engine.files import InputError
 
 # ---- the paper's own numbers, BERT-base: accuracy and macro-F1 of each dataset in turn ----
 
@@ -165,7 +166,7 @@ def load(folder: Path, protocol: str) -> list[Run]:
     """The finished runs below the folder that have this protocol; says how many have not."""
     runs, without = [], 0
     for path in sorted(folder.glob("*/result.json")):
-        result = results.read_json(path)
+        result = files.read_json(path)
         try:
             own, changed = result["settings"], result["changed"]
             identity = [own[name] for name in ("dataset", "ir", "seed", "method", "augment")]
@@ -572,8 +573,8 @@ def draw_sweeps(where: list[Place], runs: list[Run]):
     for (place, flag), axes in zip(itertools.product(where, SWEPT), grid.flat):
         points = sweep(runs, place, flag)
         axes.set_visible(bool(points))
-        for metric, colour, style in (("accuracy", results.TOL[0], "o-"),
-                                      ("macro_f1", results.TOL[1], "s--")):
+        for metric, colour, style in (("accuracy", figures.TOL[0], "o-"),
+                                      ("macro_f1", figures.TOL[1], "s--")):
             draw_band(axes, points, metric, style, color=colour, label=METRICS[metric][0])
         axes.set(xlabel=SWEPT[flag], ylabel="%",
                  title=f"{drawn(title(place[0]))}, {ir_name(place[1])}")
@@ -603,7 +604,7 @@ def draw_panels(found: dict[str, Panel], xlabel: str, scale: str):
         for method, points in panel.items():
             i = list(NAMES).index(method)
             draw_band(axes, points, "macro_f1", f"{'os^vDPX<>*'[i % 10]}-",
-                      color=results.TOL[i % 7], label=NAMES[method])
+                      color=figures.TOL[i % 7], label=NAMES[method])
             lines[method] = axes.lines[-1]
         axes.set(xlabel=xlabel, xscale=scale, title=drawn(name))
     grid[0][0].set_ylabel("macro-F1")
@@ -619,16 +620,16 @@ def drawn(name: str) -> str:
 
 def draw_tsne(runs: list[Run]):
     """A panel for each run; a class has the same colour and marker in all, and one legend."""
-    panels = [results.read_points(run.folder / "tsne.csv") for run in runs]
+    panels = [figures.read_points(run.folder / "tsne.csv") for run in runs]
     labels = sorted(set().union(*panels))
     figure, grid = plt.subplots(1, len(runs), figsize=(7, 2.6 + 0.03 * len(labels)),
                                 squeeze=False, layout="constrained")
     for axes, run, points in zip(grid[0], runs, panels):
         for i, label in enumerate(labels):
             axes.scatter(*np.reshape(points[label], (-1, 2)).T, s=8, linewidths=0,
-                         color=results.TOL[i % 7], marker="os^vDPX<>*"[i % 10], label=drawn(label))
+                         color=figures.TOL[i % 7], marker="os^vDPX<>*"[i % 10], label=drawn(label))
         axes.set(xticks=[], yticks=[], title=NAMES[run.method])
-    if len(labels) <= results.MOST_NAMED:
+    if len(labels) <= figures.MOST_NAMED:
         figure.legend(handles=grid[0][0].collections, loc="outside lower center", frameon=False,
                       ncols=min(len(labels), 6), markerscale=1.6)
     return figure
@@ -674,13 +675,13 @@ def write_figures(runs: list[Run], output_dir: Path, suffix: str) -> None:
     is_the_papers = (shown_one.dataset, shown_one.ir) == ("ohsumed", None)
     for kind in (".png", ".pdf"):
         for name, figure in drawings.items():
-            results.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
-        summary = results.read_json(shown_one.folder / "data_report.json")
+            figures.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
+        summary = files.read_json(shown_one.folder / "data_report.json")
         counts, names = zip(*((row["train"], row["label"]) for row in summary["classes"]))
         name = "fig1" if is_the_papers else f"fig1_{file_name(shown_one.dataset, shown_one.ir)}"
-        figure = results.label_distribution(counts, names,
+        figure = figures.label_distribution(counts, names,
                                             f"{title(shown_one.dataset)}, ir = {summary['ir']:.1f}")
-        results.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
+        figures.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
 
 
 # ---- the command line ----
@@ -700,8 +701,8 @@ def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
         for table in tables(runs, protocol, differing):
             printed.append(markdown(table))
             if output_dir is not None:
-                results.write_text(output_dir / f"{table.name}{suffix}.md", markdown(table))
-                results.write_text(output_dir / f"{table.name}{suffix}.tex", latex(table))
+                files.write_text(output_dir / f"{table.name}{suffix}.md", markdown(table))
+                files.write_text(output_dir / f"{table.name}{suffix}.tex", latex(table))
         if output_dir is not None:
             write_figures(runs, output_dir, suffix)
     print("\n".join(printed))

@@ -174,7 +174,7 @@ fig4() {
 
 lines=$(for table in ${tables:-$all}; do $table; done)
 status=1
-"$PYTHON" runner.py --jobs "$JOBS" --shard "$SHARD" $dry_run <<< "$lines" &
+"$PYTHON" -m engine.grid --jobs "$JOBS" --shard "$SHARD" $dry_run <<< "$lines" &
 runner=$!
 trap 'kill -TERM $runner 2>/dev/null' INT TERM HUP       # it stops its runs after whole epochs
 while kill -0 $runner 2>/dev/null; do                    # a signal ends wait, not the runner

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from augment import (SUBSTITUTION_RATE, InputError, change_shares, load_wordnet, synonyms,
+from engine.files import InputError
+from augment import (SUBSTITUTION_RATE, change_shares, load_wordnet, synonyms,
                      word_substitution)
 
 FILES = {"TREC": "trec/TREC_Train_aug.json", "Ohsumed": "ohsumed/ohsumed_Train_aug.json"}

@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data
-import export
+from reporting import export
 import predict
 from augment import load_wordnet
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import augment
-from augment import (InputError, METHODS, STOP_WORDS, change_shares, load_wordnet, noise, synonyms,
+from engine.files import InputError
+from augment import (METHODS, STOP_WORDS, change_shares, load_wordnet, noise, synonyms,
                      word_substitution)
 
 TEXTS = [

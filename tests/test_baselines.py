@@ -20,7 +20,7 @@ from test_main import folder_of, gradients, outcome
 import baselines
 import losses as L
 import main as main_module
-from augment import InputError
+from engine.files import InputError
 from baselines import METHODS
 from data import Tokens
 from main import main, parse_args, settings

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 import augment
 import data
-from augment import InputError
+from engine.files import InputError
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "datasets"
 needs_datasets = pytest.mark.skipif(

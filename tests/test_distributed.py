@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import save_tiny_encoder
 
-import distributed as D
+from engine import distributed as D
 import main as main_module
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +22,7 @@ COMMON = ["--device", "cpu", "--batch_size", "16", "--lr", "1e-3"]
 
 GRADIENTS = """
 import sys, torch
-import distributed as D
+from engine import distributed as D
 from test_distributed import METHODS, gradients
 with D.joined("cpu"), D.quiet_but_main():
     torch.save({name: gradients(name, *sys.argv[2:]) for name in METHODS},

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import data
-import export
+from reporting import export
 import predict
-from augment import InputError
+from engine.files import InputError
 from baselines import Task, make
-from export import About
+from reporting.export import About
 from main import main as train
 from model import load_encoder, load_tokenizer
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import data
 import main as main_module
-from augment import InputError
+from engine.files import InputError
 
 fuzz = settings(derandomize=True, deadline=None, database=None, max_examples=400,
                 suppress_health_check=list(HealthCheck))

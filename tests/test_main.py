@@ -18,9 +18,10 @@ from matplotlib.image import imread
 
 import losses as L
 import main as main_module
-import results
-from augment import InputError
-from arguments import ABLATIONS, parse_args, run_folder, settings
+from engine import files, metrics
+from reporting import figures
+from engine.files import InputError
+from engine.arguments import ABLATIONS, parse_args, run_folder, settings
 from main import main, objective
 from model import SharpReCL, TextEncoder
 
@@ -360,7 +361,7 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
 def test_metrics_by_hand():
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     predicted = np.array([0, 0, 0, 1, 1, 1, 0, 0])
-    got = results.metrics(labels, predicted, np.array([500, 30, 5, 7]))
+    got = metrics.metrics(labels, predicted, np.array([500, 30, 5, 7]))
     # class 3 has no test text and no part in the means
     # F1: class 0: 2*3/(2*3+2+1) = 2/3; class 1: 2*2/(2*2+1) = 0.8; class 2: 0
     assert got["accuracy"] == pytest.approx(62.5)
@@ -378,11 +379,11 @@ def test_metrics_by_hand():
                                    [f"class {i}" for i in range(1500)]], ids=["odd", "many"])
 def test_figures_bear_odd_names_and_many_classes(tmp_path, names):
     labels = np.arange(len(names)).repeat(2)
-    for name, figure in (("bars", results.label_distribution([5] * len(names), names, "a $ title")),
-                         ("confusion", results.confusion_matrix(labels, labels, names))):
-        results.save_figure(figure, tmp_path / f"{name}.png")
-    figures = [imread(tmp_path / name) for name in ("bars.png", "confusion.png")]
-    assert all(figure.shape[1] < 8000 and figure.std() > 0.01 for figure in figures)
+    for name, drawn in (("bars", figures.label_distribution([5] * len(names), names, "a $ title")),
+                         ("confusion", figures.confusion_matrix(labels, labels, names))):
+        figures.save_figure(drawn, tmp_path / f"{name}.png")
+    images = [imread(tmp_path / name) for name in ("bars.png", "confusion.png")]
+    assert all(image.shape[1] < 8000 and image.std() > 0.01 for image in images)
 
 
 # ---- interruptions ----
@@ -405,7 +406,7 @@ def test_a_run_stopped_before_any_of_its_writes_ends_with_the_same_numbers(comma
     for stop in range(0, 60, 3):
         countdown, output_dir = [stop], str(tmp_path / f"stop{stop}")
         with monkeypatch.context() as patch:
-            for module, name in ((results, "save"), (main_module.os, "replace"),
+            for module, name in ((files, "save"), (main_module.os, "replace"),
                                  (main_module, "save_checkpoint")):
                 patch.setattr(module, name, stopping(getattr(module, name), countdown))
             code = main([*command, "--output_dir", output_dir])

@@ -7,7 +7,7 @@ from conftest import save_tiny_encoder
 from safetensors.torch import load_file, save_file
 
 import model as M
-from augment import InputError
+from engine.files import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,10 @@ import pytest
 
 import data
 import main
-import page
+from reporting import page
 import report
-import results
+from engine import files
+from reporting import figures
 
 INSIDE = {"gradient_share_cls": 0.5, "gradient_share_cl": 0.5, "prototype_cosine": 0.9,
           "prototype_cosine_min": 0.7, "mixing_std_pos": 0.35, "mixed_to_prototype_pos": 0.9,
@@ -31,7 +32,7 @@ def write_run(folder, names=("a", "b", "c"), *options, texts=None, epochs=3, ins
                          list(names), 0, np.arange(len(train)))
     args = main.parse_args(["--dataset", "toy.csv", "--output_dir", str(folder), *options])
     run, history = main.run_folder(args), []
-    results.write_json(run / "data_report.json", data.data_report(corpus))
+    files.write_json(run / "data_report.json", data.data_report(corpus))
     main.record_settings(args, run, corpus, data.data_hash(corpus))
     for epoch in range(1, epochs + 1):
         logits = rng.normal(size=(size, len(names))).astype(np.float32)
@@ -46,7 +47,7 @@ def write_run(folder, names=("a", "b", "c"), *options, texts=None, epochs=3, ins
     main.finish(args, run, history)
     if args.plots:
         feats = rng.normal(size=(size, 8)) + 3 * np.eye(len(names), 8)[labels]
-        results.tsne(feats, labels, list(names), run,
+        figures.tsne(feats, labels, list(names), run,
                      3 * np.eye(len(names), 8) if args.method == "sharprecl" else None)
     return run
 
@@ -117,7 +118,7 @@ def test_labels_and_texts_of_any_kind_are_shown_as_they_are_and_the_page_stays_w
 def by_hand(tmp_path):
     """A run with these test labels and predictions, and 9, 90 and 1 training texts."""
     folder = write_run(tmp_path, ["a", "b", "c"], epochs=1)
-    results.write_json(folder / "data_report.json", {"classes": [
+    files.write_json(folder / "data_report.json", {"classes": [
         {"label": "a", "train": 9, "test": 4}, {"label": "b", "train": 90, "test": 2},
         {"label": "c", "train": 1, "test": 0}]})
     (folder / "predictions.csv").write_text(
@@ -170,7 +171,7 @@ def test_the_page_says_how_t_sne_comes_about(tmp_path):
     text = (folder / "report.html").read_text()
     assert "--plots</pre>" in text and "--overwrite --plots" not in text
     assert "as stars, the prototypes" in written(tmp_path, "abc", "--plots", "--seed", "2")[1].text
-    results.tsne(np.ones((60, 4)), np.zeros(60, dtype=int), list("abc"), folder)
+    figures.tsne(np.ones((60, 4)), np.zeros(60, dtype=int), list("abc"), folder)
     report.main([str(folder)])
     assert "fewer than 10 different test texts" in (folder / "report.html").read_text()
 
@@ -179,8 +180,8 @@ def test_the_stars_of_the_prototypes_stand_among_the_texts_of_their_class(tmp_pa
     names = ["a", "b", "c"]
     labels = np.arange(90) % 3
     feats = np.eye(3)[labels] + 0.05 * np.random.default_rng(0).normal(size=(90, 3))
-    results.tsne(feats, labels, names, tmp_path, np.eye(3))
-    texts, stars = (results.read_points(tmp_path / f"{name}.csv")
+    figures.tsne(feats, labels, names, tmp_path, np.eye(3))
+    texts, stars = (figures.read_points(tmp_path / f"{name}.csv")
                     for name in ("tsne", "tsne_prototypes"))
     assert {name: len(points) for name, points in texts.items()} == dict.fromkeys(names, 30)
     for name in names:
@@ -188,9 +189,9 @@ def test_the_stars_of_the_prototypes_stand_among_the_texts_of_their_class(tmp_pa
         distance = {other: np.linalg.norm(np.mean(points, axis=0) - star)
                     for other, points in texts.items()}
         assert min(distance, key=distance.get) == name
-    figure = results.draw_tsne(tmp_path, names)
+    figure = figures.draw_tsne(tmp_path, names)
     assert len(figure.axes[0].collections) == 3 + 3 + 1     # and the legend's star
-    results.save_figure(figure, tmp_path / "again.png")
+    figures.save_figure(figure, tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "tsne.png").read_bytes()
 
 

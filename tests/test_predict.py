@@ -16,9 +16,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from test_export import about_of, network, write
 
-import export
+from reporting import export
 import predict
-import results
+from engine import metrics
 from model import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -310,7 +310,7 @@ def test_the_expected_calibration_error_worked_by_hand():
     probabilities = np.array([[0.61, 0.39], [0.35, 0.65], [0.9, 0.1], [0.5, 0.5]])
     labels = np.array([0, 0, 0, 0])
     # |0.5 - 0.63| * 2 + |1 - 0.9| + |1 - 0.5| over 4
-    assert results.expected_calibration_error(probabilities, labels) == pytest.approx(
+    assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx(
         100 * (0.26 + 0.1 + 0.5) / 4)
 
 

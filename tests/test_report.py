@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-import llm
-import arguments
+from baselines import language_models as llm
+from engine import arguments
 import main
 import report
-import results
-from augment import InputError
+from engine import files
+from engine.files import InputError
 
 PLAIN = main.settings(main.parse_args(["--dataset", "trec"]))
 
@@ -25,11 +25,11 @@ def write_run(folder, accuracy=90.0, macro_f1=80.0, *, seed=0, method="sharprecl
     run = folder / f"run{len(list(folder.glob('*'))):03d}"
     run.mkdir(parents=True)
     numbers = {"epoch": 30, "accuracy": accuracy, "macro_f1": macro_f1}
-    results.write_json(run / "result.json", {"last": numbers, "best_test": numbers, "settings": own,
+    files.write_json(run / "result.json", {"last": numbers, "best_test": numbers, "settings": own,
                                              "seconds": seconds, "changed": changed,
                                              "data_hash": data_hash})
     classes = [{"label": name, "train": count} for name, count in (("a", 50), ("b", 9), ("c", 1))]
-    results.write_json(run / "data_report.json", {"classes": classes, "ir": 50.0})
+    files.write_json(run / "data_report.json", {"classes": classes, "ir": 50.0})
     return run
 
 
@@ -464,7 +464,7 @@ def test_the_figures_of_the_paper_are_written(tmp_path):
     for place in (("r52", None), ("trec", 50.0), ("cr", 50.0), ("my data.csv", 20.5)):
         write_run(tmp_path / "runs", dataset=place[0], ir=place[1], changed={"mu": 0.3})
     run = write_run(tmp_path / "runs", dataset="ohsumed", ir=None)
-    results.write_json(run / "data_report.json", {"ir": 4.0, "classes": [
+    files.write_json(run / "data_report.json", {"ir": 4.0, "classes": [
         {"label": "C1", "train": 8}, {"label": "C2", "train": 2}]})
     run = write_run(tmp_path / "runs", method="spcl")
     (run / "tsne.csv").write_text("x,y,label\n1,2,$a\n3,4,_b\n")

@@ -22,7 +22,7 @@ from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
 import losses as L
-from augment import InputError
+from engine.files import InputError
 from data import Tokens
 from model import Method, SharpReCL, TextEncoder, first_position, projection_head
 

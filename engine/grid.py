@@ -1,7 +1,7 @@
 """
 Runs a grid: every line of standard input holds the arguments of one run of main.py.
 
-    echo "--dataset trec --ir 50" | python runner.py
+    echo "--dataset trec --ir 50" | python grid.py
     bash run_all.sh table2                      # run_all.sh writes the lines of the paper's grids
 
 Finished runs are left alone, so the same command again goes on where it stopped, and any number of
@@ -25,8 +25,8 @@ from typing import Iterable, Iterator, NamedTuple
 
 import torch
 
-from arguments import changed, make_parser, number, parse_args, run_folder
-from augment import InputError
+from engine.arguments import changed, make_parser, number, parse_args, run_folder
+from engine.files import InputError
 
 BUSY = 75       # main.py's exit code where another process has the run
 STARTUP = 6     # seconds of a process beside those that its result.json counts
@@ -258,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--jobs", type=number(int, 1), default=1, help="processes at a time")
     add("--shard", type=shard, default=(1, 1), metavar="i/n", help="every n-th run, from the i-th")
     add("--dry_run", action="store_true", help="show the runs, and start none")
-    add("--script", default=str(Path(__file__).with_name("main.py")), help="what runs a line")
+    add("--script", default=str(Path(__file__).parents[1] / "main.py"), help="what runs a line")
     args = parser.parse_args(argv)
     try:
         all_cells, (i, n) = read_cells(sys.stdin), args.shard

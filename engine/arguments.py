@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import data
-import llm
+from baselines import language_models as llm
 from augment import METHODS as AUGMENTATIONS
 from augment import options_of
 from baselines import METHODS
@@ -79,7 +79,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("method").add_argument
     add("--method", choices=[*METHODS, "tfidf", *llm.MODELS, "sharprecl"], default="sharprecl",
-        help="sharprecl, or what it is compared with (baselines.py, llm.py)")
+        help="sharprecl, or what it is compared with (baselines/ holds them)")
     add("--constants", nargs="+", metavar="NAME=VALUE", default=[],
         help="other values for the constants of such a method; its own are its paper's")
 

@@ -33,8 +33,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from augment import InputError
-from data import batches_of, epoch_batches, eval_batches, save
+from engine.files import InputError
+from data import batches_of, epoch_batches, eval_batches
+from engine.files import save
 from model import load_pretrained
 
 MODELS = {"gpt35": "gpt-3.5-turbo-0125", "bloom": "bigscience/bloom-7b1",

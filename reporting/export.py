@@ -35,11 +35,12 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from augment import InputError
+from engine.files import InputError
 from baselines import Task, make
-from data import save
+from engine.files import save
 from model import Method, load_encoder, load_tokenizer
-from results import expected_calibration_error, write_json, write_text
+from engine.files import write_json, write_text
+from engine.metrics import expected_calibration_error
 
 FORMAT = 1          # of the folder; another number in sharprecl.json is another layout
 
@@ -212,7 +213,7 @@ def sha256(path: Path) -> str:
 def write_model(path: Path, method: Method, tokenizer, about: About, facts: dict,
                 metrics: dict) -> str:
     """
-    The folder. facts and metrics (of the test texts, results.metrics) are for the card.
+    The folder. facts and metrics (of the test texts, metrics.metrics) are for the card.
 
     returns  why there is no transformers classifier in it, or ""
     """

@@ -1,4 +1,4 @@
-"""runner.py and run_all.sh: which runs the grids hold, and that each runs once."""
+"""grid.py and run_all.sh: which runs the grids hold, and that each runs once."""
 import contextlib
 import io
 import json
@@ -16,10 +16,10 @@ import pytest
 
 import augment
 import main as main_module
-import runner
-from llm import MODELS
-from arguments import ABLATIONS
-from runner import read_cells
+from engine import grid as grid_module
+from baselines.language_models import MODELS
+from engine.arguments import ABLATIONS
+from engine.grid import read_cells
 
 ROOT = Path(__file__).parent.parent
 
@@ -78,7 +78,7 @@ def grid(stub, tmp_path, monkeypatch, capsys):
     def run(seeds, *options: str):
         lines = [line(seed, tmp_path) if isinstance(seed, int) else seed for seed in seeds]
         monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
-        code = runner.main(["--script", str(stub), *options])
+        code = grid_module.main(["--script", str(stub), *options])
         return code, capsys.readouterr().out
     yield run
     for name, handler in handlers:
@@ -93,7 +93,7 @@ def starts(folder: Path) -> Counter:
 
 def in_background(stub, folder, seeds, *options) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "runner.py"), "--script", str(stub), *options], text=True,
+        [sys.executable, "-m", "engine.grid", "--script", str(stub), *options], text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     process.stdin.write("\n".join(line(seed, folder) for seed in seeds))
     process.stdin.close()
@@ -120,10 +120,10 @@ def run_all(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def lines_of(tmp_path):
-    """The lines that run_all.sh pipes into runner.py, which a stand-in for python writes down."""
+    """The lines that run_all.sh pipes into grid.py, which a stand-in for python writes down."""
     python = tmp_path / "python"
     python.write_text('#!/usr/bin/env bash\n'
-                      f'if [ "$1" = runner.py ]; then cat >"{tmp_path}/lines"; fi\n'
+                      f'if [ "$1 $2" = "-m engine.grid" ]; then cat >"{tmp_path}/lines"; fi\n'
                       f'echo "$@" >>"{tmp_path}/calls"\n')
     python.chmod(0o755)
 
@@ -257,7 +257,7 @@ def test_the_report_comes_last_but_not_after_a_dry_run(lines_of, tmp_path):
     lines_of("table4", "--dry_run", JOBS="3", SHARD="2/5", OUTPUT_DIR="there")
     lines_of("table4", OUTPUT_DIR="there")
     assert (tmp_path / "calls").read_text().splitlines() == [
-        "runner.py --jobs 3 --shard 2/5 --dry_run", "runner.py --jobs 1 --shard 1/1",
+        "-m engine.grid --jobs 3 --shard 2/5 --dry_run", "-m engine.grid --jobs 1 --shard 1/1",
         "report.py there --output_dir there/report"]
 
 
@@ -270,7 +270,7 @@ def test_a_wrong_argument_is_one_line():
     assert len(done.stderr.splitlines()) == 1 and "treck" in done.stderr
 
 
-# ---- runner.py: each run once ----
+# ---- grid.py: each run once ----
 
 
 def test_shards_are_disjoint_and_complete(grid, tmp_path):
@@ -293,7 +293,7 @@ def test_a_wrong_shard_is_one_line(grid, capsys, shard):
                                    "--dataset trec --method bert --tau 0.3"])
 def test_a_wrong_line_is_named_before_anything_runs(grid, tmp_path, monkeypatch, capsys, wrong):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{line(1, tmp_path)}\n{wrong}\n"))
-    assert runner.main(["--script", str(tmp_path / "stub.py")]) == 2
+    assert grid_module.main(["--script", str(tmp_path / "stub.py")]) == 2
     error, = capsys.readouterr().err.splitlines()
     assert repr(wrong) in error and not (tmp_path / "starts.txt").exists()
 
@@ -377,28 +377,28 @@ def test_the_estimate_prefers_the_same_method_dataset_and_ratio(tmp_path):
     for options, seconds in [("--dataset trec --ir 50 --seed 1", 6),
                              ("--dataset trec --seed 1", 24), ("--dataset cr", 12),
                              ("--dataset cr --method bcl", 25)]:
-        assert runner.estimate([cell(options)], done, 1).startswith(
-            f"about {seconds + runner.STARTUP} s"), options
+        assert grid_module.estimate([cell(options)], done, 1).startswith(
+            f"about {seconds + grid_module.STARTUP} s"), options
 
 
 def test_times_are_written_in_the_unit_that_fits():
-    assert [runner.duration(seconds) for seconds in (0.4, 99, 100, 5900, 12345)] == [
+    assert [grid_module.duration(seconds) for seconds in (0.4, 99, 100, 5900, 12345)] == [
         "0 s", "99 s", "2 min", "98 min", "3 h 26 min"]
 
 
 def test_each_of_several_jobs_has_its_gpu_and_its_share_of_the_cores(monkeypatch):
     cell, = read_cells(["--dataset trec --device cpu"])
-    monkeypatch.setattr(runner.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(grid_module.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert runner.environment(cell, 1, 3)["OMP_NUM_THREADS"] == "2"
-    assert runner.environment(cell, 1, 3)["CUDA_VISIBLE_DEVICES"] == "4,6"      # it uses none
+    assert grid_module.environment(cell, 1, 3)["OMP_NUM_THREADS"] == "2"
+    assert grid_module.environment(cell, 1, 3)["CUDA_VISIBLE_DEVICES"] == "4,6"      # it uses none
     cell.args.device = "cuda"
-    assert [runner.environment(cell, slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == [
+    assert [grid_module.environment(cell, slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == [
         "4", "6", "4"]
-    assert runner.environment(cell, 0, 1)["CUDA_VISIBLE_DEVICES"] == "4,6"
+    assert grid_module.environment(cell, 0, 1)["CUDA_VISIBLE_DEVICES"] == "4,6"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert runner.environment(cell, 0, 99)["OMP_NUM_THREADS"] == "5"
+    assert grid_module.environment(cell, 0, 99)["OMP_NUM_THREADS"] == "5"
 
 
 # ---- several runners, and those that are stopped ----
@@ -456,7 +456,7 @@ def test_a_real_run_leaves_its_result(corpus_folder, tiny_encoder, tmp_path, mon
     common = (f"--dataset {corpus_folder} --encoder {tiny_encoder} --epochs 1 --device cpu "
               f"--batch_size 32 --no_weights --output_dir {tmp_path}")
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{common} --method bert\n" * 2))
-    assert runner.main([]) == 0
+    assert grid_module.main([]) == 0
     output = capsys.readouterr().out
     result = json.loads(next(tmp_path.glob("*method-bert*/result.json")).read_text())
     assert f"original bert seed 0: accuracy {result['last']['accuracy']:.1f}" in output

@@ -16,11 +16,11 @@ import torch
 from conftest import write_csv
 from fake_openai import KEY, FakeOpenAI
 
-import export
-import llm
+from reporting import export
+from baselines import language_models as llm
 import main as main_module
-import page
-from augment import InputError
+from reporting import page
+from engine.files import InputError
 from main import main, parse_args, run_folder
 
 ROOT = Path(__file__).parent.parent

@@ -1,170 +1,21 @@
 """
-The results of one run: metrics, files, lines for the screen, figures.
+The figures of one run.
 """
-import csv
 import io
-import json
-import math
+import csv
 import warnings
 from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-import torch
 from sklearn.manifold import TSNE
-from sklearn.metrics import accuracy_score, classification_report, f1_score, recall_score
 
-from augment import InputError
-from data import Corpus, save
+from engine.files import InputError, save, write_text
+from engine.results import csv_text, look_up
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt    # noqa: E402  after the backend is chosen
-
-# ---- metrics ----
-
-
-def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray) -> dict:
-    """
-    Accuracy, macro-F1 and balanced accuracy (the mean recall of the classes) in percent; the first
-    two also over the classes with many (above 100), medium (20 to 100) and few (below 20) training
-    texts; each class's F1; the classes never predicted. A class without a test text has no F1:
-    means are over the others.
-    """
-    tested = np.unique(labels)
-    accuracy = 100 * accuracy_score(labels, predicted)
-    macro_f1 = 100 * f1_score(labels, predicted, labels=tested, average="macro", zero_division=0)
-    result = {"accuracy": accuracy, "macro_f1": macro_f1,
-              "balanced_accuracy": 100 * recall_score(labels, predicted, labels=tested,
-                                                      average="macro"),
-              "gap": accuracy - macro_f1, "groups": {}}
-    for name, lowest, highest in (("many", 101, math.inf), ("medium", 20, 100), ("few", 0, 19)):
-        in_group = (train_counts >= lowest) & (train_counts <= highest)
-        members = np.intersect1d(np.flatnonzero(in_group), tested)
-        if len(members):
-            is_member = np.isin(labels, members)
-            result["groups"][name] = {
-                "classes": len(members), "texts": int(is_member.sum()),
-                "accuracy": 100 * accuracy_score(labels[is_member], predicted[is_member]),
-                "macro_f1": 100 * f1_score(labels, predicted, labels=members, average="macro",
-                                           zero_division=0)}
-    result["f1"] = (100 * f1_score(labels, predicted, labels=range(len(train_counts)), average=None,
-                                   zero_division=0)).tolist()
-    result["never_predicted"] = np.setdiff1d(np.arange(len(train_counts)), predicted).tolist()
-    return result
-
-
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray,
-                               bins: int = 15) -> float:
-    """
-    Guo et al. 2017, Eq. 3, in percent: the texts (n, C) in bins by their highest probability; mean
-    over the texts of |accuracy - mean probability| of their bin.
-    """
-    confidence = probabilities.max(axis=1)
-    is_right = probabilities.argmax(axis=1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.abs(np.bincount(bin_of, is_right, bins) - np.bincount(bin_of, confidence, bins))
-    return float(100 * gaps.sum() / len(labels))
-
-
-# ---- files of a run, each written whole or not at all ----
-
-
-def write_text(path: Path, text: str) -> None:
-    save(path, text.encode())
-
-
-def write_json(path: Path, value) -> None:
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object of a run. InputError where it is anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError("not an object")
-        return value
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}): run its command again with "
-                         "--overwrite, or move its folder away") from error
-
-
-def _csv(header: list[str], rows) -> str:
-    table = io.StringIO(newline="")
-    csv.writer(table).writerows([header, *rows])
-    return table.getvalue()
-
-
-UNKNOWN = "(no label)"      # an answer of a language model; its column comes after the classes
-
-
-def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
-    """predictions.csv and scikit-learn's report, of the newest epoch, as text and JSON."""
-    names = [*corpus.label_names, UNKNOWN]
-    labels, predicted = corpus.test_labels, logits.argmax(axis=1)
-    probability = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
-    write_text(folder / "predictions.csv", _csv(
-        ["text", "label", "prediction", "probability"],
-        ((text, names[label], names[prediction], f"{p:.6f}") for text, label, prediction, p
-         in zip(corpus.test_texts, labels, predicted, probability))))
-    tested = np.unique(labels)      # as in metrics(): the same classes, the same means
-    options = dict(labels=tested, target_names=[names[c] for c in tested], zero_division=0)
-    write_text(folder / "classification_report.txt",
-          classification_report(labels, predicted, digits=4, **options))
-    write_json(folder / "classification_report.json",
-               classification_report(labels, predicted, output_dict=True, **options))
-
-
-# ---- lines for the screen ----
-
-
-def epoch_lines(record: dict) -> str:
-    """The epoch in a line or two: how good it is, and how SharpReCL fares inside."""
-    test, inside = record["test"], record.get("diagnostics")
-    groups = ", ".join(f"{name} {group['macro_f1']:.1f}" for name, group in test["groups"].items())
-    lines = [f"epoch {record['epoch']}  accuracy {test['accuracy']:.2f}, "
-             f"macro-F1 {test['macro_f1']:.2f} ({groups})"]
-    if "val" in record:
-        lines[0] += f"  val {record['val']['accuracy']:.2f}, {record['val']['macro_f1']:.2f}"
-    if "loss" in record:
-        lines[0] += (f"  cls {record['loss_cls']:.3f}, cl {record['loss_cl']:.3f}, "
-                     f"{record['texts_per_second']:.0f} texts/s")
-    if inside:
-        mixed = [f"{name} {inside[f'mixed_to_prototype_{name}']:.2f}" for name in ("pos", "neg")
-                 if f"mixed_to_prototype_{name}" in inside]
-        lines.append(f"  cosine of prototypes to class means {inside['prototype_cosine']:.2f}, "
-                     f"to mixed samples {', '.join(mixed) or '-'}; gradient from cls "
-                     f"{inside['gradient_share_cls']:.0%}")
-    return "\n".join(lines)
-
-
-PROTOCOLS = {
-    "last": "after the last epoch: the headline",
-    "best_val": "epoch with the best validation macro-F1",
-    "best_test": "epoch with the best test accuracy, as in the authors' code: optimistic",
-}
-
-
-def print_result(folder: Path) -> None:
-    """scikit-learn's report of the last epoch, and the result under each protocol."""
-    result = read_json(folder / "result.json")
-    labels = read_json(folder / "args.json")["label_names"]
-    missing = [labels[label] for label in result["last"]["never_predicted"]]
-    try:
-        print((folder / "classification_report.txt").read_text())
-    except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}; run its command again with "
-                         "--overwrite") from error
-    print("never predicted: " + (", ".join(missing) or "no class"))
-    for name, meaning in PROTOCOLS.items():
-        if name in result:
-            print(f"{name + ':':<10} accuracy {result[name]['accuracy']:.2f}, macro-F1 "
-                  f"{result[name]['macro_f1']:.2f}, epoch {result[name]['epoch']} ({meaning})")
-    print(f"in {folder}")
-
-
-# ---- figures ----
 
 # Paul Tol's bright palette, safe for the colour-blind, as is viridis
 TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
@@ -265,12 +116,6 @@ def curves(history: list[dict], title: str, lines: dict[str, tuple[str, ...]]):
     return figure
 
 
-def look_up(record: dict, keys: tuple[str, ...]) -> float | None:
-    for key in keys:
-        record = record.get(key) if isinstance(record, dict) else None
-    return record
-
-
 Points = dict[str, list[tuple[float, float]]]       # by label
 
 
@@ -294,7 +139,7 @@ def tsne(feats: np.ndarray, labels: np.ndarray, names: list[str], folder: Path,
         points, among = np.split(whole, [len(feats)])
 
     def write(name: str, points: np.ndarray, labels) -> None:
-        write_text(folder / name, _csv(["x", "y", "label"], (
+        write_text(folder / name, csv_text(["x", "y", "label"], (
             (f"{x:.3f}", f"{y:.3f}", names[label]) for (x, y), label in zip(points, labels))))
 
     if prototypes is not None:

@@ -17,9 +17,10 @@ from typing import Callable, NamedTuple
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
-import results
-from augment import InputError
-from results import look_up
+from engine import files, results
+from reporting import figures
+from engine.files import InputError
+from engine.results import look_up
 
 MOST_ERRORS = 20
 LONGEST_TEXT = 300      # characters of a text that are shown
@@ -162,15 +163,15 @@ class Run(NamedTuple):
 def read_run(folder: Path) -> Run:
     csv.field_size_limit(2**31 - 1)     # a text may be a whole book
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    classes = results.read_json(folder / "data_report.json")["classes"]
+    classes = files.read_json(folder / "data_report.json")["classes"]
     number = {results.UNKNOWN: len(classes)} | {
         row["label"]: position for position, row in enumerate(classes)}
     with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
         rows = [(row["text"], number[row["label"]], number[row["prediction"]],
                  float(row["probability"])) for row in csv.DictReader(file)]
     texts, labels, predicted, probability = zip(*rows)
-    return Run(folder, results.read_json(folder / "result.json"),
-               results.read_json(folder / "args.json"), [json.loads(line) for line in lines],
+    return Run(folder, files.read_json(folder / "result.json"),
+               files.read_json(folder / "args.json"), [json.loads(line) for line in lines],
                classes, list(texts), np.array(labels), np.array(predicted), list(probability))
 
 
@@ -237,7 +238,7 @@ def picture(figure, alt: str) -> str:
     As an image: whatever stands in its letters, a browser runs nothing of it. As wide as it is, in
     a box that scrolls.
     """
-    content = base64.b64encode(results.svg(figure)).decode()
+    content = base64.b64encode(figures.svg(figure)).decode()
     return (f'<figure tabindex="0"><img alt="{escape(alt)}" '
             f'src="data:image/svg+xml;base64,{content}"></figure>')
 
@@ -311,7 +312,7 @@ def per_class(run: Run) -> str:
         rows.append((row["label"], row["train"], 100 * row["train"] / sum(counts), row["test"],
                      precision if given[label] else None, *(
                          (recall, f1) if row["test"] else (None, None))))
-    figure = results.label_distribution(counts, run.names, "training texts of each class")
+    figure = figures.label_distribution(counts, run.names, "training texts of each class")
     return section(
         "Classes", picture(figure, "Training texts of each class, largest first"),
         paragraph("Precision, recall and F1 on the test texts, in %; a dash where there is nothing "
@@ -324,7 +325,7 @@ def per_class(run: Run) -> str:
 def learning_curves(run: Run) -> str:
     if len(run.history) == 1:
         return section("Learning curves", paragraph("One epoch: there is no curve to draw."))
-    panels = [(title, results.curves(run.history, title, lines))
+    panels = [(title, figures.curves(run.history, title, lines))
               for title, lines in CURVES.items()]
     return section("Learning curves", '<div class="panels">', *(
         picture(figure, f"Epoch by epoch: {title}") for title, figure in panels if figure),
@@ -333,7 +334,7 @@ def learning_curves(run: Run) -> str:
 
 def confusion(run: Run) -> str:
     has_unknown = len(run.names) in run.predicted
-    figure = results.confusion_matrix(run.labels, run.predicted,
+    figure = figures.confusion_matrix(run.labels, run.predicted,
                                       run.answers if has_unknown else run.names)
     return section("Confusion matrix", paragraph("A row is a true class, a column what its test "
                                                  "texts were taken for, in % of the row."),
@@ -354,14 +355,14 @@ def tsne(run: Run) -> str:
                              "Not drawn, and the weights were not kept. This trains once more and "
                              "adds it; then make this page again."),
             command(run, *([] if kept else ["--overwrite"]), "--plots"))
-    if not results.read_points(run.folder / "tsne.csv"):
+    if not figures.read_points(run.folder / "tsne.csv"):
         return section(title, paragraph("There are fewer than 10 different test texts to draw."))
     space = ("The projected texts and, as stars, the prototypes, in the space of the contrastive "
              "loss." if (run.folder / "tsne_prototypes.csv").exists() else
              "The embeddings that the classifier sees.")
     return section(title, paragraph(f"{space} At most 2,000 texts; distances between far groups "
                                     "mean little."),
-                   picture(results.draw_tsne(run.folder, run.names), title))
+                   picture(figures.draw_tsne(run.folder, run.names), title))
 
 
 def errors(run: Run) -> str:
@@ -396,7 +397,7 @@ def write(folder: Path, path: Path) -> None:
         raise InputError(f"{folder}: a file of this run is damaged, or of another version of "
                          f"main.py ({error!r:.200}); run its command again with --overwrite"
                          ) from error
-    results.write_text(path, f"""<!doctype html>
+    files.write_text(path, f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">

@@ -1,0 +1,50 @@
+"""
+How good predictions are, and how honest their probabilities.
+"""
+import math
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+
+def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray) -> dict:
+    """
+    Accuracy, macro-F1 and balanced accuracy (the mean recall of the classes) in percent; the first
+    two also over the classes with many (above 100), medium (20 to 100) and few (below 20) training
+    texts; each class's F1; the classes never predicted. A class without a test text has no F1:
+    means are over the others.
+    """
+    tested = np.unique(labels)
+    accuracy = 100 * accuracy_score(labels, predicted)
+    macro_f1 = 100 * f1_score(labels, predicted, labels=tested, average="macro", zero_division=0)
+    result = {"accuracy": accuracy, "macro_f1": macro_f1,
+              "balanced_accuracy": 100 * recall_score(labels, predicted, labels=tested,
+                                                      average="macro"),
+              "gap": accuracy - macro_f1, "groups": {}}
+    for name, lowest, highest in (("many", 101, math.inf), ("medium", 20, 100), ("few", 0, 19)):
+        in_group = (train_counts >= lowest) & (train_counts <= highest)
+        members = np.intersect1d(np.flatnonzero(in_group), tested)
+        if len(members):
+            is_member = np.isin(labels, members)
+            result["groups"][name] = {
+                "classes": len(members), "texts": int(is_member.sum()),
+                "accuracy": 100 * accuracy_score(labels[is_member], predicted[is_member]),
+                "macro_f1": 100 * f1_score(labels, predicted, labels=members, average="macro",
+                                           zero_division=0)}
+    result["f1"] = (100 * f1_score(labels, predicted, labels=range(len(train_counts)), average=None,
+                                   zero_division=0)).tolist()
+    result["never_predicted"] = np.setdiff1d(np.arange(len(train_counts)), predicted).tolist()
+    return result
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray,
+                               bins: int = 15) -> float:
+    """
+    Guo et al. 2017, Eq. 3, in percent: the texts (n, C) in bins by their highest probability; mean
+    over the texts of |accuracy - mean probability| of their bin.
+    """
+    confidence = probabilities.max(axis=1)
+    is_right = probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.abs(np.bincount(bin_of, is_right, bins) - np.bincount(bin_of, confidence, bins))
+    return float(100 * gaps.sum() / len(labels))

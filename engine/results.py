@@ -1,0 +1,93 @@
+"""
+The files of one run beside its numbers, and its lines for the screen.
+"""
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import classification_report
+
+from data import Corpus
+from engine.files import InputError, read_json, write_json, write_text
+
+
+def csv_text(header: list[str], rows) -> str:
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([header, *rows])
+    return table.getvalue()
+
+
+UNKNOWN = "(no label)"      # an answer of a language model; its column comes after the classes
+
+
+def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
+    """predictions.csv and scikit-learn's report, of the newest epoch, as text and JSON."""
+    names = [*corpus.label_names, UNKNOWN]
+    labels, predicted = corpus.test_labels, logits.argmax(axis=1)
+    probability = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
+    write_text(folder / "predictions.csv", csv_text(
+        ["text", "label", "prediction", "probability"],
+        ((text, names[label], names[prediction], f"{p:.6f}") for text, label, prediction, p
+         in zip(corpus.test_texts, labels, predicted, probability))))
+    tested = np.unique(labels)      # as in metrics(): the same classes, the same means
+    options = dict(labels=tested, target_names=[names[c] for c in tested], zero_division=0)
+    write_text(folder / "classification_report.txt",
+          classification_report(labels, predicted, digits=4, **options))
+    write_json(folder / "classification_report.json",
+               classification_report(labels, predicted, output_dict=True, **options))
+
+
+# ---- lines for the screen ----
+
+
+def epoch_lines(record: dict) -> str:
+    """The epoch in a line or two: how good it is, and how SharpReCL fares inside."""
+    test, inside = record["test"], record.get("diagnostics")
+    groups = ", ".join(f"{name} {group['macro_f1']:.1f}" for name, group in test["groups"].items())
+    lines = [f"epoch {record['epoch']}  accuracy {test['accuracy']:.2f}, "
+             f"macro-F1 {test['macro_f1']:.2f} ({groups})"]
+    if "val" in record:
+        lines[0] += f"  val {record['val']['accuracy']:.2f}, {record['val']['macro_f1']:.2f}"
+    if "loss" in record:
+        lines[0] += (f"  cls {record['loss_cls']:.3f}, cl {record['loss_cl']:.3f}, "
+                     f"{record['texts_per_second']:.0f} texts/s")
+    if inside:
+        mixed = [f"{name} {inside[f'mixed_to_prototype_{name}']:.2f}" for name in ("pos", "neg")
+                 if f"mixed_to_prototype_{name}" in inside]
+        lines.append(f"  cosine of prototypes to class means {inside['prototype_cosine']:.2f}, "
+                     f"to mixed samples {', '.join(mixed) or '-'}; gradient from cls "
+                     f"{inside['gradient_share_cls']:.0%}")
+    return "\n".join(lines)
+
+
+PROTOCOLS = {
+    "last": "after the last epoch: the headline",
+    "best_val": "epoch with the best validation macro-F1",
+    "best_test": "epoch with the best test accuracy, as in the authors' code: optimistic",
+}
+
+
+def print_result(folder: Path) -> None:
+    """scikit-learn's report of the last epoch, and the result under each protocol."""
+    result = read_json(folder / "result.json")
+    labels = read_json(folder / "args.json")["label_names"]
+    missing = [labels[label] for label in result["last"]["never_predicted"]]
+    try:
+        print((folder / "classification_report.txt").read_text())
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; run its command again with "
+                         "--overwrite") from error
+    print("never predicted: " + (", ".join(missing) or "no class"))
+    for name, meaning in PROTOCOLS.items():
+        if name in result:
+            print(f"{name + ':':<10} accuracy {result[name]['accuracy']:.2f}, macro-F1 "
+                  f"{result[name]['macro_f1']:.2f}, epoch {result[name]['epoch']} ({meaning})")
+    print(f"in {folder}")
+
+
+def look_up(record: dict, keys: tuple[str, ...]) -> float | None:
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
