@@ -109,7 +109,8 @@ def objective(model: SharpReCL, feat: Tensor, labels: Tensor, class_counts: Tens
     weights = L.class_weights(class_counts, "none" if args.no_delta_cl else args.cl_weight)
     loss_cl = L.rebalanced_contrastive(                                    # line 12: Eq. (11)
         extended, extended_labels, positives, negatives,
-        temperature=args.tau, weights=weights, reduction=args.positives)
+        temperature=args.tau, weights=weights, reduction=args.cl_reduction,
+        over_positives=args.positives)
     loss = loss_cls + args.mu * loss_cl                                    # line 13: Eq. (12)
     return Objective(loss, loss_cls, loss_cl, extended, extended_labels, positives, negatives,
                      (syn_pos, syn_neg))

@@ -96,9 +96,13 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--hard_ratio_start", type=share, default=0.5, help="share of mixed samples at first")
     add("--hard_ratio_end", type=share, default=1.0, help="and at the last step")
     add("--positives", choices=("mean", "sum"), default="mean",
-        help="over the positives of an anchor, Eq. (11)")
-    add("--cl_weight", choices=("log_prior", "effective_number", "none"), default="log_prior",
-        help="weight of an anchor's class, Eq. (11)")
+        help="over the positives of an anchor, Eq. (11); sum is its letter")
+    add("--cl_weight", default="log_prior",
+        choices=("log_prior", "log_prior_normalised", "effective_number", "none"),
+        help="weight w of an anchor's class, Eq. (11)")
+    add("--cl_reduction", choices=("weighted_mean", "mean"), default="weighted_mean",
+        help="over the N anchors, Eq. (11): sum of w L / sum of w, or sum of w L / N, whose size "
+             "is that of the weights")
     add("--no_delta_cls", action="store_true", help="no class prior in Eq. (6)")
     add("--no_delta_cl", action="store_true", help="no class weight in Eq. (11)")
     add("--no_mutual_guidance", action="store_true", help="free prototypes instead of proj_h(w)")
@@ -214,8 +218,8 @@ def check_language_model(parser: argparse.ArgumentParser, args: argparse.Namespa
 
 ENCODER = "bert-base-uncased"
 SHARPRECL = ("tau", "mu", "k", "n_pos", "n_neg", "lam", "hard_ratio_start", "hard_ratio_end",
-             "positives", "cl_weight", "no_delta_cls", "no_delta_cl", "no_mutual_guidance",
-             "no_cls", "proj_dim", "proj_bn")       # its flags, which no other method has
+             "positives", "cl_weight", "cl_reduction", "no_delta_cls", "no_delta_cl",
+             "no_mutual_guidance", "no_cls", "proj_dim", "proj_bn")     # no other method has these
 LANGUAGE_MODEL = ("base_model", "base_type", "lora_targets")    # the same for llm.py's methods
 
 
