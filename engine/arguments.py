@@ -62,6 +62,9 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--label_noise", type=share, default=0.0, help="share of the training labels to flip")
     add("--val_fraction", type=number(float, 0, 0.9), default=0.0,
         help="share of the training texts held out for validation")
+    add("--val_left_out", type=size, metavar="N",
+        help="up to N validation texts of each class, of those that --ir and --max_per_class leave "
+             "out: they have the shares of a balanced test set, and none of its texts")
     add("--test_fraction", type=number(float, 0.01, 0.9), default=0.2,
         help="share for testing, of own data without a test file")
     add("--data_seed", type=count, default=0, help="picks subsets, splits, noise and second views")
@@ -127,8 +130,15 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--pooling", choices=("cls", "mean"),
         help="feat: the first token's state or the mean of all; None: cls, and mean for minilm")
 
+    add("--freeze_layers", type=count, default=0, metavar="N",
+        help="the embeddings and the lowest N layers stay as pretrained: an epoch takes half the "
+             "time or less, with a model that is nearly as good")
+
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=size, default=30, help="over the training texts")
+    add("--eval_every", type=size, default=1, metavar="N",
+        help="evaluate after every N-th epoch and after the last; best_test and best_val are "
+             "chosen among the evaluated epochs")
     add("--batch_size", type=size, default=128, help="texts, each in two views")
     add("--micro_batch", type=size,
         help="texts that are in memory at a time; the gradient stays that of the whole batch")
@@ -171,6 +181,12 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
         args.augment_options = parse_augment_options(args.augment, args.augment_options)
     except ValueError as error:
         parser.error(str(error))
+    if args.val_left_out is not None:
+        if args.ir is None and args.max_per_class is None:
+            parser.error("--val_left_out takes what --ir and --max_per_class leave out: give one "
+                         "of them, or take --val_fraction")
+        if args.val_fraction > 0:
+            parser.error("--val_left_out and --val_fraction both make validation texts: give one")
     if args.plots and not has_encoder(args.method):
         parser.error(f"--plots draws what an encoder makes of the texts, and {args.method} has "
                      "none")
