@@ -49,12 +49,14 @@ from baselines import language_models as llm
 import losses as L
 from engine import files, metrics, results
 from reporting import figures
-from engine.arguments import changed, has_encoder, has_second_view, parse_args, run_folder, settings
+from engine.arguments import changed, parse_args, run_folder, settings
 from augment import METHODS as AUGMENTATIONS
 from augment import augment
 from engine.files import InputError, save
 from engine.frozen import keep_states
-from baselines import Losses, Task, make, tfidf
+from baselines import METHODS, make
+from baselines.base import Losses, Task
+from baselines.simple import tfidf
 from engine.distributed import set_seed
 from model import Method, SharpReCL, load_encoder, load_tokenizer, max_positions
 
@@ -445,7 +447,7 @@ def check_data(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> d
     """
     summary, tokens = data.data_report(corpus), None
     print(data.format_report(summary))
-    if has_encoder(args.method):
+    if METHODS[args.method].has_encoder:
         tokens = tokenize(args, corpus.train_texts)
         summary["truncated"] = tokens.truncated
         print(f"  longer than {args.max_length} tokens, and cut: {tokens.truncated:>11.2%}",
@@ -535,7 +537,7 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus
                          "--encoder out, or take --method bert")
     counts = torch.from_numpy(data.class_counts(corpus.train_labels, num_classes))
     task = Task(corpus.label_names, corpus.train_labels, counts, load_tokenizer(args.encoder),
-                args.epochs)
+                args.epochs, args.batch_size)
     return make(args.method, encoder, task, options(args)).to(args.device)
 
 
@@ -868,7 +870,7 @@ def prepare(args: argparse.Namespace, folder: Path, corpus: data.Corpus, data_ha
     or asks what may be spent, comes first: before --overwrite removes what is in the folder.
     """
     model = new_model(args, corpus)
-    if args.overwrite and has_second_view(args.method) and AUGMENTATIONS.get(args.augment):
+    if args.overwrite and METHODS[args.method].has_second_view and AUGMENTATIONS.get(args.augment):
         AUGMENTATIONS[args.augment](["a text"], **args.augment_options)
     with D.main_first():
         if D.is_main() and args.overwrite:

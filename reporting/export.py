@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from engine.files import InputError
-from baselines import Task, make
+from baselines import make
+from baselines.base import Task
 from engine.files import save
 from model import Method, load_encoder, load_tokenizer
 from engine.files import write_json, write_text
@@ -289,7 +290,7 @@ def read_model(path: str | Path, device: str) -> Trained:
     try:
         counts = np.array(about.class_counts)
         task = Task(about.label_names, np.repeat(np.arange(len(counts)), counts),
-                    torch.from_numpy(counts), tokenizer, epochs=1)
+                    torch.from_numpy(counts), tokenizer, epochs=1, batch_size=1)
         method = make(about.method, encoder, task, about.options)
         kept = {name: tensor for name, tensor in method.state_dict().items()
                 if name.startswith(("encoder.backbone.", *method.training_only))}
