@@ -46,7 +46,7 @@ class Entry(NamedTuple):
     name: str                   # of --method
     title: str                  # in the tables
     group: str                  # of GROUPS
-    source: str                 # module and name of its class; of tfidf, of a function
+    source: str                 # module and name of its class
     loss: str = ""              # module and name of the loss that gives it its name, if it has one
     encoder: str | None = None  # the default of --encoder, where it is the method's own
 
@@ -119,7 +119,7 @@ METHODS = {entry.name: entry for entry in (
           "baselines.losses.vector_scaling"),
     Entry("wce", "weighted CE", "simple", "baselines.simple.WeightedCrossEntropy",
           "torch.nn.functional.cross_entropy"),
-    Entry("tfidf", "TF-IDF + SVM", "simple", "baselines.simple.tfidf"),
+    Entry("tfidf", "TF-IDF + SVM", "simple", "baselines.tfidf.Tfidf"),
     Entry("probe", "linear probe", "simple", "baselines.simple.Probe"),
 
     Entry("sharprecl", "SharpReCL", "ours", "model.SharpReCL", "losses.rebalanced_contrastive"),
