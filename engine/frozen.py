@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 import data
-from engine import loader
+from engine import distributed, loader
 from engine.files import InputError, saving
 from model import TextEncoder
 
@@ -27,7 +27,7 @@ def size_of(tokens: data.Tokens, encoder: TextEncoder) -> int:
     return len(tokens.ids) * encoder.backbone.config.hidden_size * 2
 
 
-def keep_states(tokens: data.Tokens, encoder: TextEncoder, device: torch.device,
+def keep_states(tokens: data.Tokens, encoder: TextEncoder, device: str,
                 cache_dir: Path) -> data.Tokens:
     """
     The texts with their states, from the cache or computed; as they are where all layers are
@@ -37,8 +37,9 @@ def keep_states(tokens: data.Tokens, encoder: TextEncoder, device: torch.device,
         return tokens
     shape = (len(tokens.ids), encoder.backbone.config.hidden_size)
     path = Path(cache_dir) / f"states-{_digest(tokens, encoder)[:16]}.f16"
-    if not path.exists():
-        _write(path, tokens, encoder, device)
+    with distributed.main_first():
+        if not path.exists():
+            _write(path, tokens, encoder, torch.device(device))
     if path.stat().st_size != size_of(tokens, encoder):
         raise InputError(f"{path} is damaged: delete it, and run the command again")
     return replace(tokens, states=np.memmap(path, np.float16, mode="r", shape=shape))
