@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 import data
 
-# Tokens of a piece: enough to keep the device busy, and few enough that little is padded.
-PIECE_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 8_192}
+# What a piece costs beside its tokens, in tokens: a processor needs little to be busy, a GPU much.
+START_COST = {"cpu": 24, "cuda": 4096, "mps": 2048}
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -36,7 +36,7 @@ def encode(encoder: nn.Module, texts: data.Tokens, device: torch.device,
     inner, num_devices = encoder, 1
     if isinstance(encoder, nn.DataParallel):
         inner, num_devices = encoder.module, len(encoder.device_ids)
-    pieces = data.pieces(texts, PIECE_TOKENS[device.type] * num_devices, most_rows)
+    pieces = data.pieces(texts, START_COST[device.type] * num_devices, most_rows)
     # looked up once: each look-up of its own would have a gradient of the size of the vocabulary
     if texts.states is None:
         kind, vectors = "words", inner.embed(to_device(texts.ids.astype(np.int64), device))
@@ -63,5 +63,5 @@ def encode(encoder: nn.Module, texts: data.Tokens, device: torch.device,
 def padding(batches: list[data.Tokens], device: torch.device) -> float:
     """Share of padding among what the encoder reads of these batches."""
     is_token = [piece.is_token for batch in batches
-                for piece in data.pieces(batch, PIECE_TOKENS[device.type])]
+                for piece in data.pieces(batch, START_COST[device.type])]
     return 1 - sum(mask.sum() for mask in is_token) / sum(mask.size for mask in is_token)
