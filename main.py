@@ -18,7 +18,6 @@ if __name__ == "__main__":      # Ctrl-C while the libraries load, for seconds: 
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import io
 import json
 import math
@@ -54,7 +53,8 @@ from augment import METHODS as AUGMENTATIONS
 from augment import augment
 from engine.files import InputError, save
 from engine.frozen import keep_states
-from baselines import Losses, Task, make, tfidf
+from baselines import Losses, Task, make
+from baselines.tfidf import Tfidf
 from engine.distributed import set_seed
 from model import Method, SharpReCL, load_encoder, load_tokenizer, max_positions
 
@@ -285,7 +285,8 @@ def save_checkpoint(run: "Run", history: list[dict]) -> None:
              "model.safetensors": safetensors.torch.save(trained_state(run.model))}
     for name, content in contents.items():
         save(temporary / name, content)
-    files.write_json(temporary / "sha256.json", sha256(contents))
+    files.write_json(temporary / "sha256.json",
+                     {name: files.sha256(temporary / name) for name in contents})
     os.replace(temporary, run.folder / f"checkpoint-{len(history)}")
     shutil.rmtree(run.folder / f"checkpoint-{len(history) - 1}", ignore_errors=True)
 
@@ -298,10 +299,6 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
             if tensor.data_ptr() not in frozen}
 
 
-def sha256(contents: dict[str, bytes]) -> dict[str, str]:
-    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-
-
 def load_checkpoint(run: "Run") -> list[dict]:
     """Restores the newest whole epoch; returns the history up to it, [] at the beginning."""
     folders = {int(path.name.split("-")[1]): path for path in run.folder.glob("checkpoint-*")
@@ -310,12 +307,12 @@ def load_checkpoint(run: "Run") -> list[dict]:
         return []
     folder = folders[max(folders)]
     try:
-        contents = {name: (folder / name).read_bytes() for name in ("trainer.pt", "model.safetensors")}
-        if sha256(contents) != json.loads((folder / "sha256.json").read_text()):
+        trainer, model = folder / "trainer.pt", folder / "model.safetensors"
+        written = json.loads((folder / "sha256.json").read_text())
+        if {path.name: files.sha256(path) for path in (trainer, model)} != written:
             raise ValueError("its files are not those that were written")
-        state = torch.load(io.BytesIO(contents["trainer.pt"]), map_location=run.device,
-                           weights_only=True)
-        state_of_model = safetensors.torch.load(contents["model.safetensors"])
+        state = torch.load(trainer, map_location=run.device, weights_only=True)
+        state_of_model = safetensors.torch.load_file(model)
         if set(state_of_model) != set(trained_state(run.model)):
             raise ValueError("it holds other weights")
         run.model.load_state_dict(state_of_model, strict=False)
@@ -730,14 +727,29 @@ def keep_model(run: Run, record: dict, val_logits: np.ndarray | None) -> None:
 
 
 def fit_tfidf(args: argparse.Namespace, folder: Path, corpus: data.Corpus) -> None:
-    """The one method without a network: one fit, and the same files but weights."""
+    """The one method without a network: one fit, and the same files."""
     start = time.perf_counter()
-    logits, val_logits = tfidf(corpus.train_texts, corpus.train_labels, corpus.test_texts,
-                               corpus.val_texts or corpus.test_texts)
-    record = {"epoch": 1, **evaluate(corpus, logits, val_logits if corpus.val_texts else None)}
+    model = Tfidf().fit(corpus.train_texts, corpus.train_labels)
+    logits = model.scores(corpus.test_texts)
+    val_logits = model.scores(corpus.val_texts) if corpus.val_texts else None
+    record = {"epoch": 1, **evaluate(corpus, logits, val_logits)}
     record["seconds"] = round(time.perf_counter() - start, 2)
     write_epoch(folder, corpus, logits, [record])
+    if not args.no_weights:
+        counts = data.class_counts(corpus.train_labels, len(corpus.label_names))
+        about = export.about_tfidf(args.text_column, corpus.label_names, counts.tolist())
+        if val_logits is not None:
+            about = export.calibrate(about, val_logits, corpus.val_labels)
+        export.write_model(folder / "model", model, None, about, {"data": corpus.name},
+                           record["test"])
     finish(args, folder, [record])
+
+
+def plot_tfidf(folder: Path, corpus: data.Corpus) -> None:
+    """The confusion matrix of the test texts; without an encoder there is no t-SNE."""
+    predicted = export.read_model(folder, "cpu").method.scores(corpus.test_texts).argmax(axis=1)
+    figure = figures.confusion_matrix(corpus.test_labels, predicted, corpus.label_names)
+    figures.save_figure(figure, folder / "confusion_matrix.png")
 
 
 def fit_lora(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
@@ -901,7 +913,10 @@ def start(args: argparse.Namespace) -> None:
             fit_lora(args, folder, corpus, model)
         elif args.method == "tfidf":
             if D.is_main():
-                fit_tfidf(args, folder, corpus)
+                if not is_finished:
+                    fit_tfidf(args, folder, corpus)
+                if args.plots:
+                    plot_tfidf(folder, corpus)
         else:
             run = build(args, folder, corpus, tokens, model)
             if is_finished:

@@ -154,7 +154,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("results").add_argument
     add("--output_dir", default="runs", help="holds a folder for each run")
-    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts")
+    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts (tfidf: the "
+        "confusion matrix)")
     add("--no_weights", action="store_true", help="keep the numbers of the run alone")
     add("--overwrite", action="store_true", help="start anew where there is a result")
     return parser
@@ -187,7 +188,7 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
                          "of them, or take --val_fraction")
         if args.val_fraction > 0:
             parser.error("--val_left_out and --val_fraction both make validation texts: give one")
-    if args.plots and not has_encoder(args.method):
+    if args.plots and not has_encoder(args.method) and args.method != "tfidf":
         parser.error(f"--plots draws what an encoder makes of the texts, and {args.method} has "
                      "none")
     check_language_model(parser, args)
