@@ -16,8 +16,8 @@ from engine.files import InputError
 from engine.optimizer import autocast
 from model import Method
 
-# Tokens of a piece: enough to keep the device busy, and few enough that little is padded.
-PIECE_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 8_192}
+# What a piece costs beside its tokens, in tokens: a processor needs little to be busy, a GPU much.
+START_COST = {"cpu": 24, "cuda": 4096, "mps": 2048}
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -42,7 +42,7 @@ def encode(encoder: nn.Module, texts: data.Tokens, device: torch.device,
     inner, num_devices = encoder, 1
     if isinstance(encoder, nn.DataParallel):
         inner, num_devices = encoder.module, len(encoder.device_ids)
-    pieces = data.pieces(texts, PIECE_TOKENS[device.type] * num_devices, most_rows)
+    pieces = data.pieces(texts, START_COST[device.type] * num_devices, most_rows)
     # looked up once: each look-up of its own would have a gradient of the size of the vocabulary
     if texts.states is None:
         kind, vectors = "words", inner.embed(to_device(texts.ids.astype(np.int64), device))
@@ -140,7 +140,7 @@ class Loader:
     def summary(self) -> str:
         """A line on the first epoch: its batches, and the share of padding in them."""
         is_token = [piece.is_token for rows in self.epoch_batches(1)
-                    for piece in data.pieces(self.texts(rows), PIECE_TOKENS[self.device.type])]
+                    for piece in data.pieces(self.texts(rows), START_COST[self.device.type])]
         padding = 1 - sum(mask.sum() for mask in is_token) / sum(mask.size for mask in is_token)
         return (f"{self.batch_size} texts a batch, each in {len(self.views)} "
                 f"view{'s' * (len(self.views) > 1)}; padding: {padding:.1%}")
