@@ -108,10 +108,10 @@ METHODS = {entry.name: entry for entry in (
     Entry("tsc", "TSC", "imbalanced", "baselines.imbalanced.TSC",
           "baselines.losses.targeted_contrastive"),
 
-    Entry("gpt35", "GPT-3.5", "large", "baselines.language_models.HostedModel"),
-    Entry("bloom", "Bloom-7.1B", "large", "baselines.language_models.LoraClassifier"),
-    Entry("llama2", "Llama2-7B", "large", "baselines.language_models.LoraClassifier"),
-    Entry("llama3", "Llama3-8B", "large", "baselines.language_models.LoraClassifier"),
+    Entry("gpt35", "GPT-3.5", "large", "baselines.hosted.HostedModel"),
+    Entry("bloom", "Bloom-7.1B", "large", "baselines.lora.LoraClassifier"),
+    Entry("llama2", "Llama2-7B", "large", "baselines.lora.LoraClassifier"),
+    Entry("llama3", "Llama3-8B", "large", "baselines.lora.LoraClassifier"),
 
     Entry("la", "logit adjustment", "simple", "baselines.simple.LogitAdjustment",
           "losses.logit_compensation"),
