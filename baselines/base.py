@@ -1,6 +1,6 @@
 """
-What the methods share that SharpReCL is compared with: what they know of the data, how they predict,
-and what a step returns.
+What the methods share that SharpReCL is compared with: what they know of the data, how they
+predict, and what a step returns.
 """
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -27,7 +27,8 @@ class SimCSE(CrossEntropy):
 
     def losses(self, feat, labels, epoch):
         loss_cls = self.loss(self.classify(feat), labels)
-        loss_cl = losses.info_nce(*self.head(feat).chunk(2), temperature=self.constant["temperature"])
+        loss_cl = losses.info_nce(*self.head(feat).chunk(2),
+                                  temperature=self.constant["temperature"])
         return weighted_sum(loss_cls, loss_cl, self.constant["weight"])
 
 
@@ -37,7 +38,8 @@ class SCLCE(CrossEntropy):
 
     def losses(self, feat, labels, epoch):
         loss_cls = self.loss(self.classify(feat), labels)
-        loss_cl = losses.supervised_contrastive(feat, labels, temperature=self.constant["temperature"])
+        loss_cl = losses.supervised_contrastive(feat, labels,
+                                                temperature=self.constant["temperature"])
         return weighted_sum(loss_cls, loss_cl, self.constant["weight"])
 
 

@@ -11,7 +11,7 @@ import data
 from baselines import language_models as llm
 from augment import METHODS as AUGMENTATIONS
 from augment import options_of
-from baselines import METHODS, GROUPS, titles
+from baselines import GROUPS, METHODS, titles
 from model import device
 
 ABLATIONS = {  # Table 4, row by row: what each sets
@@ -82,7 +82,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("method").add_argument
     add("--method", choices=list(METHODS), default="sharprecl",
-        help="; ".join(f"{heading}: {', '.join(titles(group))}" for group, heading in GROUPS.items())
+        help="; ".join(f"{heading}: {', '.join(titles(group))}"
+                       for group, heading in GROUPS.items())
              + "; `python -m baselines` shows their constants")
     add("--constants", nargs="+", metavar="NAME=VALUE", default=[],
         help="other values for the constants of such a method, instead of its paper's")
@@ -178,7 +179,8 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
             if getattr(args, name) != parser.get_default(name):
                 parser.error(f"--{name} belongs to sharprecl, not to {args.method}; what that has "
                              f"is set by --constants ({constants_of(args.method) or 'nothing'})")
-        if args.augment != parser.get_default("augment") and not METHODS[args.method].has_second_view:
+        has_views = METHODS[args.method].has_second_view
+        if args.augment != parser.get_default("augment") and not has_views:
             parser.error(f"--augment makes second views of the texts, and {args.method} has none")
     try:
         args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)

@@ -28,9 +28,13 @@ from baselines import (
 from baselines.base import Task
 from baselines.contrastive import LabelAwareEncoder
 from data import Tokens
+from engine import loader
+from engine.arguments import changed, parse_args, run_folder, settings
+from engine.corpus import load_corpus, views_of
 from engine.files import InputError
+from engine.network import new_model
 from losses import logit_compensation
-from main import main, parse_args, settings
+from main import main
 from model import load_encoder, load_tokenizer
 from predict import Predictor
 from reporting import figures
@@ -765,7 +769,8 @@ class Echo(torch.nn.Module):
     """A stand-in backbone: the state of token i is (i, 2 i), and it keeps its position ids."""
     def __init__(self, model_type, pad_token_id, padding_idx):
         super().__init__()
-        self.config = SimpleNamespace(model_type=model_type, pad_token_id=pad_token_id)
+        self.config = SimpleNamespace(model_type=model_type, pad_token_id=pad_token_id,
+                                      _attn_implementation="eager")
         self.position_embeddings = torch.nn.Embedding(9, 2, padding_idx=padding_idx)
 
     def forward(self, input_ids, attention_mask, position_ids):
@@ -977,12 +982,15 @@ def test_the_momentum_encoder_follows_slowly_makes_the_keys_and_gets_no_gradient
             fast.add_(torch.randn_like(fast))
     ids = torch.tensor([[2, 7, 3], [2, 8, 3], [2, 9, 3], [2, 10, 3]])
     mask = torch.ones_like(ids)
-    feat = model.encode(model.encoder, ids, mask)
+    texts = Tokens(ids.flatten().int().numpy(), np.arange(0, 13, 3), 0.0)
+    feat = model.encode(
+        lambda texts, encoder=model.encoder: loader.encode(encoder, texts, torch.device("cpu")),
+        texts)
     for slow, fast, before in pairs:
         torch.testing.assert_close(slow, 0.75 * before + 0.25 * fast)
     torch.testing.assert_close(feat[:2], model.encoder(ids[:2], mask[:2]))
     torch.testing.assert_close(feat[2:], model.key_encoder(ids[2:], mask[2:]))
-    model.losses(feat, torch.tensor([0, 1] * 2), 4).loss.backward()
+    model.losses(feat, torch.tensor([0, 1] * 2), 100).loss.backward()
     assert all(slow.grad is None for slow, _, _ in pairs)
     assert sum(fast.grad.abs().sum() for _, fast, _ in pairs if fast.grad is not None) > 0
 
@@ -1063,25 +1071,25 @@ def test_a_method_with_state_goes_on_bit_for_bit(command, tmp_path, monkeypatch,
     assert main(command(name, "--output_dir", whole, *options)) == 0
     train_epoch = main_module.train_epoch
     for last in (1, 2, 3):
-        def until(run, epoch):
+        def until(model, loader, optimizer, scaler, epoch, args):
             if epoch > last:
                 raise KeyboardInterrupt
-            return train_epoch(run, epoch)
+            return train_epoch(model, loader, optimizer, scaler, epoch, args)
         monkeypatch.setattr(main_module, "train_epoch", until)
         assert main(command(name, "--output_dir", stopped, *options)) == (0 if last == 3 else 130)
     assert outcome(stopped) == outcome(whole)
 
 
 @pytest.fixture
-def prepared(command, tmp_path):
-    """A Run that has not trained yet."""
-    def make(*options):
+def prepared(command):
+    """The loader of a run that has not trained yet."""
+    def of(*options):
         args = parse_args(command(*options))
-        corpus = main_module.load_data(args)
-        tokens = main_module.check_data(args, tmp_path, corpus)
-        return main_module.build(args, tmp_path, corpus, tokens,
-                                 main_module.new_model(args, corpus))
-    return make
+        corpus = load_corpus(args)
+        model = new_model(args, corpus)
+        return loader.Loader(model, model.encoder, views_of(args, corpus, model),
+                             corpus.train_labels, len(corpus.label_names), args)
+    return of
 
 
 def test_the_views_are_the_text_itself_and_new_draws_of_its_augmentation(prepared):
@@ -1098,17 +1106,17 @@ def test_the_views_are_the_text_itself_and_new_draws_of_its_augmentation(prepare
 
 
 @pytest.mark.parametrize("name", ["dualcl", "tsc"])
-def test_micro_batches_give_the_gradient_of_the_whole_batch(prepared, tmp_path, monkeypatch, name):
+def test_micro_batches_give_the_gradient_of_the_whole_batch(prepared, tmp_path, name):
     folder = save_tiny_encoder(tmp_path / "no_dropout", dropout=0.0)
 
     def gradient(micro_batch):
-        run = prepared(name, "--encoder", str(folder))
-        run.model.train()
-        run.args.micro_batch = micro_batch
-        batch, labels = run.batch(np.arange(0, 68, 4))
+        options = [] if micro_batch is None else ["--micro_batch", str(micro_batch)]
+        batches = prepared(name, "--encoder", str(folder), *options)
+        model = batches.model.train()
+        texts, labels = batches.batch(np.arange(0, 68, 4))
         torch.manual_seed(3)
-        feat = run.model.encode(run.forward, **batch)
-        return gradients(run.model.losses(feat, labels, 3).loss, run.model)
+        feat = model.encode(batches.forward, texts)
+        return gradients(model.losses(feat, labels, 3).loss, model)
     whole = gradient(None)
     assert sum(g is not None for g in whole.values()) > 10
     for micro_batch in (1, 5):
@@ -1138,7 +1146,7 @@ def test_tfidf_keeps_its_model_and_draws_its_confusion_matrix(command, tmp_path,
     drawn, draw = [], figures.confusion_matrix
     monkeypatch.setattr(figures, "confusion_matrix",
                         lambda *data: drawn.append(data) or draw(*data))
-    monkeypatch.setattr(main_module, "fit_tfidf", None)     # it is finished: nothing is fitted
+    monkeypatch.setitem(main_module.FITS, "tfidf", None)     # it is finished: nothing is fitted
     assert main(command("tfidf", "--val_fraction", "0.2", "--plots")) == 0
     (labels, predicted, names), = drawn
     assert (folder / "confusion_matrix.png").stat().st_size > 0
@@ -1161,7 +1169,7 @@ def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(comma
     assert main([*arguments, "--plots"]) == 2
     assert "weights were not kept" in capsys.readouterr().err.splitlines()[-1]
     # keeping them or not decides no number: it is the same run
-    assert main_module.run_folder(parse_args(command("bert"))) == main_module.run_folder(
+    assert run_folder(parse_args(command("bert"))) == run_folder(
         parse_args(command("bert", "--no_weights")))
 
 
@@ -1195,7 +1203,9 @@ def test_what_a_method_does_not_have_is_refused_in_one_line(command, capsys, met
 @pytest.mark.parametrize("method, options, message", [
     ("roberta", [], "a bert: leave --encoder out"),
     ("tsc", ["--constants", "proj_dim=1"], "--constants proj_dim=2"),
-    ("dualcl", ["--max_length", "130"], "--max_length 128")])
+    ("dualcl", ["--max_length", "130"], "--max_length 128"),
+    ("dualcl", ["--freeze_layers", "1"], "an embedding of each label"),
+    ("spcl", ["--freeze_layers", "1"], "leaves nothing of it to train")])
 def test_what_does_not_fit_the_encoder_or_the_data_is_one_line_and_exit_code_2(
         command, tmp_path, capsys, method, options, message):
     long = tmp_path / "long.csv"
@@ -1213,16 +1223,16 @@ def test_dualcl_takes_a_text_that_just_fits(command, tmp_path):
 
 
 def test_a_changed_constant_is_in_the_settings_the_results_and_the_folders_name(command, tmp_path):
-    plain, changed, same = (parse_args(command("sclce", "--epochs", "1", *options)) for options in (
+    plain, other, same = (parse_args(command("sclce", "--epochs", "1", *options)) for options in (
         [], ["--constants", "temperature=0.2"], ["--constants", "temperature=0.3", "weight=0.9"]))
     assert plain.constants == same.constants == {"temperature": 0.3, "weight": 0.9}
-    assert settings(plain) == settings(same) and main_module.changed(same) == {}
-    assert main_module.run_folder(plain) == main_module.run_folder(same)
-    assert changed.constants == {"temperature": 0.2, "weight": 0.9}
-    assert "temperature-0.2" in main_module.run_folder(changed).name
+    assert settings(plain) == settings(same) and changed(same) == {}
+    assert run_folder(plain) == run_folder(same)
+    assert other.constants == {"temperature": 0.2, "weight": 0.9}
+    assert "temperature-0.2" in run_folder(other).name
     assert main(command("sclce", "--epochs", "1", "--constants", "temperature=0.2")) == 0
     result = json.loads((folder_of(tmp_path) / "result.json").read_text())
-    assert result["settings"]["constants"] == changed.constants
+    assert result["settings"]["constants"] == other.constants
     assert "temperature" in str(result["changed"]) and "weight" not in str(result["changed"])
 
 
