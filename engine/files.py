@@ -66,3 +66,10 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}): run its command again with "
                          "--overwrite, or move its folder away") from error
+
+
+def duration(seconds: float) -> str:
+    """A time as a reader says it: 40 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    return (f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else
+            f"{minutes // 60} h {minutes % 60} min")
