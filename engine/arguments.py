@@ -156,8 +156,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("results").add_argument
     add("--output_dir", default="runs", help="holds a folder for each run")
-    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts (tfidf: the "
-        "confusion matrix)")
+    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts "
+        "(tfidf: no t-SNE)")
     add("--no_weights", action="store_true", help="keep the numbers of the run alone")
     add("--overwrite", action="store_true", help="start anew where there is a result")
     return parser
