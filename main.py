@@ -50,8 +50,7 @@ import losses as L
 from engine import files, metrics, results
 from reporting import figures
 from engine.arguments import changed, has_encoder, has_second_view, parse_args, run_folder, settings
-from augment import METHODS as AUGMENTATIONS
-from augment import augment
+from augment import AUGMENTATIONS, augment, check_augmentation
 from engine.files import InputError, save
 from baselines import Losses, Task, make, tfidf
 from engine.distributed import set_seed
@@ -527,6 +526,8 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus
     if args.method == "tfidf":
         return None
     encoder = load_encoder(args.encoder, args.pooling)
+    print(f"encoder {args.encoder}, pooling {args.pooling}: a text is " + {
+        "cls": "its first token's state", "mean": "the mean of its tokens' states"}[args.pooling])
     num_classes = len(corpus.label_names)
     family = encoder.backbone.config.model_type
     if args.method == "roberta" and "roberta" not in family:
@@ -592,7 +593,9 @@ def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: d
 def views_of(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
              model: Method) -> dict[str, data.Tokens]:
     """The views of the training texts that the method names; tokens are those of the original."""
-    method = chosen_augmentation(args, folder) if args.augment == "auto" else args.augment
+    method = args.augment
+    if method == "auto":
+        method = chosen_augmentation(args, folder, corpus.train_texts)
     views = {"original": tokens}
     for name, seed in (("augmented", args.data_seed), ("augmented again", args.data_seed + 1)):
         if name in model.views:
@@ -613,17 +616,16 @@ def new_optimizer(model: Method, device: torch.device,
                              fused=device.type in ("cpu", "cuda"))
 
 
-def chosen_augmentation(args: argparse.Namespace, folder: Path) -> str:
+def chosen_augmentation(args: argparse.Namespace, folder: Path, texts: list[str]) -> str:
     """
-    --augment auto: each augmentation that is to be had here is tried in a run of its own, below the
+    --augment auto: each augmentation that is available is tried in a run of its own, below the
     folder, without a tenth of the training texts (or --val_fraction). The best macro-F1 on those
     counts, after the last epoch.
     """
     scores = {}
-    for name, function in AUGMENTATIONS.items():
+    for name in AUGMENTATIONS:
         try:
-            if function is not None:
-                function(["a text"])
+            check_augmentation(name, texts)
         except InputError as error:
             print(f"auto leaves out {name}: {error}", flush=True)
             continue
@@ -855,8 +857,8 @@ def prepare(args: argparse.Namespace, folder: Path, corpus: data.Corpus, data_ha
     or asks what may be spent, comes first: before --overwrite removes what is in the folder.
     """
     model = new_model(args, corpus)
-    if args.overwrite and has_second_view(args.method) and AUGMENTATIONS.get(args.augment):
-        AUGMENTATIONS[args.augment](["a text"], **args.augment_options)
+    if args.overwrite and has_second_view(args.method) and args.augment != "auto":
+        check_augmentation(args.augment, corpus.train_texts, **args.augment_options)
     with D.main_first():
         if D.is_main() and args.overwrite:
             clear(folder)
@@ -922,6 +924,7 @@ def one_line(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
 def main(argv: list[str] | None = None) -> int:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    args = None
     try:
         args = parse_args(argv, __doc__)
         with D.joined(args.device) as args.device, D.quiet_but_main():

@@ -33,10 +33,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from engine.files import InputError
 from data import batches_of, epoch_batches, eval_batches
-from engine.files import save
-from model import load_pretrained
+from engine.files import InputError, load_pretrained, save
 
 MODELS = {"gpt35": "gpt-3.5-turbo-0125", "bloom": "bigscience/bloom-7b1",
           "llama2": "meta-llama/Llama-2-7b-hf", "llama3": "meta-llama/Meta-Llama-3-8B"}
