@@ -1,6 +1,6 @@
 """
 Texts and labels: the six datasets of the paper, WordNet's glosses, your own files; splits, the
-imbalance builder, label noise, the data report; tokenising once and batching by length.
+imbalance builder, label noise, the data report; tokenising once; batches, and their pieces of like length.
 
     corpus = load("trec", data_dir="data")
     corpus = select(corpus, imbalanced_rows(corpus.train_labels, 50.0, seed=0))
@@ -28,9 +28,9 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from augment import load_wordnet
@@ -153,6 +153,32 @@ def imbalanced_rows(labels: np.ndarray, ir: float, *, profile: str = "exp",
     sizes = {label: min(size, max(1, profile_size(profile, rank, largest, len(ranked), ir)))
              for rank, (label, size) in enumerate(ranked)}
     return first_rows(labels, sizes, seed)
+
+
+def left_out(labels: np.ndarray, kept: np.ndarray, most: int, *,
+             seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Validation texts of the rows that an imbalance builder leaves out: they have the shares of a
+    balanced test set, and are none of it.
+
+    Up to `most` rows of each class that are not `kept`; where that leaves too few, as of the
+    largest class, up to a tenth of the kept rows of the class come to them.
+
+    returns  the rows to train on and those to validate on, both ascending
+    """
+    is_kept = np.isin(np.arange(len(labels)), kept)
+    validation = []
+    for label in np.unique(labels[kept]).tolist():
+        rows = shuffled_class(labels, label, seed)
+        chosen = rows[~is_kept[rows]][:most]
+        own = rows[is_kept[rows]]
+        taken = own[len(own) - min(most - len(chosen), len(own) // 10):]
+        validation += [chosen, taken]
+    validation = np.sort(np.concatenate(validation))
+    if len(validation) == 0:
+        raise InputError("no training text is left out: --val_left_out takes what --ir and "
+                         "--max_per_class leave out; take --val_fraction instead")
+    return np.setdiff1d(kept, validation), validation
 
 
 def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int) -> np.ndarray:
@@ -679,18 +705,41 @@ def data_hash(corpus: Corpus) -> str:
 
 @dataclass(frozen=True)
 class Tokens:
-    """N tokenised texts in one flat array: text i is ids[offsets[i]:offsets[i + 1]]."""
+    """
+    N tokenised texts in one flat array: text i is ids[offsets[i]:offsets[i + 1]].
+
+    states holds what the layers that stay as pretrained make of each token, where those are kept
+    (engine/frozen.py).
+    """
     ids: np.ndarray        # (total,) int32: a million texts of 256 tokens take 1 GB
     offsets: np.ndarray    # (N + 1,) int64
     truncated: float       # share of the texts that were longer than allowed
+    states: np.ndarray | None = None    # (total, h) float16
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each text, special ones included, (N,) int64."""
         return np.diff(self.offsets)
 
+    def take(self, rows: np.ndarray) -> "Tokens":
+        """These texts, in this order."""
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        offsets = np.append(0, np.cumsum(lengths))
+        places = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Tokens(self.ids[places], offsets, self.truncated,
+                      None if self.states is None else self.states[places])
 
-PIECE = 20_000      # texts that are tokenised, and kept, together
+
+def join(parts: list[Tokens]) -> Tokens:
+    """The texts of all parts, one part after the other."""
+    lengths = np.concatenate([part.lengths for part in parts])
+    has_states = parts[0].states is not None
+    return Tokens(np.concatenate([part.ids for part in parts]), np.append(0, np.cumsum(lengths)),
+                  parts[0].truncated,
+                  np.concatenate([part.states for part in parts]) if has_states else None)
+
+
+CHUNK = 20_000      # texts that are tokenised, and kept, together
 
 
 def tokenize(texts: list[str], tokenizer, max_length: int,
@@ -698,7 +747,7 @@ def tokenize(texts: list[str], tokenizer, max_length: int,
     """
     Every text's token ids, cut by the (fast) tokenizer itself to max_length tokens, on all cores.
 
-    cache_dir keeps every piece of 20,000 texts under a name made of its texts and the tokenizer's
+    cache_dir keeps every chunk of 20,000 texts under a name made of its texts and the tokenizer's
     settings: an interrupted start, or another run on the same texts, finds what was done.
     """
     if not tokenizer.is_fast:
@@ -712,21 +761,21 @@ def tokenize(texts: list[str], tokenizer, max_length: int,
     backend.enable_truncation(max_length)
     backend.no_padding()
     settings = backend.to_str()
-    pieces = [_tokenized_piece(texts[start:start + PIECE], backend, settings, cache_dir)
-              for start in tqdm(range(0, len(texts), PIECE), "tokenize", disable=quiet or None)]
-    ids, lengths, truncated = (np.concatenate(parts) for parts in zip(*pieces))
+    chunks = [_tokenized_chunk(texts[start:start + CHUNK], backend, settings, cache_dir)
+              for start in tqdm(range(0, len(texts), CHUNK), "tokenize", disable=quiet or None)]
+    ids, lengths, truncated = (np.concatenate(parts) for parts in zip(*chunks))
     return Tokens(ids, np.append(0, np.cumsum(lengths)), float(truncated.mean()))
 
 
-def _tokenized_piece(texts: list[str], backend, settings: str,
+def _tokenized_chunk(texts: list[str], backend, settings: str,
                      cache_dir: Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All ids in a row (int32), and of each text its number of tokens and whether it was cut."""
     path = None
     if cache_dir is not None:
         digest = hashlib.sha256(json.dumps([settings, texts]).encode()).hexdigest()
         path = Path(cache_dir) / f"tokens-{digest[:16]}.npz"
-        if path.exists() and (piece := _read_piece(path)) is not None:
-            return piece
+        if path.exists() and (chunk := _read_chunk(path)) is not None:
+            return chunk
     encodings = backend.encode_batch_fast(texts)
     lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
     ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings),
@@ -739,11 +788,11 @@ def _tokenized_piece(texts: list[str], backend, settings: str,
     return ids, lengths, truncated
 
 
-def _read_piece(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """What _tokenized_piece kept; None, and a line about it, where the file is damaged."""
+def _read_chunk(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """What _tokenized_chunk kept; None, and a line about it, where the file is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as piece:    # its zip has a checksum of each array
-            return piece["ids"], piece["lengths"], piece["truncated"]
+        with np.load(path, allow_pickle=False) as chunk:    # its zip has a checksum of each array
+            return chunk["ids"], chunk["lengths"], chunk["truncated"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         print(f"{path} is damaged ({type(error).__name__}), and made anew")
         return None
@@ -754,23 +803,14 @@ def batches_of(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return [rows[start:start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
-def epoch_batches(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int,
-                  pool: int = 8) -> list[np.ndarray]:
+def epoch_batches(num_texts: int, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
     """
-    The rows of each batch of one epoch, every row exactly once, texts of like length together.
+    The rows of each batch of one epoch: each text once, each batch a uniformly random set.
 
-    Freshly shuffled rows are sorted in pools of `pool` batches; only the first pool has a random
-    number of batches. Were it never a single one, the shortest and the longest text could not meet.
     Fixed by (seed, epoch); always ceil(N / batch_size) batches.
     """
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
-    first = batch_size * rng.integers(1, pool + 1)
-    batches = []
-    for rows in [order[:first], *batches_of(order[first:], pool * batch_size)]:
-        by_length = rows[np.argsort(lengths[rows], kind="stable")]
-        batches += batches_of(by_length, batch_size)
-    return [batches[position] for position in rng.permutation(len(batches))]
+    order = np.random.default_rng([seed, epoch]).permutation(num_texts)
+    return batches_of(order, batch_size)
 
 
 def eval_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -778,18 +818,52 @@ def eval_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return batches_of(np.argsort(-lengths, kind="stable"), batch_size)
 
 
-def pad(views: list[Tokens], rows: np.ndarray, pad_id: int) -> dict[str, torch.Tensor]:
+class Piece(NamedTuple):
     """
-    One batch of V views of the same B rows, view after view: all of view 1, then all of view 2.
+    Some texts of a batch, padded to their longest.
 
-    returns   input_ids and attention_mask (1 token, 0 padding), each (V*B, L) int64
+    rows    (R,)    int64, which of the batch's texts these are
+    places  (R, L)  int64, of each token among all tokens of the batch; 0 where is_token is False
+    is_token  (R, L)  bool
     """
-    starts = np.stack([view.offsets[rows] for view in views])                  # (V, B)
-    lengths = np.stack([view.offsets[rows + 1] for view in views]) - starts    # (V, B)
-    column = np.arange(lengths.max())                                          # (L,)
-    is_token = column < lengths[..., None]                                     # (V, B, L)
-    input_ids = np.full(is_token.shape, pad_id, dtype=np.int64)                # (V, B, L)
-    for view, ids, start, mask in zip(views, input_ids, starts, is_token):
-        ids[mask] = view.ids[(start[:, None] + column)[mask]]
-    return {"input_ids": torch.from_numpy(input_ids).flatten(0, 1),
-            "attention_mask": torch.from_numpy(is_token.astype(np.int64)).flatten(0, 1)}
+    rows: np.ndarray
+    places: np.ndarray
+    is_token: np.ndarray
+
+
+def pieces(tokens: Tokens, start_cost: int, most_rows: int | None = None) -> list[Piece]:
+    """
+    A batch cut into pieces of texts of like length, the shortest first, so that little is padded.
+
+    start_cost  of a piece, in tokens: a cut pays where it saves more padding than that
+    most_rows   texts of a piece; a larger one is cut again
+    """
+    order = np.argsort(tokens.lengths, kind="stable")
+    cut = np.split(order, _cuts(tokens.lengths[order], start_cost))
+    return [_piece(tokens, rows) for part in cut for rows in batches_of(part, most_rows or len(part))]
+
+
+def _cuts(lengths: np.ndarray, start_cost: int) -> list[int]:
+    """
+    Where to cut ascending lengths into pieces, so that the sum of start_cost + rows * longest over
+    the pieces is least: dynamic programming over the distinct lengths.
+    """
+    ends = np.append(np.flatnonzero(np.diff(lengths, prepend=-1)), len(lengths))
+    least = np.zeros(len(ends), dtype=np.int64)     # of the pieces up to each end
+    start_of = np.zeros(len(ends), dtype=np.int64)  # where the last of them begins
+    for i, end in enumerate(ends[1:], start=1):
+        costs = least[:i] + start_cost + (end - ends[:i]) * lengths[end - 1]
+        start_of[i] = costs.argmin()
+        least[i] = costs[start_of[i]]
+    cuts, i = [], start_of[-1]
+    while i > 0:
+        cuts.append(ends[i])
+        i = start_of[i]
+    return cuts[::-1]
+
+
+def _piece(tokens: Tokens, rows: np.ndarray) -> Piece:
+    lengths = tokens.lengths[rows]
+    column = np.arange(lengths.max())                               # (L,)
+    is_token = column < lengths[:, None]                            # (R, L)
+    return Piece(rows, np.where(is_token, tokens.offsets[rows][:, None] + column, 0), is_token)
