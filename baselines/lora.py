@@ -24,8 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from baselines.language_models import prompt, require
 from data import batches_of, epoch_batches, eval_batches
 from engine import distributed
-from engine.files import InputError
-from model import load_pretrained
+from engine.files import InputError, load_pretrained
 
 WARMUP, CLIP = 0.03, 0.3        # share of the steps; norm of the gradient
 
