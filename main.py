@@ -420,14 +420,17 @@ def load_data(args: argparse.Namespace) -> data.Corpus:
     """The corpus as it is trained on: capped, made imbalanced, split, its labels noisy if asked."""
     seed = args.data_seed
     corpus = data.load(args.dataset, data_dir=args.data_dir, text_column=args.text_column,
-                       label_column=args.label_column, test_fraction=args.test_fraction, seed=seed)
+                       label_column=args.label_column, drop_unlabelled=args.drop_unlabelled,
+                       test_fraction=args.test_fraction, seed=seed)
     if args.max_per_class is not None:
         rows = data.cap_per_class(corpus.train_labels, args.max_per_class, seed=seed)
         corpus = data.select(corpus, rows)
     if args.ir is not None:
-        rows = data.imbalanced_rows(corpus.train_labels, args.ir, profile=args.profile, seed=seed)
-        corpus = data.select(corpus, rows)
+        corpus = data.build_imbalance(corpus, args.ir, profile=args.profile, seed=seed)
     if args.val_fraction > 0:
+        if corpus.val_texts:
+            raise InputError(f"{args.dataset} brings {len(corpus.val_texts)} validation texts: "
+                             "leave --val_fraction out")
         split = data.stratified_split(corpus.train_labels, args.val_fraction, seed=seed)
         corpus = data.hold_out(corpus, "val", *split)
     if args.label_noise > 0:
