@@ -15,6 +15,7 @@ import ast
 import bz2
 import codecs
 import csv
+import errno
 import gzip
 import io
 import json
@@ -381,7 +382,7 @@ def sheet_cells(name: str, stream: BinaryIO, data_only: bool):
     with needing(name, "openpyxl", ANOTHER):
         import pandas
         with pandas.ExcelFile(stream, "openpyxl", engine_kwargs={"data_only": data_only}) as book:
-            frame = book.parse(0, header=None, dtype=object, na_filter=False)
+            frame = pandas.read_excel(book, header=None, dtype=object, na_filter=False)
             return book.sheet_names, frame.map(
                 lambda value: "" if plain(value) is None else str(value))
 
@@ -434,15 +435,26 @@ def open_table(source: str | Path | BinaryIO, form: str = "", name: str = "") ->
             stream = source if hasattr(source, "peek") else io.BufferedReader(source)
         try:
             content, form = unpacked(name, stream, form)
-            if form not in FORMS:
-                raise InputError(f"{name}: its name must end in one of {ENDINGS}, or these with "
-                                 ".gz, .bz2 or .zip")
+        except InputError:
+            raise
+        except Exception as error:      # whatever a damaged archive makes of zipfile
+            raise is_damaged(name, error) from None
+        if form not in FORMS:
+            raise InputError(f"{name}: its name must end in one of {ENDINGS}, or these with .gz, "
+                             ".bz2 or .zip")
+        try:
             yield FORMS[form](name, content)
-        except (EOFError, zipfile.BadZipFile, zlib.error, OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno is not None:      # a disk, not a format
-                raise
-            raise InputError(f"{name}: packed in another way, or damaged ({str(error)[:80]}); "
-                             "unpack it yourself") from None
+        except (EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise is_damaged(name, error) from None
+        except OSError as error:
+            if error.errno in (None, errno.EINVAL):     # of gzip, bz2 and zipfile; else a disk
+                raise is_damaged(name, error) from None
+            raise
+
+
+def is_damaged(name: str, error: Exception) -> InputError:
+    line = " ".join(str(error).split())[:80]
+    return InputError(f"{name}: packed in another way, or damaged ({line}); unpack it yourself")
 
 
 # ---- columns: those that are asked for, or leave no doubt ----

@@ -294,7 +294,7 @@ def in_every_format(frame, folder):
     ([2, 10, None], ["2", "10"]), (["NA", "null", None], ["NA", "null"]), ([1.5, 2.0, None],
                                                                          ["1.5", "2"])])
 def test_labels_follow_one_rule_in_all_formats(tmp_path, labels, names):
-    frame = pandas.DataFrame({"text": ["one", "two", "three", "NA", "nan", ""] * 2,
+    frame = pandas.DataFrame({"text": ["one", "two", "three", "", "NA", "nan"] * 2,
                               "label": (labels * 2 + labels[:2] * 3)[:12]})
     unlabelled = int((frame["label"].isna() & (frame["text"] != "")).sum())
     for path in in_every_format(frame, tmp_path):
@@ -411,7 +411,7 @@ def test_a_dataset_of_the_hub_is_asked_for_by_name_and_configuration(splits, mon
     def fail(*names):
         raise ConnectionError("no\nnetwork")
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(InputError, match="hf:nobody: cannot be read by datasets.*no network.*hf:NA"):
+    with pytest.raises(InputError, match="hf:nobody: cannot be read by.*no network.*hf:NAME"):
         data.load("hf:nobody")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match="pip install datasets"):
@@ -443,7 +443,7 @@ def test_a_table_from_a_stream_leaves_it_open_and_reads_no_more_than_it_must(tmp
 
 
 def test_a_pipe_that_stops_being_utf_8_is_one_line():
-    code = ("import sys; from engine.reading import open_table; from engine.files import InputError\n"
+    code = ("import sys; from engine.reading import InputError, open_table\n"
             "try:\n"
             "    with open_table(sys.stdin.buffer, 'lines', 'stdin') as table: list(table.rows)\n"
             "except InputError as error: print(error)")
@@ -462,9 +462,9 @@ def test_a_million_rows_are_streamed_in_little_memory(tmp_path, form):
                 f"text number {i} about 50 characters, x\n".replace(", x", ",x") if form == "csv"
                 else json.dumps({"text": f"text number {i}", "label": "x"}) + "\n"
                 for i in range(start, start + 1000))
-    code = ("import resource, sys; from engine.reading import open_table\n"
+    code = ("import re, sys; from engine.reading import open_table\n"
             "with open_table(sys.argv[1]) as table: print(sum(1 for row in table.rows))\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+            "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])")
     run = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True)
     rows, kilobytes = map(int, run.stdout.split())
     assert rows == 1_000_000 and kilobytes < 100_000
