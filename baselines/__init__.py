@@ -15,10 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_union
-from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
 import losses as L
@@ -225,14 +222,14 @@ class LabelAwareEncoder(TextEncoder):
         super().__init__(encoder.backbone, encoder.pooling)
         self.num_labels = num_labels
 
-    def forward(self, input_ids, attention_mask, words=None):
-        column = torch.arange(input_ids.shape[1], device=input_ids.device)
+    def forward(self, input_ids, attention_mask, words=None, states=None):
+        column = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         # The labels share a position, so that they have no order. It is the second: the official
         # code puts them on that of [CLS], where MiniLM takes whatever it reads for [CLS].
         position = column.clamp(max=1) + (column - self.num_labels).clamp(min=0)
         position = position + first_position(self.backbone)
         hidden = self.hidden(input_ids, attention_mask, words,
-                             position_ids=position.expand_as(input_ids))
+                             position_ids=position.expand_as(attention_mask))
         is_label = (column > 0) & (column <= self.num_labels)
         text = self.pool(hidden, attention_mask * ~is_label)                            # (rows, h)
         return torch.cat([text[:, None], hidden[:, is_label]], dim=1)               # (rows, 1+C, h)
@@ -387,13 +384,14 @@ class TSC(Baseline):
         self.register_buffer("queue_labels", torch.zeros(queue, dtype=torch.int64))
         self.register_buffer("seen", torch.tensor(0))       # keys that ever went into the queue
 
-    def encode(self, forward, input_ids, attention_mask):
+    def encode(self, forward, texts):
         """The original texts by the encoder, the augmented ones by its moving average."""
-        (ids, key_ids), (mask, key_mask) = input_ids.chunk(2), attention_mask.chunk(2)
+        rows = np.arange(len(texts.lengths))
+        original, augmented = np.split(rows, 2)
         with torch.no_grad():
             self.move_keys()
-            key = self.key_encoder(key_ids, key_mask)
-        return torch.cat([forward(ids, mask), key])
+            key = forward(texts.take(augmented), self.key_encoder)
+        return torch.cat([forward(texts.take(original)), key])
 
     def move_keys(self) -> None:
         momentum = self.constant["momentum"]
@@ -448,26 +446,7 @@ class Probe(Baseline):
         fit_balanced(self.phi, feat, labels)
 
 
-def tfidf(train_texts: list[str], labels: np.ndarray, *parts: list[str]) -> list[np.ndarray]:
-    """
-    Scores (n, C) of each part's texts, by a balanced linear SVM on TF-IDF; no encoder. Words, pairs
-    of words and pieces of words: by cross-validation on the training texts of Ohsumed, TREC and CR
-    better than words alone (macro-F1 52.8, 84.9, 78.6 against 49.7, 82.7, 76.5).
-    """
-    vectorizer = make_union(
-        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"\w+"),
-        TfidfVectorizer(sublinear_tf=True, ngram_range=(2, 5), analyzer="char_wb"))
-    svm = LinearSVC(class_weight="balanced", random_state=0)
-    try:
-        svm.fit(vectorizer.fit_transform(train_texts), labels)
-    except ValueError as error:
-        raise InputError(f"tfidf finds no word in these texts ({error}): take --method probe, "
-                         "whose tokenizer may") from error
-    scores = [svm.decision_function(vectorizer.transform(texts)) for texts in parts]
-    return [np.stack([-s, s], axis=1) if s.ndim == 1 else s for s in scores]
-
-
-METHODS = {     # the paper's, in its order, then the others; tfidf is not a network
+METHODS = {     # the paper's, in its order, then the others; tfidf.py holds one without a network
     "bert": CrossEntropy, "dice": Dice, "focal": Focal, "roberta": CrossEntropy, "simcse": SimCSE,
     "sclce": SCLCE, "spcl": SPCL, "dualcl": DualCL, "hybrid_sc": HybridSC, "bcl": BCL, "tsc": TSC,
     "la": LogitAdjustment, "wce": WeightedCrossEntropy, "probe": Probe}

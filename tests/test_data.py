@@ -345,6 +345,12 @@ def test_subsets_of_one_seed_are_nested_and_keep_every_class(labels, ir, more, s
     assert unchanged.tolist() == list(range(len(labels)))
 
 
+def with_ratio(corpus, ir, profile="exp"):
+    rows = data.imbalanced_rows(corpus.train_labels, ir, profile=profile)
+    everything = np.arange(len(corpus.train_labels))
+    return data.select(data.check_ratio(corpus, everything, rows, ir, profile), rows)
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=2, max_size=5), st.integers(1, 60),
        st.sampled_from(["exp", "step"]))
@@ -354,15 +360,15 @@ def test_a_ratio_that_is_asked_for_is_built_or_refused_with_one_that_can_be(clas
             for row in range(size)]
     corpus = data.to_corpus("toy", rows, [])
     try:
-        built = data.build_imbalance(corpus, ir, profile=profile)
+        built = with_ratio(corpus, ir, profile)
     except InputError as error:
         asked = re.search(r"ask for --ir ([\d.]+)", str(error))[1]
-        again = data.build_imbalance(corpus, float(asked), profile=profile)
+        again = with_ratio(corpus, float(asked), profile)
         assert data.data_report(again)["ir"] == pytest.approx(float(asked), rel=0.5)
         if most := re.search(r"--max_per_class (\d+)", str(error)):
             capped = data.select(corpus, data.cap_per_class(corpus.train_labels, int(most[1]),
                                                             seed=0))
-            built = data.build_imbalance(capped, ir, profile=profile)
+            built = with_ratio(capped, ir, profile)
         else:
             assert max(class_sizes) < ir
             return
@@ -374,11 +380,11 @@ def test_a_paper_ratio_that_its_dataset_cannot_have_is_a_note(monkeypatch):
     rows = [(f"{label} {row}", label) for label, size in (("a", 100), ("b", 5))
             for row in range(size)]
     corpus = data.to_corpus("trec", rows, [])
-    kept = data.build_imbalance(corpus, 10.0)
+    kept = with_ratio(corpus, 10.0)
     assert len(kept.train_texts) == 105 and "so that 20 is built" in kept.notes[0]
     with pytest.raises(InputError, match="smallest class has 5 texts where --ir 11 asks for 9"):
-        data.build_imbalance(corpus, 11.0)
-    steps = data.build_imbalance(corpus, 1000.0, profile="consecutive")     # `ir` is no ratio there
+        with_ratio(corpus, 11.0)
+    steps = with_ratio(corpus, 1000.0, "consecutive")     # `ir` is no ratio there
     assert np.bincount(steps.train_labels).tolist() == [100, 1]
 
 
