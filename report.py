@@ -181,11 +181,30 @@ def load(folder: Path, protocol: str) -> list[Run]:
                              ) from error
         without += protocol not in result
     if not runs:
-        raise InputError(f"{folder}: no finished run with {protocol}; name the --output_dir of "
-                         "main.py, and another --protocol if it has runs")
+        raise InputError(f"{folder}: {why_no_runs(folder, protocol, without)}")
     if without:
         print(f"note: {without} runs have no {protocol} and are left out", file=sys.stderr)
     return runs
+
+
+def why_no_runs(folder: Path, protocol: str, without: int) -> str:
+    """What this folder lacks for a table, and what helps."""
+    if not folder.is_dir():
+        return "no such folder; give the --output_dir of main.py, by default runs"
+    if without and protocol == "best_val":
+        return (f"none of the {without} finished runs has best_val, for they had no validation "
+                "texts: leave --protocol out, or train with --val_fraction 0.1")
+    if without:
+        return f"none of the {without} finished runs has {protocol}: take another --protocol"
+    if (folder / "args.json").exists():
+        return "this run is not finished; its command, given again, goes on"
+    below = list(folder.glob("*/*/result.json"))
+    if below:
+        return f"no finished run, but there are some in {below[0].parent.parent}: give that folder"
+    unfinished = len(list(folder.glob("*/args.json")))
+    if unfinished:
+        return f"{unfinished} runs began here and none is finished; their commands go on"
+    return "no run of main.py; give the folder that was its --output_dir, by default runs"
 
 
 def training(run: Run) -> dict:
