@@ -468,10 +468,10 @@ def labelled(rows: Rows, names: dict[str, str]) -> tuple[list[int], list[str], l
     """
     kept = [row for row, (text, label) in enumerate(rows) if label is not None and text.strip()]
     empty = sum(not text.strip() for text, _ in rows)
-    left_out = Counter(empty=empty, unlabelled=len(rows) - len(kept) - empty)
+    lost = Counter(empty=empty, unlabelled=len(rows) - len(kept) - empty)
     labels = (rows[row][1] for row in kept)
     return (kept, [rows[row][0] for row in kept], [names.get(label, label) for label in labels],
-            left_out)
+            lost)
 
 
 def to_corpus(name: str, train: Rows, test: Rows, val: Rows = (), notes: list[str] = ()) -> Corpus:
@@ -481,7 +481,7 @@ def to_corpus(name: str, train: Rows, test: Rows, val: Rows = (), notes: list[st
     InputError: fewer than two classes, or labels of another part that no training text has.
     """
     names = whole_numbers({label for part in (train, test, val) for _, label in part if label})
-    rows, texts, labels, left_out = labelled(train, names)
+    rows, texts, labels, lost = labelled(train, names)
     label_names = sort_labels(set(labels))
     if len(label_names) < 2:
         raise InputError(f"{name}: {len(rows)} training texts of {len(label_names)} classes; "
@@ -489,16 +489,16 @@ def to_corpus(name: str, train: Rows, test: Rows, val: Rows = (), notes: list[st
     number = {label: position for position, label in enumerate(label_names)}
     others = {}
     for part, its_rows, title in (("test", test, "test"), ("val", val, "validation")):
-        _, its_texts, its_labels, its_left_out = labelled(its_rows, names)
+        _, its_texts, its_labels, its_lost = labelled(its_rows, names)
         check_seen(name, title, label_names, set(its_labels))
         others |= {f"{part}_texts": its_texts, f"{part}_labels": numbers(number, its_labels)}
-        left_out += its_left_out
+        lost += its_lost
     if names:
         changed = sort_labels(set(names))[0]
         notes = [*notes, f"all labels are numbers: the class {changed} is called {names[changed]}"]
     return Corpus(name=name, label_names=label_names, train_texts=texts,
                   train_labels=numbers(number, labels), train_rows=np.array(rows, dtype=np.int64),
-                  dropped=left_out["empty"], unlabelled=left_out["unlabelled"], notes=list(notes),
+                  dropped=lost["empty"], unlabelled=lost["unlabelled"], notes=list(notes),
                   **others)
 
 

@@ -729,8 +729,8 @@ def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = files.Parser(description=__doc__, allow_abbrev=False,
+                          formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the --output_dir of main.py, or one run in it")
     parser.add_argument("--protocol", choices=list(results.PROTOCOLS), default="last",
                         help="which epoch counts (default: last)")

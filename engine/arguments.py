@@ -173,8 +173,8 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
     """The arguments, with --ablation and --constants spelled out, encoder and pooling decided."""
     parser = make_parser(description)
     args = parser.parse_args(argv)
-    if isinstance(args.text_column, list) and len(args.text_column) == 1:      # one name is a string, as the default is
-        args.text_column = args.text_column[0]
+    if isinstance(args.text_column, list) and len(args.text_column) == 1:
+        args.text_column, = args.text_column        # one name is a string, as the default is
     for name, value in ABLATIONS.get(args.ablation, {}).items():
         if getattr(args, name) not in (value, parser.get_default(name)):
             parser.error(f"--ablation {args.ablation} sets --{name} {value}: leave it out")

@@ -75,7 +75,7 @@ def unpacked(name: str, stream: BinaryIO, form: str) -> tuple[BinaryIO, str]:
     if len(members) != 1:
         raise InputError(f"{name}: a zip with {len(members)} files ({', '.join(members)[:200]}); "
                          "pack the table alone, or name one that you unpacked")
-    return io.BufferedReader(archive.open(members[0])), form_of(members[0]) or form
+    return io.BufferedReader(archive.open(members[0])), form or form_of(members[0])
 
 
 def in_memory(stream: BinaryIO) -> BinaryIO:
@@ -173,13 +173,15 @@ def checked_lines(name: str, text: io.TextIOWrapper) -> Iterator[str]:
                 raise InputError(f"{name}, line {number}: a NUL byte; the file is damaged or not a "
                                  "text file")
             yield line
+        if number == 0:
+            raise is_empty(name)
     except UnicodeDecodeError:
         raise InputError(f"{name}, below line {number}: not UTF-8; save it as UTF-8, or give it "
                          "as a file, whose encoding is found") from None
 
 
 def is_empty(name: str) -> InputError:
-    return InputError(f"{name}: the file is empty; it needs rows with a text")
+    return InputError(f"{name}: the file is empty, with no rows; it needs rows with a text")
 
 
 # ---- CSV and its kin ----
@@ -235,9 +237,9 @@ def table_of(name: str, records: Iterator[tuple[str, list]], separator: str) -> 
     def rows() -> Iterator[Row]:
         for where, fields in records:
             if len(fields) != len(columns):
-                raise InputError(f"{where}: {len(fields)} field{'s' * (len(fields) != 1)} where the "
-                                 f"header has {len(columns)}; put quotes round a field that "
-                                 f"contains {separator!r}")
+                found = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+                raise InputError(f"{where}: {found} where the header has {len(columns)}; put "
+                                 f"quotes round a field that contains {separator!r}")
             yield where, dict(zip(columns, fields))
     return Table(name, columns, rows())
 
@@ -303,13 +305,18 @@ def read_jsonl(name: str, stream: BinaryIO) -> Table:
     return table_of_objects(name, items, notes)
 
 
+def load_json(path: Path) -> object:
+    """The value of a JSON file. InputError where it is damaged or has a name twice."""
+    with open(path, "rb") as stream:
+        text, _ = open_text(str(path), stream, newline="\n")
+        return parse_json(str(path), "".join(checked_lines(str(path), text)))
+
+
 def read_json(name: str, stream: BinaryIO) -> Table:
     """A list of objects, pandas' columns, or, though its name says otherwise, one object a line."""
     stream = in_memory(stream)
     text, notes = open_text(name, stream, newline="\n")
     content = "".join(checked_lines(name, text))
-    if not content.strip():
-        raise is_empty(name)
     first, _, others = content.strip().partition("\n")
     if first.startswith("{") and others.lstrip().startswith("{"):
         stream.seek(0)
@@ -541,9 +548,9 @@ def cell(where: str, row: dict, column: str) -> object:
     return None if row[column] != row[column] else row[column]      # JSON's NaN
 
 
-def text_of(where: str, text: object) -> str:
+def text_of(where: str, text: object, is_optional: bool = True) -> str:
     """The text, "" of a null. InputError where it is no string of whole characters."""
-    if text is None:
+    if text is None and is_optional:
         return ""
     if not isinstance(text, str):
         raise InputError(f"{where}: the text is {text!r:.40}, not a string; quote or drop it")
