@@ -115,7 +115,8 @@ def run_all(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     env = {name: value for name, value in os.environ.items()
            if name not in ("DATASETS", "METHODS", "SEEDS", "IRS", "ENCODER", "FLAGS", "SHARD")}
     return subprocess.run(["bash", str(ROOT / "run_all.sh"), *arguments], text=True,
-                          capture_output=True, env=env | variables)
+                          capture_output=True,
+                          env=env | {"PYTHON": sys.executable} | variables)
 
 
 @pytest.fixture
@@ -123,6 +124,7 @@ def lines_of(tmp_path):
     """The lines that run_all.sh pipes into grid.py, which a stand-in for python writes down."""
     python = tmp_path / "python"
     python.write_text('#!/usr/bin/env bash\n'
+                      f'if [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\n'
                       f'if [ "$1 $2" = "-m engine.grid" ]; then cat >"{tmp_path}/lines"; fi\n'
                       f'echo "$@" >>"{tmp_path}/calls"\n')
     python.chmod(0o755)
