@@ -234,23 +234,16 @@ class Predictor:
         probabilities = export.reweighted(self.about, logits.double(), self.shares, temperature)
         return list(map(self.answer, probabilities.softmax(dim=1).numpy(), feats))
 
-    @torch.inference_mode()
     def encode(self, tokens: data.Tokens) -> tuple[Tensor, np.ndarray]:
         """Logits (n, C) as trained, on the CPU, and feat (n, h)."""
         method = self.trained.method
-        tokens, n = method.prepare(tokens), len(tokens.lengths)
-        place = next(method.parameters()).device
-        logits = torch.empty(n, len(self.about.label_names))
-        feats = np.empty((n, method.encoder.backbone.config.hidden_size), dtype=np.float32)
-        for rows in data.eval_batches(tokens.lengths, self.batch_size):
-            feat = loader.encode(method.encoder, tokens.take(rows), place)
-            logits[rows] = method.classify(feat).cpu()
-            # a label-aware encoder gives the text first, then each label
-            feats[rows] = (feat if feat.ndim == 2 else feat[:, 0]).cpu().numpy()
-        if not logits.isfinite().all():
+        logits, feats = loader.predict(
+            method, method.prepare(tokens), len(self.about.label_names),
+            batch_size=self.batch_size, device=next(method.parameters()).device)
+        if not np.isfinite(logits).all():
             raise InputError("the model gives a text logits that are not finite: train it again, "
                              "with a lower --lr")
-        return logits, feats
+        return torch.from_numpy(logits), feats
 
     def answer(self, p: np.ndarray | None = None, feat: np.ndarray | None = None) -> dict:
         """The new columns of one text, from its probabilities (C,); of an empty text all None."""

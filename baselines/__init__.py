@@ -162,6 +162,9 @@ class SPCL(Baseline):
             raise InputError(f"spcl: no pool of {self.constant['pool']} ever has the "
                              f"{self.constant['support']} members of a prototype: lower support "
                              "or raise pool with --constants")
+        if not any(p.requires_grad for p in encoder.parameters()):
+            raise InputError("spcl trains nothing but the encoder, and --freeze_layers "
+                             f"{encoder.frozen_layers} leaves nothing of it to train: give fewer")
         self.phi = None
         self.register_buffer("centres", torch.zeros(len(task.label_names), self.h))     # (C, h)
         self.register_buffer("difficulty", torch.zeros(len(task.train_labels)))         # (N,)
@@ -232,7 +235,8 @@ class LabelAwareEncoder(TextEncoder):
                              position_ids=position.expand_as(attention_mask))
         is_label = (column > 0) & (column <= self.num_labels)
         text = self.pool(hidden, attention_mask * ~is_label)                            # (rows, h)
-        return torch.cat([text[:, None], hidden[:, is_label]], dim=1)               # (rows, 1+C, h)
+        labels = hidden[:, 1:self.num_labels + 1]                                    # (rows, C, h)
+        return torch.cat([text[:, None], labels], dim=1)                            # (rows, 1+C, h)
 
 
 class DualCL(Baseline):
@@ -253,6 +257,9 @@ class DualCL(Baseline):
             raise InputError("dualcl sets the positions of its label tokens and needs a separator: "
                              f"not to be had with {backbone.config.model_type}, choose a BERT or "
                              "RoBERTa as --encoder")
+        if encoder.frozen_layers > 0:
+            raise InputError("dualcl learns an embedding of each label, and --freeze_layers keeps "
+                             "the embeddings as they are: leave it out, or choose another --method")
         super().__init__(LabelAwareEncoder(encoder, len(names)), task, **constants)
         self.phi = None
         pieces = [task.tokenizer(name, add_special_tokens=False)["input_ids"]
