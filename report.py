@@ -25,6 +25,7 @@ from matplotlib import pyplot as plt
 from scipy.stats import ttest_rel
 
 from reporting import page
+import data
 from augment import AUGMENTATIONS
 from engine import files, results
 from reporting import figures
@@ -33,9 +34,9 @@ from engine.files import InputError
 
 # ---- the paper's own numbers, BERT-base: accuracy and macro-F1 of each dataset in turn ----
 
-DATASETS = {"r52": "R52", "ohsumed": "Ohsumed", "trec": "TREC", "dblp": "DBLP",
-            "biomedical": "Biomedical", "cr": "CR"}
-PAPER_IR = {"r52": None, "ohsumed": None, "trec": 50, "dblp": 50, "biomedical": 50, "cr": 50}
+IN_PAPER = {name: known for name, known in data.DATASETS.items() if known.paper_irs is not None}
+DATASETS = {name: known.title for name, known in IN_PAPER.items()}
+PAPER_IR = {name: next(iter(known.paper_irs), None) for name, known in IN_PAPER.items()}
 TABLE_4 = {
     "sshm": "94.59 82.93 66.59 56.25 94.20 93.97 74.49 67.75 59.28 58.45 79.69 74.46",
     "cl": "95.09 83.52 66.86 57.52 94.40 93.30 74.65 68.04 59.44 58.98 77.39 69.75",
@@ -729,8 +730,8 @@ def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = files.Parser(description=__doc__, allow_abbrev=False,
+                          formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the --output_dir of main.py, or one run in it")
     parser.add_argument("--protocol", choices=list(results.PROTOCOLS), default="last",
                         help="which epoch counts (default: last)")

@@ -54,10 +54,10 @@ def bare_seconds(trained: export.Trained, texts: list[str], batch_size: int) -> 
 
 def predict_seconds(predictor: predict.Predictor, source: Path, target: Path) -> np.ndarray:
     start = clocks()
-    table = predict.Table("csv")
-    with predict.opened(str(source)) as stream, predict.sink(target) as out:
-        rows = predict.read_rows(str(source), stream, "lines", "text")
-        for pool, answers in predictor.stream(rows, "text"):
+    table = predict.Predictions("csv")
+    with (predict.opened(str(source)) as stream, predict.sink(target) as out,
+          predict.table_rows(str(source), stream, "lines", ["text"]) as rows):
+        for pool, answers in predictor.stream(rows):
             out.write(table.lines(pool, answers))
     return clocks() - start
 

@@ -1,7 +1,9 @@
 """
-What every room needs: the error that the user reads as one line, files that appear whole or not at
-all, and pretrained models without waiting for a hub that cannot be reached.
+What every room needs: the error that the user reads as one line, a command line that errs in one
+line too, files that appear whole or not at all, and pretrained models without waiting for a hub
+that cannot be reached.
 """
+import argparse
 import contextlib
 import hashlib
 import io
@@ -10,10 +12,18 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 
 class InputError(Exception):
     """Something the user gave or lacks; main.py prints it as one line and exits with 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, without the usage of every flag before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help lists the flags\n")
 
 
 @contextlib.contextmanager

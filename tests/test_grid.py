@@ -115,7 +115,8 @@ def run_all(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     env = {name: value for name, value in os.environ.items()
            if name not in ("DATASETS", "METHODS", "SEEDS", "IRS", "ENCODER", "FLAGS", "SHARD")}
     return subprocess.run(["bash", str(ROOT / "run_all.sh"), *arguments], text=True,
-                          capture_output=True, env=env | variables)
+                          capture_output=True,
+                          env=env | {"PYTHON": sys.executable} | variables)
 
 
 @pytest.fixture
