@@ -125,7 +125,8 @@ def lines_of(tmp_path):
     """The lines that run_all.sh pipes into grid.py, which a stand-in for python writes down."""
     python = tmp_path / "python"
     python.write_text('#!/usr/bin/env bash\n'
-                      f'if [ "$1" = -c ] || [ "$1 $2" = "-m baselines" ]; then exec {sys.executable} "$@"; fi\n'
+                      f'if [ "$1" = -c ] || [ "$1 $2" = "-m baselines" ]\n'
+                      f'then exec {sys.executable} "$@"; fi\n'
                       f'if [ "$1 $2" = "-m engine.grid" ]; then cat >"{tmp_path}/lines"; fi\n'
                       f'echo "$@" >>"{tmp_path}/calls"\n')
     python.chmod(0o755)
