@@ -10,6 +10,8 @@ from pathlib import Path
 import data
 from baselines import language_models as llm
 from augment import AUGMENTATIONS
+from engine.files import Parser
+from engine.reading import ENDINGS
 from baselines import METHODS
 from model import default_pooling, device
 
@@ -45,22 +47,24 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
 
 
 def make_parser(description: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, formatter_class=Help,
-                                     allow_abbrev=False)
+    parser = Parser(description=description, formatter_class=Help, allow_abbrev=False)
     positive, share = number(float, 0, open_interval=True), number(float, 0, 1)
     count, size = number(int, 0), number(int, 1)
 
     add = parser.add_argument_group("data (Section 4)").add_argument
     add("--dataset", required=True, metavar="NAME|PATH",
-        help=", ".join(data.DATASETS) + ", wordnet; or your own CSV, TSV, JSON or JSONL file, or a "
-             "folder with train.* and test.* of these")
-    add("--ir", type=number(float, 1), help="imbalance ratio to build, Eq. (3); None: as it is")
+        help=", ".join(data.DATASETS) + f"; or a file of your own ({ENDINGS}, or these with .gz, "
+             ".bz2 or .zip), a folder with train.* and perhaps test.* and validation.* of these, a "
+             "folder of datasets' save_to_disk, or hf:NAME[:CONFIG] of the Hugging Face hub")
+    add("--ir", type=number(float, 1),
+        help="imbalance ratio to build, Eq. (3); None: as it is. An error where the data are too "
+             "imbalanced or too small for it")
     add("--profile", choices=("exp", "step", "consecutive"), default="exp",
         help="the class sizes that --ir gives")
     add("--max_per_class", type=size, help="before --ir, keep this many training texts a class")
     add("--label_noise", type=share, default=0.0, help="share of the training labels to flip")
     add("--val_fraction", type=number(float, 0, 0.9), default=0.0,
-        help="share of the training texts held out for validation")
+        help="share of the training texts held out for validation, of data that bring none")
     add("--val_left_out", type=size, metavar="N",
         help="up to N validation texts of each class, of those that --ir and --max_per_class leave "
              "out: they have the shares of a balanced test set, and none of its texts")
@@ -68,8 +72,11 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="share for testing, of own data without a test file")
     add("--data_seed", type=count, default=0, help="picks subsets, splits, noise and second views")
     add("--data_dir", default="data", help="where the datasets lie, or go when downloaded")
-    add("--text_column", default="text", help="of own data")
-    add("--label_column", default="label", help="of own data")
+    add("--text_column", nargs="+", default="text", metavar="NAME",
+        help="of own data; several are joined, a line each")
+    add("--label_column", default="label", metavar="NAME", help="of own data")
+    add("--drop_unlabelled", action="store_true",
+        help="leave out the rows of own data that have a text and no label, and say how many")
     add("--max_length", type=number(int, 3), default=256, help="tokens that a text is cut to")
     add("--augment", choices=[*AUGMENTATIONS, "auto"], default="word_substitution",
         help=f"makes the second view of a text; {augmentations()}; auto tries all that are "
@@ -157,8 +164,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("results").add_argument
     add("--output_dir", default="runs", help="holds a folder for each run")
-    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts (tfidf: the "
-        "confusion matrix)")
+    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts "
+        "(tfidf: no t-SNE)")
     add("--no_weights", action="store_true", help="keep the numbers of the run alone")
     add("--overwrite", action="store_true", help="start anew where there is a result")
     return parser
@@ -182,6 +189,8 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
     """
     parser = make_parser(description)
     args = parser.parse_args(argv)
+    if isinstance(args.text_column, list) and len(args.text_column) == 1:
+        args.text_column, = args.text_column        # one name is a string, as the default is
     for name, value in ABLATIONS.get(args.ablation, {}).items():
         if getattr(args, name) not in (value, parser.get_default(name)):
             parser.error(f"--ablation {args.ablation} sets --{name} {value}: leave it out")
@@ -336,6 +345,7 @@ def run_folder(args: argparse.Namespace) -> Path:
     others = {name: value for name, value in settings(args).items()
               if value != defaults[name] and name not in named}
     for name, value in (others | changed(args)).items():
+        value = "+".join(value) if isinstance(value, list) else value
         value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
         parts.append(name if value == "True" else f"{name}-{value}")
     name, seed = re.sub(r"[^\w.+-]", "-", "_".join(parts)), f"seed{args.seed}"

@@ -1,7 +1,9 @@
 """
-What every room needs: the error that the user reads as one line, files that appear whole or not at
-all, and pretrained models without waiting for a hub that cannot be reached.
+What every room needs: the error that the user reads as one line, a command line that errs in one
+line too, files that appear whole or not at all, and pretrained models without waiting for a hub
+that cannot be reached.
 """
+import argparse
 import contextlib
 import hashlib
 import io
@@ -10,10 +12,18 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 
 class InputError(Exception):
     """Something the user gave or lacks; main.py prints it as one line and exits with 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, without the usage of every flag before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help lists the flags\n")
 
 
 @contextlib.contextmanager
@@ -66,6 +76,13 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}): run its command again with "
                          "--overwrite, or move its folder away") from error
+
+
+def duration(seconds: float) -> str:
+    """A time as a reader says it: 40 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    return (f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else
+            f"{minutes // 60} h {minutes % 60} min")
 
 
 # ---- pretrained models ----

@@ -19,7 +19,7 @@ import main as main_module
 from engine import grid as grid_module
 from baselines.language_models import MODELS
 from engine.arguments import ABLATIONS
-from engine.grid import read_cells
+from engine.grid import read_cells, state
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,7 +115,8 @@ def run_all(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     env = {name: value for name, value in os.environ.items()
            if name not in ("DATASETS", "METHODS", "SEEDS", "IRS", "ENCODER", "FLAGS", "SHARD")}
     return subprocess.run(["bash", str(ROOT / "run_all.sh"), *arguments], text=True,
-                          capture_output=True, env=env | variables)
+                          capture_output=True,
+                          env=env | {"PYTHON": sys.executable} | variables)
 
 
 @pytest.fixture
@@ -462,3 +463,15 @@ def test_a_real_run_leaves_its_result(corpus_folder, tiny_encoder, tmp_path, mon
     result = json.loads(next(tmp_path.glob("*method-bert*/result.json")).read_text())
     assert f"original bert seed 0: accuracy {result['last']['accuracy']:.1f}" in output
     assert len(list(tmp_path.glob("*/result.json"))) == len(list(tmp_path.glob("logs/*.log"))) == 1
+
+
+@pytest.mark.parametrize("method, drawn_last", [("tfidf", "confusion_matrix.png"),
+                                                ("bert", "tsne.csv")])
+def test_a_run_with_plots_is_finished_with_the_last_one_that_its_method_has(tmp_path, method,
+                                                                            drawn_last):
+    cell, = read_cells([f"--dataset trec --method {method} --plots --output_dir {tmp_path}"])
+    cell.folder.mkdir()
+    (cell.folder / "result.json").touch()
+    assert state(cell) == "open"
+    (cell.folder / drawn_last).touch()
+    assert state(cell) == "finished"
