@@ -308,9 +308,9 @@ def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None      # not used here, and dead weights in every checkpoint
     if pooling == "cls" and not first_token_sees_the_text(backbone):
-        raise InputError(f"encoder {name} ({config.model_type}) reads from left to right: its first "
-                         "token sees nothing of the text behind it, so all texts with the same "
-                         "first token would be equal; take --pooling mean")
+        raise InputError(f"encoder {name} ({config.model_type}) reads from left to right: its "
+                         "first token sees nothing of the text behind it, so all texts with the "
+                         "same first token would be equal; take --pooling mean")
     return TextEncoder(backbone, pooling, frozen_layers)
 
 

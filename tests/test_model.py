@@ -179,7 +179,8 @@ def test_each_family_trains_with_differing_features_under_its_default_pooling(
     assert f"pooling {POOLINGS[model_type]}" in capsys.readouterr().out
     [run] = (tmp_path / "runs").glob("*/model")
     where = run if (run / "config.json").is_file() else run / "encoder"
-    encoder, tokenizer = M.load_encoder(str(where), POOLINGS[model_type]), M.load_tokenizer(str(where))
+    encoder = M.load_encoder(str(where), POOLINGS[model_type])
+    tokenizer = M.load_tokenizer(str(where))
     rows = [tokenizer(text).input_ids for text in ("a small animal", "a season of food and drink")]
     length = max(map(len, rows))
     ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
