@@ -34,9 +34,9 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 from tqdm import tqdm
+from transformers.utils import logging
 
 import data
 from engine import files, loader, reading
@@ -73,9 +73,9 @@ def source(args: argparse.Namespace) -> Iterator[tuple[str | None, BinaryIO | No
         yield None, None, None
         return
     if len(args.inputs) > 1:
-        raise InputError(f"{named[0]} is a file (it exists, is named like one, or --format says so) "
-                         "beside other arguments: give one file, or texts alone; a text that is "
-                         "named like a file goes through stdin")
+        raise InputError(f"{named[0]} is a file (it exists, is named like one, or --format says "
+                         "so) beside other arguments: give one file, or texts alone; a text that "
+                         "is named like a file goes through stdin")
     file, = args.inputs or ["-"]
     with opened(file) as stream:
         yield "stdin" if file == "-" else file, stream, format_of(file, args.format)
@@ -157,6 +157,23 @@ def ahead(function, items: Iterable) -> Iterator:
 # ---- predicting ----
 
 
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """
+    Without transformers' lines on loading, which take a layer that is not used for a missing one;
+    afterwards it speaks as before, for it may be at work elsewhere in the caller's program.
+    """
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
+
+
 class Predictor:
     """
     A trained model and what is asked of it; in Python:
@@ -181,7 +198,8 @@ class Predictor:
                  test_prior: str | None = None, calibrated: bool = False,
                  abstain: float | None = None, top: int | None = None,
                  probabilities: bool = False, embedding: bool = False):
-        self.trained = export.read_model(folder, available_device(device))
+        with quiet_transformers():
+            self.trained = export.read_model(folder, available_device(device))
         self.about, self.batch_size = self.trained.about, batch_size
         self.shares = prior(test_prior, self.about)                     # (C,), or None
         self.fit = calibration_of(self.about, calibrated, abstain)      # None: not asked for
@@ -363,7 +381,7 @@ def words_on(predictor: Predictor, has_prior: bool) -> Iterator[str]:
                f"{fit['texts']} validation texts")
     if predictor.abstain is not None:
         line = coverage_line(fit["coverage"], fit["texts"], predictor.abstain)
-        yield line + (", measured without --test_prior" if has_prior else "")
+        yield line + (" (measured without --test_prior)" if has_prior else "")
 
 
 def coverage_line(rows: list[dict], texts: int, p: float) -> str:
@@ -452,8 +470,8 @@ def spare_input(output: Path | None, stream: BinaryIO | None) -> None:
     """InputError where the output is the input itself, also by a link or another path to it."""
     try:
         if output and stream and os.path.samestat(os.fstat(stream.fileno()), output.stat()):
-            raise InputError(f"--output {output} is the input itself: name another file, or replace "
-                             "it with --overwrite")
+            raise InputError(f"--output {output} is the input itself: name another file, or "
+                             "replace it with --overwrite")
     except (FileNotFoundError, NotADirectoryError, io.UnsupportedOperation):
         return      # a new file; or a stand-in for stdin, which is no file
 
@@ -566,13 +584,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_intermixed_args(argv)    # FILE may stand behind the options
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     try:
         if args.export and args.inputs:
             raise InputError(f"--export classifies no texts: leave {args.inputs[0]} out")
         if args.export:
-            folder = export.export(args.model_dir, args.export, args.output)
+            with quiet_transformers():
+                folder = export.export(args.model_dir, args.export, args.output)
             with standard_output() as out:
                 out.write(f"{folder}\n".encode())
         else:

@@ -26,6 +26,7 @@ from scipy.stats import ttest_rel
 
 from reporting import page
 import data
+from augment import AUGMENTATIONS
 from engine import files, results
 from reporting import figures
 from engine.arguments import ABLATIONS, LANGUAGE_MODEL, SHARPRECL, make_parser
@@ -466,8 +467,8 @@ def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
     rest = sorted((run for run in runs if run.folder not in placed), key=other_order)
 
     augments = [*TABLE_A1, *sorted({run.augment for run in augmented} - set(TABLE_A1))]
-    by_augment = {name: {"contextual": "Contextual embedding"}.get(
-        name, name.replace("_", " ").capitalize()) for name in augments}
+    by_augment = {name: AUGMENTATIONS[name].title if name in AUGMENTATIONS else name.capitalize()
+                  for name in augments}
     by_k = {k: f"k = {k}" for k in sorted({run.settings["k"] for run in varied_k})}
     by_change = {row: row for row in map(other_row, rest)}
     signs, sentence = significance(plain)

@@ -45,8 +45,7 @@ done
 
 flags=${FLAGS:-}
 ablations="sshm cl cls ss hm mi delta_both delta_cls delta_cl"
-augmentations="word_substitution noise none"
-all_augmentations="$augmentations back_translation contextual auto"
+augmentations=""        # all that need no download, from the registry in augment.py
 language_models="${PRICES:+gpt35 }bloom llama2 llama3"
 ks="10 20 30 40 50" values="0.1 0.3 0.5 0.7 0.9 1"
 if [ -n "$quick" ]; then
@@ -141,19 +140,23 @@ table4() {
 }
 
 tableA1() {
+    local names=${augmentations:-$(registered "not (entry.models or entry.packages)")}
     for dataset in $DATASETS; do
-        for augment in $augmentations; do
-            runs "$dataset" original sharprecl --augment $augment
-        done
+        for augment in $names; do runs "$dataset" original sharprecl --augment $augment; done
     done
 }
 
-tableA1_full() { local augmentations=$all_augmentations; tableA1; }
+tableA1_full() { local augmentations; augmentations="$(registered True) auto"; tableA1; }
 
 tableA2() {
     for dataset in $DATASETS; do
         for k in $ks; do vary "$dataset" --k 20 "$k"; done
     done
+}
+
+registered() {      # CONDITION: the augmentations whose entry fulfils it
+    "$PYTHON" -c "from augment import AUGMENTATIONS
+print(*(name for name, entry in AUGMENTATIONS.items() if $1))"
 }
 
 mu_and_tau() {

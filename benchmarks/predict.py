@@ -41,11 +41,14 @@ def bare_seconds(trained: export.Trained, texts: list[str], batch_size: int) -> 
     method = trained.method
     tokens = data.tokenize(texts, trained.tokenizer, trained.about.max_length, quiet=True)
     device = next(method.parameters()).device
-    batches = [{name: part.to(device) for name, part in data.pad([tokens], rows, 0).items()}
-               for rows in data.eval_batches(tokens.lengths, batch_size)]
+    batches = []
+    for texts in map(tokens.take, data.eval_batches(tokens.lengths, batch_size)):
+        whole, = data.pieces(texts, most_tokens=sys.maxsize)
+        ids = texts.ids.astype(np.int64)[whole.places]
+        batches.append([torch.from_numpy(part).to(device) for part in (ids, whole.is_token)])
     start = clocks()
     for batch in batches:
-        method.encoder(**batch).cpu()
+        method.encoder(*batch).cpu()
     return clocks() - start
 
 

@@ -329,7 +329,9 @@ def save_network(folder: Path, method: Method, tokenizer, about: About, reason: 
 
 def model_folder(path: Path) -> Path:
     """The model folder that this is or has; InputError that says why there is none."""
-    for folder in (path, path / "model"):
+    # new/: a run of --overwrite that was whole when it was killed; main.py's next start moves it
+    new = [path / "new" / "model"] if (path / "new" / "result.json").is_file() else []
+    for folder in (*new, path, path / "model"):
         if (folder / "sharprecl.json").is_file():
             return folder
     if not path.is_dir():

@@ -17,6 +17,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+import transformers
 from conftest import glosses
 from hypothesis import given, settings, strategies as st
 from test_export import about_of, network, write
@@ -228,6 +229,19 @@ def test_the_three_lines_of_python_give_what_the_command_line_gives(run, model):
     got = [{"id": row["id"], "text": row["text"]} | added
            for row, added in zip(expected_, predictor.predict(TEXTS), strict=True)]
     assert got == expected_ and predictor.empty == 2
+
+
+def test_in_python_loading_prints_nothing_and_leaves_transformers_as_it_was(model, capsys):
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_info()
+    transformers.logging.enable_progress_bar()
+    try:
+        predict.Predictor(model, device="cpu")
+        assert transformers.logging.get_verbosity() == transformers.logging.INFO
+        assert transformers.logging.is_progress_bar_enabled()
+    finally:
+        transformers.logging.set_verbosity(before)
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("texts", ["one text", ["fine", 3], ["half \ud800"]])
@@ -625,7 +639,7 @@ def test_a_pipe_is_no_output_file(run, tmp_path):
 @pytest.mark.parametrize("room, code", [(2_000_000, 0), (1_000_000, 2)])
 def test_an_unbuffered_stdout_gets_every_row_or_it_is_an_error(model, tmp_path, monkeypatch, capsys,
                                                                room, code):
-    """As python -u makes it: raw, so that a write to a file at its limit takes a part in silence."""
+    """As python -u makes it: raw, so that a write may take a part of the bytes in silence."""
     (tmp_path / "in.txt").write_text("food " * 240_000)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open(tmp_path / "out.csv", "wb", buffering=0) as raw:
