@@ -22,19 +22,32 @@ def csv_text(header: list[str], rows) -> str:
 UNKNOWN = "(no label)"      # an answer of a language model; its column comes after the classes
 
 
-def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
-    """predictions.csv and scikit-learn's report, of the newest epoch, as text and JSON."""
-    names = [*corpus.label_names, UNKNOWN]
-    labels, predicted = corpus.test_labels, logits.argmax(axis=1)
+def write_predictions(path: Path, texts: list[str], labels: np.ndarray, logits: np.ndarray,
+                      names: list[str]) -> None:
+    """
+    A CSV file with the columns text, label, prediction and probability, a row for each text.
+
+    labels   (n,)           numbers of names
+    logits   (n, C or more) the prediction is the largest, and its probability that of the softmax
+    names    (C,)           of the classes; a column of logits beyond them stands for no class
+    """
+    names, predicted = [*names, UNKNOWN], logits.argmax(axis=1)
     probability = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
-    write_text(folder / "predictions.csv", csv_text(
+    write_text(path, csv_text(
         ["text", "label", "prediction", "probability"],
         ((text, names[label], names[prediction], f"{p:.6f}") for text, label, prediction, p
-         in zip(corpus.test_texts, labels, predicted, probability))))
+         in zip(texts, labels, predicted, probability))))
+
+
+def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
+    """predictions.csv and scikit-learn's report, of the newest epoch, as text and JSON."""
+    labels, names = corpus.test_labels, corpus.label_names
+    write_predictions(folder / "predictions.csv", corpus.test_texts, labels, logits, names)
     tested = np.unique(labels)      # as in metrics(): the same classes, the same means
     options = dict(labels=tested, target_names=[names[c] for c in tested], zero_division=0)
+    predicted = logits.argmax(axis=1)
     write_text(folder / "classification_report.txt",
-          classification_report(labels, predicted, digits=4, **options))
+               classification_report(labels, predicted, digits=4, **options))
     write_json(folder / "classification_report.json",
                classification_report(labels, predicted, output_dict=True, **options))
 
