@@ -28,9 +28,9 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from augment import load_wordnet
@@ -153,6 +153,32 @@ def imbalanced_rows(labels: np.ndarray, ir: float, *, profile: str = "exp",
     sizes = {label: min(size, max(1, profile_size(profile, rank, largest, len(ranked), ir)))
              for rank, (label, size) in enumerate(ranked)}
     return first_rows(labels, sizes, seed)
+
+
+def left_out(labels: np.ndarray, kept: np.ndarray, most: int, *,
+             seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Validation texts of the rows that an imbalance builder leaves out: they have the shares of a
+    balanced test set, and are none of it.
+
+    Up to `most` rows of each class that are not `kept`; where that leaves too few, as of the
+    largest class, up to a tenth of the kept rows of the class come to them.
+
+    returns  the rows to train on and those to validate on, both ascending
+    """
+    is_kept = np.isin(np.arange(len(labels)), kept)
+    validation = []
+    for label in np.unique(labels[kept]).tolist():
+        rows = shuffled_class(labels, label, seed)
+        chosen = rows[~is_kept[rows]][:most]
+        own = rows[is_kept[rows]]
+        taken = own[len(own) - min(most - len(chosen), len(own) // 10):]
+        validation += [chosen, taken]
+    validation = np.sort(np.concatenate(validation))
+    if len(validation) == 0:
+        raise InputError("no training text is left out: --val_left_out takes what --ir and "
+                         "--max_per_class leave out; take --val_fraction instead")
+    return np.setdiff1d(kept, validation), validation
 
 
 def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int) -> np.ndarray:
@@ -679,15 +705,39 @@ def data_hash(corpus: Corpus) -> str:
 
 @dataclass(frozen=True)
 class Tokens:
-    """N tokenised texts in one flat array: text i is ids[offsets[i]:offsets[i + 1]]."""
+    """
+    N tokenised texts in one flat array: text i is ids[offsets[i]:offsets[i + 1]].
+
+    states holds what the layers that stay as pretrained make of each token, where those are kept
+    (engine/frozen.py).
+    """
     ids: np.ndarray        # (total,) int32: a million texts of 256 tokens take 1 GB
     offsets: np.ndarray    # (N + 1,) int64
     truncated: float       # share of the texts that were longer than allowed
+    states: np.ndarray | None = None    # (total, h) float16
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each text, special ones included, (N,) int64."""
         return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> "Tokens":
+        """These texts, in this order."""
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        offsets = np.append(0, np.cumsum(lengths))
+        places = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Tokens(self.ids[places], offsets, self.truncated,
+                      None if self.states is None else self.states[places])
+
+
+def join(parts: list[Tokens]) -> Tokens:
+    """The texts of all parts, one part after the other."""
+    ends = np.cumsum([part.offsets[-1] for part in parts])
+    offsets = [part.offsets[1:] + end - part.offsets[-1] for part, end in zip(parts, ends)]
+    has_states = parts[0].states is not None
+    return Tokens(np.concatenate([part.ids for part in parts]),
+                  np.concatenate([[0], *offsets]), parts[0].truncated,
+                  np.concatenate([part.states for part in parts]) if has_states else None)
 
 
 PIECE = 20_000      # texts that are tokenised, and kept, together
@@ -754,23 +804,14 @@ def batches_of(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return [rows[start:start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
-def epoch_batches(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int,
-                  pool: int = 8) -> list[np.ndarray]:
+def epoch_batches(num_texts: int, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
     """
-    The rows of each batch of one epoch, every row exactly once, texts of like length together.
+    The rows of each batch of one epoch: each text once, each batch a uniformly random set.
 
-    Freshly shuffled rows are sorted in pools of `pool` batches; only the first pool has a random
-    number of batches. Were it never a single one, the shortest and the longest text could not meet.
     Fixed by (seed, epoch); always ceil(N / batch_size) batches.
     """
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
-    first = batch_size * rng.integers(1, pool + 1)
-    batches = []
-    for rows in [order[:first], *batches_of(order[first:], pool * batch_size)]:
-        by_length = rows[np.argsort(lengths[rows], kind="stable")]
-        batches += batches_of(by_length, batch_size)
-    return [batches[position] for position in rng.permutation(len(batches))]
+    order = np.random.default_rng([seed, epoch]).permutation(num_texts)
+    return batches_of(order, batch_size)
 
 
 def eval_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -778,18 +819,37 @@ def eval_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return batches_of(np.argsort(-lengths, kind="stable"), batch_size)
 
 
-def pad(views: list[Tokens], rows: np.ndarray, pad_id: int) -> dict[str, torch.Tensor]:
+class Piece(NamedTuple):
     """
-    One batch of V views of the same B rows, view after view: all of view 1, then all of view 2.
+    Some texts of a batch, padded to their longest.
 
-    returns   input_ids and attention_mask (1 token, 0 padding), each (V*B, L) int64
+    rows    (R,)    int64, which of the batch's texts these are
+    places  (R, L)  int64, of each token among all tokens of the batch; 0 where is_token is False
+    is_token  (R, L)  bool
     """
-    starts = np.stack([view.offsets[rows] for view in views])                  # (V, B)
-    lengths = np.stack([view.offsets[rows + 1] for view in views]) - starts    # (V, B)
-    column = np.arange(lengths.max())                                          # (L,)
-    is_token = column < lengths[..., None]                                     # (V, B, L)
-    input_ids = np.full(is_token.shape, pad_id, dtype=np.int64)                # (V, B, L)
-    for view, ids, start, mask in zip(views, input_ids, starts, is_token):
-        ids[mask] = view.ids[(start[:, None] + column)[mask]]
-    return {"input_ids": torch.from_numpy(input_ids).flatten(0, 1),
-            "attention_mask": torch.from_numpy(is_token.astype(np.int64)).flatten(0, 1)}
+    rows: np.ndarray
+    places: np.ndarray
+    is_token: np.ndarray
+
+
+def pieces(tokens: Tokens, most_tokens: int, most_rows: int | None = None) -> list[Piece]:
+    """
+    A batch cut into pieces of texts of like length, the shortest first, so that little is padded:
+    each holds at most `most_tokens` tokens with their padding (or one text), and at most
+    `most_rows` texts.
+    """
+    order = np.argsort(tokens.lengths, kind="stable")
+    cuts, start = [], 0
+    for end, length in enumerate(tokens.lengths[order]):
+        rows = end - start + 1
+        if rows > 1 and (rows * length > most_tokens or rows > (most_rows or rows)):
+            cuts.append(end)
+            start = end
+    return [_piece(tokens, rows) for rows in np.split(order, cuts)]
+
+
+def _piece(tokens: Tokens, rows: np.ndarray) -> Piece:
+    lengths = tokens.lengths[rows]
+    column = np.arange(lengths.max())                               # (L,)
+    is_token = column < lengths[:, None]                            # (R, L)
+    return Piece(rows, np.where(is_token, tokens.offsets[rows][:, None] + column, 0), is_token)

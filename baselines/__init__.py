@@ -225,14 +225,14 @@ class LabelAwareEncoder(TextEncoder):
         super().__init__(encoder.backbone, encoder.pooling)
         self.num_labels = num_labels
 
-    def forward(self, input_ids, attention_mask, words=None):
-        column = torch.arange(input_ids.shape[1], device=input_ids.device)
+    def forward(self, input_ids, attention_mask, words=None, states=None):
+        column = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         # The labels share a position, so that they have no order. It is the second: the official
         # code puts them on that of [CLS], where MiniLM takes whatever it reads for [CLS].
         position = column.clamp(max=1) + (column - self.num_labels).clamp(min=0)
         position = position + first_position(self.backbone)
         hidden = self.hidden(input_ids, attention_mask, words,
-                             position_ids=position.expand_as(input_ids))
+                             position_ids=position.expand_as(attention_mask))
         is_label = (column > 0) & (column <= self.num_labels)
         text = self.pool(hidden, attention_mask * ~is_label)                            # (rows, h)
         return torch.cat([text[:, None], hidden[:, is_label]], dim=1)               # (rows, 1+C, h)
@@ -387,13 +387,14 @@ class TSC(Baseline):
         self.register_buffer("queue_labels", torch.zeros(queue, dtype=torch.int64))
         self.register_buffer("seen", torch.tensor(0))       # keys that ever went into the queue
 
-    def encode(self, forward, input_ids, attention_mask):
+    def encode(self, forward, texts):
         """The original texts by the encoder, the augmented ones by its moving average."""
-        (ids, key_ids), (mask, key_mask) = input_ids.chunk(2), attention_mask.chunk(2)
+        rows = np.arange(len(texts.lengths))
+        original, augmented = np.split(rows, 2)
         with torch.no_grad():
             self.move_keys()
-            key = self.key_encoder(key_ids, key_mask)
-        return torch.cat([forward(ids, mask), key])
+            key = forward(texts.take(augmented), self.key_encoder)
+        return torch.cat([forward(texts.take(original)), key])
 
     def move_keys(self) -> None:
         momentum = self.constant["momentum"]

@@ -213,8 +213,8 @@ class LoraClassifier:
     def train_epoch(self, texts: list[str], labels: np.ndarray, *, seed: int, epoch: int) -> dict:
         """One epoch over the training texts; returns its mean loss a token, and its speed."""
         prompts, start, total, tokens = self.prompts(texts), time.perf_counter(), 0.0, 0
-        lengths, size = np.array([len(row) for row in prompts]), self.constant["batch_size"]
-        batches = epoch_batches(lengths, size, seed=seed, epoch=epoch)
+        size = self.constant["batch_size"]
+        batches = epoch_batches(len(prompts), size, seed=seed, epoch=epoch)
         warmup = max(1, round(WARMUP * self.constant["epochs"] * len(batches)))
         self.network.train()
         for position, rows in enumerate(tqdm(batches, f"epoch {epoch}", leave=False)):
@@ -224,7 +224,8 @@ class LoraClassifier:
                 group["lr"] = lr
             num_tokens = sum(len(self.answers[labels[row]]) for row in rows)
             self.optimizer.zero_grad()
-            for piece in batches_of(rows, self.micro_batch):
+            by_length = rows[np.argsort([len(prompts[row]) for row in rows], kind="stable")]
+            for piece in batches_of(by_length, self.micro_batch):
                 loss = self.loss([prompts[row] for row in piece], labels[piece].tolist())
                 (loss / num_tokens).backward()
                 total += loss.item()

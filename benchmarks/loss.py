@@ -77,7 +77,8 @@ def eq_11(gram: Tensor, labels: Tensor, to_built: Tensor, counts: Tensor) -> Ten
     is_positive = F.pad(is_positive, (0, N_POS), value=True)
     is_positive = F.pad(is_positive, (0, N_NEG), value=False)
     per_anchor = -log_p.where(is_positive, 0.0).sum(dim=1) / is_positive.sum(dim=1)
-    return (L.class_weights(counts).to(gram)[labels] * per_anchor).mean()
+    weights = L.class_weights(counts).to(gram)[labels]
+    return (weights * per_anchor).sum() / weights.sum()
 
 
 def one_set(extended: Tensor, candidates: Tensor, hardness: Tensor, num: int) -> Tensor:
@@ -113,7 +114,7 @@ def loop(z: Tensor, labels: Tensor, prototypes: Tensor, counts: Tensor) -> Tenso
         log_p = logits - logits.masked_fill(is_self, -math.inf).logsumexp(dim=1, keepdim=True)
         per_anchor = -log_p.where(is_positive, 0.0).sum(dim=1) / is_positive.sum(dim=1)
         total = total + weights[c] * per_anchor.sum()
-    return total / len(extended)
+    return total / weights[labels].sum()
 
 
 def gradients(form, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -62,6 +62,9 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--label_noise", type=share, default=0.0, help="share of the training labels to flip")
     add("--val_fraction", type=number(float, 0, 0.9), default=0.0,
         help="share of the training texts held out for validation")
+    add("--val_left_out", type=size, metavar="N",
+        help="up to N validation texts of each class, of those that --ir and --max_per_class leave "
+             "out: they have the shares of a balanced test set, and none of its texts")
     add("--test_fraction", type=number(float, 0.01, 0.9), default=0.2,
         help="share for testing, of own data without a test file")
     add("--data_seed", type=count, default=0, help="picks subsets, splits, noise and second views")
@@ -93,9 +96,13 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--hard_ratio_start", type=share, default=0.5, help="share of mixed samples at first")
     add("--hard_ratio_end", type=share, default=1.0, help="and at the last step")
     add("--positives", choices=("mean", "sum"), default="mean",
-        help="over the positives of an anchor, Eq. (11)")
-    add("--cl_weight", choices=("log_prior", "effective_number", "none"), default="log_prior",
-        help="weight of an anchor's class, Eq. (11)")
+        help="over the positives of an anchor, Eq. (11); sum is its letter")
+    add("--cl_weight", default="log_prior",
+        choices=("log_prior", "log_prior_normalised", "effective_number", "none"),
+        help="weight w of an anchor's class, Eq. (11)")
+    add("--cl_reduction", choices=("weighted_mean", "mean"), default="weighted_mean",
+        help="over the N anchors, Eq. (11): sum of w L / sum of w, or sum of w L / N, whose size "
+             "is that of the weights")
     add("--no_delta_cls", action="store_true", help="no class prior in Eq. (6)")
     add("--no_delta_cl", action="store_true", help="no class weight in Eq. (11)")
     add("--no_mutual_guidance", action="store_true", help="free prototypes instead of proj_h(w)")
@@ -123,8 +130,15 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--pooling", choices=("cls", "mean"),
         help="feat: the first token's state or the mean of all; None: cls, and mean for minilm")
 
+    add("--freeze_layers", type=count, default=0, metavar="N",
+        help="the embeddings and the lowest N layers stay as pretrained: an epoch takes half the "
+             "time or less, with a model that is nearly as good")
+
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=size, default=30, help="over the training texts")
+    add("--eval_every", type=size, default=1, metavar="N",
+        help="evaluate after every N-th epoch and after the last; best_test and best_val are "
+             "chosen among the evaluated epochs")
     add("--batch_size", type=size, default=128, help="texts, each in two views")
     add("--micro_batch", type=size,
         help="texts that are in memory at a time; the gradient stays that of the whole batch")
@@ -167,6 +181,12 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
         args.augment_options = parse_augment_options(args.augment, args.augment_options)
     except ValueError as error:
         parser.error(str(error))
+    if args.val_left_out is not None:
+        if args.ir is None and args.max_per_class is None:
+            parser.error("--val_left_out takes what --ir and --max_per_class leave out: give one "
+                         "of them, or take --val_fraction")
+        if args.val_fraction > 0:
+            parser.error("--val_left_out and --val_fraction both make validation texts: give one")
     if args.plots and not has_encoder(args.method):
         parser.error(f"--plots draws what an encoder makes of the texts, and {args.method} has "
                      "none")
@@ -198,8 +218,8 @@ def check_language_model(parser: argparse.ArgumentParser, args: argparse.Namespa
 
 ENCODER = "bert-base-uncased"
 SHARPRECL = ("tau", "mu", "k", "n_pos", "n_neg", "lam", "hard_ratio_start", "hard_ratio_end",
-             "positives", "cl_weight", "no_delta_cls", "no_delta_cl", "no_mutual_guidance",
-             "no_cls", "proj_dim", "proj_bn")       # its flags, which no other method has
+             "positives", "cl_weight", "cl_reduction", "no_delta_cls", "no_delta_cl",
+             "no_mutual_guidance", "no_cls", "proj_dim", "proj_bn")     # no other method has these
 LANGUAGE_MODEL = ("base_model", "base_type", "lora_targets")    # the same for llm.py's methods
 
 

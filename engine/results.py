@@ -57,10 +57,13 @@ def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
 
 def epoch_lines(record: dict) -> str:
     """The epoch in a line or two: how good it is, and how SharpReCL fares inside."""
-    test, inside = record["test"], record.get("diagnostics")
-    groups = ", ".join(f"{name} {group['macro_f1']:.1f}" for name, group in test["groups"].items())
-    lines = [f"epoch {record['epoch']}  accuracy {test['accuracy']:.2f}, "
-             f"macro-F1 {test['macro_f1']:.2f} ({groups})"]
+    test, inside = record.get("test"), record.get("diagnostics")
+    lines = [f"epoch {record['epoch']}"]
+    if test:
+        groups = ", ".join(f"{name} {group['macro_f1']:.1f}"
+                           for name, group in test["groups"].items())
+        lines[0] += (f"  accuracy {test['accuracy']:.2f}, macro-F1 {test['macro_f1']:.2f} "
+                     f"({groups})")
     if "val" in record:
         lines[0] += f"  val {record['val']['accuracy']:.2f}, {record['val']['macro_f1']:.2f}"
     if "loss" in record:

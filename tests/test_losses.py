@@ -49,10 +49,10 @@ def built_by_hand(d_hat, built, c):
             for i, j, w in zip(*(tensor[c].tolist() for tensor in built))]
 
 
-def contrastive_by_hand(rows, y, built_pos, built_neg, tau, weights, reduction):
-    """Eq. (11), mean over the anchors; rows are the raw z, then proto, and y the labels of both."""
+def contrastive_by_hand(rows, y, built_pos, built_neg, tau, weights, reduction, over_positives):
+    """Eq. (11); rows are the raw z, then proto, and y the labels of both."""
     d_hat = [unit(row) for row in rows]
-    total = 0
+    total = total_weight = 0
     for i, z_i in enumerate(d_hat):
         others = [k for k in range(len(y)) if k != i]
         positives = built_by_hand(d_hat, built_pos, y[i]) + [
@@ -60,10 +60,13 @@ def contrastive_by_hand(rows, y, built_pos, built_neg, tau, weights, reduction):
         negatives = built_by_hand(d_hat, built_neg, y[i]) + [
             d_hat[k] for k in others if y[k] != y[i]]
         denominator = sum(cmath.exp(dot(z_i, z_k) / tau) for z_k in positives + negatives)
-        loss_i = -weights[y[i]] * sum(cmath.log(cmath.exp(dot(z_i, z_p) / tau) / denominator)
-                                      for z_p in positives)
-        total += loss_i / (len(positives) or 1) if reduction == "mean" else loss_i
-    return total / len(d_hat)
+        loss_i = -sum(cmath.log(cmath.exp(dot(z_i, z_p) / tau) / denominator)
+                      for z_p in positives)
+        if over_positives == "mean":
+            loss_i /= len(positives) or 1
+        total += weights[y[i]] * loss_i
+        total_weight += weights[y[i]]
+    return total / {"weighted_mean": total_weight, "mean": len(d_hat)}[reduction]
 
 
 def gradient_by_hand(function, rows):
@@ -140,19 +143,22 @@ def test_logit_compensation_is_equation_6(rows_y, counts, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("reduction", ["weighted_mean", "mean"])
+@pytest.mark.parametrize("over_positives", ["mean", "sum"])
 @quick
 @given(rows_y=batches(), n_pos=st.integers(0, 4), n_neg=st.integers(0, 5),
-       tau=st.sampled_from([0.3, 0.5, 1.0]), reduction=st.sampled_from(["mean", "sum"]))
-def test_rebalanced_contrastive_is_equation_11(rows_y, n_pos, n_neg, tau, reduction, dtype):
+       tau=st.sampled_from([0.3, 0.5, 1.0]))
+def test_rebalanced_contrastive_is_equation_11(
+        rows_y, n_pos, n_neg, tau, reduction, over_positives, dtype):
     rows, y = rows_y[0].to(dtype), rows_y[1]
     weights = [0.5, 2.0, 0.0, 3.0][:len(rows) - len(y)]
     _, labels = extended = extend(rows, y)
     built = build(*extended, n_pos, n_neg, k=3)
     assert_same(lambda rows: losses.rebalanced_contrastive(
                     *extend(rows, y), *built, temperature=tau, weights=torch.tensor(weights),
-                    reduction=reduction), rows,
+                    reduction=reduction, over_positives=over_positives), rows,
                 lambda rows: contrastive_by_hand(
-                    rows, labels.tolist(), *built, tau, weights, reduction))
+                    rows, labels.tolist(), *built, tau, weights, reduction, over_positives))
 
 
 @quick
@@ -185,8 +191,8 @@ def gradient_of_equation_13(z_i, positives, negatives, tau):
     return [dot(factors, column) / tau for column in zip(*positives + negatives)]
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_equation_13_follows_from_the_mean_over_positives_and_not_from_the_sum(reduction):
+@pytest.mark.parametrize("over_positives", ["mean", "sum"])
+def test_equation_13_follows_from_the_mean_over_positives_and_not_from_the_sum(over_positives):
     # Anchor 5 is alone in class 2, all other weights are 0, and no built sample holds its row:
     # then only the anchor depends on it, and all targets are constants.
     tau, anchor = 0.5, 5
@@ -195,12 +201,13 @@ def test_equation_13_follows_from_the_mean_over_positives_and_not_from_the_sum(r
     built = losses.Built(rows, rows.roll(1, dims=1), torch.rand(3, 3))
     extended.requires_grad_()
     loss = losses.rebalanced_contrastive(extended, labels, built, built, temperature=tau,
-                                         weights=torch.tensor([0., 0., 1.]), reduction=reduction)
+                                         weights=torch.tensor([0., 0., 1.]), reduction="mean",
+                                         over_positives=over_positives)
     actual = torch.autograd.grad(loss * len(labels), extended)[0][anchor].tolist()
     d_hat = extended.tolist()
     samples = [[a.real for a in sample] for sample in built_by_hand(d_hat, built, 2)]
     expected = gradient_of_equation_13(d_hat[anchor], samples, samples + d_hat[:anchor], tau)
-    assert (actual == pytest.approx(expected, rel=1e-9)) == (reduction == "mean")
+    assert (actual == pytest.approx(expected, rel=1e-9)) == (over_positives == "mean")
 
 
 # ---- the rebalanced dataset ----
@@ -422,6 +429,8 @@ WRONG = [  # argument, what is wrong with it, call
     ("class_counts", "zero for weights", partial(losses.class_weights, torch.tensor([5, 0]))),
     ("scheme", "unknown", partial(losses.class_weights, COUNTS, "inverse")),
     ("reduction", "unknown", partial(cl, reduction="none")),
+    ("over_positives", "unknown", partial(cl, over_positives="none")),
+    ("weights", "no weight at all", partial(cl, weights=torch.zeros(2))),
     ("weights", "short", partial(cl, weights=torch.ones(1))),
     ("weights", "column", partial(cl, weights=torch.ones(2, 1))),
     ("negatives", "short", partial(cl, negatives=parts(NEGATIVES, classes=1))),
@@ -475,12 +484,55 @@ def test_a_constant_added_to_all_logits_changes_nothing(shift):
 BIG, SMALL = (sum(0.9999**j for j in range(n)) for n in (1000, 10))
 
 
+LOG_BIG, LOG_SMALL = math.log(1010 / 1000), math.log(1010 / 10)     # -log P_y of 1000 and 10 texts
+
+
 @pytest.mark.parametrize("scheme, expected", [
-    ("log_prior", [math.log(1010 / 1000), math.log(1010 / 10)]),
-    ("effective_number", [(BIG + SMALL) / 2 / BIG, (BIG + SMALL) / 2 / SMALL]), ("none", [1, 1])])
+    ("log_prior", [LOG_BIG, LOG_SMALL]),
+    ("log_prior_normalised", [2 * LOG_BIG / (LOG_BIG + LOG_SMALL),
+                              2 * LOG_SMALL / (LOG_BIG + LOG_SMALL)]),
+    ("effective_number", [2 * SMALL / (BIG + SMALL), 2 * BIG / (BIG + SMALL)]), ("none", [1, 1])])
 def test_class_weights_equal_the_worked_values(scheme, expected):
     weights = losses.class_weights(torch.tensor([1000, 10]), scheme)
     assert weights.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@quick
+@given(counts=st.lists(st.integers(1, 30_000), min_size=2, max_size=40))
+def test_normalised_weights_sum_to_the_number_of_classes_and_rare_classes_weigh_more(counts):
+    for scheme in ("log_prior_normalised", "effective_number"):
+        weights = losses.class_weights(torch.tensor(counts), scheme).tolist()
+        assert sum(weights) == pytest.approx(len(counts), rel=1e-9)
+        of_count = sorted(zip(counts, weights))
+        assert all(a >= b or n == m for (n, a), (m, b) in zip(of_count, of_count[1:]))
+
+
+@quick
+@given(counts=st.lists(st.integers(1, 3000), min_size=2, max_size=2), factor=st.floats(0.01, 100))
+def test_a_factor_of_all_weights_cancels_in_the_weighted_mean_and_scales_the_mean(counts, factor):
+    weights = losses.class_weights(torch.tensor(counts))
+    for reduction, expected in (("weighted_mean", 1.0), ("mean", factor)):
+        ratio = (cl(weights=factor * weights, reduction=reduction)
+                 / cl(weights=weights, reduction=reduction)).item()
+        assert ratio == pytest.approx(expected, rel=1e-4)
+    # so the two schemes of the log prior are one loss under the weighted mean, and -delta too
+    normalised = losses.class_weights(torch.tensor(counts), "log_prior_normalised")
+    for same in (normalised, -weights):
+        torch.testing.assert_close(cl(weights=same), cl(weights=weights))
+
+
+def test_the_weighted_mean_is_that_of_torchs_weighted_cross_entropy():
+    # with one positive each and nothing built, L_i is the cross-entropy of finding that one
+    extended, labels = losses.extend(X[:2], torch.tensor([0, 1]), X[2:4])
+    nothing = losses.Built(*[torch.zeros(2, 0, dtype=torch.int64)] * 2, torch.zeros(2, 0))
+    weights, tau = torch.tensor([0.3, 4.0]), 0.5
+    logits = (extended @ extended.T / tau).fill_diagonal_(-math.inf)
+    partner = torch.tensor([2, 3, 0, 1])
+    actual = losses.rebalanced_contrastive(extended, labels, nothing, nothing, weights=weights,
+                                           temperature=tau)
+    # torch weighs a row by the class it is to find: here the row of the partner, of the same class
+    expected = torch.nn.functional.cross_entropy(logits, partner, weight=weights[labels])
+    torch.testing.assert_close(actual, expected)
 
 
 def test_weights_of_scheme_none_equal_no_weights():

@@ -448,7 +448,8 @@ def test_the_defaults_are_the_papers():
     expected = dict(encoder="bert-base-uncased", pooling="cls", lr=5e-5, weight_decay=5e-4,
                     batch_size=128, tau=0.5, mu=1.0, k=20, n_pos=10, n_neg=500, lam=0.5,
                     hard_ratio_start=0.5, hard_ratio_end=1.0, augment="word_substitution",
-                    positives="mean", cl_weight="log_prior", proj_dim=128, epochs=30,
+                    positives="mean", cl_weight="log_prior", cl_reduction="weighted_mean", proj_dim=128,
+                    epochs=30,
                     max_length=256, schedule="constant", amp="off", profile="exp", ir=None, seed=0)
     assert {name: getattr(args, name) for name in expected} == expected
 

@@ -1,0 +1,70 @@
+"""
+What the layers that stay as pretrained (--freeze_layers) make of the texts, computed once and kept:
+both views of a text are fixed, and so are these states.
+
+They are kept as float16 in a file below the cache folder, which is mapped into memory: several
+times the machine's memory has room, and the next run on the same texts finds them.
+"""
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import data
+from engine import loader
+from engine.files import InputError, saving
+from model import TextEncoder
+
+MOST_BYTES = 20e9       # of one part's states; beyond it they are computed anew at each step
+BATCH = 256             # texts at a time
+
+
+def size_of(tokens: data.Tokens, encoder: TextEncoder) -> int:
+    """Bytes of the states of all tokens."""
+    return len(tokens.ids) * encoder.backbone.config.hidden_size * 2
+
+
+def keep_states(tokens: data.Tokens, encoder: TextEncoder, device: torch.device,
+                cache_dir: Path) -> data.Tokens:
+    """
+    The texts with their states, from the cache or computed; as they are where all layers are
+    trained, or where the states would take more than MOST_BYTES.
+    """
+    if encoder.frozen_layers == 0 or size_of(tokens, encoder) > MOST_BYTES:
+        return tokens
+    shape = (len(tokens.ids), encoder.backbone.config.hidden_size)
+    path = Path(cache_dir) / f"states-{_digest(tokens, encoder)[:16]}.f16"
+    if not path.exists():
+        _write(path, tokens, encoder, device)
+    if path.stat().st_size != size_of(tokens, encoder):
+        raise InputError(f"{path} is damaged: delete it, and run the command again")
+    return replace(tokens, states=np.memmap(path, np.float16, mode="r", shape=shape))
+
+
+def _digest(tokens: data.Tokens, encoder: TextEncoder) -> str:
+    """Of all that decides the states: the texts' tokens, and the frozen parts with their weights."""
+    digest = hashlib.sha256(f"{encoder.backbone.config.model_type} {encoder.frozen_layers}".encode())
+    digest.update(tokens.ids.tobytes() + tokens.offsets.tobytes())
+    for part in encoder.frozen_parts():
+        for weight in part.state_dict().values():
+            digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.inference_mode()
+def _write(path: Path, tokens: data.Tokens, encoder: TextEncoder, device: torch.device) -> None:
+    """Computes the states batch by batch, and leaves them under this path, whole or not at all."""
+    with saving(path) as file:
+        starts = range(0, len(tokens.lengths), BATCH)
+        for start in tqdm(starts, "frozen layers", leave=False):
+            batch = tokens.take(np.arange(start, min(start + BATCH, len(tokens.lengths))))
+            states = np.empty((len(batch.ids), encoder.backbone.config.hidden_size), np.float16)
+            for piece in data.pieces(batch, loader.PIECE_TOKENS[device.type]):
+                ids = loader.to_device(batch.ids[piece.places].astype(np.int64), device)
+                mask = loader.to_device(piece.is_token, device)
+                lower = encoder.lower_states(ids, mask).half().cpu().numpy()
+                states[piece.places[piece.is_token]] = lower[piece.is_token]
+            file.write(states.tobytes())
