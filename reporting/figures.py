@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt    # noqa: E402  after the backend is chose
 
 # Paul Tol's bright palette, which is safe for the colour-blind
 TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-MARKERS = "os^vDPX<>"
+MARKERS = "os^vPX<>p"
 GREY = "#888888"        # readable on white and on black
 
 def _image(figure, kind: str, metadata: dict | None = None, **options) -> bytes:
@@ -322,6 +322,21 @@ def read_points(path: Path) -> Points:
     return points
 
 
+def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
+    """Writes each name above its point, or as much higher as keeps it clear of other names."""
+    to_share = axes.transData + axes.transAxes.inverted()       # from 0 to 1 across the axes
+    shares = {name: to_share.transform(place) for name, place in places.items()}
+    taken = []
+    for name, (x, y) in sorted(shares.items(), key=lambda item: item[1][1]):
+        y += 0.035
+        while any(abs(x - other_x) < 0.25 and abs(y - other_y) < 0.04 for other_x, other_y in taken):
+            y += 0.01
+        taken.append((x, y))
+        axes.text(x, y, _tick_names([name], longest=14)[0], transform=axes.transAxes, fontsize=8,
+                  fontweight="bold", zorder=4,
+                  ha="left" if x < 0.15 else "right" if x > 0.85 else "center")
+
+
 def draw_tsne(folder: Path, names: list[str]):
     """
     The texts of each class in a colour and a marker, and its prototype, where there is one, as a
@@ -345,14 +360,12 @@ def draw_tsne(folder: Path, names: list[str]):
     for name, place in prototypes.items():
         axes.scatter(*zip(*place), s=80 if is_named else 20, color=look.get(name, (GREY,))[0],
                      edgecolors="black", linewidths=1.6, marker="D", zorder=3)
-        if is_named:
-            axes.annotate(_tick_names([name], longest=14)[0], place[0], xytext=(0, 7),
-                          textcoords="offset points", ha="center", fontsize=8, fontweight="bold",
-                          zorder=4)
+    axes.margins(0.09)
+    if is_named and prototypes:
+        _name_points(axes, {name: place[0] for name, place in prototypes.items()})
     if prototypes:
         axes.scatter([], [], s=40, color="none", edgecolors="black", linewidths=1.6, marker="D",
                      label="prototype of a class")
     axes.set(xticks=[], yticks=[])
-    axes.margins(0.09)
     _legend_below(figure, 2 if max(map(len, names)) > 9 else 3, markerscale=1.3)
     return figure

@@ -33,6 +33,7 @@ MOST_ERRORS = 20
 MOST_PAIRS, MOST_EXAMPLES = 12, 3
 MOST_ACTIONS = 3
 LARGEST_MATRIX, MOST_CONFUSED = 30, 20      # classes of a confusion matrix; of more, only the worst
+SURE = 95               # accuracy from which the page proposes a threshold for predict.py --abstain
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
@@ -79,6 +80,11 @@ class Run:
     @property
     def settings(self) -> dict:
         return self.result["settings"]
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether texts were held out for validation."""
+        return bool(self.settings["val_fraction"] or self.settings.get("val_left_out"))
 
     @property
     def method(self) -> str:
@@ -161,7 +167,7 @@ def predict_command(run: Run, *more: str) -> str:
 
 
 def tfidf_beside(run: Run) -> float | None:
-    """Macro-F1 of a TF-IDF run on the same texts in the same --output_dir; None if there is none."""
+    """Macro-F1 of a TF-IDF run on the same texts in the same --output_dir, if there is one."""
     for path in sorted(run.folder.parent.glob("*/result.json")):
         try:
             other = json.loads(path.read_text(encoding="utf-8"))
@@ -197,6 +203,7 @@ def in_short(run: Run) -> dict:
             "rarest_tests": int(np.isin(labels, rarest).sum()), "tested": len(tested),
             "right": right, "total": total, "chance": 50 * (high - low),
             "frequent": run.names[frequent], "guessed": guessed, "tfidf": tfidf,
+            "groups": found["groups"],
             "never": [run.names[label] for label in found["never_predicted"]]}
 
 
@@ -254,16 +261,17 @@ def actions(run: Run, short: dict, rows: list[dict]) -> list[Action]:
             and row["train"] < 20]
     if weak and run.about is not None:
         found.append(Action(
-            f"An F1 below {FAIR} and fewer than 20 training texts: this holds for {len(weak)} of the "
-            f"{len(rows)} classes. Let the model look for more such texts: classify texts without a "
-            "label, and check by hand those that it takes for one of these classes.",
+            f"An F1 below {FAIR} and fewer than 20 training texts: this holds for {len(weak)} of "
+            f"the {len(rows)} classes. Let the model look for more such texts: classify texts "
+            "without a label, and check by hand those that it takes for one of these classes.",
             predict_command(run, "unlabelled.csv", "--output", "found.csv")))
-    if not run.settings["val_fraction"]:
+    if not run.holds_out:
         found.append(Action("Hold out validation texts, so that the best epoch is kept and the "
                             "probabilities can be checked and calibrated.",
                             main_command(run, val_fraction=0.1)))
-    found.append(Action("Repeat the run with another seed, to see how much of these numbers is "
-                        "chance.", main_command(run, seed=run.settings["seed"] + 1)))
+    if run.method != "tfidf":       # which draws nothing
+        found.append(Action("Repeat the run with another seed, to see how much of these numbers is "
+                            "chance.", main_command(run, seed=run.settings["seed"] + 1)))
     use = [Action("Use it on your texts.", predict_command(run, "new.csv", "--output",
                                                            "labelled.csv"))]
     is_useful = short["verdict"] in ("yes", "partly") and run.about is not None
@@ -378,15 +386,24 @@ def probabilities(run: Run) -> dict:
     """How far the probabilities can be believed, on the validation texts or else the test texts."""
     part = run.test if run.validation is None else run.validation
     probability, is_right = part.probability, part.is_right
-    kept = [(threshold, probability >= threshold) for threshold in THRESHOLDS]
+    thresholds = []
+    for threshold in THRESHOLDS:
+        kept = probability >= threshold
+        thresholds.append({"threshold": threshold, "texts": int(kept.sum()),
+                           "share": 100 * kept.mean(),
+                           "accuracy": 100 * is_right[kept].mean() if kept.any() else None})
+    fit = (run.about or {}).get("calibration")
+    helps = fit is not None and not fit.get("why_not") and fit["ece_after"] < fit["ece_before"]
+    # a model without a "coverage" is of a version whose predict.py does not abstain
+    sure = [row for row in thresholds if row["texts"] >= FEW_TESTS and row["accuracy"] >= SURE]
+    can_abstain = run.validation is not None and fit is not None and "coverage" in fit
     return {"is_validation": run.validation is not None, "texts": len(is_right),
-            "held_out": bool(run.settings["val_fraction"]),
             "mean": 100 * probability.mean(), "accuracy": 100 * is_right.mean(),
             "error": calibration_error(probability, is_right, bins=10),
-            "calibration": (run.about or {}).get("calibration"),
-            "thresholds": [(threshold, int(chosen.sum()), 100 * chosen.mean(),
-                            100 * is_right[chosen].mean() if chosen.any() else None)
-                           for threshold, chosen in kept],
+            "fit": fit, "helps": helps, "thresholds": thresholds,
+            "calibrated": predict_command(run, "new.csv", "--calibrated", "--output",
+                                          "labelled.csv"),
+            "sure": sure[0] if sure and can_abstain else None,
             "figures": [drawn(figures.reliability(probability, is_right), "Reliability diagram"),
                         drawn(figures.coverage(probability, is_right),
                               "Accuracy against coverage")]}
@@ -454,12 +471,11 @@ def render(run: Run) -> str:
         curves=learning_curves(run), pairs=pairs, most_pairs=MOST_PAIRS, confusion=confusion(run),
         is_matrix_whole=len(run.names) <= LARGEST_MATRIX, most_confused=MOST_CONFUSED,
         errors=examples(run, wrong)[:MOST_ERRORS], wrong=len(wrong),
-        probabilities=probabilities(run), calibrated_command=predict_command(
-            run, "new.csv", "--calibrated", "--output", "labelled.csv"),
+        probabilities=probabilities(run), predict_command=predict_command,
         tsne=tsne(run), signs=judged_signs(run),
         protocols=[(meaning, run.result[name]) for name, meaning in results.PROTOCOLS.items()
                    if name in run.result],
-        command=main_command(run))
+        command=shlex.join(["python", *run.recorded["command"]]))
 
 
 def write(folder: Path, path: Path) -> None:
@@ -469,7 +485,8 @@ def write(folder: Path, path: Path) -> None:
     """
     try:
         page = render(read_run(folder))
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error,
+            jinja2.UndefinedError) as error:
         raise InputError(f"{folder}: a file of this run is damaged, or of another version of "
                          f"main.py ({error!r:.200}); run its command again with --overwrite"
                          ) from error

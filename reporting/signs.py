@@ -112,8 +112,9 @@ SIGNS = (
          "falling.",
          lost_while_fitting, 2.0, False,
          "on a few hundred texts one or two points are chance, on fewer texts more",
-         "Take a learning rate that falls, `--schedule linear`, or fewer epochs; or hold texts "
-         "out, `--val_fraction 0.1`, so that the best epoch can be chosen.",
+         "Take a learning rate that falls, `--schedule linear`, a lower one, `--lr 2e-5`, or "
+         "fewer epochs; or hold texts out, `--val_fraction 0.1`, so that the best epoch can be "
+         "chosen.",
          (flag("schedule", "linear"), times("lr", 0.5))),
     Sign("Collapse of the mixing coefficients",
          "Their standard deviation is {:.2f}.",
