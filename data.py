@@ -1,6 +1,6 @@
 """
 Texts and labels: the six datasets of the paper, WordNet's glosses, your own files; splits, the
-imbalance builder, label noise, the data report; tokenising once and batching by length.
+imbalance builder, label noise, the data report; tokenising once; batches, and their pieces of like length.
 
     corpus = load("trec", data_dir="data")
     corpus = select(corpus, imbalanced_rows(corpus.train_labels, 50.0, seed=0))
@@ -732,15 +732,14 @@ class Tokens:
 
 def join(parts: list[Tokens]) -> Tokens:
     """The texts of all parts, one part after the other."""
-    ends = np.cumsum([part.offsets[-1] for part in parts])
-    offsets = [part.offsets[1:] + end - part.offsets[-1] for part, end in zip(parts, ends)]
+    lengths = np.concatenate([part.lengths for part in parts])
     has_states = parts[0].states is not None
-    return Tokens(np.concatenate([part.ids for part in parts]),
-                  np.concatenate([[0], *offsets]), parts[0].truncated,
+    return Tokens(np.concatenate([part.ids for part in parts]), np.append(0, np.cumsum(lengths)),
+                  parts[0].truncated,
                   np.concatenate([part.states for part in parts]) if has_states else None)
 
 
-PIECE = 20_000      # texts that are tokenised, and kept, together
+CHUNK = 20_000      # texts that are tokenised, and kept, together
 
 
 def tokenize(texts: list[str], tokenizer, max_length: int,
@@ -748,7 +747,7 @@ def tokenize(texts: list[str], tokenizer, max_length: int,
     """
     Every text's token ids, cut by the (fast) tokenizer itself to max_length tokens, on all cores.
 
-    cache_dir keeps every piece of 20,000 texts under a name made of its texts and the tokenizer's
+    cache_dir keeps every chunk of 20,000 texts under a name made of its texts and the tokenizer's
     settings: an interrupted start, or another run on the same texts, finds what was done.
     """
     if not tokenizer.is_fast:
@@ -762,21 +761,21 @@ def tokenize(texts: list[str], tokenizer, max_length: int,
     backend.enable_truncation(max_length)
     backend.no_padding()
     settings = backend.to_str()
-    pieces = [_tokenized_piece(texts[start:start + PIECE], backend, settings, cache_dir)
-              for start in tqdm(range(0, len(texts), PIECE), "tokenize", disable=quiet or None)]
-    ids, lengths, truncated = (np.concatenate(parts) for parts in zip(*pieces))
+    chunks = [_tokenized_chunk(texts[start:start + CHUNK], backend, settings, cache_dir)
+              for start in tqdm(range(0, len(texts), CHUNK), "tokenize", disable=quiet or None)]
+    ids, lengths, truncated = (np.concatenate(parts) for parts in zip(*chunks))
     return Tokens(ids, np.append(0, np.cumsum(lengths)), float(truncated.mean()))
 
 
-def _tokenized_piece(texts: list[str], backend, settings: str,
+def _tokenized_chunk(texts: list[str], backend, settings: str,
                      cache_dir: Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All ids in a row (int32), and of each text its number of tokens and whether it was cut."""
     path = None
     if cache_dir is not None:
         digest = hashlib.sha256(json.dumps([settings, texts]).encode()).hexdigest()
         path = Path(cache_dir) / f"tokens-{digest[:16]}.npz"
-        if path.exists() and (piece := _read_piece(path)) is not None:
-            return piece
+        if path.exists() and (chunk := _read_chunk(path)) is not None:
+            return chunk
     encodings = backend.encode_batch_fast(texts)
     lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
     ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings),
@@ -789,11 +788,11 @@ def _tokenized_piece(texts: list[str], backend, settings: str,
     return ids, lengths, truncated
 
 
-def _read_piece(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """What _tokenized_piece kept; None, and a line about it, where the file is damaged."""
+def _read_chunk(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """What _tokenized_chunk kept; None, and a line about it, where the file is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as piece:    # its zip has a checksum of each array
-            return piece["ids"], piece["lengths"], piece["truncated"]
+        with np.load(path, allow_pickle=False) as chunk:    # its zip has a checksum of each array
+            return chunk["ids"], chunk["lengths"], chunk["truncated"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         print(f"{path} is damaged ({type(error).__name__}), and made anew")
         return None
@@ -832,20 +831,35 @@ class Piece(NamedTuple):
     is_token: np.ndarray
 
 
-def pieces(tokens: Tokens, most_tokens: int, most_rows: int | None = None) -> list[Piece]:
+def pieces(tokens: Tokens, start_cost: int, most_rows: int | None = None) -> list[Piece]:
     """
-    A batch cut into pieces of texts of like length, the shortest first, so that little is padded:
-    each holds at most `most_tokens` tokens with their padding (or one text), and at most
-    `most_rows` texts.
+    A batch cut into pieces of texts of like length, the shortest first, so that little is padded.
+
+    start_cost  of a piece, in tokens: a cut pays where it saves more padding than that
+    most_rows   texts of a piece; a larger one is cut again
     """
     order = np.argsort(tokens.lengths, kind="stable")
-    cuts, start = [], 0
-    for end, length in enumerate(tokens.lengths[order]):
-        rows = end - start + 1
-        if rows > 1 and (rows * length > most_tokens or rows > (most_rows or rows)):
-            cuts.append(end)
-            start = end
-    return [_piece(tokens, rows) for rows in np.split(order, cuts)]
+    cut = np.split(order, _cuts(tokens.lengths[order], start_cost))
+    return [_piece(tokens, rows) for part in cut for rows in batches_of(part, most_rows or len(part))]
+
+
+def _cuts(lengths: np.ndarray, start_cost: int) -> list[int]:
+    """
+    Where to cut ascending lengths into pieces, so that the sum of start_cost + rows * longest over
+    the pieces is least: dynamic programming over the distinct lengths.
+    """
+    ends = np.append(np.flatnonzero(np.diff(lengths, prepend=-1)), len(lengths))
+    least = np.zeros(len(ends), dtype=np.int64)     # of the pieces up to each end
+    start_of = np.zeros(len(ends), dtype=np.int64)  # where the last of them begins
+    for i, end in enumerate(ends[1:], start=1):
+        costs = least[:i] + start_cost + (end - ends[:i]) * lengths[end - 1]
+        start_of[i] = costs.argmin()
+        least[i] = costs[start_of[i]]
+    cuts, i = [], start_of[-1]
+    while i > 0:
+        cuts.append(ends[i])
+        i = start_of[i]
+    return cuts[::-1]
 
 
 def _piece(tokens: Tokens, rows: np.ndarray) -> Piece:

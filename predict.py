@@ -1,10 +1,18 @@
 """
 Classify new texts with a trained model, or take the model to other tools.
 
+    python predict.py runs/RUN "what a wonderful film" "what a waste of time"
     python predict.py runs/RUN reviews.csv --text_column review --output labelled.csv
     python predict.py runs/RUN reviews.jsonl --probabilities --test_prior train | head
+    python predict.py runs/RUN reviews.csv --abstain 0.8 --top 3 --output sure.csv
     echo "what a wonderful film" | python predict.py runs/RUN
     python predict.py runs/RUN --export onnx
+
+In Python, three lines:
+
+    from predict import Predictor
+    predictor = Predictor("runs/RUN")
+    predictor.predict(["what a wonderful film"])    # [{"prediction": ..., "probability": ...}]
 
 Each row of the input is a row of the output, in the same order and with all its columns, and has a
 prediction and its probability; where a text is empty, these are empty.
@@ -32,9 +40,9 @@ from tqdm import tqdm
 
 import data
 from engine import files, loader
-from reporting import export
 from engine.files import InputError
-from model import device
+from model import device as available_device
+from reporting import export
 
 # ---- reading: rows as dicts, one after the other ----
 
@@ -51,16 +59,49 @@ def format_of(file: str, given: str | None) -> str:
     return form
 
 
+SUFFIXES = tuple(f".{form}" for form in FORMATS[1:]) + (".txt",)
+
+
+def is_file_name(given: str) -> bool:
+    """Whether an argument is taken for a file: what exists is one, and what ends like one."""
+    return given == "-" or os.path.exists(given) or given.lower().endswith(SUFFIXES)
+
+
+@contextlib.contextmanager
+def source(args: argparse.Namespace) -> Iterator[tuple[str | None, BinaryIO | None, str | None]]:
+    """Name, bytes and format of the file or stdin; three times None where texts are given."""
+    named = args.inputs if args.format else list(filter(is_file_name, args.inputs))
+    if args.inputs and not named:
+        yield None, None, None
+        return
+    if len(args.inputs) > 1:
+        raise InputError(f"{named[0]} is a file (it exists, is named like one, or --format says so) "
+                         "beside other arguments: give one file, or texts alone; a text that is "
+                         "named like a file goes through stdin")
+    file, = args.inputs or ["-"]
+    with opened(file) as stream:
+        yield "stdin" if file == "-" else file, stream, format_of(file, args.format)
+
+
+def texts_of(inputs: list[str], column: str) -> Iterator[dict]:
+    """The texts of the command line as rows."""
+    for number, text in enumerate(inputs, 1):
+        yield {column: data.checked_text(f"text {number} of the command line", text)}
+
+
 @contextlib.contextmanager
 def opened(file: str) -> Iterator[BinaryIO]:
     """The file, or stdin for "-", as bytes."""
     if file == "-":
+        if sys.stdin is None:
+            raise InputError("stdin is closed: name a file, or give texts")
         yield sys.stdin.buffer
         return
     try:
         stream = open(file, "rb")
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from None
+        raise InputError(f"{file}: cannot be read as a file ({error.strerror}); check the path; a "
+                         "text that is named like a file goes through stdin") from None
     with stream:
         yield stream
 
@@ -137,63 +178,116 @@ def ahead(function, items: Iterable) -> Iterator:
 # ---- predicting ----
 
 
-@dataclass
 class Predictor:
-    """A model and what is asked of it; counts what is worth a word at the end."""
-    trained: export.Trained
-    column: str
-    shares: Tensor | None           # of the test classes, (C,); None: those it predicts for
-    temperature: float
-    batch_size: int
-    empty: int = 0
-    cut: int = 0
+    """
+    A trained model and what is asked of it; in Python:
 
-    def tokens(self, pool: list[dict]) -> tuple[list[dict], np.ndarray, data.Tokens | None]:
-        """The pool, which of its rows have a text, and these texts as tokens."""
-        rows = [i for i, row in enumerate(pool) if row[self.column].strip()]
-        if not rows:
-            return pool, np.array([], dtype=np.int64), None
-        tokens = data.tokenize([pool[i][self.column] for i in rows], self.trained.tokenizer,
-                               self.trained.about.max_length, quiet=True)
-        return pool, np.array(rows), tokens
+        from predict import Predictor
+        predictor = Predictor("runs/RUN")
+        predictor.predict(["a text", "another"])    # [{"prediction": ..., "probability": ...}, ...]
 
-    @torch.inference_mode()
-    def encode(self, tokens: data.Tokens) -> tuple[Tensor, np.ndarray]:
-        """Logits (n, C) as trained, on the CPU, and feat (n, h)."""
-        method = self.trained.method
-        tokens, n = method.prepare(tokens), len(tokens.lengths)
-        place = next(method.parameters()).device
-        logits = torch.empty(n, len(self.trained.about.label_names))
-        feats = np.empty((n, method.encoder.backbone.config.hidden_size), dtype=np.float32)
-        for rows in data.eval_batches(tokens.lengths, self.batch_size):
-            feat = loader.encode(method.encoder, tokens.take(rows), place)
-            logits[rows] = method.classify(feat).cpu()
-            # a label-aware encoder gives the text first, then each label
-            feats[rows] = (feat if feat.ndim == 2 else feat[:, 0]).cpu().numpy()
-        if not logits.isfinite().all():
-            raise InputError("the model gives a text logits that are not finite: train it again, "
-                             "with a lower --lr")
-        return logits, feats
+    folder         of a run of main.py, or its model/
+    test_prior     "train", "uniform", or a file with the class shares of the texts
+    calibrated     probabilities by the temperature found on the validation texts
+    abstain        no prediction where the calibrated probability is below this
+    top            adds the likeliest labels, top_1 to top_K, and their probabilities
+    probabilities  adds every class's
+    embedding      adds the text's embedding, a list of h floats
 
-    def predict(self, rows: Iterable[dict]) -> Iterator[tuple[list[dict], np.ndarray, np.ndarray]]:
+    Counts the texts that are empty, cut and left without a prediction. Raises InputError, whose
+    message is one line with a remedy.
+    """
+
+    def __init__(self, folder: str | Path, *, device: str = "auto", batch_size: int = 64,
+                 test_prior: str | None = None, calibrated: bool = False,
+                 abstain: float | None = None, top: int | None = None,
+                 probabilities: bool = False, embedding: bool = False):
+        self.trained = export.read_model(folder, available_device(device))
+        self.about, self.batch_size = self.trained.about, batch_size
+        self.shares = prior(test_prior, self.about)                     # (C,), or None
+        self.fit = calibration_of(self.about, calibrated, abstain)      # None: not asked for
+        self.abstain, self.top = abstain, top
+        self.probabilities, self.embedding = probabilities, embedding
+        self.empty = self.cut = self.abstained = 0
+        if top is not None and not 1 <= top <= len(self.about.label_names):
+            raise InputError(f"--top {top}: the model has {len(self.about.label_names)} classes; "
+                             "ask for 1 up to this number")
+        if embedding and self.trained.tokenizer is None:
+            raise InputError("--embedding: tfidf has no encoder, and so no embedding; leave it out")
+
+    def predict(self, texts: Iterable[str]) -> list[dict]:
+        """For each text, in order, its prediction (None where there is none) and probability."""
+        if isinstance(texts, str):
+            raise InputError("predict() takes a list of texts: put this one in brackets")
+        rows = ({"text": data.checked_text(f"text {number}", text)}
+                for number, text in enumerate(texts, 1))
+        return [added for _, pool in self.stream(rows, "text") for added in pool]
+
+    def stream(self, rows: Iterable[dict], column: str) -> Iterator[tuple[list[dict], list[dict]]]:
         """
-        Pool after pool: its rows, their probabilities (n, C), NaN for an empty text, and feat.
+        Pool after pool, its rows, which have a text in this column, and what predict() gives.
 
         A pool of 128 batches is sorted by length, as a whole file would be: of WordNet's glosses
         1 % more is padded than there. Memory is that of two pools, however long the input.
         """
-        about, h = self.trained.about, self.trained.method.encoder.backbone.config.hidden_size
-        pooled = pools(rows, self.column, 128 * self.batch_size)
-        for pool, rows, tokens in ahead(self.tokens, pooled):
-            probabilities = np.full((len(pool), len(about.label_names)), np.nan)
-            feats = np.full((len(pool), h), np.nan, dtype=np.float32)
-            if tokens is not None:
-                logits, feats[rows] = self.encode(tokens)
-                probabilities[rows] = export.reweighted(
-                    about, logits.double(), self.shares, self.temperature).softmax(dim=1).numpy()
-                self.cut += round(tokens.truncated * len(rows))
-            self.empty += len(pool) - len(rows)
-            yield pool, probabilities, feats
+        pooled = pools(rows, column, 128 * self.batch_size)
+        for pool, has_text, inputs in ahead(lambda pool: self.inputs(pool, column), pooled):
+            answers = iter(self.answers(inputs) if inputs else [])
+            self.empty += len(pool) - sum(has_text)
+            yield pool, [next(answers) if filled else self.answer() for filled in has_text]
+
+    def inputs(self, pool: list[dict], column: str
+               ) -> tuple[list[dict], list[bool], data.Tokens | list[str] | None]:
+        """The pool, which rows have a text, and these as the model takes them; None: no row has."""
+        has_text = [bool(row[column].strip()) for row in pool]
+        texts = [row[column] for row, filled in zip(pool, has_text) if filled]
+        if texts and self.trained.tokenizer is not None:
+            texts = data.tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
+        return pool, has_text, texts or None
+
+    def answers(self, inputs: data.Tokens | list[str]) -> list[dict]:
+        """The new columns of each text."""
+        if isinstance(inputs, list):
+            logits = torch.from_numpy(self.trained.method.scores(inputs))
+            feats = [None] * len(logits)
+        else:
+            logits, feats = self.encode(inputs)
+            self.cut += round(inputs.truncated * len(logits))
+        temperature = 1.0 if self.fit is None else self.fit["temperature"]
+        probabilities = export.reweighted(self.about, logits.double(), self.shares, temperature)
+        return list(map(self.answer, probabilities.softmax(dim=1).numpy(), feats))
+
+    def encode(self, tokens: data.Tokens) -> tuple[Tensor, np.ndarray]:
+        """Logits (n, C) as trained, on the CPU, and feat (n, h)."""
+        method = self.trained.method
+        logits, feats = loader.predict(
+            method, method.prepare(tokens), len(self.about.label_names),
+            batch_size=self.batch_size, device=next(method.parameters()).device)
+        if not np.isfinite(logits).all():
+            raise InputError("the model gives a text logits that are not finite: train it again, "
+                             "with a lower --lr")
+        return torch.from_numpy(logits), feats
+
+    def answer(self, p: np.ndarray | None = None, feat: np.ndarray | None = None) -> dict:
+        """The new columns of one text, from its probabilities (C,); of an empty text all None."""
+        names, k = self.about.label_names, self.top or 1
+        ranked = [(None, None)] * k if p is None else [
+            (names[i], rounded(p[i])) for i in np.argsort(-p, kind="stable")[:k]]
+        is_sure = p is not None and (self.abstain is None or p.max() >= self.abstain)
+        self.abstained += p is not None and not is_sure
+        new = {"prediction": ranked[0][0] if is_sure else None, "probability": ranked[0][1]}
+        for place, (name, value) in enumerate(ranked if self.top else [], 1):
+            new |= {f"top_{place}": name, f"top_{place}_probability": value}
+        if self.probabilities:
+            values = [None] * len(names) if p is None else map(rounded, p)
+            new |= {f"probability_{name}": value for name, value in zip(names, values)}
+        if self.embedding:
+            new["embedding"] = None if feat is None else [float(f"{x:.6g}") for x in feat]
+        return new
+
+
+def rounded(p: float) -> float:
+    return round(float(p), 6)
 
 
 # ---- class shares ----
@@ -201,21 +295,19 @@ class Predictor:
 
 def named_numbers(path: Path) -> list[tuple[str, object]]:
     """(label, number) of each row of a CSV file, or of each entry of a JSON object."""
+    form = ("class shares are a CSV file with the columns label and share (or count), or a JSON "
+            'object {"label": share}')
+    if not data.read_bytes(path).strip():
+        raise InputError(f"{path}: the file is empty; {form}")
     content = data.read_utf8(path)
     if path.suffix.lower() == ".csv":
         rows = data.table_rows(path, io.StringIO(content, newline=""), ",")
         pairs = [(row.pop("label", None), *row.values()) for _, row in rows]
     else:
-        # not as dict, which would keep the last of two entries for one label
-        try:
-            pairs = json.loads(content, object_pairs_hook=tuple)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: not valid JSON ({str(error)[:80]}); correct it") from None
-    if not isinstance(pairs, (list, tuple)) or not all(
-            isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
-            for pair in pairs):
-        raise InputError(f"{path}: class shares are a CSV file with the columns label and share "
-                         '(or count), or a JSON object {"label": share}')
+        shares = data.parse_json(str(path), content)
+        pairs = list(shares.items()) if isinstance(shares, dict) else [()]
+    if not all(len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+        raise InputError(f"{path}: {form}")
     return [(label.strip(), value) for label, value in pairs]
 
 
@@ -247,28 +339,65 @@ def read_shares(path: Path, label_names: list[str]) -> Tensor:
 
 
 def prior(given: str | None, about: export.About) -> Tensor | None:
-    """(C,) of --test_prior; without it None, and a word where that may surprise."""
-    if given is None:
-        if about.compensated:
-            print("note: this model was trained to predict for classes of equal share, and so are "
-                  "its probabilities; --test_prior train puts the training shares back, or name "
-                  "a file of other shares", file=sys.stderr)
-        return None
+    """(C,) of test_prior; None as it is."""
     if given == "uniform":
         return torch.ones(len(about.label_names), dtype=torch.float64) / len(about.label_names)
-    return about.train_shares() if given == "train" else read_shares(Path(given),
-                                                                     about.label_names)
+    if given is None or given == "train":
+        return given and about.train_shares()
+    if not os.path.exists(given):
+        raise InputError(f"--test_prior {given}: neither train, uniform nor a file that is there; "
+                         "write train for the class shares of the training texts, or name a file")
+    return read_shares(Path(given), about.label_names)
 
 
-def calibrated_temperature(about: export.About) -> float:
+# ---- calibration, and when to abstain ----
+
+
+def calibration_of(about: export.About, calibrated: bool, abstain: float | None) -> dict | None:
+    """The calibration where it is asked for. InputError where it has nothing for what is asked."""
+    flag = "--calibrated" if calibrated else "--abstain"
+    if not calibrated and abstain is None:
+        return None
     if about.calibration is None:
-        raise InputError("--calibrated: this model has no temperature, for it was trained without "
-                         "a validation split, or that determined none; train with --val_fraction")
-    fit = about.calibration
-    print(f"temperature {fit['temperature']:.3f}: expected calibration error "
-          f"{fit['ece_before']:.1f} % before, {fit['ece_after']:.1f} % after, on {fit['texts']} "
-          "validation texts with the training shares", file=sys.stderr)
-    return fit["temperature"]
+        raise InputError(f"{flag}: this model was trained without validation texts; train it with "
+                         "--val_fraction 0.1")
+    fit = {"why_not": "", "coverage": []} | about.calibration      # older versions lack the two
+    if calibrated and fit["why_not"]:
+        raise InputError(f"--calibrated: this model has no temperature, for {fit['why_not']}; "
+                         "leave --calibrated out")
+    if abstain is not None and not fit["coverage"]:
+        raise InputError("--abstain: this model was trained by a version that did not record what "
+                         "it would leave; train it again with --overwrite")
+    return fit
+
+
+def words_on(predictor: Predictor, has_prior: bool) -> Iterator[str]:
+    """What a user should know of the probabilities before they come."""
+    fit = predictor.fit
+    if predictor.about.compensated and not has_prior:
+        yield ("note: this model was trained to predict for classes of equal share, and so are its "
+               "probabilities; --test_prior train puts the training shares back, or name a file of "
+               "other shares")
+    if fit and fit["why_not"]:
+        yield f"no temperature: {fit['why_not']}"
+    elif fit:
+        yield (f"temperature {fit['temperature']:.3f}: expected calibration error "
+               f"{fit['ece_before']:.1f} % before, {fit['ece_after']:.1f} % after, on "
+               f"{fit['texts']} validation texts")
+    if predictor.abstain is not None:
+        line = coverage_line(fit["coverage"], fit["texts"], predictor.abstain)
+        yield line + (", measured without --test_prior" if has_prior else "")
+
+
+def coverage_line(rows: list[dict], texts: int, p: float) -> str:
+    """What --abstain p did on the validation texts: its row of the table, or the two beside it."""
+    below = max(row["p"] for row in rows if row["p"] <= p)
+    above = min((row["p"] for row in rows if row["p"] >= p), default=below)
+    shown = [row for row in rows if row["p"] in (below, above)]
+    return f"--abstain on the {texts} validation texts: " + "; ".join(
+        f"{row['p']:g} answers {row['answered']:.1f} %, " + (
+            "so no accuracy is known" if row["accuracy"] is None else
+            f"and {row['accuracy']:.1f} % of these are right") for row in shown)
 
 
 # ---- writing ----
@@ -278,28 +407,12 @@ def calibrated_temperature(about: export.About) -> float:
 class Table:
     """Predictions as CSV or JSONL."""
     form: str                   # csv, jsonl
-    label_names: list[str]
-    all_probabilities: bool
-    embedding: bool
     header: list[str] | None = None
 
-    def added(self, probabilities: np.ndarray, feat: np.ndarray) -> dict:
-        """The new columns of one row."""
-        is_empty = np.isnan(probabilities[0])
-        label = probabilities.argmax()
-        new = {"prediction": None if is_empty else self.label_names[label],
-               "probability": None if is_empty else round(float(probabilities[label]), 6)}
-        if self.all_probabilities:
-            new |= {f"probability_{name}": None if is_empty else round(float(p), 6)
-                    for name, p in zip(self.label_names, probabilities)}
-        if self.embedding:
-            new["embedding"] = None if is_empty else [float(f"{x:.6g}") for x in feat]
-        return new
-
-    def lines(self, pool: list[dict], probabilities: np.ndarray, feats: np.ndarray) -> bytes:
+    def lines(self, pool: list[dict], answers: list[dict]) -> bytes:
         """The rows of a pool with their new columns; CSV begins with its header."""
         text = io.StringIO(newline="")
-        for row, added in zip(pool, map(self.added, probabilities, feats)):
+        for row, added in zip(pool, answers):
             twice = row.keys() & added.keys()
             if twice:
                 raise InputError(f"the input has a column {min(twice)!r} already, which would be "
@@ -328,13 +441,44 @@ class Table:
 
 
 @contextlib.contextmanager
+def standard_output() -> Iterator[BinaryIO]:
+    """
+    stdout, to which all is written or an OSError raised. Under python -u or PYTHONUNBUFFERED,
+    sys.stdout.buffer is raw: its write() may take a part and say nothing. Hence a buffer of ours.
+    """
+    if sys.stdout is None:
+        raise InputError("stdout is closed: open it, or name a file with --output")
+    try:
+        number = sys.stdout.fileno()
+    except io.UnsupportedOperation:     # a stand-in in memory, as in a notebook or a test
+        yield sys.stdout.buffer
+        return
+    with open(number, "wb", closefd=False) as out:
+        yield out
+
+
+@contextlib.contextmanager
 def sink(output: Path | None) -> Iterator[BinaryIO]:
     """Where the lines go: stdout, or a file that appears whole or not at all."""
     if output is None:
-        yield sys.stdout.buffer
-    else:
-        with files.saving(output) as file:
-            yield file
+        with standard_output() as out:
+            yield out
+        return
+    if output.exists() and not output.is_file() and not output.is_dir():
+        raise InputError(f"--output {output}: a device or a pipe, not a file; leave --output out "
+                         f"and write > {output}")
+    with files.saving(output) as file:
+        yield file
+
+
+def spare_input(output: Path | None, stream: BinaryIO | None) -> None:
+    """InputError where the output is the input itself, also by a link or another path to it."""
+    try:
+        if output and stream and os.path.samestat(os.fstat(stream.fileno()), output.stat()):
+            raise InputError(f"--output {output} is the input itself: name another file, or replace "
+                             "it with --overwrite")
+    except (FileNotFoundError, NotADirectoryError, io.UnsupportedOperation):
+        return      # a new file; or a stand-in for stdin, which is no file
 
 
 def output_form(output: Path | None, given: str | None) -> str:
@@ -347,23 +491,27 @@ def output_form(output: Path | None, given: str | None) -> str:
 
 def classify(args: argparse.Namespace) -> None:
     """Reads, predicts and writes, pool by pool."""
-    name = "stdin" if args.file == "-" else args.file
-    form, out_form = format_of(args.file, args.format), output_form(args.output, args.output_format)
-    with opened(args.file) as stream:
-        trained = export.read_model(args.model_dir, args.device)
-        about = trained.about
-        column = args.text_column or about.text_column
+    out_form = output_form(args.output, args.output_format)
+    with source(args) as (name, stream, form):
+        if not args.overwrite:
+            spare_input(args.output, stream)
         predictor = Predictor(
-            trained, column, prior(args.test_prior, about),
-            calibrated_temperature(about) if args.calibrated else 1.0, args.batch_size)
-        table = Table(out_form, about.label_names, args.probabilities, args.embedding)
-        size = None if form == "json" else size_of(stream)      # JSON is read at once
+            args.model_dir, device=args.device, batch_size=args.batch_size,
+            test_prior=args.test_prior, calibrated=args.calibrated, abstain=args.abstain,
+            top=args.top, probabilities=args.probabilities, embedding=args.embedding)
+        for line in words_on(predictor, args.test_prior is not None):
+            print(line, file=sys.stderr)
+        column, table = args.text_column or predictor.about.text_column, Table(out_form)
+        rows = (texts_of(args.inputs, column) if stream is None else
+                read_rows(name, stream, form, column))
+        # JSON is read at once, and of a pipe the size is not known
+        size = None if stream is None or form == "json" else size_of(stream)
         bar = tqdm(total=size, unit=" texts" if size is None else "B", unit_scale=True,
                    disable=None)
         texts = 0
         with sink(args.output) as out, bar:
-            for pool, *predictions in predictor.predict(read_rows(name, stream, form, column)):
-                out.write(table.lines(pool, *predictions))
+            for pool, answers in predictor.stream(rows, column):
+                out.write(table.lines(pool, answers))
                 out.flush()
                 texts += len(pool)
                 bar.set_postfix_str(f"{texts:,} texts", refresh=False)
@@ -371,7 +519,9 @@ def classify(args: argparse.Namespace) -> None:
             if texts == 0:
                 raise InputError(f"{name}: no rows; it needs a text")
     for count, what in ((predictor.empty, "empty, without a prediction"),
-                        (predictor.cut, f"cut at {about.max_length} tokens")):
+                        (predictor.cut, f"cut at {predictor.about.max_length} tokens"),
+                        (predictor.abstained, f"less probable than {args.abstain}, without a "
+                                              "prediction")):
         if count:
             print(f"{count:,} of {texts:,} texts are {what}", file=sys.stderr)
 
@@ -387,18 +537,32 @@ def positive(text: str) -> int:
     return value
 
 
+def probability(text: str) -> float:
+    """An argparse type."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0 and at most 1")
+    return value
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model_dir", help="the folder of a run, or its model/")
-    add("file", nargs="?", default="-", help=".txt (a text a line), .csv, .tsv, .json or .jsonl; "
-        "left out or -: stdin")
-    add("--format", choices=FORMATS, help="of the input; default: by its name, lines of stdin")
+    add("inputs", nargs="*", metavar="FILE|TEXT",
+        help="one file, or one or more texts. What exists as a path, or ends in "
+             f"{' '.join(sorted(SUFFIXES))}, is a file; all else is a text. A .txt file has a text "
+             "a line. Left out, or -: stdin")
+    add("--format", choices=FORMATS, help="of the input, which then is a file; default: by its "
+        "name, lines of stdin")
     add("--text_column", help="default: that of the training data")
     add("--output", type=Path, help="a .csv or .jsonl file, written whole or not at all (with "
         "--export: a folder); default: stdout")
     add("--output_format", choices=("csv", "jsonl"), help="default: by --output's name, else csv")
+    add("--overwrite", action="store_true", help="let --output replace the input itself")
+    add("--top", type=positive, metavar="K",
+        help="columns for the K likeliest labels, top_1 to top_K, and their probabilities")
     add("--probabilities", action="store_true", help="a column for each class's probability")
     add("--embedding", action="store_true", help="a column for the text's embedding, feat")
     add("--test_prior", metavar="train|uniform|FILE",
@@ -407,8 +571,12 @@ def make_parser() -> argparse.ArgumentParser:
              "trained to predict for")
     add("--calibrated", action="store_true",
         help="divide the logits by the temperature found on the validation texts of the training")
+    add("--abstain", type=probability, metavar="P",
+        help="no prediction where the calibrated probability is below P; what share of the "
+             "validation texts that answers, and how many of these are right, goes to stderr")
     add("--batch_size", type=positive, default=64, help="default: 64")
-    add("--device", type=device, default="auto", help="auto (default), cpu, cuda, cuda:1 or mps")
+    add("--device", type=available_device, default="auto",
+        help="auto (default), cpu, cuda, cuda:1 or mps")
     add("--export", choices=tuple(export.EXPORTS),
         help="instead: write the model for ONNX, or as a folder of sentence-transformers with the "
              "embedding, or its projection into the contrastive space")
@@ -420,10 +588,12 @@ def main(argv: list[str] | None = None) -> int:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        if args.export and args.file != "-":
-            raise InputError(f"--export classifies no texts: leave {args.file} out")
+        if args.export and args.inputs:
+            raise InputError(f"--export classifies no texts: leave {args.inputs[0]} out")
         if args.export:
-            print(export.export(args.model_dir, args.export, args.output))
+            folder = export.export(args.model_dir, args.export, args.output)
+            with standard_output() as out:
+                out.write(f"{folder}\n".encode())
         else:
             classify(args)
     except InputError as error:

@@ -15,10 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_union
-from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
 import losses as L
@@ -165,6 +162,9 @@ class SPCL(Baseline):
             raise InputError(f"spcl: no pool of {self.constant['pool']} ever has the "
                              f"{self.constant['support']} members of a prototype: lower support "
                              "or raise pool with --constants")
+        if not any(p.requires_grad for p in encoder.parameters()):
+            raise InputError("spcl trains nothing but the encoder, and --freeze_layers "
+                             f"{encoder.frozen_layers} leaves nothing of it to train: give fewer")
         self.phi = None
         self.register_buffer("centres", torch.zeros(len(task.label_names), self.h))     # (C, h)
         self.register_buffer("difficulty", torch.zeros(len(task.train_labels)))         # (N,)
@@ -235,7 +235,8 @@ class LabelAwareEncoder(TextEncoder):
                              position_ids=position.expand_as(attention_mask))
         is_label = (column > 0) & (column <= self.num_labels)
         text = self.pool(hidden, attention_mask * ~is_label)                            # (rows, h)
-        return torch.cat([text[:, None], hidden[:, is_label]], dim=1)               # (rows, 1+C, h)
+        labels = hidden[:, 1:self.num_labels + 1]                                    # (rows, C, h)
+        return torch.cat([text[:, None], labels], dim=1)                            # (rows, 1+C, h)
 
 
 class DualCL(Baseline):
@@ -256,6 +257,9 @@ class DualCL(Baseline):
             raise InputError("dualcl sets the positions of its label tokens and needs a separator: "
                              f"not to be had with {backbone.config.model_type}, choose a BERT or "
                              "RoBERTa as --encoder")
+        if encoder.frozen_layers > 0:
+            raise InputError("dualcl learns an embedding of each label, and --freeze_layers keeps "
+                             "the embeddings as they are: leave it out, or choose another --method")
         super().__init__(LabelAwareEncoder(encoder, len(names)), task, **constants)
         self.phi = None
         pieces = [task.tokenizer(name, add_special_tokens=False)["input_ids"]
@@ -449,26 +453,7 @@ class Probe(Baseline):
         fit_balanced(self.phi, feat, labels)
 
 
-def tfidf(train_texts: list[str], labels: np.ndarray, *parts: list[str]) -> list[np.ndarray]:
-    """
-    Scores (n, C) of each part's texts, by a balanced linear SVM on TF-IDF; no encoder. Words, pairs
-    of words and pieces of words: by cross-validation on the training texts of Ohsumed, TREC and CR
-    better than words alone (macro-F1 52.8, 84.9, 78.6 against 49.7, 82.7, 76.5).
-    """
-    vectorizer = make_union(
-        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"\w+"),
-        TfidfVectorizer(sublinear_tf=True, ngram_range=(2, 5), analyzer="char_wb"))
-    svm = LinearSVC(class_weight="balanced", random_state=0)
-    try:
-        svm.fit(vectorizer.fit_transform(train_texts), labels)
-    except ValueError as error:
-        raise InputError(f"tfidf finds no word in these texts ({error}): take --method probe, "
-                         "whose tokenizer may") from error
-    scores = [svm.decision_function(vectorizer.transform(texts)) for texts in parts]
-    return [np.stack([-s, s], axis=1) if s.ndim == 1 else s for s in scores]
-
-
-METHODS = {     # the paper's, in its order, then the others; tfidf is not a network
+METHODS = {     # the paper's, in its order, then the others; tfidf.py holds one without a network
     "bert": CrossEntropy, "dice": Dice, "focal": Focal, "roberta": CrossEntropy, "simcse": SimCSE,
     "sclce": SCLCE, "spcl": SPCL, "dualcl": DualCL, "hybrid_sc": HybridSC, "bcl": BCL, "tsc": TSC,
     "la": LogitAdjustment, "wce": WeightedCrossEntropy, "probe": Probe}

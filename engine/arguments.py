@@ -147,6 +147,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--warmup", type=share, default=0.0, help="share of the steps in which the rate rises")
     add("--schedule", choices=("constant", "linear", "cosine"), default="constant",
         help="of the learning rate")
+    add("--patience", type=size, metavar="N",
+        help="stop when N evaluations in a row brought no better validation macro-F1")
     add("--compile", action="store_true", help="torch.compile the encoder")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
     add("--seed", type=count, default=0, help="of the network, the batches and the built samples")
@@ -154,7 +156,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("results").add_argument
     add("--output_dir", default="runs", help="holds a folder for each run")
-    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts")
+    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts (tfidf: the "
+        "confusion matrix)")
     add("--no_weights", action="store_true", help="keep the numbers of the run alone")
     add("--overwrite", action="store_true", help="start anew where there is a result")
     return parser
@@ -181,13 +184,15 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
         args.augment_options = parse_augment_options(args.augment, args.augment_options)
     except ValueError as error:
         parser.error(str(error))
+    if args.patience is not None and args.val_fraction == 0 and args.val_left_out is None:
+        parser.error("--patience needs validation texts: give --val_fraction or --val_left_out")
     if args.val_left_out is not None:
         if args.ir is None and args.max_per_class is None:
             parser.error("--val_left_out takes what --ir and --max_per_class leave out: give one "
                          "of them, or take --val_fraction")
         if args.val_fraction > 0:
             parser.error("--val_left_out and --val_fraction both make validation texts: give one")
-    if args.plots and not has_encoder(args.method):
+    if args.plots and not has_encoder(args.method) and args.method != "tfidf":
         parser.error(f"--plots draws what an encoder makes of the texts, and {args.method} has "
                      "none")
     check_language_model(parser, args)
@@ -195,6 +200,7 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
         args.base_model = llm.MODELS.get(args.method)
     if args.encoder is None:
         args.encoder = "roberta-base" if args.method == "roberta" else ENCODER
+    args.chosen_augment = args.augment      # of --augment auto, engine.auto decides it
     if args.pooling is None:
         args.pooling = "mean" if args.encoder == "minilm" else "cls"
     return args
@@ -285,6 +291,14 @@ def changed(args: argparse.Namespace) -> dict:
     return flags | constants | args.augment_options
 
 
+def model_options(args: argparse.Namespace) -> dict:
+    """What the network is made with, beside the encoder and the task."""
+    if args.method != "sharprecl":
+        return args.constants
+    return {"proj_dim": args.proj_dim, "proj_bn": args.proj_bn,
+            "mutual_guidance": not args.no_mutual_guidance, "compensated": not args.no_delta_cls}
+
+
 def run_folder(args: argparse.Namespace) -> Path:
     """
     output_dir/<dataset>_<ir>_<every other setting that is not the default>_<seed>; --check_only
@@ -307,7 +321,7 @@ def run_folder(args: argparse.Namespace) -> Path:
 
 def settings(args: argparse.Namespace) -> dict:
     """The arguments that decide the numbers, without those that say where and how."""
-    other = ("ablation", "output_dir", "data_dir", "device", "compile", "plots", "no_weights",
+    other = ("ablation", "chosen_augment", "output_dir", "data_dir", "device", "compile", "plots", "no_weights",
              "overwrite", "check_only", "prices", "yes",
              *(() if args.augment_options else ("augment_options",)),
              *(set(LANGUAGE_MODEL) - set(language_model_flags(args.method))))

@@ -3,6 +3,7 @@ What every room needs: the error that the user reads as one line, and files that
 at all.
 """
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -39,6 +40,12 @@ def save(path: Path, content: bytes) -> None:
     """Writes a file so that it appears under its name whole or not at all."""
     with saving(path) as file:
         file.write(content)
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file's content, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,39 +14,47 @@ import torch
 from tqdm import tqdm
 
 import data
-from engine import loader
-from engine.files import InputError, saving
+from engine import distributed, loader
+from engine.files import saving
 from model import TextEncoder
 
 MOST_BYTES = 20e9       # of one part's states; beyond it they are computed anew at each step
 BATCH = 256             # texts at a time
 
 
-def size_of(tokens: data.Tokens, encoder: TextEncoder) -> int:
-    """Bytes of the states of all tokens."""
-    return len(tokens.ids) * encoder.backbone.config.hidden_size * 2
-
-
-def keep_states(tokens: data.Tokens, encoder: TextEncoder, device: torch.device,
+def keep_states(tokens: data.Tokens, encoder: TextEncoder, device: str,
                 cache_dir: Path) -> data.Tokens:
     """
-    The texts with their states, from the cache or computed; as they are where all layers are
-    trained, or where the states would take more than MOST_BYTES.
+    The texts with their states, from the cache or computed. The texts as they are where all layers
+    are trained, or, with a line that says so, where the states would take more than MOST_BYTES.
     """
-    if encoder.frozen_layers == 0 or size_of(tokens, encoder) > MOST_BYTES:
+    if encoder.frozen_layers == 0:
         return tokens
-    shape = (len(tokens.ids), encoder.backbone.config.hidden_size)
+    shape = len(tokens.ids), encoder.backbone.config.hidden_size
+    size = 2 * shape[0] * shape[1]
+    if size > MOST_BYTES:
+        print(f"what the frozen layers make of {len(tokens.lengths):,} texts would take "
+              f"{size / 1e9:.0f} GB, and is computed anew at each step")
+        return tokens
     path = Path(cache_dir) / f"states-{_digest(tokens, encoder)[:16]}.f16"
-    if not path.exists():
-        _write(path, tokens, encoder, device)
-    if path.stat().st_size != size_of(tokens, encoder):
-        raise InputError(f"{path} is damaged: delete it, and run the command again")
+    with distributed.main_first():
+        if distributed.is_main() and not _is_whole(path, size):
+            _write(path, tokens, encoder, torch.device(device))
     return replace(tokens, states=np.memmap(path, np.float16, mode="r", shape=shape))
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Whether the file is there; a line says so where it is, but damaged."""
+    if path.exists() and path.stat().st_size != size:
+        print(f"{path} is damaged ({path.stat().st_size:,} bytes of {size:,}), and made anew")
+        return False
+    return path.exists()
 
 
 def _digest(tokens: data.Tokens, encoder: TextEncoder) -> str:
     """Of all that decides the states: the texts' tokens, and the frozen parts with their weights."""
-    digest = hashlib.sha256(f"{encoder.backbone.config.model_type} {encoder.frozen_layers}".encode())
+    digest = hashlib.sha256(encoder.backbone.config.to_json_string().encode())
+    digest.update(str(encoder.frozen_layers).encode())
     digest.update(tokens.ids.tobytes() + tokens.offsets.tobytes())
     for part in encoder.frozen_parts():
         for weight in part.state_dict().values():
@@ -62,7 +70,7 @@ def _write(path: Path, tokens: data.Tokens, encoder: TextEncoder, device: torch.
         for start in tqdm(starts, "frozen layers", leave=False):
             batch = tokens.take(np.arange(start, min(start + BATCH, len(tokens.lengths))))
             states = np.empty((len(batch.ids), encoder.backbone.config.hidden_size), np.float16)
-            for piece in data.pieces(batch, loader.PIECE_TOKENS[device.type]):
+            for piece in data.pieces(batch, loader.START_COST[device.type]):
                 ids = loader.to_device(batch.ids[piece.places].astype(np.int64), device)
                 mask = loader.to_device(piece.is_token, device)
                 lower = encoder.lower_states(ids, mask).half().cpu().numpy()

@@ -74,7 +74,8 @@ def identity(cell: Cell) -> dict:
 
 def state(cell: Cell) -> str:
     """finished, with the plots where they are asked for; running, by its lock; or open."""
-    wanted = ["result.json", "tsne.csv"] if cell.args.plots else ["result.json"]
+    plot = "confusion_matrix.png" if cell.args.method == "tfidf" else "tsne.csv"    # made last
+    wanted = ["result.json", plot] if cell.args.plots else ["result.json"]
     if all((cell.folder / name).exists() for name in wanted):
         return "finished"
     try:

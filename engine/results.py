@@ -23,26 +23,31 @@ UNKNOWN = "(no label)"      # an answer of a language model; its column comes af
 
 
 def write_predictions(path: Path, texts: list[str], labels: np.ndarray, logits: np.ndarray,
-                      names: list[str]) -> None:
+                      names: list[str], epoch: int) -> None:
     """
-    A CSV file with the columns text, label, prediction and probability, a row for each text.
+    A CSV file with the columns text, label, prediction, probability and epoch, a row for each text.
 
     labels   (n,)           numbers of names
-    logits   (n, C or more) the prediction is the largest, and its probability that of the softmax
+    logits   (n, C or more) of this epoch; the prediction is the largest, and its probability that
+                            of the softmax
     names    (C,)           of the classes; a column of logits beyond them stands for no class
     """
     names, predicted = [*names, UNKNOWN], logits.argmax(axis=1)
     probability = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
     write_text(path, csv_text(
-        ["text", "label", "prediction", "probability"],
-        ((text, names[label], names[prediction], f"{p:.6f}") for text, label, prediction, p
+        ["text", "label", "prediction", "probability", "epoch"],
+        ((text, names[label], names[prediction], f"{p:.6f}", epoch) for text, label, prediction, p
          in zip(texts, labels, predicted, probability))))
 
 
-def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
-    """predictions.csv and scikit-learn's report, of the newest epoch, as text and JSON."""
+def write_reports(folder: Path, corpus: Corpus, epoch: int, logits: np.ndarray,
+                  val_logits: np.ndarray | None) -> None:
+    """predictions.csv, validation.csv, and scikit-learn's report of the test texts, of an epoch."""
     labels, names = corpus.test_labels, corpus.label_names
-    write_predictions(folder / "predictions.csv", corpus.test_texts, labels, logits, names)
+    write_predictions(folder / "predictions.csv", corpus.test_texts, labels, logits, names, epoch)
+    if val_logits is not None:
+        write_predictions(folder / "validation.csv", corpus.val_texts, corpus.val_labels,
+                          val_logits, names, epoch)
     tested = np.unique(labels)      # as in metrics(): the same classes, the same means
     options = dict(labels=tested, target_names=[names[c] for c in tested], zero_division=0)
     predicted = logits.argmax(axis=1)
@@ -80,13 +85,14 @@ def epoch_lines(record: dict) -> str:
 
 PROTOCOLS = {
     "last": "after the last epoch: the headline",
-    "best_val": "epoch with the best validation macro-F1",
-    "best_test": "epoch with the best test accuracy, as in the authors' code: optimistic",
+    "best_val": "of the evaluated epochs, the best in validation macro-F1: its model is kept",
+    "best_test": "of the evaluated epochs, the best in test accuracy, as in the authors' code: "
+                 "optimistic",
 }
 
 
 def print_result(folder: Path) -> None:
-    """scikit-learn's report of the last epoch, and the result under each protocol."""
+    """scikit-learn's report of the kept epoch, and the result under each protocol."""
     result = read_json(folder / "result.json")
     labels = read_json(folder / "args.json")["label_names"]
     missing = [labels[label] for label in result["last"]["never_predicted"]]
@@ -95,7 +101,8 @@ def print_result(folder: Path) -> None:
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}; run its command again with "
                          "--overwrite") from error
-    print("never predicted: " + (", ".join(missing) or "no class"))
+    print(f"above: epoch {result['kept_epoch']}; never predicted: "
+          + (", ".join(missing) or "no class"))
     for name, meaning in PROTOCOLS.items():
         if name in result:
             print(f"{name + ':':<10} accuracy {result[name]['accuracy']:.2f}, macro-F1 "

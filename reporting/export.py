@@ -1,19 +1,20 @@
 """
 A trained network as a folder, run/model, that main.py writes and predict.py and other tools read:
 
-    sharprecl.json        method, classes, temperature (About), and the SHA-256 of the other files
-    heads.safetensors     all that stands on the encoder: the classifier, the projection heads
+    sharprecl.json        method, classes, calibration (About), and the SHA-256 of the other files
     README.md             the model card
+    heads.safetensors     all that stands on the encoder: the classifier, the projection heads
     config.json, model.safetensors, tokenizer    transformers' own classifier with the same logits
+    terms.json, tfidf.safetensors                instead of these two, for --method tfidf
 
-Where transformers has no such class, the last line is the bare encoder in a folder encoder/: at the
+Where transformers has no such class, its files are the bare encoder in a folder encoder/: at the
 top, transformers would take it for a classifier, and its random last layer for a trained one.
 
     h  width of the encoder     C  classes     n  texts
 """
+import argparse
 import contextlib
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import logging
@@ -27,6 +28,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import jinja2
 import numpy as np
 import safetensors.torch
 import torch
@@ -35,28 +37,30 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from engine.files import InputError
 from baselines import Task, make
-from engine.files import save
-from model import Method, load_encoder, load_tokenizer
-from engine.files import write_json, write_text
+from baselines.tfidf import Tfidf
+from data import Corpus, class_counts
+from engine.arguments import changed, model_options
+from engine.files import InputError, read_json, save, sha256, write_json, write_text
 from engine.metrics import expected_calibration_error
+from engine.results import write_predictions
+from model import Method, load_encoder, load_tokenizer
 
 FORMAT = 1          # of the folder; another number in sharprecl.json is another layout
 
 
 @dataclass(frozen=True)
 class About:
-    """What one must know of a network to predict with it."""
+    """What one must know of a trained model to predict with it."""
     method: str
     options: dict                   # what it is made with, see baselines.make
-    pooling: str
-    max_length: int
+    pooling: str | None             # None: no encoder, tfidf
+    max_length: int | None          # in tokens; None: tfidf
     text_column: str                # of the training data
     label_names: list[str]          # C
     class_counts: list[int]         # training texts of each class
     compensated: bool               # see model.Method
-    calibration: dict | None = None     # the temperature and what it does, see calibrate
+    calibration: dict | None = None     # see calibrate; None: there were no validation texts
 
     def train_shares(self) -> Tensor:
         """P_y, (C,) float64."""
@@ -64,7 +68,12 @@ class About:
         return counts / counts.sum()
 
 
-# ---- probabilities: other class shares, temperature ----
+def about_tfidf(text_column: str, label_names: list[str], class_counts: list[int]) -> About:
+    """Of the one method without an encoder; its SVM is balanced, as if all classes were equal."""
+    return About("tfidf", {}, None, None, text_column, label_names, class_counts, compensated=True)
+
+
+# ---- probabilities: other class shares, temperature, what --abstain leaves ----
 
 
 def reweighted(about: About, logits: Tensor, shares: Tensor | None,
@@ -86,31 +95,62 @@ def reweighted(about: About, logits: Tensor, shares: Tensor | None,
 
 def calibrate(about: About, logits: np.ndarray, labels: np.ndarray) -> About:
     """
-    The About with the temperature that makes the validation texts' labels (n,) most likely (Guo et
-    al. 2017), and the expected calibration error in percent before and after. Validation texts have
-    the training shares, hence so do these probabilities. Unchanged, and a line that says so, where
-    no temperature is best: without a mistake among the texts, the lower the better.
+    The About with its calibration, from the logits (n, C) and labels (n,) of the validation texts:
+
+        temperature             that makes the labels most likely (Guo et al. 2017, Section 4.2)
+        texts                   n
+        ece_before, ece_after   expected calibration error in percent, without and with it
+        why_not                 why there is none; the temperature then is 1. Empty where there is
+        coverage                what predict.py --abstain P does to these texts, see coverage()
+
+    The temperature and the errors are for probabilities with the class shares of these texts.
     """
     texts, target = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+    counts = torch.from_numpy(np.bincount(labels, minlength=logits.shape[1]))
+    shares = counts.clamp(min=0.5).double() / counts.clamp(min=0.5).sum()   # none is impossible
 
-    def scaled(temperature: float) -> Tensor:
-        return reweighted(about, texts, about.train_shares(), temperature)
+    def error(temperature: float) -> float:
+        probabilities = reweighted(about, texts, shares, temperature).softmax(dim=1)
+        return expected_calibration_error(probabilities.numpy(), labels)
+
+    def unlikelihood(log_temperature: float) -> float:
+        scaled = reweighted(about, texts, shares, math.exp(log_temperature))
+        return F.cross_entropy(scaled, target).item()
 
     low, high = math.log(0.05), math.log(20)
-    found = minimize_scalar(lambda x: F.cross_entropy(scaled(math.exp(x)), target).item(),
-                            bounds=(low, high), method="bounded")
-    is_right = logits.argmax(axis=1) == labels
-    if is_right.all() or not low + 0.01 < found.x < high - 0.01:
-        print(f"no temperature: {len(labels)} validation texts, {is_right.sum()} of them right, do "
-              "not determine one")
-        return about
-    temperature = math.exp(found.x)
-    before, after = (expected_calibration_error(scaled(t).softmax(dim=1).numpy(), labels)
-                     for t in (1.0, temperature))
-    print(f"temperature {temperature:.3f} from {len(labels)} validation texts: expected "
+    found = minimize_scalar(unlikelihood, bounds=(low, high), method="bounded").x
+    before, after, why_not = error(1), error(math.exp(found)), ""
+    right = int((logits.argmax(axis=1) == labels).sum())
+    if right == len(labels) or not low + 0.01 < found < high - 0.01:
+        why_not = (f"{len(labels)} validation texts, {right} of them right, do not determine a "
+                   "temperature")
+    elif after > before:
+        why_not = (f"the best temperature for the {len(labels)} validation texts, "
+                   f"{math.exp(found):.3f}, makes the expected calibration error worse, "
+                   f"{after:.1f} % instead of {before:.1f} %")
+    temperature = 1.0 if why_not else math.exp(found)
+    after = before if why_not else after
+    print(f"no temperature: {why_not}" if why_not else
+          f"temperature {temperature:.3f} from {len(labels)} validation texts: expected "
           f"calibration error {before:.1f} % before, {after:.1f} % after")
-    return replace(about, calibration={"temperature": temperature, "texts": len(labels),
-                                       "ece_before": before, "ece_after": after})
+    return replace(about, calibration={
+        "temperature": temperature, "texts": len(labels), "ece_before": before, "ece_after": after,
+        "why_not": why_not,
+        "coverage": coverage((texts / temperature).softmax(dim=1).numpy(), labels)})
+
+
+def coverage(probabilities: np.ndarray, labels: np.ndarray) -> list[dict]:
+    """
+    What abstaining below a probability p leaves of texts (n, C) with known labels (n,): for each p
+    the share of texts answered, and the accuracy on these, in percent; None where none is answered.
+    """
+    confidence, is_right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    rows = []
+    for p in (*(step / 20 for step in range(20)), 0.99):
+        answered = confidence >= p
+        accuracy = 100 * float(is_right[answered].mean()) if answered.any() else None
+        rows.append({"p": p, "answered": 100 * float(answered.mean()), "accuracy": accuracy})
+    return rows
 
 
 # ---- transformers' own classifier ----
@@ -124,8 +164,10 @@ TANH_HEADS = {"bert": ("bert.pooler.dense", "classifier"),
               "camembert": ("classifier.dense", "classifier.out_proj")}
 
 
-def why_not_stock(method: Method, name: str) -> str:
-    """Why no class of transformers has the logits of this network; empty where one has."""
+def why_not_stock(method: Method | Tfidf, name: str) -> str:
+    """Why no class of transformers has the logits of this model; empty where one has."""
+    if isinstance(method, Tfidf):
+        return "transformers has no TF-IDF"
     config = method.encoder.backbone.config
     if method.phi is None:
         return f"{name}'s classifier is not linear on the text's embedding"
@@ -189,6 +231,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        readable_as_others(temporary)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
     except OSError as error:
@@ -198,6 +241,16 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def readable_as_others(folder: Path) -> None:
+    """Gives files the rights that the umask grants; safetensors' are for their owner alone."""
+    probe = folder / ".rights"
+    probe.touch()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            shutil.copymode(probe, file)
+    probe.unlink()
+
+
 def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
     """With the length that texts were cut to, which other tools then cut them to."""
     tokenizer = deepcopy(tokenizer)
@@ -205,34 +258,77 @@ def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_model(path: Path, method: Method, tokenizer, about: About, facts: dict,
+def write_model(path: Path, method: Method | Tfidf, tokenizer, about: About, facts: dict,
                 metrics: dict) -> str:
     """
-    The folder. facts and metrics (of the test texts, metrics.metrics) are for the card.
+    The folder.
 
-    returns  why there is no transformers classifier in it, or ""
+    tokenizer  None for tfidf
+    facts      of the training, for the card: name -> value; "kept epoch" names the epoch whose
+               weights these are, where it was chosen by the validation texts
+    metrics    of the test texts, see metrics.metrics
+
+    returns    why there is no transformers classifier in it, or ""
     """
     reason = why_not_stock(method, about.method)
     with new_folder(path) as folder:
-        where = folder / "encoder" if reason else folder
-        network = method.encoder.backbone if reason else stock_classifier(method, about.label_names)
-        network.save_pretrained(where)
-        save_tokenizer(tokenizer, where, about.max_length)
-        heads = {name: tensor.contiguous() for name, tensor in method.state_dict().items()
-                 if not name.startswith(("encoder.backbone.", *method.training_only))}
-        save(folder / "heads.safetensors", safetensors.torch.save(heads))
-        for file in where.glob("*.safetensors"):    # made readable to its owner alone
-            shutil.copymode(folder / "heads.safetensors", file)
+        if isinstance(method, Tfidf):
+            method.save(folder)
+        else:
+            save_network(folder, method, tokenizer, about, reason)
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         write_json(folder / "sharprecl.json", {"format": FORMAT, **asdict(about), "files": {
             str(file.relative_to(folder)): sha256(file) for file in files}})
         write_text(folder / "README.md", model_card(about, facts, metrics, reason))
     return reason
+
+
+def keep_model(args: argparse.Namespace, corpus: Corpus, model, folder: Path, record: dict,
+               val_logits: np.ndarray | None) -> None:
+    """
+    Leaves a run's model in its folder: model/ for predict.py and other tools, or adapter/ of a
+    language model; and calibrates it, so that validation.csv has the calibrated probabilities.
+
+    record       of the epoch that is kept
+    val_logits   (n, C) of the validation texts, of that epoch; None without such texts
+    """
+    if not isinstance(model, (Method, Tfidf)):
+        model.save(folder / "adapter")
+        return
+    counts = class_counts(corpus.train_labels, len(corpus.label_names)).tolist()
+    if isinstance(model, Tfidf):
+        about, tokenizer = about_tfidf(args.text_column, corpus.label_names, counts), None
+        facts = {"data": corpus.name}
+    else:
+        tokenizer = load_tokenizer(args.encoder)
+        about = About(
+            method=args.method, options=model_options(args), pooling=args.pooling,
+            max_length=args.max_length, text_column=args.text_column,
+            label_names=corpus.label_names, class_counts=counts, compensated=model.compensated)
+        facts = {"data": corpus.name, "encoder": args.encoder, "seed": args.seed,
+                 "epochs": args.epochs, "batch size": args.batch_size, "learning rate": args.lr,
+                 **changed(args)}
+    if val_logits is not None:
+        about = calibrate(about, val_logits, corpus.val_labels)
+        facts["kept epoch"] = record["epoch"]
+        if not args.no_weights:     # else nobody could have these probabilities again
+            write_predictions(folder / "validation.csv", corpus.val_texts, corpus.val_labels,
+                              val_logits / np.float32(about.calibration["temperature"]),
+                              corpus.label_names, record["epoch"])
+    reason = write_model(folder / "model", model, tokenizer, about, facts, record["test"])
+    if reason and tokenizer is not None:
+        print(f"model/ is for predict.py and its --export, not for transformers: {reason}")
+
+
+def save_network(folder: Path, method: Method, tokenizer, about: About, reason: str) -> None:
+    """transformers' classifier, or with a reason against it the encoder alone; and the heads."""
+    where = folder / "encoder" if reason else folder
+    network = method.encoder.backbone if reason else stock_classifier(method, about.label_names)
+    network.save_pretrained(where)
+    save_tokenizer(tokenizer, where, about.max_length)
+    heads = {name: tensor.contiguous() for name, tensor in method.state_dict().items()
+             if not name.startswith(("encoder.backbone.", *method.training_only))}
+    save(folder / "heads.safetensors", safetensors.torch.save(heads))
 
 
 def model_folder(path: Path) -> Path:
@@ -248,9 +344,14 @@ def model_folder(path: Path) -> Path:
     if not (path / "result.json").is_file():
         raise InputError(f"{path}: this run is not finished; its command, given again, goes on")
     if (path / "adapter").is_dir():
-        raise InputError(f"{path}: this is a language model's run; llm.load() in Python uses it")
-    raise InputError(f"{path}: its weights were not kept in model/ (tfidf, --no_weights, or an "
-                     "older version of main.py): --overwrite without --no_weights runs it again")
+        raise InputError(f"{path}: this is a language model's run, which predict.py does not read; "
+                         "baselines.lora.load(FOLDER) in Python does")
+    if read_json(path / "args.json").get("settings", {}).get("method") == "gpt35":
+        raise InputError(f"{path}: the model of this run lies with its provider, and predict.py "
+                         "reads models on this machine alone: give another run's folder")
+    raise InputError(f"{path}: its weights were not kept in model/ (--no_weights, or an older "
+                     "version of main.py): its command with --overwrite and without --no_weights "
+                     "trains it again and keeps them")
 
 
 def read_about(folder: Path) -> About:
@@ -273,9 +374,9 @@ def read_about(folder: Path) -> About:
 
 
 class Trained(NamedTuple):
-    """A network with its weights, in eval mode, and what it needs."""
-    method: Method
-    tokenizer: object
+    """A trained model, a network in eval mode, and what it needs."""
+    method: Method | Tfidf
+    tokenizer: object       # None of tfidf
     about: About
 
 
@@ -283,91 +384,56 @@ def read_model(path: str | Path, device: str) -> Trained:
     """What write_model wrote, from the run's folder or its model/. InputError: one clear line."""
     folder = model_folder(Path(path))
     about = read_about(folder)
+    try:
+        if about.method == "tfidf":
+            return Trained(Tfidf.load(folder), None, about)
+        return read_network(folder, about, device)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: sharprecl.json and the weights beside it are not those of "
+                         f"{about.method} as this code has it ({str(error).splitlines()[-1]}): use "
+                         "the code that wrote them, or train again") from error
+
+
+def read_network(folder: Path, about: About, device: str) -> Trained:
+    """The network of the folder; errors of torch where its parts do not fit."""
     where = str(folder if (folder / "config.json").is_file() else folder / "encoder")
     tokenizer, encoder = load_tokenizer(where), load_encoder(where, about.pooling)
     heads = safetensors.torch.load_file(folder / "heads.safetensors")
-    try:
-        counts = np.array(about.class_counts)
-        task = Task(about.label_names, np.repeat(np.arange(len(counts)), counts),
-                    torch.from_numpy(counts), tokenizer, epochs=1)
-        method = make(about.method, encoder, task, about.options)
-        kept = {name: tensor for name, tensor in method.state_dict().items()
-                if name.startswith(("encoder.backbone.", *method.training_only))}
-        method.load_state_dict(kept | heads)
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: sharprecl.json and heads.safetensors are not those of "
-                         f"{about.method} as this code has it ({str(error).splitlines()[-1]}): use "
-                         "the code that wrote them, or train again") from error
+    counts = np.array(about.class_counts)
+    task = Task(about.label_names, np.repeat(np.arange(len(counts)), counts),
+                torch.from_numpy(counts), tokenizer, epochs=1)
+    method = make(about.method, encoder, task, about.options)
+    kept = {name: tensor for name, tensor in method.state_dict().items()
+            if name.startswith(("encoder.backbone.", *method.training_only))}
+    method.load_state_dict(kept | heads)
     return Trained(method.to(device).eval(), tokenizer, about)
 
 
 # ---- the model card ----
 
 
-CARD = """---
-pipeline_tag: text-classification
-tags: [sharprecl, imbalanced-classification]
----
-# A text classifier for {C} classes
-
-{use}
-
-## Classes
-
-| class | training texts | F1 on the test texts, % |
-|---|---:|---:|
-{classes}
-
-## Training
-
-| setting | |
-|---|---|
-{settings}
-
-## Result on the test texts
-
-Accuracy {accuracy:.2f} %, macro-F1 {macro_f1:.2f} %, balanced accuracy {balanced_accuracy:.2f} %, \
-after the last epoch.
-
-## Limits
-
-* Its probabilities are for {shares}.
-  {calibration}
-* It knows these classes alone and gives one of them to any text, however far from the training
-  texts. What a class with few training or test texts scores above is a rough estimate.
-* It was tested on texts from the same source as its training texts, and for nothing else: neither
-  for other sources or languages, nor for what its errors do to the people a text is about.
-"""
-
-
-def table_row(*cells) -> str:
-    """Of a Markdown table, on one line whatever is in a cell."""
-    return "| " + " | ".join(" ".join(str(c).replace("|", "\\|").split()) for c in cells) + " |"
+def cell(value: object) -> str:
+    """A value for a cell of a Markdown table: on one line, whatever is in it."""
+    return " ".join(str(value).replace("|", "\\|").split())
 
 
 def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
-    """README.md: use, data, settings, results and limits, as Markdown."""
-    # of a file or folder its name: where it lay is nobody's business
+    """README.md: use, data, settings, results and limits, by templates/model_card.md.jinja."""
+    # a file or folder is named without its path: where it lay is nobody's business
     facts = {name: Path(value).name if name in ("data", "encoder") and os.path.exists(value) else
              value for name, value in facts.items()}
-    settings = {"method": about.method, **facts, "pooling": about.pooling,
-                "longest text": f"{about.max_length} tokens, what is longer is cut"}
-    calibration = ("They are not calibrated: there was no validation split, or it determines no "
-                   "temperature.")
-    if about.calibration is not None:
-        calibration = ("Logits divided by {temperature:.3f}, fitted on {texts} validation texts\n"
-                       "  with the training shares, bring the expected calibration error from "
-                       "{ece_before:.1f} % to {ece_after:.1f} %.".format(**about.calibration))
-    return CARD.format(
-        C=len(about.label_names), calibration=calibration, **metrics,
-        use=f"By predict.py of SharpReCL; {reason}." if reason else
-        "    from transformers import pipeline\n"
-        "    pipeline('text-classification', 'THIS_FOLDER', truncation=True)('a text')",
-        classes="\n".join(map(table_row, about.label_names, about.class_counts,
-                              (f"{f1:.1f}" for f1 in metrics["f1"]))),
-        settings="\n".join(table_row(*setting) for setting in settings.items()),
-        shares="classes of equal share: the rare ones are as likely as the\n  frequent ones before "
-        "a text is read" if about.compensated else "the class shares of the training texts")
+    settings = {"method": about.method, **facts}
+    if about.pooling is not None:
+        settings |= {"pooling": about.pooling,
+                     "longest text": f"{about.max_length} tokens, what is longer is cut"}
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+    templates.filters["cell"] = cell
+    return templates.get_template("model_card.md.jinja").render(
+        about=about, reason=reason, settings=settings, metrics=metrics,
+        classes=zip(about.label_names, about.class_counts, metrics["f1"]),
+        calibration=about.calibration, kept_epoch=facts.get("kept epoch"))
 
 
 # ---- other tools: ONNX, sentence-transformers ----
@@ -466,6 +532,9 @@ def export(path: str | Path, kind: str, output: Path | None) -> Path:
     if output.exists():
         raise InputError(f"{output} is there already: remove it, or name another with --output")
     trained = read_model(path, "cpu")
+    if isinstance(trained.method, Tfidf):
+        raise InputError("tfidf is not exported, for it has no encoder: predict.py classifies with "
+                         "it, and baselines.tfidf.Tfidf.load(FOLDER) gives scikit-learn's objects")
     if trained.method.phi is None:
         raise InputError(f"{trained.about.method} is not exported: its classifier is not linear on "
                          "the text's embedding; predict.py classifies with it")

@@ -59,8 +59,8 @@ class Run:
     recorded: dict                      # args.json
     history: History
     classes: list[dict]                 # label, train and test, in the order of the class numbers
-    test: Predictions
-    validation: Predictions | None      # None where the run has no validation.csv
+    test: Predictions                   # of the epoch whose model is kept, as is validation
+    validation: Predictions | None      # calibrated where a model is kept; None without such texts
     about: dict | None                  # sharprecl.json of the kept model; None if none is kept
 
     @property
@@ -117,7 +117,8 @@ def read_run(folder: Path) -> Run:
 
 # A method without an encoder is not concerned by these.
 OF_ENCODERS = ("encoder", "pooling", "max_length", "epochs", "batch_size", "micro_batch", "lr",
-               "weight_decay", "warmup", "schedule", "amp", "compile")
+               "weight_decay", "warmup", "schedule", "amp", "compile", "freeze_layers", "eval_every",
+               "patience")
 OF_ONE_METHOD = (*SHARPRECL, *LANGUAGE_MODEL, "prices", "yes", "ablation", "constants", "augment",
                  "augment_options")
 

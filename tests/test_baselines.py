@@ -3,6 +3,7 @@ baselines.py and its losses: each loss against its paper's equation in plain Pyt
 values worked by hand, each method against what gives it its name, and all of them through main.py.
 """
 import cmath
+import csv
 import json
 import math
 from itertools import permutations
@@ -25,6 +26,8 @@ from baselines import METHODS
 from data import Tokens
 from main import main, parse_args, settings
 from model import load_encoder, load_tokenizer
+from predict import Predictor
+from reporting import figures
 
 
 
@@ -815,15 +818,6 @@ def test_the_linear_layer_is_scikit_learns_balanced_logistic_regression(method, 
     assert got == pytest.approx(expected.predict_proba(new), abs=1e-4)
 
 
-def test_tfidf_finds_the_words_of_a_class_and_balances_the_classes():
-    train = ["red fruit", "red berry", "red apple", "red plum", "red fig", "blue sea"]
-    for classes, texts in ((2, train), (3, [*train, "green hill"])):
-        labels = np.array([0] * 5 + [1] + [2] * (classes - 2))
-        first, second = baselines.tfidf(texts, labels, ["blue", "red"], ["the blue sea"])
-        assert first.shape == (2, classes) and second.shape == (1, classes)
-        assert first.argmax(axis=1).tolist() == [1, 0] and second.argmax() == 1
-
-
 # ---- through main.py ----
 
 TINY = {"--epochs": "3", "--batch_size": "16", "--lr": "1e-3", "--device": "cpu"}
@@ -926,13 +920,29 @@ def test_plots_are_drawn_for_every_kind_of_method_with_texts_held_out(command, t
     assert {"tsne.png", "tsne.csv", "model"} <= left
 
 
-def test_tfidf_has_a_validation_result_and_refuses_plots(command, tmp_path, capsys):
+def test_tfidf_keeps_its_model_and_draws_its_confusion_matrix(command, tmp_path, monkeypatch):
     assert main(command("tfidf", "--val_fraction", "0.2")) == 0
-    result = json.loads((folder_of(tmp_path) / "result.json").read_text())
-    assert result["best_val"]["epoch"] == 1
-    with pytest.raises(SystemExit) as stop:
-        main(command("tfidf", "--plots"))
-    assert stop.value.code == 2 and "tfidf has none" in capsys.readouterr().err
+    folder = folder_of(tmp_path)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["best_val"]["epoch"] == 1 and not (folder / "confusion_matrix.png").exists()
+    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    again = Predictor(folder).predict([row["text"] for row in rows])
+    assert [row["prediction"] for row in again] == [row["prediction"] for row in rows]
+    drawn, draw = [], figures.confusion_matrix
+    monkeypatch.setattr(figures, "confusion_matrix",
+                        lambda *data: drawn.append(data) or draw(*data))
+    monkeypatch.setattr(main_module, "fit_tfidf", None)     # it is finished: nothing is fitted
+    assert main(command("tfidf", "--val_fraction", "0.2", "--plots")) == 0
+    (labels, predicted, names), = drawn
+    assert (folder / "confusion_matrix.png").stat().st_size > 0
+    assert [names[i] for i in predicted] == [row["prediction"] for row in rows]
+    assert [names[i] for i in labels] == [row["label"] for row in rows]
+
+
+def test_tfidf_without_weights_keeps_no_model(command, tmp_path):
+    assert main(command("tfidf", "--no_weights")) == 0
+    assert not (folder_of(tmp_path) / "model").exists()
 
 
 def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(command, tmp_path,

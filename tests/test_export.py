@@ -1,6 +1,8 @@
 """export.py: the model folder, transformers' classifiers, ONNX, sentence-transformers."""
 import csv
 import json
+import os
+import re
 import shutil
 
 import numpy as np
@@ -16,6 +18,7 @@ from reporting import export
 import predict
 from engine.files import InputError
 from baselines import Task, make
+from baselines.tfidf import Tfidf
 from reporting.export import About
 from main import main as train
 from model import load_encoder, load_tokenizer
@@ -172,9 +175,17 @@ def test_a_second_encoder_that_only_training_needs_is_left_out(tmp_path, tiny_en
     assert torch.equal(logits_of_tokens(read), logits_of_tokens(method))
 
 
-def test_every_file_is_readable_to_the_group_that_reads_its_folder(folder):
-    modes = {path.stat().st_mode for path in folder.iterdir()}
-    assert len(modes) == 1
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_every_file_has_the_rights_that_the_umask_grants(tmp_path, folder, tiny_encoder, umask):
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "model", network(tiny_encoder, about_of()), tiny_encoder, about_of())
+        export.export(folder, "embeddings", tmp_path / "embeddings")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+    assert len(files) > 12 and not any(path.name.startswith(".") for path in files)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "heads.safetensors", "config.json",
@@ -209,13 +220,16 @@ def test_a_folder_of_another_version_is_one_line(tmp_path, folder, change, messa
 @pytest.mark.parametrize("files, message", [
     (None, "no such folder"), ([], "neither a run's folder"), (["args.json"], "not finished"),
     (["args.json", "result.json"], "not kept"),
-    (["args.json", "result.json", "model.safetensors"], "not kept")])     # an older layout
+    (["args.json", "result.json", "model.safetensors"], "not kept"),      # an older layout
+    (["args.json", "result.json", "adapter/a"], "baselines.language_models.load"),
+    (["gpt35", "args.json", "result.json"], "lies with its provider")])
 def test_a_folder_without_a_model_says_why(tmp_path, files, message, capsys):
     path = tmp_path / "run"
     if files is not None:
         path.mkdir()
         for file in files:
-            (path / file).write_text("{}")
+            (path / file).parent.mkdir(exist_ok=True)
+            (path / file).write_text(json.dumps({"settings": {"method": files[0]}}))
     assert predict.main([str(path)]) == 2
     error, = capsys.readouterr().err.splitlines()
     assert message in error
@@ -239,7 +253,64 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 def test_the_card_has_the_classes_and_escapes_their_names(folder):
     card = (folder / "README.md").read_text()
     assert r"| a \| b | 39 | 2.0 |" in card and "| data | toy |" in card
-    assert "classes of equal share" in card and "not calibrated" in card
+    assert "classes of equal share" in card and "no validation texts" in card
+    assert "after the last epoch" in card and "macro-F1 40.00 %" in card and "{" not in card
+
+
+def test_the_card_names_the_epoch_whose_weights_are_kept_and_what_abstaining_leaves():
+    labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
+    logits = np.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1, 2, 2]] * np.arange(1, 11)[:, None] / 2
+    about = export.calibrate(about_of("bert"), logits, labels)
+    card = export.model_card(about, {"epochs": 30, "kept epoch": 7}, METRICS, "it is a test")
+    assert "those after epoch 7, which had the best validation macro-F1" in card
+    assert "| kept epoch | 7 |" in card and "it is a test." in card
+    rows = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.-]+) \|$", card, re.MULTILINE)
+    table = {row["p"]: row for row in about.calibration["coverage"]}
+    assert [float(p) for p, *_ in rows] == [0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
+    for p, answered, accuracy in rows:
+        row = table[float(p)]
+        assert answered == f"{row['answered']:.1f}"
+        assert accuracy == ("-" if row["accuracy"] is None else f"{row['accuracy']:.1f}")
+
+
+# ---- tfidf ----
+
+
+@pytest.fixture(scope="module")
+def tfidf_folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "model"
+    texts = ["red fruit", "red berry", "blue sea", "blue sky", "green hill", "green tree"]
+    about = export.about_tfidf("text", NAMES, [2, 2, 2])
+    model = Tfidf().fit(texts, np.array([0, 0, 1, 1, 2, 2]))
+    assert "TF-IDF" in export.write_model(path, model, None, about, {"data": "toy"}, METRICS)
+    return path
+
+
+def test_tfidf_predicts_from_its_folder_with_a_softmax_of_its_scores(tfidf_folder):
+    texts = ["the red one", "", "a blue one", "green"]
+    got = predict.Predictor(tfidf_folder, probabilities=True).predict(texts)
+    assert [row["prediction"] for row in got] == [NAMES[0], None, NAMES[1], NAMES[2]]
+    scores = Tfidf.load(tfidf_folder).scores(texts[:1])[0]
+    expected = np.exp(scores) / np.exp(scores).sum()
+    assert [got[0][f"probability_{name}"] for name in NAMES] == pytest.approx(expected, abs=1e-6)
+    assert "longest text" not in (tfidf_folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("file", ["terms.json", "tfidf.safetensors"])
+def test_a_harmed_file_of_tfidf_is_one_line(tmp_path, tfidf_folder, file, capsys):
+    shutil.copytree(tfidf_folder, tmp_path / "model")
+    content = (tmp_path / "model" / file).read_bytes()
+    (tmp_path / "model" / file).write_bytes(content[:-2])
+    assert predict.main([str(tmp_path / "model"), "a text"]) == 2
+    assert "truncated or altered" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--embedding", "a text"], "no embedding"), (["--export", "onnx"], "no encoder")])
+def test_what_needs_an_encoder_is_refused_for_tfidf(tfidf_folder, options, message, capsys):
+    assert predict.main([str(tfidf_folder), *options]) == 2
+    error, = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert message in error and not (tfidf_folder / "onnx").exists()
 
 
 # ---- other tools ----

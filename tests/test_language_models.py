@@ -192,7 +192,7 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
     probability = torch.from_numpy(scores).softmax(dim=1).amax(dim=1)
     assert probability.tolist() == pytest.approx([float(row["probability"]) for row in rows],
                                                  abs=1e-4)
-    with pytest.raises(InputError, match="llm.load"):
+    with pytest.raises(InputError, match="language_models.load"):
         export.model_folder(folder)
     page.write(folder, tmp_path / "page.html")
     assert "it has no embeddings to draw" in (tmp_path / "page.html").read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import losses
@@ -142,6 +142,17 @@ def test_logit_compensation_is_equation_6(rows_y, counts, dtype):
                 lambda phi: logit_compensation_by_hand(phi, y.tolist(), counts))
 
 
+def shortest_mixture(d_hat, built):
+    """
+    The least length of a mixture before it is normalised. Of nearly opposite rows it is near 0, and
+    then the rounding of D_hat itself turns the mixture: by 6e-8 / length in float32, whatever the
+    code does afterwards. In float64 the same batches are within 1e-9 of the equation.
+    """
+    lengths = [(w[..., None] * d_hat[first] + (1 - w[..., None]) * d_hat[second]).norm(dim=-1)
+               for first, second, w in built]
+    return min([1.0, *torch.cat(lengths, dim=1).flatten().tolist()])
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("reduction", ["weighted_mean", "mean"])
 @pytest.mark.parametrize("over_positives", ["mean", "sum"])
@@ -154,6 +165,8 @@ def test_rebalanced_contrastive_is_equation_11(
     weights = [0.5, 2.0, 0.0, 3.0][:len(rows) - len(y)]
     _, labels = extended = extend(rows, y)
     built = build(*extended, n_pos, n_neg, k=3)
+    # which batches are drawn depends on the modules that are loaded: hypothesis reads them, too
+    assume(dtype == F64 or shortest_mixture(extended[0], built) > 0.25)
     assert_same(lambda rows: losses.rebalanced_contrastive(
                     *extend(rows, y), *built, temperature=tau, weights=torch.tensor(weights),
                     reduction=reduction, over_positives=over_positives), rows,

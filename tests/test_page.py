@@ -2,6 +2,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import main
 import predict
 import report
 from engine import files, results
-from reporting import figures, page, signs
+from engine.arguments import parse_args
+from engine.run_folder import RunFolder
+from reporting import export, figures, page, signs
 
 INSIDE = {"gradient_share_cls": 0.5, "gradient_share_cl": 0.5, "prototype_cosine": 0.9,
           "prototype_cosine_min": 0.7, "mixing_std_pos": 0.35, "mixed_to_prototype_pos": 0.9,
@@ -21,8 +24,8 @@ INSIDE = {"gradient_share_cls": 0.5, "gradient_share_cl": 0.5, "prototype_cosine
 
 
 def write_run(folder, names=("a", "b", "c"), *options, texts=None, epochs=3, inside=INSIDE,
-              right=0.7, size=None):
-    """The folder of a run whose logits are drawn; main.py's functions write everything in it."""
+              right=0.7, size=None, plots=False):
+    """The folder of a run whose logits are drawn; RunFolder writes everything in it."""
     rng = np.random.default_rng(0)
     size = size or 20 * len(names)
     train, labels = np.arange(4 * size) ** 2 % len(names), rng.integers(0, len(names), size)
@@ -30,27 +33,29 @@ def write_run(folder, names=("a", "b", "c"), *options, texts=None, epochs=3, ins
     texts = texts or [f"test text {i}" for i in range(size)]
     corpus = data.Corpus("toy.csv", [f"text {i}" for i in range(len(train))], train, texts, labels,
                          list(names), 0, np.arange(len(train)))
-    args = main.parse_args(["--dataset", "toy.csv", "--output_dir", str(folder), *options])
-    run, history = main.run_folder(args), []
-    files.write_json(run / "data_report.json", data.data_report(corpus))
-    main.record_settings(args, run, corpus, data.data_hash(corpus))
-    for epoch in range(1, epochs + 1):
-        logits = rng.normal(size=(size, len(names))).astype(np.float32)
-        is_right = rng.random(size) < right
-        logits[is_right, labels[is_right]] += 5
-        cl = 2 / epoch if args.method == "sharprecl" else 0.0
-        losses = {"loss": 1 / epoch + cl, "loss_cls": 1 / epoch, "loss_cl": cl,
-                  "texts_per_second": 9.0}
-        history.append({"epoch": epoch, **main.evaluate(corpus, logits, None), "seconds": 1.0,
-                        **(losses if args.method != "tfidf" else {}),
-                        **({"diagnostics": inside} if inside else {})})
-        main.write_epoch(run, corpus, logits, history)
-    main.finish(args, run, history)
-    if args.plots:
+    args = parse_args(["--dataset", "toy.csv", "--output_dir", str(folder), *options])
+
+    def fit(run):
+        run.begin()
+        for epoch in range(1, epochs + 1):
+            logits = rng.normal(size=(size, len(names))).astype(np.float32)
+            is_right = rng.random(size) < right
+            logits[is_right, labels[is_right]] += 5
+            cl = 2 / epoch if args.method == "sharprecl" else 0.0
+            losses = {"loss": 1 / epoch + cl, "loss_cls": 1 / epoch, "loss_cl": cl,
+                      "texts_per_second": 9.0}
+            record = {"epoch": epoch, **(losses if args.method != "tfidf" else {}),
+                      **({"diagnostics": inside} if inside else {})}
+            yield record, logits, None
+
+    with RunFolder(args, corpus) as run:
+        run.summary = data.data_report(corpus)
+        run.keep(fit(run))
+    if plots:
         feats = rng.normal(size=(size, 8)) + 3 * np.eye(len(names), 8)[labels]
-        figures.tsne(feats, labels, list(names), run,
+        figures.tsne(feats, labels, list(names), run.path,
                      3 * np.eye(len(names), 8) if args.method == "sharprecl" else None)
-    return run
+    return run.path
 
 
 def written(tmp_path, *arguments, **options) -> tuple[Path, "Reader"]:
@@ -146,7 +151,7 @@ DRAWN = {"svg", "g", "defs", "path", "use", "text", "tspan", "clippath", "rect"}
 
 def test_labels_and_texts_of_any_kind_are_shown_as_they_are_and_the_page_stays_whole(tmp_path):
     texts = [f"<img src=x onerror=alert({i})> {label}" for i, label in enumerate(ODD * 20)]
-    _, page_ = written(tmp_path, ODD, "--plots", texts=texts, right=0.2)
+    _, page_ = written(tmp_path, ODD, texts=texts, right=0.2, plots=True)
     assert page_.open == []
     assert page_.tags <= TAGS | DRAWN
     assert not [name for name, _ in page_.attributes if name.startswith("on") or name == "src"]
@@ -250,7 +255,7 @@ def test_the_commands_of_the_page_are_such_as_main_and_predict_take(tmp_path, mo
         "--epochs 60", "--batch_size 256", "--method tfidf"]
     for line in actions:
         script, *options = shlex.split(line)[1:]
-        args = main.parse_args(options)
+        args = parse_args(options)
         assert script == "main.py" and (args.dataset, args.seed) == ("toy.csv", 3)
         assert args.lr == (5e-5 if args.method == "tfidf" else 1e-4) and not args.overwrite
     assert others[0].endswith("--seed 3 --plots") and "--overwrite" in others[-1]
@@ -334,7 +339,8 @@ def test_a_run_without_errors_and_one_of_one_epoch_say_so(tmp_path):
 def test_write_predictions_writes_what_the_page_reads(tmp_path):
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], dtype=np.float32))
     results.write_predictions(tmp_path / "p.csv", ["x,\n\"y\"", ""], np.array([1, 0]), logits,
-                              ["a", "b"])
+                              ["a", "b"], epoch=7)
+    assert (tmp_path / "p.csv").read_text().endswith(",0.600000,7\n")
     found = page.read_predictions(tmp_path / "p.csv", ["a", "b"])
     assert found.texts == ["x,\n\"y\"", ""] and found.labels.tolist() == [1, 0]
     assert found.predicted.tolist() == [0, 2]       # 2: no class, in the column beyond them
@@ -389,7 +395,7 @@ def test_the_probabilities_are_those_of_the_validation_texts_where_they_are_kept
 
 
 @pytest.mark.parametrize("fit, words, is_advised", [
-    ({"ece_before": 9.0, "ece_after": 3.0}, "lowers the calibration error on 50", True),
+    ({"ece_before": 9.0, "ece_after": 3.0}, "lowers the calibration error from 9.0 % to 3.0 %", True),
     ({"ece_before": 3.0, "ece_after": 9.0}, "Predict without --calibrated: on 50", False),
     ({"ece_before": 3.0, "ece_after": 3.0, "why_not": "nothing <b> fits"},
      "Predict without --calibrated, because nothing <b> fits", False),
@@ -468,7 +474,33 @@ def test_a_model_that_is_kept_is_not_trained_again_for_its_t_sne(corpus_folder, 
     line, = (line for line in page_of(folder).commands if "--plots" in line)
     assert ("--overwrite" in line) == (not options)
     assert main.main(shlex.split(line)[2:]) == 0
-    assert "the prototypes of the classes" in page_of(folder).text
+    found = page_of(folder)
+    assert "the prototypes of the classes" in found.text
+    assert ("validation texts that were held out" in found.text) == bool(options)
+
+
+@pytest.mark.parametrize("options, temperature", [([], 2.0), (["--no_weights", "--plots"], 1.0)])
+def test_validation_csv_has_the_calibrated_probabilities_of_the_model_that_is_kept(
+        corpus_folder, tiny_encoder, tmp_path, monkeypatch, options, temperature):
+    seen_logits = []
+
+    def calibrate(about, logits, labels):
+        seen_logits.append(logits)
+        return replace(about, calibration={
+            "temperature": 2.0, "texts": len(labels), "ece_before": 9.0, "ece_after": 3.0,
+            "why_not": "", "coverage": []})
+
+    monkeypatch.setattr(export, "calibrate", calibrate)
+    assert main.main(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs",
+                      "1", "--batch_size", "16", "--device", "cpu", "--val_fraction", "0.3",
+                      "--output_dir", str(tmp_path), *options]) == 0
+    folder, = tmp_path.glob("*_seed0")
+    names = [row["label"] for row in json.loads(
+        (folder / "data_report.json").read_text())["classes"]]
+    found = page.read_predictions(folder / "validation.csv", names)
+    scaled = np.exp(seen_logits[0].astype(float) / temperature)
+    assert found.probability == pytest.approx((scaled / scaled.sum(axis=1, keepdims=True)).max(
+        axis=1), abs=1e-6)
 
 
 def test_the_page_says_why_there_is_no_t_sne(tmp_path):
@@ -515,7 +547,7 @@ def test_names_of_prototypes_that_lie_on_each_other_do_not(tmp_path):
 
 
 def test_figures_are_text_in_the_pages_colours_and_fit_a_telephone(tmp_path):
-    folder, _ = written(tmp_path, "abc", "--plots")
+    folder, _ = written(tmp_path, "abc", plots=True)
     html = (folder / "report.html").read_text()
     drawn = re.findall("<svg.*?</svg>", html, re.DOTALL)
     assert len(drawn) == 9          # classes, matrix, two of probabilities, four curves and t-SNE
@@ -598,14 +630,14 @@ def test_the_advice_names_flags_that_main_has():
     advised = [shlex.split(code) for sign in signs.SIGNS
                for code in re.findall("`(--[^`]+)`", sign.advice)]
     assert len(advised) > 10
-    settings = vars(main.parse_args(["--dataset", "trec"]))
+    settings = vars(parse_args(["--dataset", "trec"]))
     for sign in signs.SIGNS:
         for remedy in sign.remedies:
             (name, value), = remedy(settings).items()
             assert f"--{name}" in sign.advice
             advised.append([f"--{name}", page.shown(value)])
     for options in advised:
-        main.parse_args(["--dataset", "trec", *options])
+        parse_args(["--dataset", "trec", *options])
 
 
 # ---- bad input ----
@@ -615,7 +647,7 @@ def test_the_advice_names_flags_that_main_has():
                                   "predictions.csv", "tsne.csv"])
 @pytest.mark.parametrize("damage", ["cut", "absent", "other"])
 def test_a_damaged_file_of_the_run_is_one_line_and_exit_code_2(tmp_path, capsys, name, damage):
-    folder = write_run(tmp_path, "abc", *(["--plots"] if name == "tsne.csv" else []))
+    folder = write_run(tmp_path, "abc", plots=name == "tsne.csv")
     path = folder / name
     if damage == "absent":
         path.unlink()

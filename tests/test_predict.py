@@ -2,7 +2,9 @@
 import csv
 import io
 import json
+import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -13,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import glosses
 from hypothesis import given, settings, strategies as st
 from test_export import about_of, network, write
 
 from reporting import export
 import predict
 from engine import metrics
+from engine.files import InputError
 from model import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -140,6 +144,63 @@ def test_the_text_column_is_that_of_the_training_unless_another_is_named(run, tm
     assert rows_of(out)[0]["prediction"] == ""
 
 
+# ---- texts on the command line, and in Python ----
+
+
+def test_texts_on_the_command_line_are_rows(model, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = predict.main([str(model), *TEXTS, "--probabilities"])
+    rows = rows_of(capsys.readouterr().out)
+    assert code == 0 and [row["text"] for row in rows] == TEXTS
+    for text, row, p in zip(TEXTS, rows, expected):
+        if text.strip():
+            assert [float(row[f"probability_{n}"]) for n in NAMES] == pytest.approx(p, abs=2e-6)
+    assert predict.main([str(model), "--", "-1", "--top"]) == 0
+    assert [row["text"] for row in rows_of(capsys.readouterr().out)] == ["-1", "--top"]
+
+
+@pytest.mark.parametrize("given, message", [
+    (["reviews.csv"], "reviews.csv: cannot be read as a file (No such file or directory)"),
+    (["My Texts.JSONL"], "cannot be read as a file"),
+    (["folder"], "cannot be read as a file (Is a directory)"),
+    (["unknown"], "say with --format what it is"),
+    (["here.txt", "a text"], "here.txt is a file (it exists"),
+    (["a text", "gone.tsv"], "gone.tsv is a file"), (["-", "a text"], "- is a file"),
+    (["a text", "--format", "csv"], "a text: cannot be read as a file"),
+    (["food", "h\udcff"], "text 2 of the command line: half a surrogate pair")])
+def test_what_is_a_file_and_what_a_text_is_one_rule_with_one_line(model, tmp_path, monkeypatch,
+                                                                  capsys, given, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.txt").write_text("food\n")
+    (tmp_path / "unknown").write_text("food\n")
+    (tmp_path / "folder").mkdir()
+    assert predict.main([str(model), *given]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and message in err.splitlines()[-1] and err.count("error: ") == 1
+
+
+def test_the_three_lines_of_python_give_what_the_command_line_gives(run, model):
+    _, out, _ = run(INPUTS["a.csv"], options=["--output_format", "jsonl", "--top", "2",
+                                              "--embedding", "--test_prior", "train"])
+    lines = re.search(r"    (from predict import.*)\n    (predictor = .*)\n    (predictor\..*?)  ",
+                      predict.__doc__)
+    code = "\n".join(lines.groups()).replace("runs/RUN", str(model))
+    names = {}
+    exec(code, names)                                       # the docstring's own lines
+    assert names["predictor"].predict([])  == []
+    predictor = predict.Predictor(model, device="cpu", top=2, embedding=True, test_prior="train")
+    expected_ = [json.loads(line) for line in out.splitlines()]
+    got = [{"id": row["id"], "text": row["text"]} | added
+           for row, added in zip(expected_, predictor.predict(TEXTS), strict=True)]
+    assert got == expected_ and predictor.empty == 2
+
+
+@pytest.mark.parametrize("texts", ["one text", ["fine", 3], ["half \ud800"]])
+def test_in_python_what_is_no_text_is_one_line(model, texts):
+    with pytest.raises(InputError, match="text"):
+        predict.Predictor(model, device="cpu").predict(texts)
+
+
 def test_long_texts_are_cut_and_counted(run):
     code, out, err = run("food " * 500 + "\nfood\n", "a.txt")
     assert code == 0 and len(rows_of(out)) == 2 and "1 of 2 texts are cut at 64 tokens" in err
@@ -176,9 +237,9 @@ def test_memory_is_that_of_two_pools_however_long_the_input(model):
         for i in range(3000):
             read += 1
             yield {"text": f"food {i % 9}"}
-    predictor = predict.Predictor(export.read_model(model, "cpu"), "text", None, 1.0, batch_size=2)
+    predictor = predict.Predictor(model, device="cpu", batch_size=2)
     written = 0
-    for pool, *_ in predictor.predict(rows()):
+    for pool, _ in predictor.stream(rows(), "text"):
         written += len(pool)
         assert len(pool) <= 256 and read - written <= 256
     assert written == 3000
@@ -267,11 +328,12 @@ def test_a_class_that_does_not_occur_is_never_predicted(run, tmp_path):
     ("p.json", '{"a | b": null, "noun.animal": 1, "noun.time": 1}', "None is no share"),
     ("p.json", '{"a | b": 0, "noun.animal": 0, "noun.time": 0}', "sum to 0"),
     ("p.json", '[1, 2]', "class shares are"), ("p.json", '3', "class shares are"),
-    ("p.json", '{', "not valid JSON"), ("p.json", '', "empty"),
+    ("p.json", '{"a | b": {"a | b": 1, "a | b": 2}}', "twice"),
+    ("p.json", '{', "not valid JSON"), ("p.json", '', "empty; class shares are"),
     ("p.csv", "label,share\na | b,many\n", "'many' is no share"),
     ("p.csv", "label,share,count\na | b,1,1\n", "class shares are"),
     ("p.csv", "name,share\na | b,1\n", "class shares are"),
-    (None, "", "cannot be read")])
+    (None, "", "neither train, uniform nor a file")])
 def test_a_bad_file_of_class_shares_is_one_line(run, tmp_path, name, content, message):
     if name:
         (tmp_path / name).write_text(content)
@@ -284,25 +346,140 @@ def test_a_bad_file_of_class_shares_is_one_line(run, tmp_path, name, content, me
 
 
 @pytest.mark.parametrize("compensated", [True, False])
-def test_the_temperature_is_the_one_that_the_labels_were_drawn_with(compensated, capsys):
-    """Labels drawn at the training shares 90 to 10; logits three times what they should be."""
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_the_temperature_is_the_one_that_the_labels_were_drawn_with(compensated, share, capsys):
+    """
+    x ~ N(+1, 1) of "yes" and N(-1, 1) of "no": log p(x | yes) / p(x | no) = 2x. Trained with 10 %
+    of "yes"; the validation texts may have another share; the logits are three times too large.
+    """
     rng = np.random.default_rng(0)
-    about = two_classes(compensated)
-    evidence = rng.normal(0, 2, (4000, 2))
-    truth = evidence + np.log([0.9, 0.1])
-    p = np.exp(truth) / np.exp(truth).sum(axis=1, keepdims=True)
-    labels = (rng.random(4000) < p[:, 1]).astype(np.int64)
-    logits = 3 * (evidence if compensated else truth)
-    fit = export.calibrate(about, logits, labels).calibration
-    assert fit["temperature"] == pytest.approx(3, rel=0.08) and fit["texts"] == 4000
-    assert fit["ece_after"] < 2 < 5 < fit["ece_before"]
-    assert "4000 validation texts" in capsys.readouterr().out
+    labels = (rng.random(8000) < share).astype(np.int64)
+    x = rng.normal(2 * labels - 1, 1)
+    truth = np.stack([np.zeros(8000), 2 * x], axis=1)
+    logits = 3 * (truth if compensated else truth + np.log([0.9, 0.1]))
+    fit = export.calibrate(two_classes(compensated), logits, labels).calibration
+    assert fit["temperature"] == pytest.approx(3, rel=0.08) and fit["texts"] == 8000
+    assert fit["ece_after"] < 1 < 3 < fit["ece_before"] and fit["why_not"] == ""
+    assert "8000 validation texts" in capsys.readouterr().out
+
+
+def test_a_temperature_that_makes_the_calibration_worse_is_not_offered(run, tmp_path, tiny_encoder,
+                                                                       capsys):
+    """
+    Ten texts of each class, 18 of 20 right, 19 with a probability of 0.9 and a mistake with nearly
+    1: an error of (|18 - 17.1| + 1) / 20 = 9.5 %. That mistake makes a higher temperature likelier,
+    which lets 0.9 sink away from the 18 of 19 that are right.
+    """
+    labels = np.array([0] * 10 + [1] * 10)
+    logits = np.log(np.array([[0.9, 0.1]] * 9 + [[0.1, 0.9]] * 10 + [[0.9999, 0.0001]]))
+    about = export.calibrate(two_classes(True), logits, labels)
+    said, fit = capsys.readouterr().out, about.calibration
+    assert fit["temperature"] == 1 and "makes the expected calibration error worse" in said
+    assert fit["ece_before"] == fit["ece_after"] == pytest.approx(9.5, abs=0.01)
+    write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
+    assert "makes the expected calibration error worse" in (
+        tmp_path / "model" / "README.md").read_text()
+    code, out, err = run("food\n", "a.txt", ["--calibrated"], tmp_path / "model")
+    assert (code, out) == (2, "") and "leave --calibrated out" in err
+    assert run("food\n", "a.txt", ["--abstain", "0.5"], tmp_path / "model")[0] == 0
 
 
 def test_without_a_mistake_there_is_no_temperature(capsys):
     labels = np.array([0, 1, 0, 1])
-    about = export.calibrate(two_classes(False), np.eye(2)[labels] * 4, labels)
-    assert about.calibration is None and "do not determine" in capsys.readouterr().out
+    fit = export.calibrate(two_classes(False), np.eye(2)[labels] * 4, labels).calibration
+    assert (fit["temperature"], fit["ece_after"]) == (1, fit["ece_before"])
+    assert "4 of them right, do not determine" in fit["why_not"]
+    assert fit["why_not"] in capsys.readouterr().out
+
+
+# ---- abstaining, the likeliest labels ----
+
+
+def test_the_coverage_of_each_probability_worked_by_hand():
+    probabilities = np.array([[0.95, 0.05], [0.3, 0.7], [0.6, 0.4], [0.45, 0.55]])
+    rows = {row["p"]: row for row in export.coverage(probabilities, np.array([0, 1, 1, 0]))}
+    assert rows[0] == {"p": 0, "answered": 100, "accuracy": 50}
+    assert rows[0.6] == {"p": 0.6, "answered": 75, "accuracy": pytest.approx(200 / 3)}
+    assert rows[0.7] == {"p": 0.7, "answered": 50, "accuracy": 100}     # 0.7 itself is answered
+    assert rows[0.95]["answered"] == 25 and rows[0.99] == {"p": 0.99, "answered": 0,
+                                                           "accuracy": None}
+
+
+def test_a_probability_between_two_of_the_table_shows_both():
+    rows = export.coverage(np.array([[0.95, 0.05], [0.3, 0.7]]), np.array([0, 0]))
+    assert predict.coverage_line(rows, 2, 0.5) == (
+        "--abstain on the 2 validation texts: 0.5 answers 100.0 %, and 50.0 % of these are right")
+    assert predict.coverage_line(rows, 2, 0.72) == (
+        "--abstain on the 2 validation texts: 0.7 answers 100.0 %, and 50.0 % of these are right; "
+        "0.75 answers 50.0 %, and 100.0 % of these are right")
+    assert predict.coverage_line(rows, 2, 1).endswith("0.99 answers 0.0 %, so no accuracy is known")
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory, tiny_encoder):
+    """A model with a calibration on 60 texts, these texts, and the numbers of their labels."""
+    path, about = tmp_path_factory.mktemp("models") / "model", about_of("bert")
+    rows = glosses({"noun.food": 20, "noun.animal": 20, "noun.time": 20})
+    texts, labels = [text for text, _ in rows], np.arange(60) % 3
+    method, tokenizer = network(tiny_encoder, about), load_tokenizer(str(tiny_encoder))
+    with torch.no_grad():
+        feats = torch.cat([method.encoder(**{
+            name: part for name, part in tokenizer(text, return_tensors="pt").items()
+            if name in ("input_ids", "attention_mask")}) for text in texts])
+        std, mean = torch.std_mean(method.classify(feats), dim=0)   # random features are all alike
+        method.phi.weight.div_(std[:, None])
+        method.phi.bias.sub_(mean).div_(std)
+        logits = method.classify(feats).numpy()
+    labels = np.where(np.arange(60) % 4 == 0, labels, logits.argmax(axis=1))
+    write(path, method, tiny_encoder, export.calibrate(about, logits, labels))
+    return path, texts, labels
+
+
+@pytest.mark.parametrize("p", [0.5, 0.6, 0.8])
+def test_abstain_does_to_the_validation_texts_what_the_table_says(run, calibrated, p):
+    path, texts, labels = calibrated
+    code, out, err = run(csv_of([("text",), *((t,) for t in texts)]),
+                         options=["--abstain", str(p)], path=path)
+    rows = rows_of(out)
+    answered = [(row, label) for row, label in zip(rows, labels) if row["prediction"]]
+    assert code == 0 and 0 < len(answered) < 60
+    assert all((float(row["probability"]) >= p) == bool(row["prediction"]) for row in rows)
+    share = 100 * len(answered) / 60
+    right = 100 * np.mean([row["prediction"] == NAMES[label] for row, label in answered])
+    assert f"{p:g} answers {share:.1f} %, and {right:.1f} % of these are right" in err
+    assert f"{60 - len(answered)} of 60 texts are less probable than {p}" in err
+
+
+def test_abstain_needs_validation_texts_and_a_probability(run, capsys):
+    code, out, err = run(INPUTS["a.csv"], options=["--abstain", "0.5"])
+    assert (code, out) == (2, "") and "--val_fraction 0.1" in err.splitlines()[-1]
+    with pytest.raises(SystemExit):
+        run(INPUTS["a.csv"], options=["--abstain", "80"])
+    assert "at most 1" in capsys.readouterr().err
+
+
+def test_a_calibration_of_an_older_version_is_used_and_abstain_says_what_is_missing(
+        run, tmp_path, tiny_encoder):
+    fit = {"temperature": 2.5, "texts": 10, "ece_before": 9.0, "ece_after": 3.0}
+    write(tmp_path / "model", network(tiny_encoder, about_of()), tiny_encoder, about_of())
+    path = tmp_path / "model" / "sharprecl.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": fit}))
+    assert run("food\n", "a.txt", ["--calibrated"], tmp_path / "model")[0] == 0
+    code, _, err = run("food\n", "a.txt", ["--abstain", "0.5"], tmp_path / "model")
+    assert code == 2 and "train it again with --overwrite" in err
+
+
+def test_top_gives_the_likeliest_labels_in_order(run, expected):
+    _, out, _ = run(INPUTS["a.csv"], options=["--top", "2"])
+    for text, row, p in zip(TEXTS, rows_of(out), expected):
+        order = np.argsort(p)[::-1] if text.strip() else []
+        assert [row["top_1"], row["top_2"]] == [NAMES[i] for i in order[:2]] or [""] * 2
+        assert row["top_1"] == row["prediction"] and "top_3" not in row
+        if text.strip():
+            assert [float(row[f"top_{k}_probability"]) for k in (1, 2)] == pytest.approx(
+                sorted(p)[:0:-1], abs=2e-6)
+    code, _, err = run(INPUTS["a.csv"], options=["--top", "4"])
+    assert code == 2 and "the model has 3 classes" in err
 
 
 def test_the_expected_calibration_error_worked_by_hand():
@@ -316,7 +493,8 @@ def test_the_expected_calibration_error_worked_by_hand():
 
 def test_calibrated_divides_the_logits_and_without_a_validation_split_is_one_line(
         run, expected, tmp_path, tiny_encoder):
-    fit = {"temperature": 2.5, "texts": 10, "ece_before": 9.0, "ece_after": 3.0}
+    fit = {"temperature": 2.5, "texts": 10, "ece_before": 9.0, "ece_after": 3.0, "why_not": "",
+           "coverage": []}
     about = replace(about_of(), calibration=fit)
     write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
     code, out, err = run(INPUTS["a.csv"], options=["--calibrated", "--probabilities"],
@@ -369,6 +547,64 @@ def test_an_output_that_cannot_be_is_one_line(run, tmp_path, options, message):
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+@pytest.mark.parametrize("link", ["itself", "path", "symlink", "hard link", "stdin"])
+def test_the_output_never_replaces_the_input_unless_told_to(model, tmp_path, monkeypatch, capsys,
+                                                            link):
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(INPUTS["a.csv"].encode())
+    (tmp_path / "folder").mkdir()
+    if link == "symlink":
+        target.symlink_to(source)
+    elif link == "hard link":
+        target.hardlink_to(source)
+    else:
+        target = {"itself": source, "stdin": source,
+                  "path": tmp_path / "folder" / ".." / "in.csv"}[link]
+    arguments = [str(model), str(source), "--output", str(target)]
+    with open(source) as stdin:
+        if link == "stdin":
+            monkeypatch.setattr(sys, "stdin", stdin)
+            arguments[1:2] = ["-", "--format", "csv"]
+        assert predict.main(arguments) == 2
+        assert "--overwrite" in capsys.readouterr().err.splitlines()[-1]
+        assert source.read_bytes().decode() == INPUTS["a.csv"]
+        assert predict.main([*arguments, "--overwrite"]) == 0
+    assert [row["text"] for row in rows_of(target.read_text())] == TEXTS
+
+
+def test_another_output_than_the_input_is_replaced_without_a_word(run, tmp_path):
+    (tmp_path / "out.csv").write_text("old")
+    assert run(INPUTS["a.csv"], options=["--output", str(tmp_path / "out.csv")])[0] == 0
+    assert "prediction" in (tmp_path / "out.csv").read_text()
+
+
+def test_a_pipe_is_no_output_file(run, tmp_path):
+    os.mkfifo(tmp_path / "out.csv")
+    code, _, err = run(INPUTS["a.csv"], options=["--output", str(tmp_path / "out.csv")])
+    assert code == 2 and "leave --output out" in err.splitlines()[-1]
+    assert (tmp_path / "out.csv").is_fifo()
+
+
+@pytest.mark.parametrize("room, code", [(2_000_000, 0), (1_000_000, 2)])
+def test_an_unbuffered_stdout_gets_every_row_or_it_is_an_error(model, tmp_path, monkeypatch, capsys,
+                                                               room, code):
+    """As python -u makes it: raw, so that a write to a file at its limit takes a part in silence."""
+    (tmp_path / "in.txt").write_text("food " * 240_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with open(tmp_path / "out.csv", "wb", buffering=0) as raw:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            assert predict.main([str(model), str(tmp_path / "in.txt")]) == code
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    err = capsys.readouterr().err.splitlines()[-1]
+    if code == 0:
+        assert len((tmp_path / "out.csv").read_bytes()) > 1_200_000
+    else:
+        assert err.startswith("error: ") and "too large" in err.lower()
+
+
 def test_a_model_that_gives_no_finite_logits_is_one_line_and_not_an_empty_prediction(
         run, tmp_path, tiny_encoder):
     method = network(tiny_encoder, about_of())
@@ -396,21 +632,44 @@ def test_ctrl_c_is_one_word_and_leaves_the_old_output(run, tmp_path, monkeypatch
     assert (tmp_path / "out.csv").read_text() == "old" and not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.slow
-def test_a_pipe_that_closes_and_a_full_disk_end_it_without_a_traceback(model, tmp_path):
-    (tmp_path / "many.txt").write_text("food\n" * 20_000)
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system with room for 16 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(folder)],
+                          capture_output=True)
+    if made.returncode:
+        pytest.skip("only root may mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
-    def shell(line):
-        command = shlex.join([sys.executable, str(ROOT / "predict.py"), str(model),
-                              str(tmp_path / "many.txt"), "--batch_size", "4"])
-        return subprocess.run(["bash", "-c", line.format(command)], text=True, timeout=300,
-                              capture_output=True)
-    piped = shell("{} | head -n 2; echo ${{PIPESTATUS[0]}}")
+
+@pytest.fixture
+def shell(model, tmp_path):
+    """A line of bash with predict.py on 20,000 texts in place of {}."""
+    (tmp_path / "many.txt").write_text("food\n" * 20_000)
+    command = shlex.join([sys.executable, str(ROOT / "predict.py"), str(model),
+                          str(tmp_path / "many.txt"), "--batch_size", "4"])
+    return lambda line: subprocess.run(["bash", "-c", line.replace("{}", command)], text=True,
+                                       timeout=300, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", ["", "PYTHONUNBUFFERED=1 "])
+def test_a_pipe_that_closes_and_a_full_disk_end_it_without_a_traceback(shell, small_disk, python):
+    piped = shell(python + "{} | head -n 2; echo ${PIPESTATUS[0]}")
     assert piped.stdout.splitlines()[0] == "text,prediction,probability"
     assert piped.stdout.splitlines()[2] == "141" and "Traceback" not in piped.stderr
-    full = shell("{} > /dev/full; echo $?")
-    assert full.stdout == "2\n" and "No space left" in full.stderr.splitlines()[-1]
-    assert "Traceback" not in full.stderr
+    for place in ("/dev/full", small_disk / "y.csv"):
+        full = shell(f"{python}{{}} > {place}; echo $?")
+        assert full.stdout == "2\n" and "No space left" in full.stderr.splitlines()[-1]
+        assert "Traceback" not in full.stderr
+    kept = shell(f"{python}{{}} --output {small_disk}/new/y.csv; echo $?")
+    assert kept.stdout == "2\n" and "cannot be written" in kept.stderr.splitlines()[-1]
+    assert not list((small_disk / "new").iterdir())
+    closed = shell(python + "{} >&-; echo $?")
+    assert closed.stdout == "2\n" and "stdout is closed" in closed.stderr.splitlines()[-1]
 
 
 def test_the_readme_and_the_docstring_name_commands_that_parse():
