@@ -157,11 +157,11 @@ def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> I
     views = [keep_states(view, model.encoder, args.device, cache_dir(args))
              for view in views_of(args, corpus, model)]
     loader = Loader(model, encoder, views, corpus.train_labels, len(corpus.label_names), args)
-    done = folder.begin(model, weights=Trained(model), optimizer=optimizer, scaler=scaler)
+    epochs = args.epochs if model.trains else 1
+    done = folder.begin(model, epochs, weights=Trained(model), optimizer=optimizer, scaler=scaler)
     if done == 0:
         observe(model, loader, args)
         print(loader.summary(), flush=True)
-    epochs = args.epochs if model.trains else 1
     for epoch in range(done + 1, epochs + 1):
         record = {"epoch": epoch}
         if model.trains:

@@ -18,6 +18,8 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
     """The pretrained encoder, and everything new fixed by the seed."""
     set_seed(args.seed)
     encoder = load_encoder(args.encoder, args.pooling, args.freeze_layers)
+    print(f"encoder {args.encoder}, pooling {args.pooling}: a text is " + {
+        "cls": "its first token's state", "mean": "the mean of its tokens' states"}[args.pooling])
     family = encoder.backbone.config.model_type
     if args.method == "roberta" and "roberta" not in family:
         raise InputError(f"--method roberta with --encoder {args.encoder}, a {family}: leave "

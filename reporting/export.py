@@ -56,7 +56,7 @@ class About:
     options: dict                   # what it is made with, see baselines.make
     pooling: str | None             # None: no encoder, tfidf
     max_length: int | None          # in tokens; None: tfidf
-    text_column: str                # of the training data
+    text_column: str | list[str]    # of the training data; several were joined, a line each
     label_names: list[str]          # C
     class_counts: list[int]         # training texts of each class
     compensated: bool               # see model.Method
@@ -68,7 +68,8 @@ class About:
         return counts / counts.sum()
 
 
-def about_tfidf(text_column: str, label_names: list[str], class_counts: list[int]) -> About:
+def about_tfidf(text_column: str | list[str], label_names: list[str],
+                class_counts: list[int]) -> About:
     """Of the one method without an encoder; its SVM is balanced, as if all classes were equal."""
     return About("tfidf", {}, None, None, text_column, label_names, class_counts, compensated=True)
 
@@ -333,7 +334,9 @@ def save_network(folder: Path, method: Method, tokenizer, about: About, reason: 
 
 def model_folder(path: Path) -> Path:
     """The model folder that this is or has; InputError that says why there is none."""
-    for folder in (path, path / "model"):
+    # new/: a run of --overwrite that was whole when it was killed; main.py's next start moves it
+    new = [path / "new" / "model"] if (path / "new" / "result.json").is_file() else []
+    for folder in (*new, path, path / "model"):
         if (folder / "sharprecl.json").is_file():
             return folder
     if not path.is_dir():
