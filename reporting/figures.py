@@ -329,7 +329,7 @@ def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
     taken = []
     for name, (x, y) in sorted(shares.items(), key=lambda item: item[1][1]):
         y += 0.035
-        while any(abs(x - other_x) < 0.25 and abs(y - other_y) < 0.04 for other_x, other_y in taken):
+        while any(abs(x - at[0]) < 0.25 and abs(y - at[1]) < 0.04 for at in taken):
             y += 0.01
         taken.append((x, y))
         axes.text(x, y, _tick_names([name], longest=14)[0], transform=axes.transAxes, fontsize=8,

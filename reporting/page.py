@@ -117,8 +117,8 @@ def read_run(folder: Path) -> Run:
 
 # A method without an encoder is not concerned by these.
 OF_ENCODERS = ("encoder", "pooling", "max_length", "epochs", "batch_size", "micro_batch", "lr",
-               "weight_decay", "warmup", "schedule", "amp", "compile", "freeze_layers", "eval_every",
-               "patience")
+               "weight_decay", "warmup", "schedule", "amp", "compile", "freeze_layers",
+               "eval_every", "patience")
 OF_ONE_METHOD = (*SHARPRECL, *LANGUAGE_MODEL, "prices", "yes", "ablation", "constants", "augment",
                  "augment_options")
 
