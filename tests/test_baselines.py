@@ -21,6 +21,7 @@ from test_main import folder_of, gradients, outcome
 import baselines
 import losses as L
 import main as main_module
+from engine import loader
 from engine.files import InputError
 from baselines import METHODS
 from data import Tokens
@@ -579,7 +580,8 @@ class Echo(torch.nn.Module):
     """A stand-in backbone: the state of token i is (i, 2 i), and it keeps its position ids."""
     def __init__(self, model_type, pad_token_id, padding_idx):
         super().__init__()
-        self.config = SimpleNamespace(model_type=model_type, pad_token_id=pad_token_id)
+        self.config = SimpleNamespace(model_type=model_type, pad_token_id=pad_token_id,
+                                      _attn_implementation="eager")
         self.position_embeddings = torch.nn.Embedding(9, 2, padding_idx=padding_idx)
 
     def forward(self, input_ids, attention_mask, position_ids):
@@ -791,7 +793,10 @@ def test_the_momentum_encoder_follows_slowly_makes_the_keys_and_gets_no_gradient
             fast.add_(torch.randn_like(fast))
     ids = torch.tensor([[2, 7, 3], [2, 8, 3], [2, 9, 3], [2, 10, 3]])
     mask = torch.ones_like(ids)
-    feat = model.encode(model.encoder, ids, mask)
+    texts = Tokens(ids.flatten().int().numpy(), np.arange(0, 13, 3), 0.0)
+    feat = model.encode(
+        lambda texts, encoder=model.encoder: loader.encode(encoder, texts, torch.device("cpu")),
+        texts)
     for slow, fast, before in pairs:
         torch.testing.assert_close(slow, 0.75 * before + 0.25 * fast)
     torch.testing.assert_close(feat[:2], model.encoder(ids[:2], mask[:2]))
@@ -892,16 +897,16 @@ def test_the_views_are_the_text_itself_and_new_draws_of_its_augmentation(prepare
 
 
 @pytest.mark.parametrize("name", ["dualcl", "tsc"])
-def test_micro_batches_give_the_gradient_of_the_whole_batch(prepared, tmp_path, monkeypatch, name):
+def test_micro_batches_give_the_gradient_of_the_whole_batch(prepared, tmp_path, name):
     folder = save_tiny_encoder(tmp_path / "no_dropout", dropout=0.0)
 
     def gradient(micro_batch):
         run = prepared(name, "--encoder", str(folder))
         run.model.train()
         run.args.micro_batch = micro_batch
-        batch, labels = run.batch(np.arange(0, 68, 4))
+        texts, labels = run.batch(np.arange(0, 68, 4))
         torch.manual_seed(3)
-        feat = run.model.encode(run.forward, **batch)
+        feat = run.model.encode(run.forward, texts)
         return gradients(run.model.losses(feat, labels, 3).loss, run.model)
     whole = gradient(None)
     assert sum(g is not None for g in whole.values()) > 10
@@ -989,7 +994,9 @@ def test_what_a_method_does_not_have_is_refused_in_one_line(command, capsys, met
 @pytest.mark.parametrize("method, options, message", [
     ("roberta", [], "a bert: leave --encoder out"),
     ("tsc", ["--constants", "proj_dim=1"], "--constants proj_dim=2"),
-    ("dualcl", ["--max_length", "130"], "--max_length 128")])
+    ("dualcl", ["--max_length", "130"], "--max_length 128"),
+    ("dualcl", ["--freeze_layers", "1"], "an embedding of each label"),
+    ("spcl", ["--freeze_layers", "1"], "leaves nothing of it to train")])
 def test_what_does_not_fit_the_encoder_or_the_data_is_one_line_and_exit_code_2(
         command, tmp_path, capsys, method, options, message):
     long = tmp_path / "long.csv"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import data
+from engine import loader
 from reporting import export
 import predict
 from engine.files import InputError
@@ -137,8 +138,7 @@ def test_where_there_is_no_such_class_nothing_can_be_taken_for_one(tmp_path, mod
 def logits_of_tokens(method):
     """As main.py gets them: through the method's own tokens."""
     tokens = method.prepare(data.tokenize(TEXTS, method.task.tokenizer, 64))
-    batch = data.pad([tokens], np.arange(len(TEXTS)), 0)
-    return method.classify(method.encoder(**batch))
+    return method.classify(loader.encode(method.encoder, tokens, torch.device("cpu")))
 
 
 # ---- the folder ----
