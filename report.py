@@ -25,6 +25,8 @@ from matplotlib import pyplot as plt
 from scipy.stats import ttest_rel
 
 from reporting import page
+import data
+from augment import AUGMENTATIONS
 from engine import files, results
 from reporting import figures
 from engine.arguments import ABLATIONS, LANGUAGE_MODEL, SHARPRECL, make_parser
@@ -32,9 +34,9 @@ from engine.files import InputError
 
 # ---- the paper's own numbers, BERT-base: accuracy and macro-F1 of each dataset in turn ----
 
-DATASETS = {"r52": "R52", "ohsumed": "Ohsumed", "trec": "TREC", "dblp": "DBLP",
-            "biomedical": "Biomedical", "cr": "CR"}
-PAPER_IR = {"r52": None, "ohsumed": None, "trec": 50, "dblp": 50, "biomedical": 50, "cr": 50}
+IN_PAPER = {name: known for name, known in data.DATASETS.items() if known.paper_irs is not None}
+DATASETS = {name: known.title for name, known in IN_PAPER.items()}
+PAPER_IR = {name: next(iter(known.paper_irs), None) for name, known in IN_PAPER.items()}
 TABLE_4 = {
     "sshm": "94.59 82.93 66.59 56.25 94.20 93.97 74.49 67.75 59.28 58.45 79.69 74.46",
     "cl": "95.09 83.52 66.86 57.52 94.40 93.30 74.65 68.04 59.44 58.98 77.39 69.75",
@@ -180,11 +182,30 @@ def load(folder: Path, protocol: str) -> list[Run]:
                              ) from error
         without += protocol not in result
     if not runs:
-        raise InputError(f"{folder}: no finished run with {protocol}; name the --output_dir of "
-                         "main.py, and another --protocol if it has runs")
+        raise InputError(f"{folder}: {why_no_runs(folder, protocol, without)}")
     if without:
         print(f"note: {without} runs have no {protocol} and are left out", file=sys.stderr)
     return runs
+
+
+def why_no_runs(folder: Path, protocol: str, without: int) -> str:
+    """What this folder lacks for a table, and what helps."""
+    if not folder.is_dir():
+        return "no such folder; give the --output_dir of main.py, by default runs"
+    if without and protocol == "best_val":
+        return (f"none of the {without} finished runs has best_val, for they had no validation "
+                "texts: leave --protocol out, or train with --val_fraction 0.1")
+    if without:
+        return f"none of the {without} finished runs has {protocol}: take another --protocol"
+    if (folder / "args.json").exists():
+        return "this run is not finished; its command, given again, goes on"
+    below = list(folder.glob("*/*/result.json"))
+    if below:
+        return f"no finished run, but there are some in {below[0].parent.parent}: give that folder"
+    unfinished = len(list(folder.glob("*/args.json")))
+    if unfinished:
+        return f"{unfinished} runs began here and none is finished; their commands go on"
+    return "no run of main.py; give the folder that was its --output_dir, by default runs"
 
 
 def training(run: Run) -> dict:
@@ -446,8 +467,8 @@ def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
     rest = sorted((run for run in runs if run.folder not in placed), key=other_order)
 
     augments = [*TABLE_A1, *sorted({run.augment for run in augmented} - set(TABLE_A1))]
-    by_augment = {name: {"contextual": "Contextual embedding"}.get(
-        name, name.replace("_", " ").capitalize()) for name in augments}
+    by_augment = {name: AUGMENTATIONS[name].title if name in AUGMENTATIONS else name.capitalize()
+                  for name in augments}
     by_k = {k: f"k = {k}" for k in sorted({run.settings["k"] for run in varied_k})}
     by_change = {row: row for row in map(other_row, rest)}
     signs, sentence = significance(plain)
@@ -709,8 +730,8 @@ def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = files.Parser(description=__doc__, allow_abbrev=False,
+                          formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the --output_dir of main.py, or one run in it")
     parser.add_argument("--protocol", choices=list(results.PROTOCOLS), default="last",
                         help="which epoch counts (default: last)")

@@ -75,3 +75,11 @@ class Tfidf:
         model.svm.coef_, model.svm.intercept_ = coef, intercept
         model.svm.classes_ = np.arange(max(2, len(intercept)))
         return model
+
+
+def fit(args, corpus, folder):
+    """The one method without a network: a single epoch, see engine/run_folder.py."""
+    model = Tfidf().fit(corpus.train_texts, corpus.train_labels)
+    folder.begin(model)
+    yield {"epoch": 1}, model.scores(corpus.test_texts), (
+        model.scores(corpus.val_texts) if corpus.val_texts else None)

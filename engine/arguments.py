@@ -9,10 +9,11 @@ from pathlib import Path
 
 import data
 from baselines import language_models as llm
-from augment import METHODS as AUGMENTATIONS
-from augment import options_of
+from augment import AUGMENTATIONS
+from engine.files import Parser
+from engine.reading import ENDINGS
 from baselines import METHODS
-from model import device
+from model import default_pooling, device
 
 ABLATIONS = {  # Table 4, row by row: what each sets
     "sshm": {"n_pos": 0, "n_neg": 0},                               # the targets are D_hat alone
@@ -46,22 +47,24 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
 
 
 def make_parser(description: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, formatter_class=Help,
-                                     allow_abbrev=False)
+    parser = Parser(description=description, formatter_class=Help, allow_abbrev=False)
     positive, share = number(float, 0, open_interval=True), number(float, 0, 1)
     count, size = number(int, 0), number(int, 1)
 
     add = parser.add_argument_group("data (Section 4)").add_argument
     add("--dataset", required=True, metavar="NAME|PATH",
-        help=", ".join(data.DATASETS) + ", wordnet; or your own CSV, TSV, JSON or JSONL file, or a "
-             "folder with train.* and test.* of these")
-    add("--ir", type=number(float, 1), help="imbalance ratio to build, Eq. (3); None: as it is")
+        help=", ".join(data.DATASETS) + f"; or a file of your own ({ENDINGS}, or these with .gz, "
+             ".bz2 or .zip), a folder with train.* and perhaps test.* and validation.* of these, a "
+             "folder of datasets' save_to_disk, or hf:NAME[:CONFIG] of the Hugging Face hub")
+    add("--ir", type=number(float, 1),
+        help="imbalance ratio to build, Eq. (3); None: as it is. An error where the data are too "
+             "imbalanced or too small for it")
     add("--profile", choices=("exp", "step", "consecutive"), default="exp",
         help="the class sizes that --ir gives")
     add("--max_per_class", type=size, help="before --ir, keep this many training texts a class")
     add("--label_noise", type=share, default=0.0, help="share of the training labels to flip")
     add("--val_fraction", type=number(float, 0, 0.9), default=0.0,
-        help="share of the training texts held out for validation")
+        help="share of the training texts held out for validation, of data that bring none")
     add("--val_left_out", type=size, metavar="N",
         help="up to N validation texts of each class, of those that --ir and --max_per_class leave "
              "out: they have the shares of a balanced test set, and none of its texts")
@@ -69,15 +72,18 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="share for testing, of own data without a test file")
     add("--data_seed", type=count, default=0, help="picks subsets, splits, noise and second views")
     add("--data_dir", default="data", help="where the datasets lie, or go when downloaded")
-    add("--text_column", default="text", help="of own data")
-    add("--label_column", default="label", help="of own data")
+    add("--text_column", nargs="+", default="text", metavar="NAME",
+        help="of own data; several are joined, a line each")
+    add("--label_column", default="label", metavar="NAME", help="of own data")
+    add("--drop_unlabelled", action="store_true",
+        help="leave out the rows of own data that have a text and no label, and say how many")
     add("--max_length", type=number(int, 3), default=256, help="tokens that a text is cut to")
     add("--augment", choices=[*AUGMENTATIONS, "auto"], default="word_substitution",
-        help="what makes the second view of a text; auto tries what is to be had here, and takes "
-             "the one with the best macro-F1 on held-out training texts")
+        help=f"makes the second view of a text; {augmentations()}; auto tries all that are "
+             "available, and takes the one with the best macro-F1 on held-out training texts")
     add("--augment_options", nargs="+", metavar="NAME=VALUE", default=[],
-        help="other values for its options, as rate=0.2, or forth=NAME and back=NAME for another "
-             "language of back translation")
+        help="other values for its options, as rate=0.2; language=any makes an augmentation for "
+             "English treat texts that do not look English")
     add("--check_only", action="store_true", help="print the data report and stop")
 
     add = parser.add_argument_group("method").add_argument
@@ -128,7 +134,9 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--encoder", help=f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and '
                           "roberta-base for --method roberta")
     add("--pooling", choices=("cls", "mean"),
-        help="feat: the first token's state or the mean of all; None: cls, and mean for minilm")
+        help="feat is the first token's state or the mean of all; None: cls where the encoder's "
+             "tokenizer begins a text with [CLS], mean where it does not (as GPT-2's) and for "
+             "minilm")
 
     add("--freeze_layers", type=count, default=0, metavar="N",
         help="the embeddings and the lowest N layers stay as pretrained: an epoch takes half the "
@@ -147,6 +155,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--warmup", type=share, default=0.0, help="share of the steps in which the rate rises")
     add("--schedule", choices=("constant", "linear", "cosine"), default="constant",
         help="of the learning rate")
+    add("--patience", type=size, metavar="N",
+        help="stop when N evaluations in a row brought no better validation macro-F1")
     add("--compile", action="store_true", help="torch.compile the encoder")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
     add("--seed", type=count, default=0, help="of the network, the batches and the built samples")
@@ -154,18 +164,33 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("results").add_argument
     add("--output_dir", default="runs", help="holds a folder for each run")
-    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts (tfidf: the "
-        "confusion matrix)")
+    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts "
+        "(tfidf: no t-SNE)")
     add("--no_weights", action="store_true", help="keep the numbers of the run alone")
     add("--overwrite", action="store_true", help="start anew where there is a result")
     return parser
 
 
+def augmentations() -> str:
+    """The augmentations with what they are good for and their options, for --help."""
+    lines = []
+    for name, entry in AUGMENTATIONS.items():
+        options = " ".join(f"{option}={value}" for option, value in entry.options.items())
+        lines.append(f"{name} {entry.good_for}" + (f" ({options})" if options else ""))
+    return "; ".join(lines)
+
+
 def parse_args(argv: list[str] | None = None, description: str | None = None
                ) -> argparse.Namespace:
-    """The arguments, with --ablation and --constants spelled out, encoder and pooling decided."""
+    """
+    Returns the arguments, with --ablation and --constants spelled out, encoder and pooling decided.
+
+    raises  InputError where the default pooling needs the encoder's tokenizer, and it is missing
+    """
     parser = make_parser(description)
     args = parser.parse_args(argv)
+    if isinstance(args.text_column, list) and len(args.text_column) == 1:
+        args.text_column, = args.text_column        # one name is a string, as the default is
     for name, value in ABLATIONS.get(args.ablation, {}).items():
         if getattr(args, name) not in (value, parser.get_default(name)):
             parser.error(f"--ablation {args.ablation} sets --{name} {value}: leave it out")
@@ -182,6 +207,8 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
         args.augment_options = parse_augment_options(args.augment, args.augment_options)
     except ValueError as error:
         parser.error(str(error))
+    if args.patience is not None and args.val_fraction == 0 and args.val_left_out is None:
+        parser.error("--patience needs validation texts: give --val_fraction or --val_left_out")
     if args.val_left_out is not None:
         if args.ir is None and args.max_per_class is None:
             parser.error("--val_left_out takes what --ir and --max_per_class leave out: give one "
@@ -196,8 +223,9 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
         args.base_model = llm.MODELS.get(args.method)
     if args.encoder is None:
         args.encoder = "roberta-base" if args.method == "roberta" else ENCODER
+    args.chosen_augment = args.augment      # of --augment auto, engine.auto decides it
     if args.pooling is None:
-        args.pooling = "mean" if args.encoder == "minilm" else "cls"
+        args.pooling = default_pooling(args.encoder) if has_encoder(args.method) else "cls"
     return args
 
 
@@ -261,19 +289,29 @@ def parse_constants(method: str, given: list[str]) -> dict[str, float]:
 
 
 def parse_augment_options(method: str, given: list[str]) -> dict:
-    """NAME=VALUE strings as a dict of what is not the default; ValueError as above."""
-    known, parsed = {} if method == "auto" else options_of(method), {}
+    """Reads NAME=VALUE strings into a dict of what is not the default; ValueError as above."""
+    known = {} if method == "auto" else AUGMENTATIONS[method].options
+    parsed = {}
     for item in given:
         name, _, text = item.partition("=")
         if name not in known or not text:
             raise ValueError(f"--augment_options {item}: {method} has {known or 'none'}")
-        kind = type(known[name])
         try:
-            parsed[name] = (text if kind is str else number(float, 0, 1, True)(text)
-                            if kind is float else number(int, 0 if name == "sampling" else 1)(text))
+            parsed[name] = augment_option(method, name, text)
         except (argparse.ArgumentTypeError, ValueError) as error:
             raise ValueError(f"--augment_options {item}: {error}") from error
     return {name: value for name, value in parsed.items() if value != known[name]}
+
+
+def augment_option(method: str, name: str, text: str):
+    """Reads one value in the range that the augmentation's entry gives; ValueError as above."""
+    entry = AUGMENTATIONS[method]
+    if name in entry.ranges:
+        kind = type(entry.options[name])
+        return number(kind, *entry.ranges[name], open_interval=kind is float)(text)
+    if name == "language" and text not in ("english", "any"):
+        raise ValueError("it is english or any")
+    return text
 
 
 def changed(args: argparse.Namespace) -> dict:
@@ -286,18 +324,28 @@ def changed(args: argparse.Namespace) -> dict:
     return flags | constants | args.augment_options
 
 
+def model_options(args: argparse.Namespace) -> dict:
+    """What the network is made with, beside the encoder and the task."""
+    if args.method != "sharprecl":
+        return args.constants
+    return {"proj_dim": args.proj_dim, "proj_bn": args.proj_bn,
+            "mutual_guidance": not args.no_mutual_guidance, "compensated": not args.no_delta_cls}
+
+
 def run_folder(args: argparse.Namespace) -> Path:
     """
     output_dir/<dataset>_<ir>_<every other setting that is not the default>_<seed>; --check_only
     has a folder of its own, so that it never touches a run's.
     """
     defaults = vars(make_parser().parse_args(["--dataset", args.dataset]))
-    defaults |= {"encoder": ENCODER, "pooling": "mean" if args.encoder == "minilm" else "cls"}
+    defaults |= {"encoder": ENCODER,
+                 "pooling": default_pooling(args.encoder) if has_encoder(args.method) else "cls"}
     parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
     named = ("dataset", "ir", "seed", "constants", "augment_options", *LANGUAGE_MODEL)
     others = {name: value for name, value in settings(args).items()
               if value != defaults[name] and name not in named}
     for name, value in (others | changed(args)).items():
+        value = "+".join(value) if isinstance(value, list) else value
         value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
         parts.append(name if value == "True" else f"{name}-{value}")
     name, seed = re.sub(r"[^\w.+-]", "-", "_".join(parts)), f"seed{args.seed}"
@@ -308,7 +356,7 @@ def run_folder(args: argparse.Namespace) -> Path:
 
 def settings(args: argparse.Namespace) -> dict:
     """The arguments that decide the numbers, without those that say where and how."""
-    other = ("ablation", "output_dir", "data_dir", "device", "compile", "plots", "no_weights",
+    other = ("ablation", "chosen_augment", "output_dir", "data_dir", "device", "compile", "plots", "no_weights",
              "overwrite", "check_only", "prices", "yes",
              *(() if args.augment_options else ("augment_options",)),
              *(set(LANGUAGE_MODEL) - set(language_model_flags(args.method))))

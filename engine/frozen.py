@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 import data
-from engine import loader
+from engine import distributed, loader
 from engine.files import saving
 from model import TextEncoder
 
@@ -22,7 +22,7 @@ MOST_BYTES = 20e9       # of one part's states; beyond it they are computed anew
 BATCH = 256             # texts at a time
 
 
-def keep_states(tokens: data.Tokens, encoder: TextEncoder, device: torch.device,
+def keep_states(tokens: data.Tokens, encoder: TextEncoder, device: str,
                 cache_dir: Path) -> data.Tokens:
     """
     The texts with their states, from the cache or computed. The texts as they are where all layers
@@ -37,13 +37,18 @@ def keep_states(tokens: data.Tokens, encoder: TextEncoder, device: torch.device,
               f"{size / 1e9:.0f} GB, and is computed anew at each step")
         return tokens
     path = Path(cache_dir) / f"states-{_digest(tokens, encoder)[:16]}.f16"
-    is_there = path.exists()
-    if is_there and path.stat().st_size != size:
-        print(f"{path} is damaged ({path.stat().st_size:,} bytes of {size:,}), and made anew")
-        is_there = False
-    if not is_there:
-        _write(path, tokens, encoder, device)
+    with distributed.main_first():
+        if distributed.is_main() and not _is_whole(path, size):
+            _write(path, tokens, encoder, torch.device(device))
     return replace(tokens, states=np.memmap(path, np.float16, mode="r", shape=shape))
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Whether the file is there; a line says so where it is, but damaged."""
+    if path.exists() and path.stat().st_size != size:
+        print(f"{path} is damaged ({path.stat().st_size:,} bytes of {size:,}), and made anew")
+        return False
+    return path.exists()
 
 
 def _digest(tokens: data.Tokens, encoder: TextEncoder) -> str:

@@ -26,7 +26,7 @@ from typing import Iterable, Iterator, NamedTuple
 import torch
 
 from engine.arguments import changed, make_parser, number, parse_args, run_folder
-from engine.files import InputError
+from engine.files import InputError, duration
 
 BUSY = 75       # main.py's exit code where another process has the run
 STARTUP = 6     # seconds of a process beside those that its result.json counts
@@ -173,12 +173,6 @@ def execute(cells: list[Cell], jobs: int, script: str,
 
 
 # ---- what is shown ----
-
-
-def duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return (f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else
-            f"{minutes // 60} h {minutes % 60} min")
 
 
 def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:

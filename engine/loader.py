@@ -2,6 +2,8 @@
 Batches on their way through the encoder: words are looked up once, the texts are cut into pieces of
 like length, so that little is padded, and their features are put back in order.
 """
+import argparse
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import data
+from engine import distributed
+from engine.files import InputError
+from engine.optimizer import autocast
+from model import Method
 
 # What a piece costs beside its tokens, in tokens: a processor needs little to be busy, a GPU much.
 START_COST = {"cpu": 24, "cuda": 4096, "mps": 2048}
@@ -60,8 +66,81 @@ def encode(encoder: nn.Module, texts: data.Tokens, device: torch.device,
     return torch.cat(feats).index_select(0, to_device(order, device))
 
 
-def padding(batches: list[data.Tokens], device: torch.device) -> float:
-    """Share of padding among what the encoder reads of these batches."""
-    is_token = [piece.is_token for batch in batches
-                for piece in data.pieces(batch, START_COST[device.type])]
-    return 1 - sum(mask.sum() for mask in is_token) / sum(mask.size for mask in is_token)
+@torch.inference_mode()
+def predict(model: Method, texts: data.Tokens, num_classes: int, *, batch_size: int,
+            device: str | torch.device, amp: str = "off",
+            encoder: nn.Module | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Logits (n, C), never compensated, and feat (n, h) of n texts, in their order. Several processes
+    share the batches, so that each encodes a part, and all receive the whole.
+
+    encoder   nn.DataParallel around the model's, if several devices share the work
+    raises    InputError where a feature is not finite
+    """
+    model.eval()
+    n, h, device = len(texts.lengths), model.encoder.backbone.config.hidden_size, torch.device(device)
+    logits = np.zeros((n, num_classes), dtype=np.float32)
+    feats = np.zeros((n, h), dtype=np.float32)
+    batches = data.eval_batches(texts.lengths, batch_size)
+    for rows in batches[distributed.rank()::distributed.world_size()]:
+        with autocast(device, amp):
+            feat = encode(encoder or model.encoder, texts.take(rows), device).float()
+        check_finite(feat, "before this evaluation")
+        logits[rows] = model.classify(feat).cpu().numpy()
+        # a label-aware encoder gives the text first, then each label
+        feats[rows] = (feat if feat.ndim == 2 else feat[:, 0]).cpu().numpy()
+    return distributed.sum_rows(logits, device), distributed.sum_rows(feats, device)
+
+
+def check_finite(x: Tensor, when: str) -> None:
+    if not x.isfinite().all():
+        raise InputError(f"training diverged {when}: not all is finite; try a lower --lr, or "
+                         "--amp bf16 or off instead of fp16")
+
+
+class Loader:
+    """
+    The training texts, batch by batch.
+
+    encoder      the model's, or nn.DataParallel around it
+    views        of the training texts, as the method names them
+    labels       (N,) int64
+    """
+
+    def __init__(self, model: Method, encoder: nn.Module, views: list[data.Tokens],
+                 labels: np.ndarray, num_classes: int, args: argparse.Namespace):
+        self.model, self.encoder, self.views, self.labels = model, encoder, views, labels
+        self.class_counts = torch.from_numpy(data.class_counts(labels, num_classes))    # (C,), CPU
+        self.batch_size, self.seed = args.batch_size, args.seed
+        self.device = torch.device(args.device)
+        self.most_rows = args.micro_batch and len(views) * args.micro_batch     # of a piece
+
+    def epoch_batches(self, epoch: int) -> list[np.ndarray]:
+        """The rows of each batch of an epoch: of all training texts, or of SPCL's curriculum."""
+        rows = self.model.epoch_rows(epoch, len(self.labels))
+        return [rows[batch] for batch in data.epoch_batches(len(rows), self.batch_size,
+                                                            seed=self.seed, epoch=epoch)]
+
+    def texts(self, rows: np.ndarray) -> data.Tokens:
+        """All V views of these texts, view after view."""
+        return data.join([view.take(rows) for view in self.views])
+
+    def batch(self, rows: np.ndarray) -> tuple[data.Tokens, Tensor]:
+        """
+        All V views of these texts, and their labels, (V B,). Of several processes each has the
+        views of its share of the texts, and all labels.
+        """
+        labels = to_device(np.tile(self.labels[rows], len(self.views)), self.device)
+        return self.texts(distributed.share(rows)), labels
+
+    def forward(self, texts: data.Tokens, encoder: nn.Module | None = None) -> Tensor:
+        """feat of the texts, by the network's encoder on all devices, or by another one."""
+        return encode(encoder or self.encoder, texts, self.device, self.most_rows)
+
+    def summary(self) -> str:
+        """A line on the first epoch: its batches, and the share of padding in them."""
+        is_token = [piece.is_token for rows in self.epoch_batches(1)
+                    for piece in data.pieces(self.texts(rows), START_COST[self.device.type])]
+        padding = 1 - sum(mask.sum() for mask in is_token) / sum(mask.size for mask in is_token)
+        return (f"{self.batch_size} texts a batch, each in {len(self.views)} "
+                f"view{'s' * (len(self.views) > 1)}; padding: {padding:.1%}")

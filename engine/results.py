@@ -22,19 +22,30 @@ def csv_text(header: list[str], rows) -> str:
 UNKNOWN = "(no label)"      # an answer of a language model; its column comes after the classes
 
 
-def write_reports(folder: Path, corpus: Corpus, logits: np.ndarray) -> None:
-    """predictions.csv and scikit-learn's report, of the newest epoch, as text and JSON."""
-    names = [*corpus.label_names, UNKNOWN]
-    labels, predicted = corpus.test_labels, logits.argmax(axis=1)
+def write_predictions(path: Path, texts: list[str], labels: np.ndarray, logits: np.ndarray,
+                      names: list[str], epoch: int) -> None:
+    """A CSV file with each text, its label, the prediction of this epoch and its probability."""
     probability = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
-    write_text(folder / "predictions.csv", csv_text(
-        ["text", "label", "prediction", "probability"],
-        ((text, names[label], names[prediction], f"{p:.6f}") for text, label, prediction, p
-         in zip(corpus.test_texts, labels, predicted, probability))))
+    write_text(path, csv_text(
+        ["text", "label", "prediction", "probability", "epoch"],
+        ((text, names[label], names[prediction], f"{p:.6f}", epoch) for text, label, prediction, p
+         in zip(texts, labels, logits.argmax(axis=1), probability))))
+
+
+def write_reports(folder: Path, corpus: Corpus, epoch: int, logits: np.ndarray,
+                  val_logits: np.ndarray | None) -> None:
+    """predictions.csv, validation.csv, and scikit-learn's report of the test texts, of an epoch."""
+    names = [*corpus.label_names, UNKNOWN]
+    write_predictions(folder / "predictions.csv", corpus.test_texts, corpus.test_labels, logits,
+                      names, epoch)
+    if val_logits is not None:
+        write_predictions(folder / "validation.csv", corpus.val_texts, corpus.val_labels,
+                          val_logits, names, epoch)
+    labels, predicted = corpus.test_labels, logits.argmax(axis=1)
     tested = np.unique(labels)      # as in metrics(): the same classes, the same means
     options = dict(labels=tested, target_names=[names[c] for c in tested], zero_division=0)
     write_text(folder / "classification_report.txt",
-          classification_report(labels, predicted, digits=4, **options))
+               classification_report(labels, predicted, digits=4, **options))
     write_json(folder / "classification_report.json",
                classification_report(labels, predicted, output_dict=True, **options))
 
@@ -67,13 +78,14 @@ def epoch_lines(record: dict) -> str:
 
 PROTOCOLS = {
     "last": "after the last epoch: the headline",
-    "best_val": "epoch with the best validation macro-F1",
-    "best_test": "epoch with the best test accuracy, as in the authors' code: optimistic",
+    "best_val": "of the evaluated epochs, the best in validation macro-F1: its model is kept",
+    "best_test": "of the evaluated epochs, the best in test accuracy, as in the authors' code: "
+                 "optimistic",
 }
 
 
 def print_result(folder: Path) -> None:
-    """scikit-learn's report of the last epoch, and the result under each protocol."""
+    """scikit-learn's report of the kept epoch, and the result under each protocol."""
     result = read_json(folder / "result.json")
     labels = read_json(folder / "args.json")["label_names"]
     missing = [labels[label] for label in result["last"]["never_predicted"]]
@@ -82,7 +94,8 @@ def print_result(folder: Path) -> None:
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}; run its command again with "
                          "--overwrite") from error
-    print("never predicted: " + (", ".join(missing) or "no class"))
+    print(f"above: epoch {result['kept_epoch']}; never predicted: "
+          + (", ".join(missing) or "no class"))
     for name, meaning in PROTOCOLS.items():
         if name in result:
             print(f"{name + ':':<10} accuracy {result[name]['accuracy']:.2f}, macro-F1 "

@@ -12,6 +12,7 @@ top, transformers would take it for a classifier, and its random last layer for 
 
     h  width of the encoder     C  classes     n  texts
 """
+import argparse
 import contextlib
 import dataclasses
 import importlib.util
@@ -38,6 +39,8 @@ from transformers import AutoModelForSequenceClassification
 
 from baselines import Task, make
 from baselines.tfidf import Tfidf
+from data import Corpus, class_counts
+from engine.arguments import changed, model_options
 from engine.files import InputError, read_json, save, sha256, write_json, write_text
 from engine.metrics import expected_calibration_error
 from model import Method, load_encoder, load_tokenizer
@@ -52,7 +55,7 @@ class About:
     options: dict                   # what it is made with, see baselines.make
     pooling: str | None             # None: no encoder, tfidf
     max_length: int | None          # in tokens; None: tfidf
-    text_column: str                # of the training data
+    text_column: str | list[str]    # of the training data; several were joined, a line each
     label_names: list[str]          # C
     class_counts: list[int]         # training texts of each class
     compensated: bool               # see model.Method
@@ -64,7 +67,8 @@ class About:
         return counts / counts.sum()
 
 
-def about_tfidf(text_column: str, label_names: list[str], class_counts: list[int]) -> About:
+def about_tfidf(text_column: str | list[str], label_names: list[str],
+                class_counts: list[int]) -> About:
     """Of the one method without an encoder; its SVM is balanced, as if all classes were equal."""
     return About("tfidf", {}, None, None, text_column, label_names, class_counts, compensated=True)
 
@@ -279,6 +283,39 @@ def write_model(path: Path, method: Method | Tfidf, tokenizer, about: About, fac
     return reason
 
 
+def keep_model(args: argparse.Namespace, corpus: Corpus, model, folder: Path, record: dict,
+               val_logits: np.ndarray | None) -> None:
+    """
+    Leaves a run's model in its folder: model/ for predict.py and other tools, or adapter/ of a
+    language model.
+
+    record       of the epoch that is kept
+    val_logits   (n, C) of the validation texts, of that epoch; None without such texts
+    """
+    if not isinstance(model, (Method, Tfidf)):
+        model.save(folder / "adapter")
+        return
+    counts = class_counts(corpus.train_labels, len(corpus.label_names)).tolist()
+    if isinstance(model, Tfidf):
+        about, tokenizer = about_tfidf(args.text_column, corpus.label_names, counts), None
+        facts = {"data": corpus.name}
+    else:
+        tokenizer = load_tokenizer(args.encoder)
+        about = About(
+            method=args.method, options=model_options(args), pooling=args.pooling,
+            max_length=args.max_length, text_column=args.text_column,
+            label_names=corpus.label_names, class_counts=counts, compensated=model.compensated)
+        facts = {"data": corpus.name, "encoder": args.encoder, "seed": args.seed,
+                 "epochs": args.epochs, "batch size": args.batch_size, "learning rate": args.lr,
+                 **changed(args)}
+    if val_logits is not None:
+        about = calibrate(about, val_logits, corpus.val_labels)
+        facts["kept epoch"] = record["epoch"]
+    reason = write_model(folder / "model", model, tokenizer, about, facts, record["test"])
+    if reason and tokenizer is not None:
+        print(f"model/ is for predict.py and its --export, not for transformers: {reason}")
+
+
 def save_network(folder: Path, method: Method, tokenizer, about: About, reason: str) -> None:
     """transformers' classifier, or with a reason against it the encoder alone; and the heads."""
     where = folder / "encoder" if reason else folder
@@ -292,7 +329,9 @@ def save_network(folder: Path, method: Method, tokenizer, about: About, reason: 
 
 def model_folder(path: Path) -> Path:
     """The model folder that this is or has; InputError that says why there is none."""
-    for folder in (path, path / "model"):
+    # new/: a run of --overwrite that was whole when it was killed; main.py's next start moves it
+    new = [path / "new" / "model"] if (path / "new" / "result.json").is_file() else []
+    for folder in (*new, path, path / "model"):
         if (folder / "sharprecl.json").is_file():
             return folder
     if not path.is_dir():
@@ -304,7 +343,7 @@ def model_folder(path: Path) -> Path:
         raise InputError(f"{path}: this run is not finished; its command, given again, goes on")
     if (path / "adapter").is_dir():
         raise InputError(f"{path}: this is a language model's run, which predict.py does not read; "
-                         "baselines.language_models.load(FOLDER) in Python does")
+                         "baselines.lora.load(FOLDER) in Python does")
     if read_json(path / "args.json").get("settings", {}).get("method") == "gpt35":
         raise InputError(f"{path}: the model of this run lies with its provider, and predict.py "
                          "reads models on this machine alone: give another run's folder")

@@ -17,6 +17,7 @@ import data
 from engine import loader
 from reporting import export
 import predict
+from engine import loader
 from engine.files import InputError
 from baselines import Task, make
 from baselines.tfidf import Tfidf

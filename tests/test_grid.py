@@ -19,7 +19,7 @@ import main as main_module
 from engine import grid as grid_module
 from baselines.language_models import MODELS
 from engine.arguments import ABLATIONS
-from engine.grid import read_cells
+from engine.grid import read_cells, state
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,7 +115,8 @@ def run_all(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     env = {name: value for name, value in os.environ.items()
            if name not in ("DATASETS", "METHODS", "SEEDS", "IRS", "ENCODER", "FLAGS", "SHARD")}
     return subprocess.run(["bash", str(ROOT / "run_all.sh"), *arguments], text=True,
-                          capture_output=True, env=env | variables)
+                          capture_output=True,
+                          env=env | {"PYTHON": sys.executable} | variables)
 
 
 @pytest.fixture
@@ -123,6 +124,7 @@ def lines_of(tmp_path):
     """The lines that run_all.sh pipes into grid.py, which a stand-in for python writes down."""
     python = tmp_path / "python"
     python.write_text('#!/usr/bin/env bash\n'
+                      f'if [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\n'
                       f'if [ "$1 $2" = "-m engine.grid" ]; then cat >"{tmp_path}/lines"; fi\n'
                       f'echo "$@" >>"{tmp_path}/calls"\n')
     python.chmod(0o755)
@@ -168,7 +170,7 @@ def test_table_3_is_off_unless_asked_for_and_pays_only_with_prices(lines_of):
 
 def test_table_a1_in_full_has_the_papers_augmentations_and_ours(lines_of):
     cells = read_cells(lines_of("tableA1_full", SEEDS="1", DATASETS="trec"))
-    assert {cell.args.augment for cell in cells} == {*augment.METHODS, "auto"}
+    assert {cell.args.augment for cell in cells} == {*augment.AUGMENTATIONS, "auto"}
     assert all(cell.args.ir is None for cell in cells)
 
 
@@ -461,3 +463,15 @@ def test_a_real_run_leaves_its_result(corpus_folder, tiny_encoder, tmp_path, mon
     result = json.loads(next(tmp_path.glob("*method-bert*/result.json")).read_text())
     assert f"original bert seed 0: accuracy {result['last']['accuracy']:.1f}" in output
     assert len(list(tmp_path.glob("*/result.json"))) == len(list(tmp_path.glob("logs/*.log"))) == 1
+
+
+@pytest.mark.parametrize("method, drawn_last", [("tfidf", "confusion_matrix.png"),
+                                                ("bert", "tsne.csv")])
+def test_a_run_with_plots_is_finished_with_the_last_one_that_its_method_has(tmp_path, method,
+                                                                            drawn_last):
+    cell, = read_cells([f"--dataset trec --method {method} --plots --output_dir {tmp_path}"])
+    cell.folder.mkdir()
+    (cell.folder / "result.json").touch()
+    assert state(cell) == "open"
+    (cell.folder / drawn_last).touch()
+    assert state(cell) == "finished"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -716,8 +717,9 @@ def test_auto_takes_the_augmentation_with_the_best_held_out_macro_f1(
         raise InputError("no weights")
 
     made, scores = [], {"word_substitution": 40.0, "noise": 60.0, "contextual": 50.0, "none": 0.0}
-    monkeypatch.setitem(main_module.AUGMENTATIONS, "back_translation", missing)
-    monkeypatch.setitem(main_module.AUGMENTATIONS, "contextual", lambda texts: texts)
+    for name, function in (("back_translation", missing), ("contextual", lambda texts: texts)):
+        entry = replace(main_module.AUGMENTATIONS[name], function=function)
+        monkeypatch.setitem(main_module.AUGMENTATIONS, name, entry)
     evaluate = main_module.evaluate
 
     def augment(texts, method, **options):
@@ -781,6 +783,7 @@ def test_overwrite_loses_nothing_when_the_augmentation_is_not_to_be_had(command,
 
     def missing(texts, *, seed=0, rate=0.3):
         raise InputError("no WordNet")
-    monkeypatch.setitem(main_module.AUGMENTATIONS, "word_substitution", missing)
+    entry = replace(main_module.AUGMENTATIONS["word_substitution"], function=missing)
+    monkeypatch.setitem(main_module.AUGMENTATIONS, "word_substitution", entry)
     assert main([*command, "--overwrite"]) == 2
     assert (run_folder(parse_args(command)) / "result.json").exists()

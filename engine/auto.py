@@ -1,0 +1,47 @@
+"""
+--augment auto: which augmentation is best for these texts, decided before the run begins.
+"""
+import argparse
+import json
+from collections.abc import Callable
+
+from augment import AUGMENTATIONS, check_augmentation
+from engine import distributed
+from engine.arguments import run_folder
+from engine.corpus import load_corpus
+from engine.files import InputError, read_json, write_json
+
+
+def decide(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) -> None:
+    """
+    Sets args.chosen_augment: each augmentation that is available here, and is for the language of
+    the texts, is tried in a run of its own below the run's folder, without a tenth of the training
+    texts (or --val_fraction). The best macro-F1 on those counts, after the last epoch. What was
+    decided before is kept.
+    """
+    path = run_folder(args) / "augmentations.json"
+    if path.exists() and not args.overwrite:
+        args.chosen_augment = read_json(path)["chosen"]
+        return
+    scores, texts = {}, load_corpus(args).train_texts
+    for name in AUGMENTATIONS:
+        try:
+            check_augmentation(name, texts)
+        except InputError as error:
+            print(f"auto leaves out {name}: {error}", flush=True)
+            continue
+        print(f"auto tries {name}", flush=True)
+        trial = argparse.Namespace(**vars(args) | {
+            "augment": name, "chosen_augment": name, "val_fraction": args.val_fraction or 0.1, "no_weights": True,
+            "plots": False, "overwrite": False,
+            "output_dir": run_folder(args) / "augmentations"})
+        run(trial)
+        distributed.barrier()     # for rank 0's files
+        last = (run_folder(trial) / "metrics.jsonl").read_text().splitlines()[-1]
+        scores[name] = json.loads(last)["val"]["macro_f1"]
+    args.chosen_augment = max(scores, key=scores.get)
+    print("auto: macro-F1 on held-out texts "
+          + ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
+          + f"; takes {args.chosen_augment}", flush=True)
+    if distributed.is_main():
+        write_json(path, {"macro_f1_on_validation": scores, "chosen": args.chosen_augment})

@@ -1,0 +1,126 @@
+"""
+What happens inside SharpReCL while it trains, measured once an epoch: how strong each branch is, and
+the signs of the failures to look out for.
+"""
+import argparse
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+import losses
+from engine.loader import check_finite
+from model import Method, SharpReCL
+
+
+def gradient_shares(loss_cls: Tensor, loss_cl: Tensor, feat: Tensor) -> dict[str, float]:
+    """
+    Share of each branch in the length of the gradient that reaches the encoder.
+
+    loss_cls, loss_cl  the two terms of Eq. (12), as they are weighted there
+    feat               (2B, h), which both come from
+    """
+    def length(loss: Tensor) -> float:
+        gradient, = torch.autograd.grad(loss, feat, retain_graph=True, allow_unused=True)
+        return 0.0 if gradient is None else gradient.norm().item()
+
+    cls, cl = length(loss_cls), length(loss_cl)
+    total = cls + cl or 1.0
+    return {"gradient_share_cls": cls / total, "gradient_share_cl": cl / total}
+
+
+@torch.no_grad()
+def prototype_signs(extended: Tensor, labels: Tensor, class_sums: Tensor,
+                    mixtures: dict[str, losses.Built]) -> dict[str, float]:
+    """
+    Drift shows in prototype_cosine, between a prototype and the mean of its class's texts over the
+    epoch. Collapse shows in mixing_std, of the mixing coefficients, and in mixed_to_prototype, the
+    mean similarity of mixed samples to the prototype of their class.
+
+    extended    (N, D)  D_hat of the last step, the C prototypes last
+    labels      (N,)    of D_hat
+    class_sums  (C, D)  the sum of each class's projected texts over the epoch
+    mixtures            the mixed samples of the last step, by name ("pos", "neg")
+    """
+    num_classes = len(class_sums)
+    prototypes = extended[-num_classes:]
+    seen = class_sums.norm(dim=1) > 0
+    cosine = F.cosine_similarity(prototypes, class_sums, dim=1)[seen]
+    result = {"prototype_cosine": cosine.mean().item(), "prototype_cosine_min": cosine.min().item()}
+    gram = extended @ extended.T
+    for name, mixed in mixtures.items():
+        if mixed.weight.shape[1] > 0:
+            similarity = losses.built_similarity(gram, mixed, labels)[-num_classes:]
+            result[f"mixing_std_{name}"] = mixed.weight.std().item()
+            result[f"mixed_to_prototype_{name}"] = similarity.mean().item()
+    return result
+
+
+class EpochLog:
+    """
+    What is noted of an epoch: its mean losses, its speed, the training texts that are fitted, and
+    how SharpReCL fares inside, at the last step.
+    """
+
+    def __init__(self, model: Method, class_counts: Tensor, args: argparse.Namespace, epoch: int):
+        self.model, self.args, self.epoch = model, args, epoch
+        device = torch.device(args.device)
+        self.sums = torch.zeros(3, device=device)       # of loss, loss_cls, loss_cl
+        self.fitted = torch.zeros((), device=device)
+        self.class_sums = torch.zeros(len(class_counts), args.proj_dim, device=device)
+        self.texts = self.steps = 0
+        self.start, self.inside = time.perf_counter(), {}
+
+    def over(self, batches: list[np.ndarray]) -> Iterator[np.ndarray]:
+        """The batches, under a progress bar."""
+        self.num_steps = len(batches)
+        self.bar = tqdm(batches, f"epoch {self.epoch}/{self.args.epochs}", leave=False)
+        return iter(self.bar)
+
+    def add(self, step, feat: Tensor, labels: Tensor, num_texts: int, lr: float) -> None:
+        """
+        Of one step, before backward() gives up what it was computed from.
+
+        step    main.Objective, or Losses of a method it is compared with
+        feat    (V B, h)   of the views of num_texts texts; labels (V B,)
+        """
+        self.steps, self.texts, self.lr = self.steps + 1, self.texts + num_texts, lr
+        is_last, is_cpu = self.steps == self.num_steps, feat.device.type == "cpu"
+        self.sums += torch.stack([step.loss, step.loss_cls, step.loss_cl]).detach()
+        self.fitted += count_fitted(self.model, feat[:num_texts], labels[:num_texts])
+        if isinstance(self.model, SharpReCL):
+            self.class_sums.index_add_(0, labels, step.extended[:len(labels)].detach())
+            if is_last:
+                shares = gradient_shares(step.loss_cls, self.args.mu * step.loss_cl, feat)
+                self.inside = shares | prototype_signs(step.extended, step.labels, self.class_sums,
+                                                       step.mixtures)
+        if is_cpu or is_last or self.steps % 10 == 0:   # to read a loss, a GPU's host waits
+            check_finite(self.sums, f"at step {self.steps} of epoch {self.epoch}")
+            _, loss_cls, loss_cl = (self.sums / self.steps).tolist()
+            self.bar.set_postfix_str(f"cls {loss_cls:.3f}, cl {loss_cl:.3f}, lr {lr:.1e}, "
+                                     f"{self.speed():.0f} texts/s")
+
+    def speed(self) -> float:
+        return self.texts / (time.perf_counter() - self.start)
+
+    def record(self) -> dict:
+        """The numbers of the whole epoch."""
+        loss, loss_cls, loss_cl = (self.sums / self.steps).tolist()
+        record = {"epoch": self.epoch, "loss": loss, "loss_cls": loss_cls, "loss_cl": loss_cl,
+                  "lr": self.lr, "texts_per_second": round(self.speed(), 1),
+                  "diagnostics": self.inside}
+        if self.model.phi is not None:
+            record["train_accuracy"] = 100 * self.fitted.item() / self.texts
+        return record
+
+
+@torch.no_grad()
+def count_fitted(model: Method, feat: Tensor, labels: Tensor) -> Tensor:
+    """Texts that a linear classifier, as it would predict, gets right; 0 where it is not linear."""
+    if model.phi is None:
+        return torch.zeros((), device=feat.device)
+    return (model.phi(feat).argmax(dim=1) == labels).sum()

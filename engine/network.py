@@ -1,0 +1,63 @@
+"""
+The network of a run, as its flags ask for it, and what a checkpoint holds of it.
+"""
+import argparse
+
+import torch
+from torch import Tensor
+
+import data
+from baselines import Task, make
+from engine.arguments import model_options
+from engine.distributed import set_seed
+from engine.files import InputError
+from model import Method, load_encoder, load_tokenizer
+
+
+def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
+    """The pretrained encoder, and everything new fixed by the seed."""
+    set_seed(args.seed)
+    encoder = load_encoder(args.encoder, args.pooling, args.freeze_layers)
+    print(f"encoder {args.encoder}, pooling {args.pooling}: a text is " + {
+        "cls": "its first token's state", "mean": "the mean of its tokens' states"}[args.pooling])
+    family = encoder.backbone.config.model_type
+    if args.method == "roberta" and "roberta" not in family:
+        raise InputError(f"--method roberta with --encoder {args.encoder}, a {family}: leave "
+                         "--encoder out, or take --method bert")
+    if args.compile:
+        encoder.backbone.compile(dynamic=True)
+    counts = torch.from_numpy(data.class_counts(corpus.train_labels, len(corpus.label_names)))
+    task = Task(corpus.label_names, corpus.train_labels, counts, load_tokenizer(args.encoder),
+                args.epochs)
+    return make(args.method, encoder, task, model_options(args)).to(args.device)
+
+
+def spreads(args: argparse.Namespace) -> bool:
+    """
+    Whether nn.DataParallel spreads a batch over all visible GPUs: unless one of them is named, and
+    without --micro_batch, whose pieces its threads would not see.
+    """
+    several = args.device == "cuda" and torch.cuda.device_count() > 1 and not args.micro_batch
+    if several and args.compile:
+        raise InputError("--compile does not go with torch.nn.DataParallel: start it with "
+                         "torchrun, or name one GPU, --device cuda:0")
+    return several
+
+
+class Trained:
+    """What a checkpoint holds of a network: all but the layers that stay as pretrained."""
+
+    def __init__(self, model: Method):
+        self.model = model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        frozen = {p.data_ptr() for part in self.model.encoder.frozen_parts()
+                  for p in part.parameters()}
+        return {name: tensor for name, tensor in self.model.state_dict().items()
+                if tensor.data_ptr() not in frozen}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """ValueError where it is the state of another network."""
+        if set(state) != set(self.state_dict()):
+            raise ValueError("it holds other weights")
+        self.model.load_state_dict(state, strict=False)

@@ -1,0 +1,399 @@
+"""
+The folder of a run, and all that it knows: who works in it, with which settings, how far the run
+is, which epoch is kept, and what is left at the end.
+
+    with RunFolder(args, corpus) as folder:
+        folder.keep(fit(args, corpus, folder))      # fit yields an epoch at a time
+
+Every way to fit a model is such a generator. It calls folder.begin() when all that can fail has been
+built, and yields (record, test_logits, val_logits) after each epoch: what is to be noted of it, with
+its number under "epoch", and the logits (n, C), or None where the epoch was not evaluated.
+"""
+import argparse
+import contextlib
+import fcntl
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import transformers
+
+import data
+from engine import distributed, files, metrics, results
+from engine.arguments import changed, run_folder, settings
+from engine.corpus import report
+from engine.files import InputError, duration, read_json, sha256, write_json, write_text
+from reporting import export, figures, plots
+
+Epoch = tuple[dict, np.ndarray | None, np.ndarray | None]
+
+
+class Busy(InputError):
+    """Another process has the run's folder."""
+
+
+class RunFolder:
+    """
+    path    of the run
+    place   where this run writes: the path itself, or path/new while --overwrite makes a new run
+            beside a finished one, which goes when the new one is whole
+    """
+
+    def __init__(self, args: argparse.Namespace, corpus: data.Corpus):
+        self.args, self.corpus = args, corpus
+        self.path = self.place = run_folder(args)
+        self.summary: dict = {}     # of the texts, see engine.corpus.report
+        self.clock = 0.0
+        self.history: list[dict] = []
+        self.parts: dict[str, Any] = {}
+        self.model: Any = None
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "RunFolder":
+        """Keeps other runs out for as long as this process lives; finishes a swap that was cut."""
+        if distributed.is_main():
+            self.stack.enter_context(locked(self.path))
+            if (self.path / "new" / "result.json").exists():
+                self.swap()
+        distributed.barrier()
+        if self.args.overwrite and self.is_finished:
+            self.place = self.path / "new"
+        elif not self.args.overwrite:
+            self.check_settings()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stack.close()
+
+    def check(self) -> None:
+        """Shows what one should know of the texts before training, and keeps it for the folder."""
+        self.summary = report(self.args, self.corpus)
+        if self.args.check_only and distributed.is_main():
+            self.leave_report()
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.path / "result.json").exists()
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether nothing that is in this place counts; a new run that was cut goes on."""
+        return self.args.overwrite and (self.place == self.path or self.matches() != "")
+
+    # ---- before the first epoch ----
+
+    def matches(self) -> str:
+        """What of this run differs from the one that began in this place; empty if nothing does."""
+        path = self.place / "args.json"
+        if not path.exists():
+            return ""
+        before, now = read_json(path), settings(self.args)
+        own = before.get("settings", {})
+        differing = [name for name in {**own, **now} if own.get(name) != now.get(name)
+                     or (name in own) != (name in now)]     # a setting that a version lacks
+        if differing:
+            return "settings (" + ", ".join(differing) + ")"
+        return "data" if before.get("data_hash") != data.data_hash(self.corpus) else ""
+
+    def check_settings(self) -> None:
+        """InputError if the folder holds a run of other settings or other data."""
+        what = self.matches()
+        if what:
+            raise InputError(f"{self.place / 'args.json'}: a run with other {what} began here; "
+                             "--overwrite starts anew, another --output_dir keeps both")
+
+    def begin(self, model: Any = None, epochs: int = 1, **parts: Any) -> int:
+        """
+        Called by a fit when all that can fail has been built. Restores the newest whole epoch, if
+        there is one, and returns the number of epochs that are done.
+
+        model    what is kept at the end, see reporting.export.keep_model; None keeps nothing
+        epochs   that the fit takes in all, for an estimate of the time
+        parts    of a checkpoint, each with state_dict() and load_state_dict(); the one called
+                 weights is what is kept of the best epoch
+        """
+        self.model, self.epochs, self.parts = model, epochs, parts
+        with distributed.main_first():
+            if distributed.is_main():
+                if self.starts_anew:
+                    clear(self.place)
+                self.record_settings()
+                self.leave_report()
+        self.history = self.restore()
+        if not distributed.all_agree(len(self.history)):
+            raise InputError(f"{self.path}: not all processes see the same files; give "
+                             "--output_dir a folder that all machines share")
+        if self.history:
+            print(f"goes on after epoch {len(self.history)}", flush=True)
+        self.clock, self.is_first = time.perf_counter(), True
+        return len(self.history)
+
+    def record_settings(self) -> None:
+        """args.json, and train_rows.txt: the rows of the source that are trained on."""
+        if (self.place / "args.json").exists():
+            return                          # of the run that goes on
+        versions = {"code": code_version(), "python": platform.python_version(),
+                    "torch": torch.__version__, "transformers": transformers.__version__,
+                    "platform": platform.platform()}
+        write_text(self.place / "train_rows.txt",
+                   "".join(f"{row}\n" for row in self.corpus.train_rows))
+        write_json(self.place / "args.json", {
+            "settings": settings(self.args), "data_hash": data.data_hash(self.corpus),
+            "command": sys.argv, "device": self.args.device, "versions": versions,
+            "label_names": self.corpus.label_names})
+
+    def leave_report(self) -> None:
+        """data_report.json, and the label distribution (Fig. 1)."""
+        write_json(self.place / "data_report.json", self.summary)
+        figure = figures.label_distribution(
+            [row["train"] for row in self.summary["classes"]], self.corpus.label_names,
+            f"{self.corpus.name}, ir = {self.summary['ir']:.1f}")
+        figures.save_figure(figure, self.place / "label_distribution.png")
+
+    def restore(self) -> list[dict]:
+        """Loads the newest whole epoch into the parts; the history up to it, [] at the beginning."""
+        newest = max(numbered(self.place, "checkpoint"), default=None)
+        if newest is None:
+            return []
+        return load_whole(self.place / f"checkpoint-{newest}", self.parts)["history"]
+
+    # ---- after each epoch ----
+
+    def keep(self, epochs: Iterator[Epoch]) -> None:
+        """Notes each epoch, until the last or until --patience is over; then leaves the result."""
+        for record, logits, val_logits in epochs:
+            self.note(record, logits, val_logits)
+            if self.is_patience_over():
+                print(f"{self.args.patience} evaluations brought nothing better on the validation "
+                      "texts: stops", flush=True)
+                break
+        if distributed.is_main():
+            self.finish()
+
+    def note(self, record: dict, logits: np.ndarray | None, val_logits: np.ndarray | None) -> None:
+        """One epoch: its line, its metrics, its predictions if it is kept so far, its checkpoint."""
+        record |= evaluation(self.corpus, record.pop("extra", {}), logits, val_logits)
+        record["seconds"] = round(time.perf_counter() - self.clock, 2)
+        self.history.append(record)
+        if distributed.is_main():
+            print(results.epoch_lines(record), flush=True)
+            left = self.epochs - record["epoch"]
+            if self.is_first and left > 0:
+                print(f"about {duration(left * record['seconds'])} for the other {left} epochs",
+                      flush=True)
+            self.is_first = False
+            if logits is not None and self.kept_epoch() == record["epoch"]:
+                results.write_reports(self.place, self.corpus, record["epoch"], logits, val_logits)
+                self.save_best(record["epoch"], val_logits)
+            write_text(self.place / "metrics.jsonl",
+                       "".join(json.dumps(line) + "\n" for line in self.history))
+            self.save_checkpoint(record["epoch"])
+        self.clock = time.perf_counter()
+
+    def kept_epoch(self) -> int:
+        """
+        Whose model is kept: that of the best validation macro-F1 (of equals, the later), without
+        validation texts that of the last evaluated epoch.
+        """
+        evaluated = [record for record in self.history if "test" in record]
+        if "val" not in evaluated[-1]:
+            return evaluated[-1]["epoch"]
+        return max(evaluated, key=lambda record: (record["val"]["macro_f1"], record["epoch"])
+                   )["epoch"]
+
+    def is_patience_over(self) -> bool:
+        waited = [record for record in self.history if "val" in record]
+        if self.args.patience is None or not waited:
+            return False
+        best = self.kept_epoch()
+        return sum(record["epoch"] > best for record in waited) >= self.args.patience
+
+    @property
+    def keeps_model(self) -> bool:
+        """--plots look at the model, so that it is kept for as long as they are drawn."""
+        return self.model is not None and (not self.args.no_weights or self.args.plots)
+
+    def save_best(self, epoch: int, val_logits: np.ndarray | None) -> None:
+        """The model of the best epoch so far, beside the checkpoint, which goes on from another."""
+        if val_logits is not None and "weights" in self.parts and self.keeps_model:
+            save_whole(self.place / f"best-{epoch}", {"weights": self.parts["weights"]},
+                       {"val_logits": torch.from_numpy(val_logits)})
+
+    def save_checkpoint(self, epoch: int) -> None:
+        """All that the next epoch needs; then what is older goes."""
+        if not self.parts:
+            return
+        save_whole(self.place / f"checkpoint-{epoch}", self.parts, {"history": self.history})
+        kept = self.kept_epoch() if any("test" in record for record in self.history) else 0
+        for kind, newest in (("checkpoint", epoch), ("best", kept)):
+            for number in numbered(self.place, kind):
+                if number != newest:
+                    shutil.rmtree(self.place / f"{kind}-{number}", ignore_errors=True)
+
+    # ---- the end ----
+
+    def finish(self) -> None:
+        """The model, result.json, which marks the run as finished, and the plots."""
+        kept = next(record for record in self.history if record["epoch"] == self.kept_epoch())
+        best, val_logits = self.place / f"best-{kept['epoch']}", None
+        if best.exists():
+            val_logits = load_whole(best, {"weights": self.parts["weights"]})["val_logits"].numpy()
+        if self.keeps_model:
+            export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
+        write_json(self.place / "result.json", self.result(kept["epoch"]))
+        for kind in ("checkpoint", "best"):
+            for number in numbered(self.place, kind):
+                shutil.rmtree(self.place / f"{kind}-{number}")
+        if self.place != self.path:
+            self.swap()
+        self.draw()
+
+    def result(self, kept_epoch: int) -> dict:
+        """Metrics under each protocol, the settings, and which epoch is kept."""
+        evaluated = [record for record in self.history if "test" in record]
+        chosen = {"last": self.history[-1],
+                  "best_test": max(evaluated, key=lambda record: record["test"]["accuracy"])}
+        if "val" in evaluated[-1]:
+            chosen["best_val"] = next(record for record in evaluated
+                                      if record["epoch"] == kept_epoch)
+        if "test" not in chosen["last"]:        # --patience is over, or the run was cut short
+            chosen["last"] = evaluated[-1]
+        by_protocol = {name: {"epoch": record["epoch"], **record["test"]}
+                       for name, record in chosen.items()}
+        return by_protocol | {
+            "kept_epoch": kept_epoch,
+            "seconds": round(sum(record["seconds"] for record in self.history), 1),
+            "settings": settings(self.args), "changed": changed(self.args),
+            "data_hash": data.data_hash(self.corpus)}
+
+    def swap(self) -> None:
+        """The new run, which is whole, takes the place of the old one."""
+        new = self.path / "new"
+        clear(self.path, but=new)
+        for entry in sorted(new.iterdir(), key=lambda entry: entry.name == "result.json"):
+            os.replace(entry, self.path / entry.name)       # the mark of a whole run comes last
+        new.rmdir()
+        self.place = self.path
+
+    def draw(self) -> None:
+        """--plots, from the model that is kept; which goes after them where --no_weights says so."""
+        if self.args.plots and distributed.is_main():
+            plots.draw(self.args, self.corpus, self.path)
+            if self.args.no_weights:
+                shutil.rmtree(self.path / "model")
+
+    def show_again(self) -> None:
+        """A run that was finished before; its plots, where they are still missing."""
+        if not (self.path / "confusion_matrix.png").exists():
+            self.draw()
+        self.show()
+        print("finished already; --overwrite runs it again")
+
+    def show(self) -> None:
+        if distributed.is_main():
+            results.print_result(self.path)
+
+
+# ---- parts of the above that need no run ----
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other runs out of it for as long as this process lives."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy(f"{folder}: another process is running this; wait for it, or give "
+                       "--output_dir another folder") from error
+        except OSError as error:
+            raise InputError(f"{folder}: its file system has no locks ({error.strerror}); give "
+                             "--output_dir a folder on another one") from error
+        for part in folder.glob(".*.part"):     # of a write that was killed
+            part.unlink()
+        yield
+
+
+def clear(folder: Path, but: Path | None = None) -> None:
+    """Removes what an earlier run left, so that nothing of it mixes with the new one."""
+    if not folder.exists():
+        return
+    (folder / "result.json").unlink(missing_ok=True)    # first: half a run must not pass for whole
+    for path in folder.iterdir():
+        if path.is_dir() and path != but:
+            shutil.rmtree(path)
+        elif not path.is_dir() and path.name != ".lock":
+            path.unlink()
+
+
+def evaluation(corpus: data.Corpus, extra: dict, logits: np.ndarray | None,
+               val_logits: np.ndarray | None) -> dict:
+    """The metrics of an epoch's record, under "test" and "val"; extra goes to the test's."""
+    counts = data.class_counts(corpus.train_labels, len(corpus.label_names))
+    record = {}
+    if logits is not None:
+        record["test"] = metrics.metrics(corpus.test_labels, logits.argmax(axis=1), counts) | extra
+    if val_logits is not None:
+        record["val"] = metrics.metrics(corpus.val_labels, val_logits.argmax(axis=1), counts)
+    return record
+
+
+def numbered(folder: Path, kind: str) -> list[int]:
+    """N of each folder that is called kind-N."""
+    names = (path.name for path in folder.glob(f"{kind}-*"))
+    return [int(name.split("-")[1]) for name in names if re.fullmatch(rf"{kind}-[0-9]+", name)]
+
+
+def save_whole(folder: Path, parts: dict[str, Any], values: dict) -> None:
+    """The parts' states and the values, in a folder that appears whole or not at all."""
+    temporary, trainer = folder.with_name("unfinished.tmp"), io.BytesIO()
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    others = {name: part.state_dict() for name, part in parts.items() if name != "weights"}
+    torch.save(others | values, trainer)
+    contents = {"trainer.pt": trainer.getvalue(),
+                "model.safetensors": safetensors.torch.save(parts["weights"].state_dict())}
+    for name, content in contents.items():
+        files.save(temporary / name, content)
+    write_json(temporary / "sha256.json", {name: sha256(temporary / name) for name in contents})
+    os.replace(temporary, folder)
+
+
+def load_whole(folder: Path, parts: dict[str, Any]) -> dict:
+    """Loads what save_whole() left into the parts; returns all that trainer.pt holds."""
+    try:
+        trainer, model = folder / "trainer.pt", folder / "model.safetensors"
+        written = json.loads((folder / "sha256.json").read_text())
+        if {path.name: sha256(path) for path in (trainer, model)} != written:
+            raise ValueError("its files are not those that were written")
+        values = torch.load(trainer, map_location="cpu", weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(safetensors.torch.load_file(model) if name == "weights"
+                                 else values[name])
+        return values
+    except Exception as error:      # whatever a damaged file makes of torch, pickle or safetensors
+        raise InputError(f"{folder} is damaged, or of another version ({type(error).__name__}): "
+                         "delete this folder, and the same command goes on from the epoch before "
+                         "it, or begins anew") from error
+
+
+def code_version() -> str:
+    """git's name for this state of the code, or "unknown" outside a clone."""
+    try:
+        return subprocess.run(["git", "describe", "--always", "--dirty"], text=True, check=True,
+                              cwd=Path(__file__).parent, capture_output=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,41 @@
+"""
+The plots of a run (--plots), from its predictions and the model that it kept: the confusion matrix
+of the test texts, and, where the model has an encoder, a t-SNE of them.
+"""
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import data
+from engine import loader
+from engine.corpus import prepared, tokenize
+from model import Method, SharpReCL
+from reporting import export, figures
+
+
+@torch.inference_mode()
+def draw(args: argparse.Namespace, corpus: data.Corpus, folder: Path) -> None:
+    """
+    confusion_matrix.png, and tsne.png of feat; of SharpReCL, the l2-normalised projections, since
+    its prototypes are in that space.
+    """
+    model = export.read_model(folder, args.device).method
+    labels, names, prototypes = corpus.test_labels, corpus.label_names, None
+    if isinstance(model, Method):
+        tokens = prepared(args, tokenize(args, corpus.test_texts), model)
+        logits, feats = loader.predict(model, tokens, len(names), amp=args.amp, device=args.device,
+                                       batch_size=2 * args.batch_size)
+    else:
+        logits, feats = model.scores(corpus.test_texts), None
+    figure = figures.confusion_matrix(labels, logits.argmax(axis=1), names)
+    figures.save_figure(figure, folder / "confusion_matrix.png")
+    if isinstance(model, SharpReCL):
+        projected = model.project(torch.from_numpy(feats).to(args.device))
+        feats, prototypes = (F.normalize(x, dim=1).cpu().numpy()
+                             for x in (projected, model.prototypes()))
+    if feats is not None:
+        figures.tsne(feats, labels, names, folder, prototypes)
+
+
