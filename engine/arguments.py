@@ -12,7 +12,7 @@ from baselines import language_models as llm
 from augment import AUGMENTATIONS
 from engine.files import Parser
 from engine.reading import ENDINGS
-from baselines import METHODS
+from baselines import GROUPS, METHODS, titles
 from model import default_pooling, device
 
 ABLATIONS = {  # Table 4, row by row: what each sets
@@ -87,10 +87,12 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--check_only", action="store_true", help="print the data report and stop")
 
     add = parser.add_argument_group("method").add_argument
-    add("--method", choices=[*METHODS, "tfidf", *llm.MODELS, "sharprecl"], default="sharprecl",
-        help="sharprecl, or what it is compared with (baselines/ holds them)")
+    add("--method", choices=list(METHODS), default="sharprecl",
+        help="; ".join(f"{heading}: {', '.join(titles(group))}"
+                       for group, heading in GROUPS.items())
+             + "; `python -m baselines` shows their constants")
     add("--constants", nargs="+", metavar="NAME=VALUE", default=[],
-        help="other values for the constants of such a method; its own are its paper's")
+        help="other values for the constants of such a method, instead of its paper's")
 
     add = parser.add_argument_group("SharpReCL (the defaults are the paper's)").add_argument
     add("--tau", type=positive, default=0.5, help="temperature, Eq. (11); the paper: 0.3, 0.5 or 1")
@@ -200,7 +202,8 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
             if getattr(args, name) != parser.get_default(name):
                 parser.error(f"--{name} belongs to sharprecl, not to {args.method}; what that has "
                              f"is set by --constants ({constants_of(args.method) or 'nothing'})")
-        if args.augment != parser.get_default("augment") and not has_second_view(args.method):
+        has_views = METHODS[args.method].has_second_view
+        if args.augment != parser.get_default("augment") and not has_views:
             parser.error(f"--augment makes second views of the texts, and {args.method} has none")
     try:
         args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
@@ -215,17 +218,17 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
                          "of them, or take --val_fraction")
         if args.val_fraction > 0:
             parser.error("--val_left_out and --val_fraction both make validation texts: give one")
-    if args.plots and not has_encoder(args.method) and args.method != "tfidf":
+    if args.plots and METHODS[args.method].group == "large":
         parser.error(f"--plots draws what an encoder makes of the texts, and {args.method} has "
                      "none")
     check_language_model(parser, args)
     if args.base_model is None:
         args.base_model = llm.MODELS.get(args.method)
     if args.encoder is None:
-        args.encoder = "roberta-base" if args.method == "roberta" else ENCODER
+        args.encoder = METHODS[args.method].encoder or ENCODER
     args.chosen_augment = args.augment      # of --augment auto, engine.auto decides it
     if args.pooling is None:
-        args.pooling = default_pooling(args.encoder) if has_encoder(args.method) else "cls"
+        args.pooling = default_pooling(args.encoder) if METHODS[args.method].has_encoder else "cls"
     return args
 
 
@@ -254,37 +257,23 @@ LANGUAGE_MODEL = ("base_model", "base_type", "lora_targets")    # the same for l
 
 def constants_of(method: str) -> dict[str, float]:
     """A method's own constants with their default values."""
-    if method in METHODS:
-        return dict(METHODS[method].constants)
-    return dict(llm.CONSTANTS.get(method, {}))
-
-
-def has_encoder(method: str) -> bool:
-    return method == "sharprecl" or method in METHODS
-
-
-def has_second_view(method: str) -> bool:
-    return method == "sharprecl" or (method in METHODS and "augmented" in METHODS[method].views)
+    return {name: constant.default for name, constant in METHODS[method].constants.items()}
 
 
 def parse_constants(method: str, given: list[str]) -> dict[str, float]:
     """NAME=VALUE strings; ValueError for a name that the method lacks or a value out of range."""
-    known, parsed = constants_of(method), {}
+    known, parsed = METHODS[method].constants, {}
     for item in given:
         name, _, text = item.partition("=")
         if name not in known:
-            raise ValueError(f"--constants {item}: {method} has {known or 'none'}")
-        may_be_zero = name in ("weight", "weight_cls", "alpha", "gamma", "smooth", "momentum",
-                               "dropout")
-        is_share = name in ("momentum", "dropout") or (
-            name == "weight" and method in ("simcse", "sclce", "dualcl"))
+            raise ValueError(f"--constants {item}: {method} has {constants_of(method) or 'none'}")
+        default, *bounds = known[name]
         try:
-            parsed[name] = number(type(known[name]), 0, 1 if is_share else math.inf,
-                                  open_interval=not may_be_zero)(text)
+            parsed[name] = number(type(default), *bounds)(text)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"--constants {item}: {error}") from error
         except ValueError as error:
-            raise ValueError(f"--constants {item}: not {type(known[name]).__name__}") from error
+            raise ValueError(f"--constants {item}: not {type(default).__name__}") from error
     return parsed
 
 
@@ -339,7 +328,7 @@ def run_folder(args: argparse.Namespace) -> Path:
     """
     defaults = vars(make_parser().parse_args(["--dataset", args.dataset]))
     defaults |= {"encoder": ENCODER,
-                 "pooling": default_pooling(args.encoder) if has_encoder(args.method) else "cls"}
+                 "pooling": default_pooling(args.encoder) if METHODS[args.method].has_encoder else "cls"}
     parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
     named = ("dataset", "ir", "seed", "constants", "augment_options", *LANGUAGE_MODEL)
     others = {name: value for name, value in settings(args).items()
