@@ -298,6 +298,22 @@ def test_tfidf_predicts_from_its_folder_with_a_softmax_of_its_scores(tfidf_folde
     assert "longest text" not in (tfidf_folder / "README.md").read_text()
 
 
+def test_a_run_of_tfidf_is_calibrated_on_its_validation_texts(corpus_folder, tmp_path):
+    assert train(["--dataset", str(corpus_folder), "--method", "tfidf", "--val_fraction", "0.25",
+                  "--output_dir", str(tmp_path)]) == 0
+    run, = tmp_path.glob("*_seed*")
+    predictor = predict.Predictor(run, abstain=0.5, probabilities=True)
+    with open(run / "validation.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    got = predictor.predict([row["text"] for row in rows])
+    assert predictor.fit["texts"] == len(rows) == 17
+    assert predictor.abstained == sum(row["prediction"] is None for row in got)
+    answered, = (row["answered"] for row in predictor.fit["coverage"] if row["p"] == 0.5)
+    assert predictor.abstained == pytest.approx(17 * (1 - answered / 100))
+    assert [row["probability"] for row in got] == pytest.approx(
+        [float(row["probability"]) for row in rows], abs=1e-5)
+
+
 @pytest.mark.parametrize("file", ["terms.json", "tfidf.safetensors"])
 def test_a_harmed_file_of_tfidf_is_one_line(tmp_path, tfidf_folder, file, capsys):
     shutil.copytree(tfidf_folder, tmp_path / "model")
