@@ -30,7 +30,7 @@ import data
 from augment import AUGMENTATIONS
 from engine import files, results
 from reporting import figures
-from engine.arguments import ABLATIONS, LANGUAGE_MODEL, SHARPRECL, make_parser
+from engine.arguments import ABLATIONS, Role, make_parser, names_of
 from engine.files import InputError
 
 # ---- the paper's own numbers, BERT-base: accuracy and macro-F1 of each dataset in turn ----
@@ -204,9 +204,8 @@ def why_no_runs(folder: Path, protocol: str, without: int) -> str:
 
 def training(run: Run) -> dict:
     """The settings that all runs of a table share."""
-    own = ("dataset", "ir", "label_noise", "seed", "method", "augment", "constants", "micro_batch",
-           "augment_options", *SHARPRECL, *LANGUAGE_MODEL)
-    return {name: value for name, value in run.settings.items() if name not in own}
+    shared = names_of(Role.SHARED, Role.TRAINING)
+    return {name: value for name, value in run.settings.items() if name in shared}
 
 
 def group(runs: list[Run]) -> list[list[Run]]:
@@ -214,9 +213,20 @@ def group(runs: list[Run]) -> list[list[Run]]:
     Runs with the same training settings, the largest group first. RoBERTa is an encoder of its own:
     its runs belong to each group that they share all other settings with.
     """
+    of_data = names_of(Role.DATA)
+
+    def data_of(run: Run) -> list:
+        return [run.settings.get(name) for name in of_data]
+
+    variants = defaultdict(list)        # of one data set, cut to several sizes
+    for run in runs:
+        if data_of(run) not in variants[run.dataset]:
+            variants[run.dataset].append(data_of(run))
+
     def key(run: Run, *left_out: str) -> str:
-        return json.dumps({name: value for name, value in training(run).items()
-                           if name not in left_out}, sort_keys=True)
+        shared = {name: value for name, value in training(run).items() if name not in left_out}
+        own = data_of(run) if len(variants[run.dataset]) > 1 else None
+        return json.dumps([shared, own], sort_keys=True)
 
     groups, homes = defaultdict(list), defaultdict(set)
     for run in sorted(runs, key=lambda run: run.method == "roberta"):

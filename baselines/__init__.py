@@ -55,6 +55,12 @@ class Entry(NamedTuple):
         return find(self.source)
 
     @property
+    def fit(self):
+        """A generator of epochs, of a method that main.train() does not fit; else None."""
+        module, _, _ = self.source.rpartition(".")
+        return getattr(import_module(module), "fit", None)
+
+    @property
     def constants(self) -> dict[str, Constant]:
         """What --constants may change; a language model's depend on the model, not on its class."""
         if self.group == "large":

@@ -21,7 +21,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from engine import files, results
-from engine.arguments import LANGUAGE_MODEL, SHARPRECL, has_encoder
+from baselines import METHODS
+from engine.arguments import Role, names_of
 from engine.files import InputError
 from engine.metrics import calibration_error, metrics
 from reporting import figures
@@ -115,18 +116,16 @@ def read_run(folder: Path) -> Run:
 
 # ---- commands to paste ----
 
-# A method without an encoder is not concerned by these.
-OF_ENCODERS = ("encoder", "pooling", "max_length", "epochs", "batch_size", "micro_batch", "lr",
-               "weight_decay", "warmup", "schedule", "amp", "compile", "freeze_layers",
-               "eval_every", "patience")
-OF_ONE_METHOD = (*SHARPRECL, *LANGUAGE_MODEL, "prices", "yes", "ablation", "constants", "augment",
-                 "augment_options")
+# A method without an encoder is not concerned by these, beside the flags of other methods.
+OF_ENCODERS = (*names_of(Role.TRAINING), "micro_batch", "eval_every", "compile")
+SHARPRECL = names_of(Role.SHARPRECL)
+OF_ONE_METHOD = (*SHARPRECL, *names_of(Role.LARGE, Role.LORA, Role.HOSTED), "ablation", "constants",
+                 "augment", "augment_options")
 
 
 def flags_of(run: Run) -> dict[str, list[str]]:
     """The flags that the run was started with, spelled out, each with its values."""
-    known = [*run.settings, "ablation", "data_dir", "output_dir", "device", "compile", "plots",
-             "no_weights", "overwrite", "yes", "prices"]
+    known = names_of(*Role)
     flags = {}
     for token in run.recorded["command"][1:]:
         if token.startswith("--"):
@@ -156,7 +155,7 @@ def main_command(run: Run, without: tuple[str, ...] = (), **changes) -> str:
 
 def method_command(run: Run, method: str) -> str:
     """The command for another method on the same data, with that method's own defaults."""
-    others = OF_ONE_METHOD if has_encoder(method) else (*OF_ONE_METHOD, *OF_ENCODERS, "no_weights")
+    others = OF_ONE_METHOD if METHODS[method].has_encoder else (*OF_ONE_METHOD, *OF_ENCODERS, "no_weights")
     return main_command(run, without=others, method=method)
 
 
@@ -232,7 +231,7 @@ def remedies(run: Run) -> list[Action]:
             (name, new), = remedy(run.settings).items()
             is_fixed = name in SHARPRECL and (run.method != "sharprecl"
                                               or "ablation" in flags_of(run))
-            is_idle = name in OF_ENCODERS and not has_encoder(run.method)
+            is_idle = name in OF_ENCODERS and not METHODS[run.method].has_encoder
             if not (name in taken or is_fixed or is_idle or run.settings.get(name) == new):
                 taken.add(name)
                 actions.append(Action(
@@ -246,7 +245,7 @@ def remedies(run: Run) -> list[Action]:
 def actions(run: Run, short: dict, rows: list[dict]) -> list[Action]:
     """The two or three things that are most worth doing next, the first one first."""
     found = remedies(run)[:2]
-    is_trained = "loss" in run.history[-1] and has_encoder(run.method)
+    is_trained = "loss" in run.history[-1] and METHODS[run.method].has_encoder
     if is_trained and still_rises(run) and not any("--epochs" in action.reason for action in found):
         found.insert(0, Action("Macro-F1 still rose in the last epoch: train for longer.",
                                main_command(run, epochs=2 * run.settings["epochs"])))
@@ -414,7 +413,7 @@ def tsne(run: Run) -> dict:
     """The figure, or why there is none and which command adds it."""
     if run.method == "tfidf":
         return {"why": "TF-IDF has no encoder, and so no embeddings to draw."}
-    if not has_encoder(run.method):
+    if not METHODS[run.method].has_encoder:
         return {"why": "A language model answers; it has no embeddings to draw."}
     if not (run.folder / "tsne.csv").exists():
         if run.about is not None:

@@ -42,8 +42,8 @@ def corpus_folder(tmp_path_factory):
     return folder
 
 
-def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1):
-    """An encoder of 32 units and one layer, with random weights and a word tokenizer, in folder."""
+def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1, layers: int = 1):
+    """An encoder of 32 units, with random weights and a word tokenizer, in folder."""
     from transformers import AutoConfig, AutoModel, BertTokenizerFast
 
     texts = [text for text, _ in glosses({"noun.food": 60, "noun.animal": 60, "noun.time": 60})]
@@ -56,10 +56,10 @@ def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1):
     tokenizer.save_pretrained(folder)
     sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": 130, "pad_token_id": 0}
     if model_type == "distilbert":
-        sizes |= {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64,
+        sizes |= {"dim": 32, "n_layers": layers, "n_heads": 2, "hidden_dim": 64,
                   "dropout": dropout, "attention_dropout": dropout}
     else:
-        sizes |= {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        sizes |= {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
                   "intermediate_size": 64, "hidden_dropout_prob": dropout,
                   "attention_probs_dropout_prob": dropout}
     torch.manual_seed(0)
@@ -110,6 +110,12 @@ def save_tiny_any_encoder(folder, model_type: str):
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory):
     return save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def two_layers(tmp_path_factory):
+    """A tiny BERT whose lower layer can stay as pretrained."""
+    return save_tiny_encoder(tmp_path_factory.mktemp("two_layers"), layers=2)
 
 
 def save_tiny_language_model(folder, family: str):

@@ -6,12 +6,14 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pooch
 import pytest
 from hypothesis import given, settings, strategies as st
+from scipy.stats import chisquare
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -460,6 +462,37 @@ def test_noise_flips_exactly_its_share_and_spares_one_text_a_class(labels, share
     assert noisy.tolist() == data.flip_labels(labels, share, 6, seed=seed).tolist()
 
 
+@settings(deadline=None)
+@given(some_labels, st.floats(1, 50), st.integers(1, 12), seeds)
+def test_left_out_texts_validate_and_training_gives_up_a_tenth_at_most(labels, ir, most, seed):
+    kept = data.imbalanced_rows(labels, ir, seed=seed)
+    before, spare = sizes(labels, kept), sizes(labels, np.setdiff1d(np.arange(len(labels)), kept))
+    expected = {label: min(most, spare.get(label, 0)) for label in before}
+    expected = {label: n + min(most - n, before[label] // 10) for label, n in expected.items()}
+    if not any(expected.values()):
+        with pytest.raises(InputError, match="take --val_fraction instead"):
+            data.left_out(labels, kept, most, seed=seed)
+        return
+    train, validation = data.left_out(labels, kept, most, seed=seed)
+    assert not set(train) & set(validation) and set(train) <= set(kept)
+    assert set(kept) <= set(train) | set(validation)
+    assert sizes(labels, validation) == {label: n for label, n in expected.items() if n}
+    after = sizes(labels, train)
+    assert after.keys() == before.keys()
+    for label, n in before.items():     # a class that leaves out enough is as the builder made it
+        given_up = n - after[label]
+        assert given_up == max(0, expected[label] - spare.get(label, 0)) <= n // 10
+    assert train.tolist() == sorted(train) and validation.tolist() == sorted(validation)
+
+
+def test_the_left_out_texts_of_a_class_are_a_draw_of_the_seed():
+    labels = np.repeat([0, 1], [400, 40])
+    kept = data.cap_per_class(labels, 20, seed=0)
+    first, again, other = (data.left_out(labels, kept, 10, seed=seed)[1].tolist()
+                           for seed in (0, 0, 1))
+    assert first == again != other and first[0] < 200 < first[9]
+
+
 def test_flipped_labels_are_uniform_over_the_other_classes():
     labels = np.zeros(9001, dtype=np.int64)
     counts = np.bincount(data.flip_labels(labels, 1.0, 4, seed=0), minlength=4)
@@ -552,8 +585,8 @@ def test_a_length_without_room_for_a_word_is_refused():
         data.tokenize(["a"], TOKENIZER, 2)
 
 
-def test_tokens_are_kept_in_pieces_and_an_interrupted_start_goes_on(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "PIECE", 3)
+def test_tokens_are_kept_in_chunks_and_an_interrupted_start_goes_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "CHUNK", 3)
     texts = ["a b c", "b", "c c", "a", "", "b b b b", "c"]
     whole = data.tokenize(texts, TOKENIZER, 5)
     data.tokenize(texts[:6], TOKENIZER, 5, tmp_path)
@@ -567,7 +600,7 @@ def test_tokens_are_kept_in_pieces_and_an_interrupted_start_goes_on(monkeypatch,
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
-def test_other_settings_or_texts_have_pieces_of_their_own(tmp_path):
+def test_other_settings_or_texts_have_chunks_of_their_own(tmp_path):
     for texts, max_length in ((["a b c d"], 5), (["a b c d"], 4), (["a b c c"], 5)):
         data.tokenize(texts, TOKENIZER, max_length, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
@@ -577,7 +610,7 @@ def test_other_settings_or_texts_have_pieces_of_their_own(tmp_path):
 @pytest.mark.parametrize("damage", [
     lambda content: b"", lambda content: content[:-20],
     lambda content: content[:90] + bytes([content[90] ^ 1]) + content[91:]])
-def test_a_damaged_piece_is_named_and_made_anew(damage, tmp_path, capsys):
+def test_a_damaged_chunk_is_named_and_made_anew(damage, tmp_path, capsys):
     expected = data.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path)
     [path] = tmp_path.iterdir()
     path.write_bytes(damage(path.read_bytes()))
@@ -585,55 +618,92 @@ def test_a_damaged_piece_is_named_and_made_anew(damage, tmp_path, capsys):
     assert f"{path} is damaged" in capsys.readouterr().out
 
 
+def texts_of(tokens):
+    """Each text's ids, by the definition of the offsets."""
+    return [tokens.ids[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:])]
+
+
 @settings(deadline=None)
 @given(some_texts, st.data())
-def test_padding_equals_the_loop_view_after_view(texts, draw):
+def test_taken_and_joined_texts_are_those_of_the_rows_view_after_view(texts, draw):
     views = [data.tokenize(texts, TOKENIZER, 12), data.tokenize(texts[::-1], TOKENIZER, 4)]
+    views = [replace(view, states=np.stack([view.ids, -view.ids], axis=1).astype(np.float16))
+             for view in views]
     rows = draw.draw(st.permutations(range(len(texts))))[:3]
-    expected = ([ids_by_hand(texts[row], 12) for row in rows]
-                + [ids_by_hand(texts[::-1][row], 4) for row in rows])
-    longest = max(map(len, expected))
-    batch = data.pad(views, np.array(rows), pad_id=99)
-    assert batch["input_ids"].tolist() == [ids + [99] * (longest - len(ids)) for ids in expected]
-    assert batch["attention_mask"].tolist() == [
-        [1] * len(ids) + [0] * (longest - len(ids)) for ids in expected]
-    assert {str(tensor.dtype) for tensor in batch.values()} == {"torch.int64"}
+    joined = data.join([view.take(np.array(rows)) for view in views])
+    assert texts_of(joined) == ([ids_by_hand(texts[row], 12) for row in rows]
+                                + [ids_by_hand(texts[::-1][row], 4) for row in rows])
+    assert joined.states.tolist() == [[i, -i] for i in joined.ids.tolist()]
+    assert joined.ids.dtype == np.int32 and joined.states.dtype == np.float16
 
 
 @settings(deadline=None)
-@given(some_lengths, st.integers(1, 9), seeds, st.integers(0, 30), st.integers(1, 8))
-def test_an_epoch_has_every_row_once_and_only_one_small_batch(
-        lengths, batch_size, seed, epoch, pool):
-    batches = data.epoch_batches(lengths, batch_size, seed=seed, epoch=epoch, pool=pool)
-    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
-    full, rest = divmod(len(lengths), batch_size)
+@given(some_lengths, st.integers(0, 200), st.none() | st.integers(1, 7))
+def test_each_text_is_in_one_piece_with_all_its_tokens(lengths, start_cost, most_rows):
+    tokens = data.Tokens(np.arange(lengths.sum()), np.append(0, np.cumsum(lengths)), 0.0)
+    pieces = data.pieces(tokens, start_cost, most_rows)
+    assert sorted(row for piece in pieces for row in piece.rows) == list(range(len(lengths)))
+    texts = texts_of(tokens)
+    for piece in pieces:
+        assert len(piece.rows) <= (most_rows or len(lengths))
+        found = [places[is_token].tolist() for places, is_token in zip(piece.places,
+                                                                       piece.is_token)]
+        assert found == [texts[row] for row in piece.rows]
+        assert piece.is_token.shape[1] == max(map(len, found))      # no wider than its longest
+        assert all(is_token[:len(text)].all() for is_token, text in zip(piece.is_token, found))
+    longest = [lengths[piece.rows].max() for piece in pieces]
+    assert longest == sorted(longest)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(0, 60))
+def test_no_other_cut_costs_less(lengths, start_cost):
+    """Against all ways to cut the texts in the order of their lengths."""
+    def cost(groups):
+        return sum(start_cost + len(group) * max(group) for group in groups)
+
+    rising = sorted(lengths)
+    least = min(cost([rising[a:b] for a, b in zip([0, *cuts], [*cuts, len(rising)])])
+                for number in range(len(rising))
+                for cuts in combinations(range(1, len(rising)), number))
+    tokens = data.Tokens(np.zeros(sum(lengths), np.int32), np.append(0, np.cumsum(lengths)), 0.0)
+    assert cost([[lengths[row] for row in piece.rows]
+                 for piece in data.pieces(tokens, start_cost)]) == least
+
+
+@settings(deadline=None)
+@given(st.integers(1, 90), st.integers(1, 9), seeds, st.integers(0, 30))
+def test_an_epoch_has_every_row_once_and_only_one_small_batch(num_texts, batch_size, seed, epoch):
+    batches = data.epoch_batches(num_texts, batch_size, seed=seed, epoch=epoch)
+    assert sorted(np.concatenate(batches)) == list(range(num_texts))
+    full, rest = divmod(num_texts, batch_size)
     assert sorted(map(len, batches)) == [rest] * (rest > 0) + [batch_size] * full
 
 
 def test_batches_are_fixed_by_seed_and_epoch():
-    lengths = np.arange(64) % 10
     first, again, next_epoch, other_seed = (
-        np.concatenate(data.epoch_batches(lengths, 8, seed=seed, epoch=epoch)).tolist()
+        np.concatenate(data.epoch_batches(64, 8, seed=seed, epoch=epoch)).tolist()
         for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1)))
     assert first == again and first != next_epoch and first != other_seed
 
 
-def test_any_two_texts_can_meet_though_their_lengths_differ():
-    met = {tuple(sorted(pair)) for epoch in range(1000)
-           for pair in data.epoch_batches(np.arange(12), 2, seed=0, epoch=epoch, pool=3)}
-    assert len(met) == 12 * 11 / 2
+def test_the_three_ways_to_pair_four_texts_come_equally_often():
+    counts = Counter(frozenset(frozenset(batch.tolist()) for batch in
+                               data.epoch_batches(4, 2, seed=0, epoch=epoch))
+                     for epoch in range(6000))
+    assert len(counts) == 3 and chisquare(list(counts.values())).pvalue > 0.01
 
 
-def test_pools_save_most_of_the_padding_and_do_not_order_the_batches():
-    lengths = np.random.default_rng(0).integers(3, 100, 4096)
-
-    def padded(batches):
-        return sum(lengths[rows].max() * len(rows) for rows in batches) / lengths.sum()
-    batches = data.epoch_batches(lengths, 32, seed=0, epoch=0, pool=8)
-    assert padded(batches) < 1.2 < 1.8 < padded(np.split(np.arange(4096), 128))
-    longest = [lengths[rows].max() for rows in batches]
-    rising = sum(b > a for a, b in zip(longest, longest[1:])) / len(longest)
-    assert 0.3 < rising < 0.7    # sorted batches would rise seven times of eight
+def test_every_pair_of_texts_meets_equally_often():
+    epochs, texts, batch_size = 4000, 12, 4
+    meetings = Counter(pair for epoch in range(epochs)
+                       for batch in data.epoch_batches(texts, batch_size, seed=1, epoch=epoch)
+                       for pair in combinations(sorted(batch.tolist()), 2))
+    p = (batch_size - 1) / (texts - 1)      # that a given text is one of the three beside another
+    deviations = [(meetings[pair] - epochs * p) / (epochs * p * (1 - p)) ** 0.5
+                  for pair in combinations(range(texts), 2)]
+    assert max(map(abs, deviations)) < 3.6          # of 66 normal ones: 98 %
+    assert 0.4 < sum(d * d for d in deviations) / 66 < 1.6      # each has variance 1
 
 
 @settings(deadline=None)

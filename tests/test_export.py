@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import data
+from engine import loader
 from reporting import export
 import predict
 from engine import loader

@@ -26,7 +26,7 @@ def forget_the_verified_folder():
 
 class Embedding(torch.nn.Module):
     """A stand-in backbone whose hidden state of token i is (i, 10 i)."""
-    config = types.SimpleNamespace(hidden_size=2)
+    config = types.SimpleNamespace(hidden_size=2, model_type="stand-in")
 
     def forward(self, input_ids, attention_mask):
         hidden = torch.stack([input_ids, 10 * input_ids], dim=-1).float()
