@@ -45,8 +45,9 @@ if TYPE_CHECKING:       # NLTK takes 1.5 s to import, and most runs find their t
 
 CACHE_FORMAT = 1            # raise it when the same settings would give other texts
 
-# Both rates are shares of a text's words. 0.3 changes 25.9 % of the words of TREC and 26.1 % of Ohsumed's, the
-# authors' own texts differ in 27.6 % and 23.6 % (benchmarks/augment.py; some texts lack synonyms)
+# Both rates are shares of a text's words. 0.3 changes 25.9 % of the words of TREC and 26.1 % of
+# Ohsumed's, because some texts lack synonyms; the authors' own texts differ in 27.6 % and 23.6 %
+# (benchmarks/augment.py).
 SUBSTITUTION_RATE = 0.3
 NOISE_RATE = 0.1            # alpha of Wei & Zou 2019
 
@@ -213,7 +214,7 @@ def _substitute(text: str, seed: int, rate: float) -> str:
 
 
 def _rng(seed: int, text: str) -> random.Random:
-    return random.Random(json.dumps([seed, text]))  # as ASCII: any string can be a seed
+    return random.Random(json.dumps([seed, text]))  # ASCII, so that any string can be a seed
 
 
 @lru_cache(maxsize=None)
@@ -367,8 +368,7 @@ def _device(name: str) -> str:
 
 
 def _batches(texts: list[str], size: int) -> Iterator[list[int]]:
-    """Yields rows of at most `size` texts of like length, the longest first: a batch that does
-    not fit into memory then fails at once."""
+    """Yields rows of up to `size` texts of like length, the longest first: memory fails at once."""
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
     for start in tqdm(range(0, len(order), size), "batches", leave=False, disable=None):
         yield order[start:start + size]
@@ -416,7 +416,7 @@ def _sentences(text: str) -> list[str]:
 def _translator(name: str, device: str):
     from transformers import MarianTokenizer
     tokenizer = load_pretrained(MarianTokenizer.from_pretrained, name, "model", MODEL_HINT)
-    from transformers import MarianMTModel      # takes seconds, which a missing model can do without
+    from transformers import MarianMTModel      # takes seconds, so the model must be there first
     model = load_pretrained(MarianMTModel.from_pretrained, name, "model", MODEL_HINT)
     return tokenizer, model.to(device).eval()
 
@@ -534,8 +534,9 @@ def _choices(places: list[tuple[list[str], int]], name: str, device: str, top_n:
 
 # ---- are the texts English? --------------------------------------------------------------------
 
-# The texts stop where both shares of their words (of three letters and more) are below these limits:
-# of words that are in WordNet, and of function words that other languages hardly have. Measured:
+# Texts do not look English where two shares of their words (of three letters and more) are below
+# these limits: that of WordNet's words and stop words, and that of function words which other
+# languages hardly have. Measured:
 #     30 texts of the six datasets or WordNet's glosses, the least of 200 samples   78 % and 4 %
 #     six to fifteen sentences in each of 12 other languages, the most              61 % and 3 %
 # English keywords without function words pass by the first, English jargon by the second.

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import data
 import losses
-from baselines import hosted, lora, tfidf
+from baselines import METHODS
 from engine import command, distributed
 from engine.corpus import cache_dir, load_corpus, prepared, tokenize, views_of
 from engine.diagnostics import EpochLog
@@ -172,10 +172,6 @@ def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> I
                          for texts in (test, val)))
 
 
-FITS = {"tfidf": tfidf.fit, "bloom": lora.fit, "llama2": lora.fit, "llama3": lora.fit,
-        "gpt35": hosted.fit}        # every other method is a network, which train() fits
-
-
 def run(args: argparse.Namespace) -> None:
     """Shows what is finished already; else checks the texts, trains or goes on, and shows it."""
     corpus = load_corpus(args)
@@ -185,7 +181,7 @@ def run(args: argparse.Namespace) -> None:
             return
         folder.check()
         if not args.check_only:
-            fit = FITS.get(args.method, train)
+            fit = METHODS[args.method].fit or train
             folder.keep(fit(args, corpus, folder))
             folder.show()
 

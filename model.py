@@ -153,7 +153,7 @@ def projection_head(h: int, proj_dim: int, batch_norm: bool) -> nn.Sequential:
 
 class Method(nn.Module):
     """
-    What main.py's loop asks of a method: SharpReCL below, the others in baselines.py.
+    What main.py's loop asks of a method: SharpReCL below, the others in baselines/.
 
     views              of a step's texts: "original", "augmented", "augmented again" (a new draw)
     trains             by gradient descent
@@ -202,7 +202,11 @@ class SharpReCL(Method):
     The encoder, the classifier phi, and the heads proj_f (texts) and proj_h (prototypes).
 
     mutual_guidance=False is Table 4's "w/o MI": the prototypes are free parameters, so that
-    nothing but the encoder links the two branches. compensated: trained with delta of Eq. (6).
+    nothing but the encoder links the two branches. They are drawn with the spread of the
+    classifier's weights that they replace, 0.02. Only their direction counts, and a step of AdamW
+    is as long as the learning rate, whatever the gradient: of spread 1 they would hardly turn.
+
+    compensated: trained with delta of Eq. (6).
     """
 
     def __init__(self, encoder: TextEncoder, num_classes: int, *, proj_dim: int = 128,
@@ -215,7 +219,7 @@ class SharpReCL(Method):
         if mutual_guidance:
             self.proj_h = projection_head(h, proj_dim, proj_bn)
         else:
-            self.free_prototypes = nn.Parameter(torch.randn(num_classes, proj_dim))
+            self.free_prototypes = nn.Parameter(0.02 * torch.randn(num_classes, proj_dim))
 
     def classify(self, feat: Tensor) -> Tensor:
         """Class logits w^T feat, (rows, C)."""
@@ -304,9 +308,9 @@ def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None      # not used here, and dead weights in every checkpoint
     if pooling == "cls" and not first_token_sees_the_text(backbone):
-        raise InputError(f"encoder {name} ({config.model_type}) reads from left to right: its first "
-                         "token sees nothing of the text behind it, so all texts with the same "
-                         "first token would be equal; take --pooling mean")
+        raise InputError(f"encoder {name} ({config.model_type}) reads from left to right: its "
+                         "first token sees nothing of the text behind it, so all texts with the "
+                         "same first token would be equal; take --pooling mean")
     return TextEncoder(backbone, pooling, frozen_layers)
 
 

@@ -24,12 +24,13 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy.stats import ttest_rel
 
+from baselines import GROUPS, titles
 from reporting import page
 import data
 from augment import AUGMENTATIONS
 from engine import files, results
 from reporting import figures
-from engine.arguments import ABLATIONS, LANGUAGE_MODEL, SHARPRECL, make_parser
+from engine.arguments import ABLATIONS, Role, make_parser, names_of
 from engine.files import InputError
 
 # ---- the paper's own numbers, BERT-base: accuracy and macro-F1 of each dataset in turn ----
@@ -85,16 +86,9 @@ PAPER_2 = {(dataset, ir, "sharprecl"): cell for (dataset, ir, row), cell
 
 # ---- rows and columns; the rows of a table in sections with a rule between them ----
 
-METHODS = (
-    {"bert": "BERT", "dice": "BERT + Dice", "focal": "BERT + Focal", "roberta": "RoBERTa",
-     "simcse": "SimCSE", "sclce": "SCLCE", "spcl": "SPCL", "dualcl": "DualCL",
-     "hybrid_sc": "Hybrid-SC", "bcl": "BCL", "tsc": "TSC"},
-    {"gpt35": "GPT-3.5", "bloom": "Bloom-7.1B", "llama2": "Llama2-7B", "llama3": "Llama3-8B"},
-    {"la": "logit adjustment", "wce": "weighted CE", "tfidf": "TF-IDF + SVM",
-     "probe": "linear probe"},          # beside the paper's list
-    {"sharprecl": "SharpReCL"})
-NAMES = {method: name for section in METHODS for method, name in section.items()}
-TABLE_3 = (METHODS[1], METHODS[-1])
+SECTIONS = tuple(titles(group) for group in GROUPS)
+NAMES = titles()
+TABLE_3 = (titles("large"), titles("ours"))
 ABLATED = (
     {"sshm": "w/o SSHM", "cl": "w/o CL", "cls": "w/o CLS", "ss": "w/o SS", "hm": "w/o HM",
      "mi": "w/o MI", "delta_both": "w/o δ_{CLS,CL}", "delta_cls": "w/o δ_CLS",
@@ -210,9 +204,8 @@ def why_no_runs(folder: Path, protocol: str, without: int) -> str:
 
 def training(run: Run) -> dict:
     """The settings that all runs of a table share."""
-    own = ("dataset", "ir", "label_noise", "seed", "method", "augment", "constants", "micro_batch",
-           "augment_options", *SHARPRECL, *LANGUAGE_MODEL)
-    return {name: value for name, value in run.settings.items() if name not in own}
+    shared = names_of(Role.SHARED, Role.TRAINING)
+    return {name: value for name, value in run.settings.items() if name in shared}
 
 
 def group(runs: list[Run]) -> list[list[Run]]:
@@ -220,9 +213,20 @@ def group(runs: list[Run]) -> list[list[Run]]:
     Runs with the same training settings, the largest group first. RoBERTa is an encoder of its own:
     its runs belong to each group that they share all other settings with.
     """
+    of_data = names_of(Role.DATA)
+
+    def data_of(run: Run) -> list:
+        return [run.settings.get(name) for name in of_data]
+
+    variants = defaultdict(list)        # of one data set, cut to several sizes
+    for run in runs:
+        if data_of(run) not in variants[run.dataset]:
+            variants[run.dataset].append(data_of(run))
+
     def key(run: Run, *left_out: str) -> str:
-        return json.dumps({name: value for name, value in training(run).items()
-                           if name not in left_out}, sort_keys=True)
+        shared = {name: value for name, value in training(run).items() if name not in left_out}
+        own = data_of(run) if len(variants[run.dataset]) > 1 else None
+        return json.dumps([shared, own], sort_keys=True)
 
     groups, homes = defaultdict(list), defaultdict(set)
     for run in sorted(runs, key=lambda run: run.method == "roberta"):
@@ -437,7 +441,7 @@ def noise_parts(runs: list[Run]) -> list[Part]:
     """A part for each share of flipped labels and each dataset."""
     return [part._replace(dataset=f"{part.dataset}, {noise_name(share)}")
             for share in sorted({run.noise for run in runs})
-            for part in build([run for run in runs if run.noise == share], METHODS,
+            for part in build([run for run in runs if run.noise == share], SECTIONS,
                               attrgetter("method"), ("accuracy", "macro_f1"), {}, {})]
 
 
@@ -474,7 +478,7 @@ def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
     signs, sentence = significance(plain)
     found, of_method = [], attrgetter("method")
     for name, heading, members, sections, row_of, paper, note in (
-        ("table2", "All methods (Table 2)", plain, METHODS, of_method, PAPER_2, sentence),
+        ("table2", "All methods (Table 2)", plain, SECTIONS, of_method, PAPER_2, sentence),
         ("table3", "Large language models (Table 3)", beside_language_models(plain), TABLE_3,
          of_method, PAPER_2, ""),
         ("table4", "Ablations (Table 4)", ablated, ABLATED, ablation, PAPER_4, ""),
@@ -482,7 +486,7 @@ def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
          PAPER_A1, ""),
         ("tableA2", "Hard samples a class (Table A.2)", varied_k, (by_k,),
          lambda run: run.settings["k"], PAPER_A2, ""),
-        ("times", "What the training time buys", plain, METHODS, of_method, {}, TIME_NOTE),
+        ("times", "What the training time buys", plain, SECTIONS, of_method, {}, TIME_NOTE),
         ("other", "Other settings", rest, (by_change,), other_row, {}, ""),
     ):
         metrics = ("seconds" if name == "times" else "accuracy", "macro_f1")

@@ -46,7 +46,6 @@ done
 flags=${FLAGS:-}
 ablations="sshm cl cls ss hm mi delta_both delta_cls delta_cl"
 augmentations=""        # all that need no download, from the registry in augment.py
-language_models="${PRICES:+gpt35 }bloom llama2 llama3"
 ks="10 20 30 40 50" values="0.1 0.3 0.5 0.7 0.9 1"
 if [ -n "$quick" ]; then
     : "${DATASETS:=trec cr}" "${SEEDS:=0 1}" "${IRS:=50}" "${ENCODER:=minilm}" "${EPOCHS:=1}"
@@ -70,8 +69,9 @@ for dataset in $DATASETS; do
 done
 
 if [ "$ENCODER" = bert-base-uncased ]; then ENCODER=""; fi      # roberta takes its own
-methods="bert dice focal roberta simcse sclce spcl dualcl hybrid_sc bcl tsc sharprecl"
-methods="$methods la wce tfidf probe"       # beside the paper's list
+methods=$("$PYTHON" -m baselines table2)
+language_models=$("$PYTHON" -m baselines table3)
+if [ -z "${PRICES-}" ]; then language_models=${language_models/gpt35 /}; fi     # it costs money
 if [ -n "$ENCODER" ] && [ -z "${METHODS-}" ]; then
     echo "roberta is left out: its row needs roberta-base, not $ENCODER" >&2
     methods=${methods/roberta /}

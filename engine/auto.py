@@ -32,8 +32,8 @@ def decide(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) 
             continue
         print(f"auto tries {name}", flush=True)
         trial = argparse.Namespace(**vars(args) | {
-            "augment": name, "chosen_augment": name, "val_fraction": args.val_fraction or 0.1, "no_weights": True,
-            "plots": False, "overwrite": False,
+            "augment": name, "chosen_augment": name, "val_fraction": args.val_fraction or 0.1,
+            "no_weights": True, "plots": False, "overwrite": False,
             "output_dir": run_folder(args) / "augmentations"})
         run(trial)
         distributed.barrier()     # for rank 0's files

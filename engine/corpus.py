@@ -10,7 +10,7 @@ import numpy as np
 import data
 from augment import augment
 from engine import distributed
-from engine.arguments import has_encoder
+from baselines import METHODS
 from engine.files import InputError
 from model import Method, load_tokenizer, max_positions
 
@@ -50,7 +50,7 @@ def report(args: argparse.Namespace, corpus: data.Corpus) -> dict:
     """Prints what one should know of the texts before training, and returns it."""
     summary = data.data_report(corpus)
     print(data.format_report(summary))
-    if has_encoder(args.method):
+    if METHODS[args.method].has_encoder:
         summary["truncated"] = tokenize(args, corpus.train_texts).truncated
         print(f"  longer than {args.max_length} tokens, and cut: {summary['truncated']:>11.2%}",
               flush=True)

@@ -25,7 +25,7 @@ from typing import Iterable, Iterator, NamedTuple
 
 import torch
 
-from engine.arguments import changed, make_parser, number, parse_args, run_folder
+from engine.arguments import changed, make_parser, number, parse_args, run_folder, settings
 from engine.files import InputError, duration
 
 BUSY = 75       # main.py's exit code where another process has the run
@@ -68,8 +68,7 @@ def read_cells(lines: Iterable[str]) -> list[Cell]:
 
 
 def identity(cell: Cell) -> dict:
-    return {name: value for name, value in vars(cell.args).items()
-            if name not in ("plots", "no_weights", "overwrite", "device", "ablation")}
+    return settings(cell.args) | {"dataset": cell.args.dataset}
 
 
 def state(cell: Cell) -> str:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import data
-from baselines import Task, make
+from baselines import make
+from baselines.base import Task
 from engine.arguments import model_options
 from engine.distributed import set_seed
 from engine.files import InputError
@@ -28,7 +29,7 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
         encoder.backbone.compile(dynamic=True)
     counts = torch.from_numpy(data.class_counts(corpus.train_labels, len(corpus.label_names)))
     task = Task(corpus.label_names, corpus.train_labels, counts, load_tokenizer(args.encoder),
-                args.epochs)
+                args.epochs, args.batch_size)
     return make(args.method, encoder, task, model_options(args)).to(args.device)
 
 

@@ -37,12 +37,14 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from baselines import Task, make
+from baselines import make
+from baselines.base import Task
 from baselines.tfidf import Tfidf
 from data import Corpus, class_counts
 from engine.arguments import changed, model_options
 from engine.files import InputError, read_json, save, sha256, write_json, write_text
 from engine.metrics import expected_calibration_error
+from engine.results import write_predictions
 from model import Method, load_encoder, load_tokenizer
 
 FORMAT = 1          # of the folder; another number in sharprecl.json is another layout
@@ -287,7 +289,7 @@ def keep_model(args: argparse.Namespace, corpus: Corpus, model, folder: Path, re
                val_logits: np.ndarray | None) -> None:
     """
     Leaves a run's model in its folder: model/ for predict.py and other tools, or adapter/ of a
-    language model.
+    language model; and calibrates it, so that validation.csv has the calibrated probabilities.
 
     record       of the epoch that is kept
     val_logits   (n, C) of the validation texts, of that epoch; None without such texts
@@ -311,6 +313,10 @@ def keep_model(args: argparse.Namespace, corpus: Corpus, model, folder: Path, re
     if val_logits is not None:
         about = calibrate(about, val_logits, corpus.val_labels)
         facts["kept epoch"] = record["epoch"]
+        if not args.no_weights:     # else nobody could have these probabilities again
+            write_predictions(folder / "validation.csv", corpus.val_texts, corpus.val_labels,
+                              val_logits / np.float32(about.calibration["temperature"]),
+                              corpus.label_names, record["epoch"])
     reason = write_model(folder / "model", model, tokenizer, about, facts, record["test"])
     if reason and tokenizer is not None:
         print(f"model/ is for predict.py and its --export, not for transformers: {reason}")
@@ -399,7 +405,7 @@ def read_network(folder: Path, about: About, device: str) -> Trained:
     heads = safetensors.torch.load_file(folder / "heads.safetensors")
     counts = np.array(about.class_counts)
     task = Task(about.label_names, np.repeat(np.arange(len(counts)), counts),
-                torch.from_numpy(counts), tokenizer, epochs=1)
+                torch.from_numpy(counts), tokenizer, epochs=1, batch_size=1)
     method = make(about.method, encoder, task, about.options)
     kept = {name: tensor for name, tensor in method.state_dict().items()
             if name.startswith(("encoder.backbone.", *method.training_only))}

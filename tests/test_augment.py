@@ -390,9 +390,9 @@ def test_an_entry_has_a_range_for_each_number_and_names_its_models():
 
 
 OTHER_LANGUAGES = {
-    "French": """Le chat dort sur la table de la cuisine. Bonjour, je cherche un livre pour ma fille.
-        La machine est tombée en panne après trois mois. Le service est long et la cuisine moyenne.
-        Question sur la facture du mois de mars. La situation politique en France est complexe.""",
+    "French": """Le chat dort sur la table de la cuisine. Bonjour, je cherche un livre pour ma
+        fille. La machine est tombée en panne après trois mois. Le service est long et la cuisine
+        moyenne. Question sur la facture du mois de mars. La situation politique en France est complexe.""",
     "German": """Das Handy war nach zwei Wochen kaputt. Man kann die Rechnung in der App finden.
         Wo ist mein Paket? Der Kellner war nett, und das Essen war warm und gut. Die Mannschaft hat
         das Spiel am Sonntag gewonnen. Der Wind war still, das Land war arm.""",
@@ -400,8 +400,8 @@ OTHER_LANGUAGES = {
         el lunes. La batería dura muy poco tiempo. El equipo ganó el partido en el último minuto.
         Me gusta mucho este libro, es mi favorito. El precio es demasiado alto.""",
     "Italian": """La camera era piccola ma pulita. Non riesco a vedere la fattura di marzo. La
-        squadra ha vinto la partita nel finale. Il telefono si spegne da solo. Un romanzo bellissimo,
-        lo leggo per la terza volta. Il prezzo è troppo alto per la qualità.""",
+        squadra ha vinto la partita nel finale. Il telefono si spegne da solo. Un romanzo
+        bellissimo, lo leggo per la terza volta. Il prezzo è troppo alto per la qualità.""",
     "Dutch": """Het boek is in het Nederlands en het is een goed boek. De trein is te laat en de bus
         is vol. Is er een ander model in de winkel? Mijn man was ziek en is in bed. Hoe is het weer
         in de stad? De film is af, de student is in de les. We zijn met de auto naar zee gegaan.""",
@@ -531,7 +531,7 @@ def test_a_damaged_cache_is_named_and_computed_anew(damage, tmp_path, capsys):
 
 def test_an_interrupted_call_goes_on_where_it_stopped(monkeypatch, count_calls, tmp_path):
     monkeypatch.setattr(augment, "PIECE", 2)
-    expected = [*AUGMENTATIONS["word_substitution"].function(TEXTS)]       # piece by piece gives the same
+    expected = [*AUGMENTATIONS["word_substitution"].function(TEXTS)]
     count_calls.clear()
     write, written = augment._write_cache, []
 
@@ -555,7 +555,7 @@ def test_noise_is_one_piece_because_its_words_come_from_all_texts(monkeypatch, t
 
 
 def test_a_killed_call_goes_on_and_leaves_no_half_written_piece(tmp_path):
-    """kill -9 while DBLP-sized work runs: what is under its name is whole, and is not done again."""
+    """kill -9 in the middle: each file under its name is whole, and is not made again."""
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import augment; augment.PIECE = 50\n"
             "texts = [f'a large bird of the sea number {i}' for i in range(40_000)]\n"
             "augment.augment(texts, 'word_substitution', cache_dir=sys.argv[2])")

@@ -19,7 +19,8 @@ from reporting import export
 import predict
 from engine import loader
 from engine.files import InputError
-from baselines import Task, make
+from baselines import make
+from baselines.base import Task
 from baselines.tfidf import Tfidf
 from reporting.export import About
 from main import main as train
@@ -41,7 +42,7 @@ def network(encoder_folder, about: About):
     torch.manual_seed(1)
     labels = np.repeat(np.arange(len(about.class_counts)), about.class_counts)
     task = Task(about.label_names, labels, torch.tensor(about.class_counts),
-                load_tokenizer(str(encoder_folder)), 1)
+                load_tokenizer(str(encoder_folder)), 1, 1)
     method = make(about.method, load_encoder(str(encoder_folder), about.pooling), task,
                   about.options).eval()
     if method.phi is not None:

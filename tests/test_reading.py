@@ -15,6 +15,8 @@ import pandas
 import pytest
 
 import data
+from engine.arguments import parse_args, run_folder
+from engine.corpus import load_corpus
 from engine.files import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -468,3 +470,45 @@ def test_a_million_rows_are_streamed_in_little_memory(tmp_path, form):
     run = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True)
     rows, kilobytes = map(int, run.stdout.split())
     assert rows == 1_000_000 and kilobytes < 100_000
+
+
+# ---- the flags ----
+
+
+def test_validation_texts_of_the_data_are_not_mixed_with_those_of_a_flag(tmp_path):
+    for name in ("train.csv", "val.csv"):
+        written(tmp_path, name, csv_of(PLAIN))
+    for flags in (["--val_fraction", "0.2"], ["--val_left_out", "2", "--ir", "1"]):
+        args = parse_args(["--dataset", str(tmp_path), "--test_fraction", "0.5", *flags])
+        with pytest.raises(InputError, match="brings 4 validation texts of its own.*leave"):
+            load_corpus(args)
+    args = parse_args(["--dataset", str(tmp_path), "--test_fraction", "0.5"])
+    assert len(load_corpus(args).val_texts) == 4
+
+
+def test_one_text_column_is_a_name_and_several_are_a_list_that_names_the_folder():
+    command = ["--dataset", "a.csv", "--text_column"]
+    for given in ([*command, "text"], command[:2]):
+        assert parse_args(given).text_column == "text"
+    args = parse_args([*command, "title", "body"])
+    assert args.text_column == ["title", "body"]
+    assert "text_column-title+body" in run_folder(args).name
+
+
+@pytest.mark.parametrize("script, flags", [
+    ("main.py", ["--dataset"]), ("main.py", ["--dataset", "trec", "--ri", "20"]),
+    ("predict.py", []), ("predict.py", ["runs/RUN", "--top", "none"]), ("report.py", [])])
+def test_a_wrong_flag_is_one_line_without_the_usage_of_all_others(script, flags):
+    run = subprocess.run([sys.executable, str(ROOT / script), *flags], capture_output=True,
+                         text=True)
+    line, = run.stderr.splitlines()
+    assert run.returncode == 2 and line.startswith("error: ")
+    assert line.endswith("; --help lists the flags") and run.stdout == ""
+
+
+def test_the_files_that_a_copier_takes_import_without_this_room(tmp_path):
+    (tmp_path / "engine").mkdir()
+    for name in ("data.py", "augment.py", "model.py", "losses.py", "engine/files.py"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run([sys.executable, "-c", "import data, augment, model, losses"], cwd=tmp_path,
+                   check=True, env={"PYTHONPATH": "", "PATH": ""})
