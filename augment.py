@@ -1,54 +1,53 @@
 """
-The second view of every text. Needs nothing of this project: copy the file and use it.
+The second view of every text.
 
     from augment import word_substitution
     word_substitution(["Visual results of intraocular lenses"], seed=0)
 
-word_substitution  WordNet synonyms (the paper's default; Wei & Zou 2019, "EDA")
-back_translation   to French and back by two translation models (Table A.1)
-contextual         words that a masked language model would insert (Table A.1)
-noise              random insertion, swap and deletion (Xie et al. 2017; Wei & Zou 2019)
-augment            any of them, or none: computed once and kept on disk
-change_shares      how much a list of texts was changed
+word_substitution  replaces words by WordNet synonyms (the paper's default; Wei & Zou 2019, "EDA")
+back_translation   translates to French and back by two translation models (Table A.1)
+contextual         inserts words that a masked language model finds suitable (Table A.1)
+noise              inserts, swaps and deletes words at random (Xie et al. 2017; Wei & Zou 2019)
+AUGMENTATIONS      is the registry of these: to add one, write a function and its entry there
+augment            applies one of them to all texts once, and keeps the result on disk
+change_shares      counts how much a list of texts was changed
 
-Every result depends on the seed and on the text, never on the text's place in the list.
+Every result depends on the seed and on the text, never on the text's place in the list. To use this
+file elsewhere, copy it and engine/files.py.
 """
 
 import hashlib
 import importlib.util
 import io
 import json
-import multiprocessing
+import math
 import os
 import random
 import re
-import secrets
-import signal
 import sys
-import threading
 import warnings
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from engine.files import InputError
+from engine.files import InputError, load_pretrained, save
 
 if TYPE_CHECKING:       # NLTK takes 1.5 s to import, and most runs find their texts in the cache:
-    from nltk.corpus.reader.wordnet import WordNetCorpusReader  # the functions that need it do it
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader  # so functions import it themselves
 
 CACHE_FORMAT = 1            # raise it when the same settings would give other texts
 
-# shares of a text's words. 0.3 changes 25.9 % of the words of TREC and 26.1 % of Ohsumed's, the
-# authors' own texts differ in 27.6 % and 23.6 % (benchmarks/augment.py; some texts lack synonyms)
+# Both rates are shares of a text's words. 0.3 changes 25.9 % of the words of TREC and 26.1 % of
+# Ohsumed's, because some texts lack synonyms; the authors' own texts differ in 27.6 % and 23.6 %
+# (benchmarks/augment.py).
 SUBSTITUTION_RATE = 0.3
 NOISE_RATE = 0.1            # alpha of Wei & Zou 2019
 
@@ -70,7 +69,7 @@ PAST_DIFFERS = re.compile(      # verbs, with their compounds, whose participle 
     "(bet|bid|burst|cast|come|cost|cut|hit|hurt|knit|let|put|quit|read|rid|run|set|shed|shut|split"
     "|spread|thrust|wed)$")
 
-# function words and number words: a synonym of theirs would change the sense, not the wording
+# A synonym of a function word or a number word would change the sense, not the wording.
 STOP_WORDS = frozenset("""
     the this that these those some any each every either neither both all another other others
     such same own few little less least many much more most several enough none
@@ -93,7 +92,7 @@ STOP_WORDS = frozenset("""
     zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty
     sixty seventy eighty ninety hundred thousand million billion first second third half""".split())
 
-# a word with what is tied to it: don't, decision-making, mid-1990s; but company | 's
+# A token is a word with what is tied to it: don't, decision-making, mid-1990s; but company | 's.
 TOKEN = re.compile(r"\w+(?:[-'’](?!s\b)\w+)*")
 
 
@@ -102,9 +101,9 @@ TOKEN = re.compile(r"\w+(?:[-'’](?!s\b)\w+)*")
 @lru_cache(maxsize=None)
 def load_wordnet() -> "WordNetCorpusReader":
     """
-    WordNet 3.0: what NLTK finds on nltk.data.path, else Debian's package, else NLTK's download.
+    Loads WordNet 3.0: NLTK's copy on nltk.data.path, else Debian's package, else NLTK's download.
 
-    Raises InputError where none of the three is there, or what is there is damaged.
+    raises  InputError where none of the three is there, or what is there is damaged
     """
     from nltk.corpus.reader.wordnet import WordNetError
     try:
@@ -125,12 +124,12 @@ def _nltk_wordnet() -> "WordNetCorpusReader | None":
 
 
 def _debian_wordnet() -> "WordNetCorpusReader | None":
-    """The dictionary of Debian's wordnet-base, which lacks NLTK's files lexnames, index.sense."""
+    """Reads Debian's wordnet-base, which lacks lexnames and index.sense of NLTK's copy."""
     import nltk
 
     class DebianWordNet(nltk.corpus.WordNetCorpusReader):
         def open(self, file: str):
-            """A file of the dictionary; `lexnames` is written here instead (number, name, pos)."""
+            """Opens a file of the dictionary; `lexnames` (number, name, pos) is made here."""
             if file == "lexnames":
                 pos = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
                 return io.StringIO("".join(f"{number:02d}\t{name}\t{pos[name.split('.')[0]]}\n"
@@ -138,7 +137,7 @@ def _debian_wordnet() -> "WordNetCorpusReader | None":
             return super().open(file)
 
         def map_wn(self, version: str = "wordnet") -> None:
-            """No mapping to other versions: it needs index.sense, and we need no other."""
+            """Does nothing: a mapping to other versions needs index.sense, and nobody uses it."""
 
     if not os.path.isdir(DEBIAN_WORDNET):
         return None
@@ -163,15 +162,15 @@ def _downloaded_wordnet() -> "WordNetCorpusReader":
 
 @lru_cache(maxsize=None)
 def _sense_counts() -> dict[str, int]:
-    """Sense key -> how often the sense was seen in WordNet's tagged texts (Lemma.count)."""
-    # Lemma.count() searches this file anew on every call: 0.4 ms each, a minute and more for DBLP
+    """Maps a sense key to how often WordNet's tagged texts have the sense (Lemma.count)."""
+    # Lemma.count() searches this file anew on every call; it takes 0.4 ms, for DBLP over a minute
     lines = load_wordnet().open("cntlist.rev").read().splitlines()
     return {key: int(count) for key, _, count in map(str.split, lines)}
 
 
 @lru_cache(maxsize=None)
 def _irregular_forms(pos: str) -> dict[str, list[str]]:
-    """Lemma -> its forms in WordNet's exception list for n or v: woman -> women, run -> ran ..."""
+    """Maps a lemma to its forms in WordNet's exception list for n or v: woman to women."""
     forms = defaultdict(list)
     for line in load_wordnet().open({"n": "noun.exc", "v": "verb.exc"}[pos]).read().splitlines():
         form, *lemmas = line.split()
@@ -185,18 +184,18 @@ def _irregular_forms(pos: str) -> dict[str, list[str]]:
 def word_substitution(texts: Sequence[str], *, seed: int = 0,
                       rate: float = SUBSTITUTION_RATE) -> list[str]:
     """
-    Each text with some of its words replaced by WordNet synonyms.
+    Replaces some of the words of each text by WordNet synonyms (Wei & Zou 2019, "EDA").
 
-    texts    N strings; case, punctuation and spacing are kept
+    texts    N strings in English; case, punctuation and spacing are kept
     seed     a text's result depends on (seed, text) alone
-    rate     share of the text's words to replace, at least one word; stop words, numbers, words
-             of one or two letters and words without a synonym are never replaced
-    returns  N strings; raises InputError where WordNet is missing
+    rate     share of the text's words to replace, in (0, 1], at least one word; stop words,
+             numbers, words of one or two letters and words without a synonym are never replaced
+    returns  N strings
+    raises   InputError where WordNet is missing
     """
     load_wordnet()                                  # before the progress bar starts
-    is_worker = multiprocessing.parent_process() is not None    # augment() has a bar for them all
     return [_substitute(text, seed, rate)
-            for text in tqdm(texts, "word substitution", disable=is_worker)]
+            for text in tqdm(texts, "word substitution", leave=False)]
 
 
 def _substitute(text: str, seed: int, rate: float) -> str:
@@ -215,16 +214,16 @@ def _substitute(text: str, seed: int, rate: float) -> str:
 
 
 def _rng(seed: int, text: str) -> random.Random:
-    return random.Random(json.dumps([seed, text]))  # as ASCII: any string can be a seed
+    return random.Random(json.dumps([seed, text]))  # ASCII, so that any string can be a seed
 
 
 @lru_cache(maxsize=None)
 def synonyms(word: str) -> tuple[str, ...]:
     """
-    At most NUM_CANDIDATES synonyms of `word`, in its case and inflection, the best first.
+    Lists at most NUM_CANDIDATES synonyms of `word`, in its case and inflection, the best first.
 
-    () for stop words, words of one or two letters, and whatever is not made of letters alone or
-    is neither lower, UPPER nor Title (iPhone).
+    It gives () for stop words, for words of one or two letters, and for whatever is not made of
+    letters alone or is neither lower, UPPER nor Title (iPhone).
     """
     form = word.lower()
     cases = [case for case in (str.lower, str.upper, str.capitalize) if case(form) == word]
@@ -242,7 +241,7 @@ def synonyms(word: str) -> tuple[str, ...]:
 
 def _readings(form: str) -> list[tuple[str, str, list[str]]]:
     """
-    What a word form can be: (base form, part of speech, names of synonyms), likeliest first.
+    Lists what a word form can be: (base form, part of speech, names of synonyms), likeliest first.
 
     There is no tagger here: WordNet's counts say which reading of the form is the usual one.
     """
@@ -253,7 +252,7 @@ def _readings(form: str) -> list[tuple[str, str, list[str]]]:
             frequency, ranked = 1, []
             for sense, (own_count, others) in enumerate(_senses(base, pos)):
                 frequency += own_count
-                # last come senses that the tagged texts lack, before them phrases, then rare senses
+                # senses that the tagged texts lack come last, phrases and rare senses before them
                 ranked += [(own_count == 0, "_" in other.name(), sense,
                             -counts.get(other.key(), 0), other.name()) for other in others]
             names = dict.fromkeys(name for *_, name in sorted(ranked))
@@ -262,7 +261,7 @@ def _readings(form: str) -> list[tuple[str, str, list[str]]]:
 
 
 def _senses(base: str, pos: str) -> Iterator[tuple[int, list]]:
-    """For each sense of base, the most frequent first: (its count, lemmas of its synonyms)."""
+    """Yields (count, lemmas of the synonyms) of each sense of base, the most frequent first."""
     for synset in load_wordnet().synsets(base, pos):
         own = next((lemma for lemma in synset.lemmas() if lemma.name().lower() == base), None)
         # west is not Rebecca West, and some synsets belong to another word with the same form
@@ -273,7 +272,7 @@ def _senses(base: str, pos: str) -> Iterator[tuple[int, list]]:
 
 
 def _is_variant(name: str, base: str) -> bool:
-    """Whether two synonyms are one word in two spellings: grey and gray, on-line and online."""
+    """Tells whether two synonyms are one word in two spellings, such as grey and gray."""
     a, b = (re.sub("[^a-z]", "", word.lower()) for word in (name, base))
     return SequenceMatcher(None, a, b, autojunk=False).ratio() >= SPELLING_VARIANT
 
@@ -281,7 +280,7 @@ def _is_variant(name: str, base: str) -> bool:
 # ---- English inflection, as far as it is regular or in WordNet's exception lists ---------------
 
 def _inflect_like(form: str, base: str, name: str, pos: str) -> str | None:
-    """`name` with the ending that turns base into form: (dogs, dog, hound, n) gives hounds."""
+    """Gives `name` the ending that turns base into form: (dogs, dog, hound, n) gives hounds."""
     if form == base:
         return name
     if pos == "n":
@@ -294,7 +293,7 @@ def _inflect_like(form: str, base: str, name: str, pos: str) -> str | None:
 
 
 def _with_ending(name: str, ending: str, pos: str) -> str | None:
-    """A noun or verb with -s, -ed or -ing; None where the right form is not certain."""
+    """Adds -s, -ed or -ing to a noun or verb; returns None where the form is not certain."""
     listed = _irregular_forms(pos).get(name, [])
     fitting = [form for form in listed if form.endswith(ending) or pos == "n"]
     if fitting:
@@ -313,7 +312,7 @@ def _with_ending(name: str, ending: str, pos: str) -> str | None:
 
 
 def _past(name: str, irregular: list[str]) -> str | None:
-    """The one form that is past tense and participle (bought); None for took and taken."""
+    """Returns the form that is past tense and participle (bought); None for took and taken."""
     if len(irregular) > 1 or PAST_DIFFERS.search(name):
         return None
     if irregular:
@@ -325,23 +324,24 @@ def _past(name: str, irregular: list[str]) -> str | None:
 
 def noise(texts: Sequence[str], *, seed: int = 0, rate: float = NOISE_RATE) -> list[str]:
     """
-    Each text after random insertions, swaps and deletions of words (split at white space).
+    Inserts, swaps and deletes words of each text at random. White space separates words.
 
-    texts    N strings; together they are the vocabulary that insertions are drawn from, each
+    texts    N strings in any language; insertions are drawn from the words of all of them, each
              word as often as it occurs (the unigram noise of Xie et al. 2017)
-    seed     a text's result depends on (seed, text, the vocabulary)
-    rate     edits a word, at least one a text; each is an insertion, swap or deletion, as likely
+    seed     a text's result depends on (seed, text, the words of all texts)
+    rate     edits per word, in (0, 1], at least one a text; insertions, swaps and deletions are
+             equally likely
     returns  N strings, words joined by one space; none is empty unless its text was
     """
     vocabulary = sorted(word for text in texts for word in text.split())
-    return [_disturb(text, vocabulary, seed, rate) for text in tqdm(texts, "noise")]
+    return [_disturb(text, vocabulary, seed, rate) for text in tqdm(texts, "noise", leave=False)]
 
 
 def _disturb(text: str, vocabulary: list[str], seed: int, rate: float) -> str:
     rng = _rng(seed, text)
     words = text.split()
     for _ in range(max(1, round(rate * len(words))) if words else 0):
-        # a word alone can neither be swapped nor deleted
+        # a single word can neither be swapped nor deleted
         edit = rng.choice(["insert", "swap", "delete"]) if len(words) > 1 else "insert"
         if edit == "insert":
             words.insert(rng.randrange(len(words) + 1), rng.choice(vocabulary))
@@ -359,24 +359,7 @@ TRANSLATION_BATCH, INSERTION_BATCH = 32, 64     # sentences, texts
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 LONGEST_SENTENCE = 100      # words; the models were trained on sentences and take 512 tokens
 CONTEXT = 64                # words on either side that a model sees when it inserts one
-
-
-def _pretrained(load: Callable, name: str, **options):
-    """load(name) from a folder or the cache; only if it lacks something is the hub asked."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    try:
-        return load(name, local_files_only=True, **options)
-    except Exception:       # of several libraries, by version and by fault; the hub has the say
-        pass
-    try:
-        # one question first: the hub's client asks an unreachable hub for a minute
-        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
-        return load(name, **options)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"model {name}: neither a complete folder, nor in the cache, nor to be "
-                         f"had from the Hugging Face hub ({reason}); name another one with "
-                         "--augment_options") from error
+MODEL_HINT = "Name another model, or the folder of one, with --augment_options"
 
 
 def _device(name: str) -> str:
@@ -385,7 +368,7 @@ def _device(name: str) -> str:
 
 
 def _batches(texts: list[str], size: int) -> Iterator[list[int]]:
-    """Rows of at most `size` texts of like length, the longest first: memory fails at once."""
+    """Yields rows of up to `size` texts of like length, the longest first: memory fails at once."""
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
     for start in tqdm(range(0, len(order), size), "batches", leave=False, disable=None):
         yield order[start:start + size]
@@ -396,20 +379,20 @@ def back_translation(texts: Sequence[str], *, seed: int = 0, device: str = "auto
                      back: str = "Helsinki-NLP/opus-mt-fr-en", beams: int = 4,
                      sampling: int = 0) -> list[str]:
     """
-    Each text translated and translated back, by two MarianMT models (Edunov et al. 2018, Yu et al.
-    2018): English, French, English as in Appendix A.1. Texts are translated sentence by sentence.
+    Translates each text and translates it back, sentence by sentence, by two MarianMT models
+    (Edunov et al. 2018, Yu et al. 2018). The default models give English, French, English, as in
+    Appendix A.1.
 
-    texts          N strings
-    seed, device   of the samples; auto is a GPU where there is one
-    forth, back    names or folders of the models
-    beams          of the beam search, which gives the same for every seed
-    sampling       1 draws each token by its probability instead
-    returns        N strings; raises InputError where the models or their packages are missing
+    texts        N strings in the language of the models
+    seed         decides what sampling draws; beam search gives the same for every seed
+    device       "cpu", "cuda", "mps"; auto takes a GPU where there is one
+    forth, back  names or folders of the models
+    beams        number of beams of the search
+    sampling     1 draws each token by its probability instead of searching
+    returns      N strings
+    raises       InputError where the models or their packages are missing
     """
-    for package in ("sentencepiece", "sacremoses"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError("back translation needs the packages sentencepiece and sacremoses: "
-                             "pip install sentencepiece sacremoses")
+    _require_packages("back_translation")
     sentences = [_sentences(text) for text in texts]
     distinct = list(dict.fromkeys(piece for pieces in sentences for piece in pieces))
     translated = distinct
@@ -423,7 +406,7 @@ def back_translation(texts: Sequence[str], *, seed: int = 0, device: str = "auto
 
 
 def _sentences(text: str) -> list[str]:
-    """The text's sentences; of longer ones pieces of LONGEST_SENTENCE words."""
+    """Splits a text into its sentences, and these into pieces of LONGEST_SENTENCE words."""
     sentences = [sentence.split() for sentence in SENTENCE_END.split(text)]
     return [" ".join(words[start:start + LONGEST_SENTENCE]) for words in sentences
             for start in range(0, len(words), LONGEST_SENTENCE)]
@@ -431,14 +414,16 @@ def _sentences(text: str) -> list[str]:
 
 @lru_cache(maxsize=2)
 def _translator(name: str, device: str):
-    from transformers import MarianMTModel, MarianTokenizer
-    model = _pretrained(MarianMTModel.from_pretrained, name)
-    return _pretrained(MarianTokenizer.from_pretrained, name), model.to(device).eval()
+    from transformers import MarianTokenizer
+    tokenizer = load_pretrained(MarianTokenizer.from_pretrained, name, "model", MODEL_HINT)
+    from transformers import MarianMTModel      # takes seconds, so the model must be there first
+    model = load_pretrained(MarianMTModel.from_pretrained, name, "model", MODEL_HINT)
+    return tokenizer, model.to(device).eval()
 
 
 def _translate(texts: list[str], name: str, device: str, beams: int, seed: int | None
                ) -> list[str]:
-    """Translations of sentences, by beam search or, with a seed, by sampling."""
+    """Translates sentences by beam search or, with a seed, by sampling."""
     from transformers import LogitsProcessorList
     tokenizer, model = _translator(name, device)
     translated = [""] * len(texts)
@@ -451,7 +436,8 @@ def _translate(texts: list[str], name: str, device: str, beams: int, seed: int |
             **inputs, num_beams=beams if seed is None else 1, do_sample=False,
             max_new_tokens=max(limits), logits_processor=LogitsProcessorList(
                 [] if seed is None else [_GumbelNoise(seed, batch)]))
-        # what finds no end is cut as if it were alone in the batch; there its last token is an end
+        # A translation that finds no end is cut as if it were alone in the batch, where its last
+        # token would be an end.
         ids = [tokens[:limit] for tokens, limit in zip(output.tolist(), limits)]
         for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True)):
             translated[row] = text.strip()
@@ -460,8 +446,8 @@ def _translate(texts: list[str], name: str, device: str, beams: int, seed: int |
 
 class _GumbelNoise:
     """
-    Greedy search on logits with this noise draws each token by its probability (Gumbel 1954), from
-    a generator that each text has for itself: whatever stands beside it in the batch.
+    Adds Gumbel noise to logits: a greedy search then draws each token by its probability (Gumbel
+    1954). Each text has a generator of its own, so that its batch makes no difference.
     """
 
     def __init__(self, seed: int, texts: list[str]):
@@ -481,15 +467,18 @@ def contextual(texts: Sequence[str], *, seed: int = 0, device: str = "auto",
                model: str = "bert-base-uncased", top_n: int = 10,
                rate: float = SUBSTITUTION_RATE) -> list[str]:
     """
-    Each text with words inserted at random places, drawn from the top n that a masked language
-    model finds suitable there, by their probability (Appendix A.1; the paper gives neither n nor
+    Inserts words at random places of each text. They are drawn by their probability from the top n
+    that a masked language model finds suitable there (Appendix A.1; the paper gives neither n nor
     the share of words).
 
-    texts          N strings; their white space becomes single spaces
-    seed, device   a text's places and draws depend on (seed, text); auto is a GPU, if there is one
-    model          name or folder of a masked language model
-    top_n, rate    how many candidates; inserted words, as a share of the text's, at least one
-    returns        N strings; raises InputError where the model is missing
+    texts    N strings in the model's language; their white space becomes single spaces
+    seed     a text's places and draws depend on (seed, text) alone
+    device   "cpu", "cuda", "mps"; auto takes a GPU where there is one
+    model    name or folder of a masked language model
+    top_n    number of candidates, at least 1
+    rate     inserted words as a share of the text's, in (0, 1], at least one word
+    returns  N strings
+    raises   InputError where the model is missing
     """
     rngs = [_rng(seed, text) for text in texts]
     words = [text.split() for text in texts]
@@ -506,14 +495,15 @@ def contextual(texts: Sequence[str], *, seed: int = 0, device: str = "auto",
 
 @lru_cache(maxsize=1)
 def _masked_model(name: str, device: str):
-    """Tokenizer, model, and which of its tokens are whole words of letters: their ids and text."""
+    """Loads (tokenizer, model, ids, words); ids and words are the tokens that are whole words."""
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
-    tokenizer = _pretrained(AutoTokenizer.from_pretrained, name)
-    model = _pretrained(AutoModelForMaskedLM.from_pretrained, name).to(device).eval()
+    tokenizer, model = (load_pretrained(kind.from_pretrained, name, "model", MODEL_HINT)
+                        for kind in (AutoTokenizer, AutoModelForMaskedLM))
+    model = model.to(device).eval()
     if tokenizer.mask_token is None:
         raise InputError(f"model {name} has no mask token; name a masked language model")
-    # how a word begins: RoBERTa's Ġ, sentencepiece's ▁; nothing for BERT, whose ## go on
+    # A word begins with RoBERTa's Ġ or sentencepiece's ▁; BERT marks with ## what continues one.
     mark = tokenizer.tokenize("a a")[-1].removesuffix("a")
     words = {i: token.removeprefix(mark) for token, i in tokenizer.get_vocab().items()
              if token.startswith(mark) and token.removeprefix(mark).isalpha()}
@@ -523,7 +513,7 @@ def _masked_model(name: str, device: str):
 
 def _choices(places: list[tuple[list[str], int]], name: str, device: str, top_n: int
              ) -> list[tuple[list[str], list[float]]]:
-    """For each (words, gap): the model's top n words for the gap, and their probabilities."""
+    """Returns for each (words, gap) the model's top n words for the gap and their probabilities."""
     import torch
     tokenizer, model, ids, words = _masked_model(name, device)
     masked = [" ".join([*row[max(0, gap - CONTEXT):gap], tokenizer.mask_token,
@@ -542,64 +532,177 @@ def _choices(places: list[tuple[list[str], int]], name: str, device: str, top_n:
     return choices
 
 
-# ---- the entry of main.py ----------------------------------------------------------------------
+# ---- are the texts English? --------------------------------------------------------------------
 
-METHODS = {
-    "word_substitution": word_substitution,
-    "back_translation": back_translation,
-    "contextual": contextual,
-    "noise": noise,
-    "none": None,       # the texts themselves: the views differ by dropout alone, Gao et al. 2021
+# Texts do not look English where two shares of their words (of three letters and more) are below
+# these limits: that of WordNet's words and stop words, and that of function words which other
+# languages hardly have. Measured:
+#     30 texts of the six datasets or WordNet's glosses, the least of 200 samples   78 % and 4 %
+#     six to fifteen sentences in each of 12 other languages, the most              61 % and 3 %
+# English keywords without function words pass by the first, English jargon by the second.
+MIN_KNOWN, MIN_FUNCTION = 0.70, 0.04
+MIN_WORDS = 20              # fewer words say too little about their language
+LANGUAGE_SAMPLE = 500       # texts that are looked at, the first 100 words of each
+FUNCTION_WORDS = STOP_WORDS - frozenset(    # these are words of other languages, too
+    "for under over was had are her also still once per even most will all but don can".split())
+WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+def check_english(texts: Sequence[str], method: str) -> None:
+    """
+    Raises InputError where a sample of the texts, spread over all of them, is not English.
+
+    Half of the texts in another language can pass: the shares are those of all words together.
+    """
+    wordnet = load_wordnet()
+    counts = Counter(
+        word.lower() for text in texts[::math.ceil(len(texts) / LANGUAGE_SAMPLE) or 1]
+        for word in islice(map(re.Match.group, WORD.finditer(text)), 100))
+    unknown = Counter({word: count for word, count in counts.items()
+                       if word not in STOP_WORDS and wordnet.morphy(word) is None})
+    total = counts.total()
+    known = 1 - unknown.total() / max(1, total)
+    function = sum(counts[word] for word in FUNCTION_WORDS) / max(1, total)
+    if total < MIN_WORDS or known >= MIN_KNOWN or function >= MIN_FUNCTION:
+        return
+    examples = ", ".join(word for word, _ in unknown.most_common(4))
+    raise InputError(
+        f"the texts do not look English, and {method} is for English: only {known:.0%} of "
+        f"{total:,} words in a sample are English (words such as {examples} are not); take "
+        f"--augment noise or none, or let it treat them as English with --augment {method} "
+        "--augment_options language=any")
+
+
+# ---- the registry ------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    An entry of AUGMENTATIONS. The command line, run_all.sh, the report and --augment auto read it.
+
+    function     takes (texts, *, seed, its options) and returns texts; it takes device, too, if it
+                 has models; None leaves the texts as they are
+    title        names it in tables
+    good_for     says in --help what it does, and when to take it
+    ranges       (lowest, highest) of each option that is a number; a float must exceed the lowest
+    packages     are what it needs from PyPI beside requirements.txt
+    models       are those of its options that name models of Hugging Face
+    english      says that its texts must be English, unless the option language=any is given
+    in_pieces    says that a text's result does not depend on the other texts
+    """
+    function: Callable | None
+    title: str
+    good_for: str
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    english: bool = False
+    in_pieces: bool = True
+
+    @property
+    def options(self) -> dict:
+        """What can be set beside the seed, with the default values."""
+        own = dict(self.function.__kwdefaults__) if self.function else {}
+        for name in ("seed", "device"):
+            own.pop(name, None)
+        return own | ({"language": "english"} if self.english else {})
+
+
+AUGMENTATIONS = {       # to add one, write its function and its entry
+    "word_substitution": Augmentation(
+        word_substitution, "Word substitution",
+        "replaces words by WordNet synonyms: the paper's choice, for English",
+        ranges={"rate": (0, 1)}, english=True),
+    "back_translation": Augmentation(
+        back_translation, "Back translation",
+        "translates to French and back: it changes the wording most, takes hours without a GPU",
+        ranges={"beams": (1, math.inf), "sampling": (0, 1)},
+        packages=("sentencepiece", "sacremoses"), models=("forth", "back"), english=True),
+    "contextual": Augmentation(
+        contextual, "Contextual embedding",
+        "inserts words that a masked language model finds suitable: slow without a GPU",
+        ranges={"top_n": (1, math.inf), "rate": (0, 1)}, models=("model",), english=True),
+    "noise": Augmentation(
+        noise, "Noise", "inserts, swaps and deletes words at random: for every language",
+        ranges={"rate": (0, 1)}, in_pieces=False),
+    "none": Augmentation(
+        None, "None", "leaves the views to differ by dropout alone (Gao et al. 2021)"),
 }
 
 
+def entry_of(method: str) -> Augmentation:
+    """Returns the entry of an augmentation; InputError for an unknown name."""
+    if method not in AUGMENTATIONS:
+        raise InputError(f"augmentation {method!r} is unknown; choose one of "
+                         f"{', '.join(AUGMENTATIONS)}")
+    return AUGMENTATIONS[method]
+
+
+def _require_packages(method: str) -> None:
+    packages = AUGMENTATIONS[method].packages
+    if any(importlib.util.find_spec(package) is None for package in packages):
+        raise InputError(f"{method} needs the packages {' and '.join(packages)}: "
+                         f"pip install {' '.join(packages)}")
+
+
+def check_augmentation(method: str, texts: Sequence[str], *, language: str = "english",
+                       **options) -> None:
+    """
+    Raises InputError where something that the augmentation needs is missing, or where the texts are
+    not in its language; options are those of its entry.
+    """
+    entry = entry_of(method)
+    if entry.english and language != "any":
+        check_english(texts, method)
+    if entry.function:
+        entry.function(["a text"], **options)
+
+
+# ---- all texts, once ---------------------------------------------------------------------------
+
 PIECE = 10_000              # texts that are augmented, and kept, together
-MODEL_PIECE = 500           # the same, where a model does it: some minutes without a GPU
+MODEL_PIECE = 500           # the same where a model does it, some minutes without a GPU
 SAMPLE = 10_000             # texts that the shares of what was changed are counted on
-FEW_PIECES = 4              # fewer are done before the other processes have started
-
-
-def options_of(method: str) -> dict:
-    """What an augmentation can be told beside the seed, with the default values."""
-    own = METHODS[method].__kwdefaults__ if METHODS[method] else {}
-    return {name: value for name, value in own.items() if name not in ("seed", "device")}
 
 
 def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path,
             device: str = "auto", **options) -> list[str]:
     """
-    METHODS[method] over all texts, computed once and kept in cache_dir. Prints what it changed.
+    Applies AUGMENTATIONS[method] to all texts once, keeps the result in cache_dir, and prints what
+    it changed.
 
     texts      N strings
-    cache_dir  made where missing; one JSON file for each (method, its settings, seed, piece of
-               10,000 texts, 500 where a model does it), so that an interrupted call goes on
-    device     of the model, where there is one
-    options    other values for options_of(method)
-    returns    N strings; raises InputError for an unknown method or an unusable cache_dir
+    cache_dir  is made where missing; it gets one JSON file for each (method, options, seed, piece
+               of 10,000 texts, 500 where a model does it), so that a killed call goes on
+    device     is the model's, where there is one
+    options    other values for the options of the entry
+    returns    N strings
+    raises     InputError for an unknown method, an unusable cache_dir, something that the method
+               needs and that is missing, and texts that are not in its language
     """
-    if method not in METHODS:
-        raise InputError(f"augmentation {method!r} is unknown; choose one of {', '.join(METHODS)}")
-    function = METHODS[method]
-    if function is None:
+    entry = entry_of(method)
+    if entry.function is None:
         print("augment: none, the two views of a text differ by dropout alone")
         return list(texts)
-    settings = {"seed": seed} | options_of(method) | options
-    has_model = "device" in function.__kwdefaults__
-    size = (max(1, len(texts)) if function is noise else    # its words come from all texts
-            MODEL_PIECE if has_model else PIECE)
+    settings = {"seed": seed} | entry.options | options
+    size = (max(1, len(texts)) if not entry.in_pieces else MODEL_PIECE if entry.models else PIECE)
     pieces = [list(texts[start:start + size]) for start in range(0, len(texts), size)]
     paths = [Path(cache_dir) / f"{method}-{_digest([CACHE_FORMAT, method, settings, piece])[:16]}"
              ".json" for piece in pieces]
-    with _cache_errors(cache_dir):              # before the work, which may take hours
+    try:                                            # before the work, which may take hours
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
         changed = [_read_cache(path) for path in paths]
+    except OSError as error:
+        raise InputError(f"the augmentation cache {cache_dir} cannot be used ({error.strerror}); "
+                         "name a folder that you can write to") from error
     missing = [i for i, piece in enumerate(changed) if piece is None]
-    if has_model:
-        settings["device"] = device             # not in the key: it is to make no difference
-    for i, piece in zip(missing, _over_pieces(function, settings, [pieces[i] for i in missing])):
-        with _cache_errors(cache_dir):
-            _write_cache(paths[i], piece)
-        changed[i] = piece
+    if settings.pop("language", "any") != "any" and missing:
+        check_english(texts, method)
+    if entry.models:
+        settings["device"] = device                 # it is not in the key: it makes no difference
+    for i in tqdm(missing, f"{method}, pieces of {size:,} texts", disable=len(missing) < 2):
+        changed[i] = entry.function(pieces[i], **settings)
+        _write_cache(paths[i], changed[i])
     result = [text for piece in changed for text in piece]
     share_texts, share_words = change_shares(texts[:SAMPLE], result[:SAMPLE])
     print(f"augment: {method} changed {100 * share_texts:.1f} % of {len(texts[:SAMPLE]):,} texts, "
@@ -607,75 +710,36 @@ def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path
     return result
 
 
-def _be_a_worker() -> None:
-    """Leaves Ctrl-C to the process that started this one, and ends with it, also by kill -9."""
-    def end_with_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _over_pieces(function: Callable, settings: dict, pieces: list[list[str]]
-                 ) -> Iterator[list[str]]:
-    """function(piece, **settings) of each piece in turn; many, by a process for each core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if function is not word_substitution or cores == 1 or len(pieces) < FEW_PIECES:
-        yield from (function(piece, **settings) for piece in tqdm(
-            pieces, f"{len(pieces)} pieces", disable=len(pieces) < 2))
-        return
-    load_wordnet()      # where it is missing it is downloaded, or the error raised, once
-    # spawn, not fork: NLTK's open files would be shared, and torch's threads lost
-    pool = ProcessPoolExecutor(min(cores, len(pieces)), multiprocessing.get_context("spawn"),
-                               initializer=_be_a_worker)
-    try:
-        yield from tqdm(pool.map(partial(function, **settings), pieces),
-                        f"{function.__name__}, pieces of {PIECE:,} texts", total=len(pieces))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _cache_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"the augmentation cache {folder} cannot be used ({error.strerror}); "
-                         "name a folder that you can write to") from error
-
-
 def _digest(value: list) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _read_cache(path: Path) -> list[str] | None:
-    """The texts in a file that _write_cache wrote; None where it is missing or damaged."""
+    """Reads the texts that _write_cache wrote; returns None where they are missing or damaged."""
     if not path.exists():
         return None
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["sha256"] == _digest(stored["texts"]):
             return stored["texts"]
-    except (ValueError, KeyError, TypeError):       # not JSON, or not ours
+    except (ValueError, KeyError, TypeError):       # it is not JSON, or not ours
         pass
     print(f"augment: {path} is damaged and computed anew")
     return None
 
 
 def _write_cache(path: Path, texts: list[str]) -> None:
-    partial = path.with_suffix(f".{secrets.token_hex(4)}.tmp")     # two runs may write at once
-    partial.write_text(json.dumps({"sha256": _digest(texts), "texts": texts}), encoding="utf-8")
-    os.replace(partial, path)
+    save(path, json.dumps({"sha256": _digest(texts), "texts": texts}).encode())
 
 
 def change_shares(texts: Sequence[str], changed: Sequence[str]) -> tuple[float, float]:
     """
-    (share of texts that differ, share of the texts' words that the changed texts lack), in [0, 1].
+    Returns (share of texts that differ, share of the texts' words that the changed texts lack),
+    both in [0, 1].
 
     Words are split at white space and aligned in order (difflib): a word counts as changed where
     no equal word of the changed text stands in line with it. Insertions alone count as 0 words.
-    Of a text the first 1,000 words are counted: aligning takes the square of their number.
+    The first 1,000 words of a text count: the time of aligning grows with the square of them.
     """
     num_texts = num_words = num_lost = 0
     for before, after in zip(texts, changed, strict=True):

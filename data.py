@@ -1,6 +1,7 @@
 """
-Texts and labels: the six datasets of the paper, WordNet's glosses, your own files; splits, the
-imbalance builder, label noise, the data report; tokenising once; batches, and their pieces of like length.
+Texts and labels: the six datasets of the paper, WordNet's glosses, your own files (which
+engine/reading.py reads); splits, the imbalance builder, label noise, the data report; tokenising
+once; batches, and their pieces of like length.
 
     corpus = load("trec", data_dir="data")
     corpus = select(corpus, imbalanced_rows(corpus.train_labels, 50.0, seed=0))
@@ -9,20 +10,16 @@ imbalance builder, label noise, the data report; tokenising once; batches, and t
 Letters: N texts, C classes, B rows of a batch, V views, L tokens of the longest text.
 A class is a number 0..C-1, the index of its name in `Corpus.label_names`.
 """
-import csv
 import hashlib
-import http.client
 import io
 import json
 import math
 import re
-import shlex
-import time
+import textwrap
 import unicodedata
-import urllib.request
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -46,10 +43,12 @@ class Corpus:
     test_texts: list[str]
     test_labels: np.ndarray     # int64
     label_names: list[str]      # C names
-    dropped: int                # rows of both parts left out because their text is empty
+    dropped: int                # rows of all parts left out because their text is empty
     train_rows: np.ndarray      # (N,) int64, 0-based, kept through every later selection
     val_texts: list[str] = field(default_factory=list)      # held out of the training part, if any
     val_labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    unlabelled: int = 0         # rows of all parts with a text that are left out without a label
+    notes: list[str] = field(default_factory=list)      # what was found on the way, to be said
 
 
 def select(corpus: Corpus, rows: np.ndarray) -> Corpus:
@@ -106,8 +105,12 @@ def stratified_split(labels: np.ndarray, fraction: float, *,
     sizes = {label: min(int(size * fraction + 0.5 + 1e-9), size - 1)
              for label, size in Counter(labels.tolist()).items()}
     if sum(sizes.values()) == 0:
+        largest = max(Counter(labels.tolist()).values(), default=0)
+        remedy = ("no class has two texts, and each keeps its last one: bring more texts"
+                  if largest < 2 else f"its largest class has {largest} texts: a share of at least "
+                  f"{math.ceil(500 / largest) / 1000} holds out one")
         raise InputError(f"a share of {fraction} of {len(labels)} texts holds out none of any "
-                         "class; raise the fraction or bring more texts")
+                         f"class; {remedy}")
     held_out = first_rows(labels, sizes, seed)
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
@@ -155,6 +158,42 @@ def imbalanced_rows(labels: np.ndarray, ir: float, *, profile: str = "exp",
     return first_rows(labels, sizes, seed)
 
 
+def unreached_ratio(before: np.ndarray, after: np.ndarray, ir: float, profile: str) -> str:
+    """
+    "" where the builder made class sizes (C,) `before` such that the largest is `ir` times the
+    smallest, up to whole numbers; else what stands in the way, and what can be asked for instead.
+    """
+    largest, smallest = before.max(), before[before > 0].min()
+    if profile == "consecutive":    # there `ir` is the step from one class to the next
+        return ""
+    wanted = profile_size("step", len(before), largest, len(before), ir)
+    if wanted < 1:
+        return (f"its largest class has {largest} texts, so that a ratio of {largest} is the most "
+                f"that can be built: ask for --ir {largest}")
+    if after.min() < wanted:
+        built = imbalance_ratio(after)
+        return (f"its smallest class has {smallest} texts where --ir {ir:g} asks for {wanted}, so "
+                f"that {built:.4g} is built: ask for --ir {built:.4g}, or for fewer texts of the "
+                f"large classes with --max_per_class {math.ceil(smallest * ir)}")
+    return ""
+
+
+def check_ratio(corpus: Corpus, before: np.ndarray, after: np.ndarray, ir: float,
+                profile: str) -> Corpus:
+    """
+    The corpus, if imbalanced_rows() has made of the rows `before` rows `after` with this ratio.
+
+    InputError where it could not: runs and tables are named after what was asked. Only for the
+    paper's own ratios of a dataset (TREC at 10 has 14.5) it is a note instead.
+    """
+    sizes = [class_counts(corpus.train_labels[rows], len(corpus.label_names))
+             for rows in (before, after)]
+    problem = unreached_ratio(*sizes, ir, profile)
+    if problem and not (corpus.name in DATASETS and ir in (DATASETS[corpus.name].paper_irs or ())):
+        raise InputError(f"{corpus.name}: {problem}")
+    return replace(corpus, notes=[*corpus.notes, problem]) if problem else corpus
+
+
 def left_out(labels: np.ndarray, kept: np.ndarray, most: int, *,
              seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
@@ -198,309 +237,33 @@ def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int
     return noisy
 
 
-# ---- Reading files: each reader returns (text, label) for every row, in the file's order ----
+# ---- Readers of the known datasets: (text, label) of every row, in the file's order ----
 
-Rows = list[tuple[str, str]]
-
-
-def read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+Rows = list[tuple[str, str | None]]     # the label is None where an own row has none
 
 
-def way_to_utf8(path: Path, content: bytes) -> str:
-    """What bytes that are no UTF-8 text look like, and how to make one of them."""
-    start = content[:1000]
-    if start[:2] in (b"PK", b"\x1f\x8b"):
-        return "it looks compressed (zip, gzip, a spreadsheet): unpack it, or export it as CSV"
-    by_mark = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}.get(start[:2])
-    # half of the bytes of Western text in UTF-16 are zero, and in UTF-16LE every second one
-    encoding = by_mark or ("WINDOWS-1252" if start.count(0) < len(start) / 4 else
-                           "UTF-16LE" if start[1:2] == b"\0" else "UTF-16BE")
-    looks = "Latin-1 or Windows-1252" if encoding == "WINDOWS-1252" else encoding
-    source, target = shlex.quote(path.name), shlex.quote(f"utf8-{path.name}")
-    return f"it looks like {looks}: iconv -f {encoding} -t UTF-8 {source} > {target}"
-
-
-def read_utf8(path: Path) -> str:
-    """The file's text without a byte order mark. InputError: empty, not UTF-8, or with a NUL."""
-    content = read_bytes(path)
-    try:
-        text = content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        remedy = ("the file ends within a character: bring the whole of it"
-                  if error.reason == "unexpected end of data" else way_to_utf8(path, content))
-        raise InputError(f"{path}: not UTF-8 at byte {error.start} (line "
-                         f"{1 + content[:error.start].count(10)}); {remedy}") from None
-    if not text.strip():
-        raise InputError(f"{path}: the file is empty; it needs rows with a text and a label")
-    if "\0" in text:
-        line = 1 + text[:text.index("\0")].count("\n")
-        is_wide = content[:1000].count(0) >= len(content[:1000]) / 4
-        remedy = way_to_utf8(path, content) if is_wide else "the file is damaged or not a text file"
-        raise InputError(f"{path}, line {line}: a NUL byte; {remedy}")
-    return text
-
-
-def require_columns(where: str, present: list[str], *columns: str) -> None:
-    for column in columns:
-        if column not in present:
-            raise InputError(f"{where}: no column {column!r}, only "
-                             f"{', '.join(map(repr, present))[:300]}; "
-                             "name yours with " + " and ".join(
-                                 ("--text_column", "--label_column")[:len(columns)]))
-
-
-def checked_text(where: str, text: object) -> str:
-    """The row's text. InputError where it is no string of whole characters."""
-    if not isinstance(text, str):
-        raise InputError(f"{where}: the text is {text!r:.40}, not a string; quote or drop it")
-    if "\0" in text:
-        raise InputError(f"{where}: a NUL character; remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: half a surrogate pair; write the whole character") from None
-    return text
-
-
-def checked(where: str, text: object, label: object) -> tuple[str, str]:
-    """The row's text and stripped label. InputError where one of them is no use for training."""
-    text = checked_text(where, text)
-    if isinstance(label, bool) or not isinstance(label, (str, int)):
-        raise InputError(f"{where}: the label is {label!r:.40}; use a string or a whole number")
-    label = str(label).strip()
-    if text.strip() and not label:
-        raise InputError(f"{where}: the label is empty; fill it in or drop the row")
-    return text, checked_text(where, label)
-
-
-def table_rows(path: object, lines: Iterable[str], separator: str,
-               *columns: str) -> Iterator[tuple[str, dict]]:
-    """Where it stands, and its fields by name, of each row below a header with these columns."""
-    csv.field_size_limit(2**31 - 1)    # one field may be a whole book; the usual limit is 128 kB
-    # strict: an open quote is an error here instead of one text that swallows the rest of the file
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-    header, line = [], 1    # line: where the row begins that is read next
-    try:
-        for fields in reader:
-            where, line = f"{path}, line {line}", reader.line_num + 1
-            if not fields:    # a blank line
-                continue
-            if not header:
-                header = fields
-                require_columns(where, header, *columns)
-                if len(set(header)) < len(header):
-                    twice = Counter(header).most_common(1)[0][0]
-                    raise InputError(f"{where}: two columns are named {twice!r}; rename one")
-            elif len(fields) != len(header):
-                raise InputError(f"{where}: {len(fields)} fields where the header has {len(header)}"
-                                 f"; put quotes round a field that contains {separator!r}")
-            else:
-                yield where, dict(zip(header, fields))
-    except csv.Error as error:
-        raise InputError(f"{path}, line {line}: {error}; "
-                         "write a quote inside a quoted field twice, and close it") from None
-
-
-def read_table(path: Path, text_column: str, label_column: str) -> Rows:
-    """A .csv (commas) or .tsv (tabs) file with a header; quoted fields may hold line ends."""
-    lines = io.StringIO(read_utf8(path), newline="")
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    return [checked(where, row[text_column], row[label_column])
-            for where, row in table_rows(path, lines, separator, text_column, label_column)]
-
-
-def without_repeats(pairs: list[tuple[str, object]]) -> dict:
-    """For json.loads, which would take the last of two values under one name."""
-    repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
-    if repeated:
-        raise ValueError(f"{repeated[0]!r:.40} stands twice in one object")
-    return dict(pairs)
-
-
-def parse_json(where: str, text: str) -> object:
-    try:
-        return json.loads(text, object_pairs_hook=without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not valid JSON ({str(error)[:80]}); correct it") from None
-
-
-def json_lines(path: object, lines: Iterable[str]) -> Iterator[tuple[str, object]]:
-    """Where it stands, and the value, of each line that is not blank."""
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield where, parse_json(where, line)
-
-
-def json_list(path: object, content: str) -> Iterator[tuple[str, object]]:
-    """The same of each item of one list."""
-    whole = parse_json(str(path), content)
-    if not isinstance(whole, list):
-        raise InputError(f"{path}: not a list of objects; one object a line is a .jsonl file")
-    for number, item in enumerate(whole, 1):
-        yield f"{path}, item {number}", item
-
-
-def json_rows(items: Iterable[tuple[str, object]], *columns: str) -> Iterator[tuple[str, dict]]:
-    """Such items, all of them objects with these fields."""
-    for where, item in items:
-        if not isinstance(item, dict):
-            raise InputError(f"{where}: {item!r:.40} is not an object with named fields")
-        require_columns(where, list(item), *columns)
-        yield where, item
-
-
-def read_json(path: Path, text_column: str, label_column: str) -> Rows:
-    """A .jsonl file, one object a line, or a .json file, one list of objects."""
-    content = read_utf8(path)
-    # not splitlines(): a JSON string may hold U+2028, which that takes for a line end
-    items = (json_lines(path, content.split("\n")) if path.suffix.lower() == ".jsonl" else
-             json_list(path, content))
-    return [checked(where, item[text_column], item[label_column])
-            for where, item in json_rows(items, text_column, label_column)]
-
-
-def read_lines(path: Path) -> list[str]:
+def read_file_lines(path: Path) -> list[str]:
     """Lines without their ends (LF or CRLF); the end of the last line is optional."""
-    return read_utf8(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    text = path.read_bytes().decode("utf-8")
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def read_labelled_lines(path: Path) -> Rows:
     """One `label<TAB>text` a line."""
-    rows = []
-    for number, line in enumerate(read_lines(path), 1):
-        label, tab, text = line.partition("\t")
-        if not tab:
-            raise InputError(f"{path}, line {number}: no tab between label and text; add it")
-        rows.append(checked(f"{path}, line {number}", text, label))
-    return rows
+    parts = (line.partition("\t") for line in read_file_lines(path))
+    return [(text, label.strip()) for label, _, text in parts]
 
 
 def read_line_pair(text_path: Path, label_path: Path) -> Rows:
     """One text a line in one file, its label on the same line of the other."""
-    texts, labels = read_lines(text_path), read_lines(label_path)
-    if len(texts) != len(labels):
-        raise InputError(f"{text_path} has {len(texts)} lines but {label_path} has {len(labels)}; "
-                         "each text needs its label on the same line")
-    return [checked(f"{label_path}, line {number}", text, label)
-            for number, (text, label) in enumerate(zip(texts, labels), 1)]
+    texts, labels = read_file_lines(text_path), read_file_lines(label_path)
+    return [(text, label.strip()) for text, label in zip(texts, labels, strict=True)]
 
 
-# ---- Sources: (file, address, SHA-256); each file lies at data_dir/<dataset>/<file> ----
-
-GITHUB = "https://raw.githubusercontent.com"
-TEXT_GCN = f"{GITHUB}/yao8839836/text_gcn/master/data/R52"
-AUTHORS = f"{GITHUB}/KEAML-JLU/SharpReCL/main/data"
-DUAL_CL = f"{GITHUB}/hiyouga/Dual-Contrastive-Learning/main/data"
-PTE = f"{GITHUB}/mnqu/PTE/master/data/dblp"
-STC2 = f"{GITHUB}/jacoxu/STC2/master/dataset"
-
-DATASETS = {
-    "r52": [
-        ("train.txt", f"{TEXT_GCN}/train.txt",
-         "eb5ded0417d5e99167394e78cd7da15c79ab610ce294237471d62cb253ef4103"),
-        ("test.txt", f"{TEXT_GCN}/test.txt",
-         "3524681b4e016359c946847e4201deb61ba8b760f4687b2611fcaa4ec167da3c")],
-    "ohsumed": [
-        ("ohsumed_Train_aug.json", f"{AUTHORS}/ohsumed_Train_aug.json",
-         "75504c4683ffc852fa2d50e073258d6fb822bba2ede5143aa215c0cf1456aed7"),
-        ("ohsumed_Test.json", f"{AUTHORS}/ohsumed_Test.json",
-         "0798a02646452d7c25f52d40ce1a5c9babb5f41c1608683bf0ba8a91ddfd5070")],
-    "trec": [
-        ("TREC_Train_aug.json", f"{AUTHORS}/TREC_Train_aug.json",
-         "06b50b8488ede7ced6d5988fcabb65ad20b2a0e9155ce1faa35ae407107510dc"),
-        ("TREC_Test.json", f"{AUTHORS}/TREC_Test.json",
-         "5ae98f229f256be756dbcf821ffb899c0ea0844211b762cbb222a33637665f59")],
-    "cr": [
-        ("CR_Train.json", f"{DUAL_CL}/CR_Train.json",
-         "8d5351dce675950208bbba7cd4caa19e4da0baba8ddd51f00b4bbb3abbdd5e96"),
-        ("CR_Test.json", f"{DUAL_CL}/CR_Test.json",
-         "bc35abb837744b406ed6c7ee37a6aea380ad3e0fbc021b178b1a3d58b3d471e6")],
-    "dblp": [
-        ("text_train.txt", f"{PTE}/text_train.txt",
-         "bc56845bae8501d3a2d6806021871c400587ea2977728b4b629c1655e41d710f"),
-        ("label_train.txt", f"{PTE}/label_train.txt",
-         "a1184eb942d1bf6e23f7ea39dabe29e935f31220ac8b48087712db3c6b4f12ef"),
-        ("text_test.txt", f"{PTE}/text_test.txt",
-         "7887356edf48118b9bb47be6122226e47d55268e1fd3d40a8827f347dfd49b02"),
-        ("label_test.txt", f"{PTE}/label_test.txt",
-         "efa304a21712a9bfa6133843bce677003162d8b9da4e1e91396f83c921ae3ea2")],
-    "biomedical": [
-        ("Biomedical.txt", f"{STC2}/Biomedical.txt",
-         "5824b74b2064a6b2940b15ab30bab8abe1bd42aa1ec4089e62a0ba28efa2ba87"),
-        ("Biomedical_gnd.txt", f"{STC2}/Biomedical_gnd.txt",
-         "3e3d2b77aefc232661bb5b1723f123f4b23cf654c777a4a8b6d3c1ef752f836f")],
-}
-BIOMEDICAL_TEST_FRACTION = 0.1    # the paper's 90/10; which texts it held out is not published
-TRIES = 3
-TIMEOUT = 5       # seconds without a byte
-BACK_OFF = 0.5    # seconds before the second try, twice as many before the third
-FORMATS = {".csv": read_table, ".tsv": read_table, ".jsonl": read_json, ".json": read_json}
-
-
-def altered(content: bytes, sha256: str) -> str:
-    """Empty if this is the pinned content, else a phrase that says how it is not."""
-    got = hashlib.sha256(content).hexdigest()
-    return "" if got == sha256 else (f"truncated or altered ({len(content)} bytes, "
-                                     f"SHA-256 {got[:12]}, expected {sha256[:12]})")
-
-
-def transfer(address: str, title: str) -> bytes:
-    """The bytes at an address, under a progress bar."""
-    content = bytearray()
-    with urllib.request.urlopen(address, timeout=TIMEOUT) as response:
-        size = int(response.headers.get("Content-Length", 0)) or None
-        with tqdm(total=size, desc=title, unit="B", unit_scale=True) as bar:
-            while chunk := response.read(1 << 16):
-                content += chunk
-                bar.update(len(chunk))
-    return bytes(content)
-
-
-def download(path: Path, address: str, sha256: str) -> None:
-    """Fetch one pinned file. InputError where no try brings it as it should be."""
-    for attempt in range(TRIES):
-        time.sleep(BACK_OFF * attempt)
-        try:
-            content = transfer(address, path.name)
-        except (OSError, http.client.HTTPException) as error:    # URLError is an OSError
-            problem = str(error)
-            continue
-        problem = altered(content, sha256)
-        if not problem:
-            return save(path, content)
-    raise InputError(f"{path} is missing and {TRIES} tries to fetch {address} failed ({problem}); "
-                     "put the file there by hand or name another folder with --data_dir")
-
-
-def pinned_files(dataset: str, data_dir: str) -> list[Path]:
-    """The dataset's files, fetched where absent. InputError for any that is not as pinned."""
-    paths = []
-    for file, address, sha256 in DATASETS[dataset]:
-        path = Path(data_dir) / dataset / file
-        if not path.is_file():
-            download(path, address, sha256)
-        problem = altered(read_bytes(path), sha256)
-        if problem:
-            raise InputError(f"{path} is {problem}; delete it and run again")
-        paths.append(path)
-    return paths
-
-
-def read_known(dataset: str, data_dir: str) -> tuple[Rows, Rows | None]:
-    """Training rows and test rows (None: not split) of one of the six datasets."""
-    paths = pinned_files(dataset, data_dir)
-    if dataset == "r52":
-        return read_labelled_lines(paths[0]), read_labelled_lines(paths[1])
-    if dataset == "dblp":
-        return read_line_pair(*paths[:2]), read_line_pair(*paths[2:])
-    if dataset == "biomedical":
-        return read_line_pair(*paths), None
-    return read_json(paths[0], "text", "label"), read_json(paths[1], "text", "label")
+def read_objects(path: Path) -> Rows:
+    """A JSON list of objects with a text and a label."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return [(row["text"], str(row["label"]).strip()) for row in rows]
 
 
 def read_wordnet() -> Rows:
@@ -529,28 +292,136 @@ def every_tenth(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
 
-def read_own(dataset: str, text_column: str, label_column: str) -> tuple[Rows, Rows | None]:
-    """A file of rows (not split), or a folder with a train.* and perhaps a test.* file."""
-    path, formats = Path(dataset), ", ".join(FORMATS)
-    if text_column == label_column:
-        raise InputError(f"{path}: {text_column!r} cannot be both --text_column and --label_column")
-    if path.is_dir():
-        parts = [[file for file in sorted(path.glob(f"{part}.*")) if file.suffix.lower() in FORMATS]
-                 for part in ("train", "test")]
-        if len(parts[0]) != 1 or len(parts[1]) > 1:
-            raise InputError(f"{path}: a folder needs exactly one train file and at most one test "
-                             f"file, ending in {formats}; remove or rename the others")
-        paths = parts[0] + parts[1]
-    elif path.exists():
-        paths = [path]
-    else:
-        known = ", ".join([*DATASETS, "wordnet"])
-        raise InputError(f"--dataset {dataset}: neither a known dataset ({known}) "
-                         "nor an existing file or folder; correct the name or the path")
-    if paths[0].suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: its name must end in one of {formats}")
-    rows = [FORMATS[file.suffix.lower()](file, text_column, label_column) for file in paths]
-    return rows[0], rows[1] if len(rows) == 2 else None
+# ---- The registry: a dataset is added here alone ----
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that is known by name; each file lies at data_dir/<name>/<file>."""
+    title: str
+    address: str                # of the folder that its files are fetched from
+    files: dict[str, str]       # file: its SHA-256, in the order of read's arguments
+    read: Callable[..., tuple[Rows, Rows | None]]       # paths to training and test rows
+    split: Callable | None = None       # without test rows: (labels, seed) to kept and held out
+    # the imbalance ratios of the paper's Table 2, the first one in its other tables too;
+    # (): it is used as it is, None: it is not in the paper
+    paper_irs: tuple[float, ...] | None = (50.0, 20.0, 10.0)
+
+
+GITHUB = "https://raw.githubusercontent.com"
+TEXT_GCN = f"{GITHUB}/yao8839836/text_gcn/master/data/R52"
+AUTHORS = f"{GITHUB}/KEAML-JLU/SharpReCL/main/data"
+DUAL_CL = f"{GITHUB}/hiyouga/Dual-Contrastive-Learning/main/data"
+PTE = f"{GITHUB}/mnqu/PTE/master/data/dblp"
+STC2 = f"{GITHUB}/jacoxu/STC2/master/dataset"
+
+DATASETS = {
+    "r52": Dataset(
+        "R52", TEXT_GCN, {
+            "train.txt":
+                "eb5ded0417d5e99167394e78cd7da15c79ab610ce294237471d62cb253ef4103",
+            "test.txt":
+                "3524681b4e016359c946847e4201deb61ba8b760f4687b2611fcaa4ec167da3c",
+        },
+        read=lambda train, test: (read_labelled_lines(train), read_labelled_lines(test)),
+        paper_irs=()),
+    "ohsumed": Dataset(
+        "Ohsumed", AUTHORS, {
+            "ohsumed_Train_aug.json":
+                "75504c4683ffc852fa2d50e073258d6fb822bba2ede5143aa215c0cf1456aed7",
+            "ohsumed_Test.json":
+                "0798a02646452d7c25f52d40ce1a5c9babb5f41c1608683bf0ba8a91ddfd5070",
+        },
+        read=lambda train, test: (read_objects(train), read_objects(test)),
+        paper_irs=()),
+    "trec": Dataset(
+        "TREC", AUTHORS, {
+            "TREC_Train_aug.json":
+                "06b50b8488ede7ced6d5988fcabb65ad20b2a0e9155ce1faa35ae407107510dc",
+            "TREC_Test.json":
+                "5ae98f229f256be756dbcf821ffb899c0ea0844211b762cbb222a33637665f59",
+        },
+        read=lambda train, test: (read_objects(train), read_objects(test))),
+    "dblp": Dataset(
+        "DBLP", PTE, {
+            "text_train.txt":
+                "bc56845bae8501d3a2d6806021871c400587ea2977728b4b629c1655e41d710f",
+            "label_train.txt":
+                "a1184eb942d1bf6e23f7ea39dabe29e935f31220ac8b48087712db3c6b4f12ef",
+            "text_test.txt":
+                "7887356edf48118b9bb47be6122226e47d55268e1fd3d40a8827f347dfd49b02",
+            "label_test.txt":
+                "efa304a21712a9bfa6133843bce677003162d8b9da4e1e91396f83c921ae3ea2",
+        },
+        read=lambda texts, labels, test_texts, test_labels: (
+            read_line_pair(texts, labels), read_line_pair(test_texts, test_labels))),
+    "biomedical": Dataset(
+        "Biomedical", STC2, {
+            "Biomedical.txt":
+                "5824b74b2064a6b2940b15ab30bab8abe1bd42aa1ec4089e62a0ba28efa2ba87",
+            "Biomedical_gnd.txt":
+                "3e3d2b77aefc232661bb5b1723f123f4b23cf654c777a4a8b6d3c1ef752f836f",
+        },
+        read=lambda texts, labels: (read_line_pair(texts, labels), None),
+        # the paper's 90/10; which texts it held out is not published
+        split=lambda labels, seed: stratified_split(labels, 0.1, seed=seed)),
+    "cr": Dataset(
+        "CR", DUAL_CL, {
+            "CR_Train.json":
+                "8d5351dce675950208bbba7cd4caa19e4da0baba8ddd51f00b4bbb3abbdd5e96",
+            "CR_Test.json":
+                "bc35abb837744b406ed6c7ee37a6aea380ad3e0fbc021b178b1a3d58b3d471e6",
+        },
+        read=lambda train, test: (read_objects(train), read_objects(test))),
+    "wordnet": Dataset(
+        "WordNet", "", {}, read=lambda: (read_wordnet(), None), paper_irs=None,
+        split=lambda labels, seed: every_tenth(labels)),
+}
+
+
+def pinned_files(dataset: str, data_dir: str) -> list[Path]:
+    """The dataset's files, fetched where absent. InputError for any that is not as pinned."""
+    known, folder = DATASETS[dataset], Path(data_dir) / dataset
+    for file, sha256 in known.files.items():
+        path = folder / file
+        if not path.is_file():
+            fetch(path, f"{known.address}/{file}", sha256)
+        elif (got := file_hash(path)) != sha256:
+            raise InputError(f"{path} is truncated or altered ({path.stat().st_size} bytes, "
+                             f"SHA-256 {got[:12]}, expected {sha256[:12]}); delete it and run "
+                             "again")
+    return [folder / file for file in known.files]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def fetch(path: Path, address: str, sha256: str) -> None:
+    """Fetches one pinned file, in three tries; it appears whole or not at all."""
+    import pooch
+    import requests
+    pooch.get_logger().setLevel("ERROR")
+    source = pooch.create(path.parent, "", registry={path.name: f"sha256:{sha256}"},
+                          urls={path.name: address}, retry_if_failed=2)
+    download = pooch.HTTPDownloader(timeout=5, progressbar=True)    # seconds without a byte
+    try:
+        source.fetch(path.name, downloader=download)
+        path.chmod(0o644)       # pooch's temporary file is closed to others
+    except (requests.RequestException, ValueError) as error:    # ValueError: another SHA-256
+        cause = getattr(error.args[0], "reason", error) if error.args else error
+        line = " ".join(str(cause).split())[:200]
+        raise InputError(f"{path} is missing and three tries to fetch {address} failed ({line}); "
+                         "put the file there by hand or name another folder with --data_dir"
+                         ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room there, or name "
+                         "another folder with --data_dir") from None
 
 
 # ---- From rows to a corpus ----
@@ -577,58 +448,105 @@ def alike(names: list[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def to_corpus(name: str, train: Rows, test: Rows) -> Corpus:
+WHOLE = re.compile(r"(-?[0-9]+)\.0+")
+
+
+def whole_numbers(labels: set[str]) -> dict[str, str]:
+    """
+    The names of labels that are to be changed: where all are numbers, 1.0 is called 1. A column of
+    whole numbers with a gap is one of floats for pandas and others: its classes are the same.
+    """
+    if not all(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", label) for label in labels):
+        return {}
+    return {label: match[1] for label in labels if (match := WHOLE.fullmatch(label))}
+
+
+def labelled(rows: Rows, names: dict[str, str]) -> tuple[list[int], list[str], list[str], Counter]:
+    """
+    Rows that have a text and a label, their texts and labels under these other names, and how many
+    rows are left out: "empty" ones, and "unlabelled" ones among the others.
+    """
+    kept = [row for row, (text, label) in enumerate(rows) if label is not None and text.strip()]
+    empty = sum(not text.strip() for text, _ in rows)
+    lost = Counter(empty=empty, unlabelled=len(rows) - len(kept) - empty)
+    labels = (rows[row][1] for row in kept)
+    return (kept, [rows[row][0] for row in kept], [names.get(label, label) for label in labels],
+            lost)
+
+
+def to_corpus(name: str, train: Rows, test: Rows, val: Rows = (), notes: list[str] = ()) -> Corpus:
     """
     A corpus without the rows whose text is empty or white space; other texts stay as they are.
 
-    InputError: fewer than two classes, or test labels that no training text has.
+    InputError: fewer than two classes, or labels of another part that no training text has.
     """
-    rows = [row for row, (text, _) in enumerate(train) if text.strip()]
-    test_rows = [row for row, (text, _) in enumerate(test) if text.strip()]
-    label_names = sort_labels({train[row][1] for row in rows})
+    names = whole_numbers({label for part in (train, test, val) for _, label in part if label})
+    rows, texts, labels, lost = labelled(train, names)
+    label_names = sort_labels(set(labels))
     if len(label_names) < 2:
         raise InputError(f"{name}: {len(rows)} training texts of {len(label_names)} classes; "
                          "bring texts of at least two classes")
-    unseen = sort_labels({test[row][1] for row in test_rows} - set(label_names))
+    number = {label: position for position, label in enumerate(label_names)}
+    others = {}
+    for part, its_rows, title in (("test", test, "test"), ("val", val, "validation")):
+        _, its_texts, its_labels, its_lost = labelled(its_rows, names)
+        check_seen(name, title, label_names, set(its_labels))
+        others |= {f"{part}_texts": its_texts, f"{part}_labels": numbers(number, its_labels)}
+        lost += its_lost
+    if names:
+        changed = sort_labels(set(names))[0]
+        notes = [*notes, f"all labels are numbers: the class {changed} is called {names[changed]}"]
+    return Corpus(name=name, label_names=label_names, train_texts=texts,
+                  train_labels=numbers(number, labels), train_rows=np.array(rows, dtype=np.int64),
+                  dropped=lost["empty"], unlabelled=lost["unlabelled"], notes=list(notes),
+                  **others)
+
+
+def numbers(number: dict[str, int], labels: list[str]) -> np.ndarray:
+    """Class numbers of label names, (n,) int64."""
+    return np.array([number[label] for label in labels], dtype=np.int64)
+
+
+def check_seen(name: str, part: str, label_names: list[str], labels: set[str]) -> None:
+    """InputError if one of a part's labels is no training label; it names one that looks alike."""
+    unseen = sort_labels(labels - set(label_names))
     if unseen:
         pair = next((group for group in alike(unseen + label_names)
                      if group[0] in unseen and group[-1] in label_names), None)
         remedy = (f"is {ascii(pair[0])} the class {ascii(pair[-1])}? Write it so" if pair else
-                  "add some or drop those test rows")
-        raise InputError(f"{name}: no training text for the test labels "
+                  f"add some or drop those {part} rows")
+        raise InputError(f"{name}: no training text for the {part} labels "
                          f"{', '.join(map(repr, unseen))[:300]}; {remedy}")
-    number = {label: position for position, label in enumerate(label_names)}
-    return Corpus(
-        name=name, label_names=label_names,
-        train_texts=[train[row][0] for row in rows],
-        train_labels=np.array([number[train[row][1]] for row in rows], dtype=np.int64),
-        test_texts=[test[row][0] for row in test_rows],
-        test_labels=np.array([number[test[row][1]] for row in test_rows], dtype=np.int64),
-        dropped=len(train) + len(test) - len(rows) - len(test_rows),
-        train_rows=np.array(rows, dtype=np.int64))
 
 
-def load(dataset: str, *, data_dir: str = "data", text_column: str = "text",
-         label_column: str = "label", test_fraction: float = 0.2, seed: int = 0) -> Corpus:
+def load(dataset: str, *, data_dir: str = "data", text_column: str | list[str] = "text",
+         label_column: str = "label", drop_unlabelled: bool = False, test_fraction: float = 0.2,
+         seed: int = 0) -> Corpus:
     """
-    A dataset of the paper, `wordnet`, or the path of your own file or folder, as a Corpus.
+    One of DATASETS, or the path of your own file or folder, or hf:NAME[:CONFIG], as a Corpus.
 
-    Columns and fraction concern own data only. `seed` fixes the stratified split of an own file,
-    and the 90/10 split of biomedical, whose published split does not exist: use one seed for all
-    runs that are to be compared. Whatever is wrong with the input is an InputError of one line.
+    Columns (several texts are joined by a line end), unlabelled rows and fraction concern own data
+    only. `seed` fixes the stratified split of data without a test part, biomedical among them,
+    whose published split does not exist: use one seed for all runs that are to be compared.
+    Whatever is wrong with the input is an InputError of one line.
     """
-    if dataset == "wordnet":
-        corpus = to_corpus(dataset, read_wordnet(), [])
-        return hold_out(corpus, "test", *every_tenth(corpus.train_labels))
+    val, notes = None, []
     if dataset in DATASETS:
-        train, test = read_known(dataset, data_dir)
-        test_fraction = BIOMEDICAL_TEST_FRACTION
+        train, test = DATASETS[dataset].read(*pinned_files(dataset, data_dir))
+        split = DATASETS[dataset].split
+    elif not dataset.startswith("hf:") and not Path(dataset).exists():
+        raise InputError(f"--dataset {dataset}: neither a known dataset ({', '.join(DATASETS)}) "
+                         "nor an existing file or folder; correct the name or the path")
     else:
-        train, test = read_own(dataset, text_column, label_column)
-    corpus = to_corpus(dataset, train, test or [])
+        from engine.reading import read_own     # without it, this file reads the known datasets
+        columns = [text_column] if isinstance(text_column, str) else text_column
+        train, test, val, notes = read_own(dataset, columns, label_column, drop_unlabelled)
+
+        def split(labels: np.ndarray, seed: int):
+            return stratified_split(labels, test_fraction, seed=seed)
+    corpus = to_corpus(dataset, train, test or [], val or [], notes)
     if test is None:
-        split = stratified_split(corpus.train_labels, test_fraction, seed=seed)
-        return hold_out(corpus, "test", *split)
+        return hold_out(corpus, "test", *split(corpus.train_labels, seed))
     if not corpus.test_texts:
         raise InputError(f"{dataset}: the test file has no row with a text; add some")
     return corpus
@@ -643,8 +561,9 @@ def data_report(corpus: Corpus) -> dict:
     returns     name, classes [{label, train, test}], train, test, ir (Eq. 3), and the counts
                 repeated (training texts that stood earlier already), two_labels (distinct training
                 texts under more than one label), in_both (distinct texts in train and test),
-                dropped (empty rows), val (texts held out for validation), alike (lists of class
-                names that look the same)
+                dropped (empty rows), unlabelled (other rows left out), val (texts held out for
+                validation), alike (lists of class names that look the same), notes (what reading
+                found: lines to be said)
     """
     num_classes = len(corpus.label_names)
     train, test = (class_counts(labels, num_classes)
@@ -660,8 +579,8 @@ def data_report(corpus: Corpus) -> dict:
         "repeated": len(texts) - len(distinct),
         "two_labels": sum(times > 1 for times in labels_per_text.values()),
         "in_both": len(distinct & {text.strip() for text in corpus.test_texts}),
-        "dropped": corpus.dropped, "val": len(corpus.val_texts),
-        "alike": alike(corpus.label_names),
+        "dropped": corpus.dropped, "unlabelled": corpus.unlabelled, "val": len(corpus.val_texts),
+        "alike": alike(corpus.label_names), "notes": corpus.notes,
     }
 
 
@@ -682,12 +601,17 @@ def format_report(report: dict) -> str:
                 ("training texts under more than one label", f"{report['two_labels']:,}"),
                 ("texts that stand in both train and test", f"{report['in_both']:,}"),
                 ("empty rows dropped", f"{report['dropped']:,}")]
+    if report["unlabelled"]:
+        findings.append(("rows without a label left out", f"{report['unlabelled']:,}"))
     if report["val"]:
         findings.append(("held out for validation", f"{report['val']:,}"))
     if report["alike"]:     # ascii: to see what looks the same
         findings.append(("classes that look the same", f"{len(report['alike']):,}, the first "
                          f"{', '.join(map(ascii, report['alike'][0]))}"))
-    return "\n".join(lines + [f"  {name + ':':<42} {value}"[:100] for name, value in findings])
+    lines += [f"  {name + ':':<42} {value}"[:100] for name, value in findings]
+    for note in report["notes"]:
+        lines += textwrap.wrap(note, 100, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join(lines)
 
 
 def data_hash(corpus: Corpus) -> str:

@@ -1,6 +1,6 @@
 """
-The losses of SharpReCL (Li et al., WWW 2026), as pure functions, and after them those of the
-methods it is compared with. Needs torch alone: copy it.
+The losses and the sampling of SharpReCL (Li et al., WWW 2026), as pure functions. They need torch
+alone: copy this file.
 
 Letters in the shape comments:
     N  rows of D_hat: the projected texts of both views, then one prototype a class (N = 2B + C)
@@ -44,18 +44,18 @@ class Hard(NamedTuple):
     counts: Tensor
 
 
-def _exact(x: Tensor) -> Tensor:
+def exact(x: Tensor) -> Tensor:
     """float32, or float64 if x is float64: half precision cannot hold exp(1 / temperature)."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _no_autocast(x: Tensor):
+def no_autocast(x: Tensor):
     return torch.autocast(x.device.type, enabled=False)
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit_rows(x: Tensor) -> Tensor:
     """Rows of unit length (a zero row stays zero), for any finite x: no square can overflow."""
-    x = _exact(x)
+    x = exact(x)
     largest = x.detach().abs().amax(dim=1, keepdim=True)
     x = x / largest.where(largest > 1e-30, 1.0)
     length = x.norm(dim=1, keepdim=True)
@@ -67,7 +67,7 @@ def _can_read(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-def _check_matrix(name: str, x: Tensor) -> None:
+def check_matrix(name: str, x: Tensor) -> None:
     if x.ndim != 2 or 0 in x.shape or not x.is_floating_point():
         raise ValueError(f"{name}: expected a non-empty floating-point matrix (rows, columns), "
                          f"got {x.dtype} of shape {tuple(x.shape)}")
@@ -75,7 +75,7 @@ def _check_matrix(name: str, x: Tensor) -> None:
         raise ValueError(f"{name}: expected finite values, got NaN or infinity")
 
 
-def _check_labels(labels: Tensor, rows: int, num_classes: int) -> None:
+def check_labels(labels: Tensor, rows: int, num_classes: int) -> None:
     if labels.shape != (rows,) or labels.dtype != torch.int64:
         raise ValueError(f"labels: expected int64 of shape ({rows},), one for each row, "
                          f"got {labels.dtype} of shape {tuple(labels.shape)}")
@@ -84,7 +84,7 @@ def _check_labels(labels: Tensor, rows: int, num_classes: int) -> None:
                          f"got {labels.min().item()} to {labels.max().item()}")
 
 
-def _check_above_zero(name: str, value: float) -> None:
+def check_above_zero(name: str, value: float) -> None:
     if not 0 < value < math.inf:
         raise ValueError(f"{name}: expected a number above 0, got {value}")
 
@@ -100,7 +100,7 @@ def _check_built(name: str, built: Built, num_classes: int, rows: int) -> None:
                              f"got {lowest.item()} to {highest.item()}")
 
 
-def _log_prior(class_counts: Tensor) -> Tensor:
+def log_class_prior(class_counts: Tensor) -> Tensor:
     """log P_y of the training set, (C,) float64: log of a share near 1 needs the digits."""
     counts = class_counts.double()
     if counts.ndim != 1 or (
@@ -127,14 +127,14 @@ def logit_compensation(logits: Tensor, labels: Tensor, class_counts: Tensor) -> 
     returns       ()
     raises        ValueError for a wrong shape, a label out of range, a NaN or an infinity
     """
-    _check_matrix("logits", logits)
-    _check_labels(labels, *logits.shape)
-    delta = _log_prior(class_counts)                                        # (C,)
+    check_matrix("logits", logits)
+    check_labels(labels, *logits.shape)
+    delta = log_class_prior(class_counts)                                  # (C,)
     if len(delta) != logits.shape[1]:
         raise ValueError(f"class_counts: expected {logits.shape[1]} classes as in logits, "
                          f"got {len(delta)}")
-    with _no_autocast(logits):
-        phi = _exact(logits)
+    with no_autocast(logits):
+        phi = exact(logits)
         compensated = phi + delta.to(phi, non_blocking=True)
         return F.cross_entropy(compensated, labels)                         # Eq. (6)
 
@@ -152,14 +152,14 @@ def extend(z: Tensor, labels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tenso
     returns     (N, D)   unit rows, the prototypes last, and their labels (N,); N = 2B + C
     raises      ValueError for a wrong shape, a label out of range, a NaN or an infinity
     """
-    _check_matrix("prototypes", prototypes)
-    _check_matrix("z", z)
-    _check_labels(labels, len(z), len(prototypes))
+    check_matrix("prototypes", prototypes)
+    check_matrix("z", z)
+    check_labels(labels, len(z), len(prototypes))
     if z.shape[1] != prototypes.shape[1]:
         raise ValueError(f"prototypes: expected {z.shape[1]} columns as in z, "
                          f"got {prototypes.shape[1]}")
-    with _no_autocast(z):
-        extended = torch.cat([_unit(z), _unit(prototypes)])                 # (N, D)
+    with no_autocast(z):
+        extended = torch.cat([unit_rows(z), unit_rows(prototypes)])                 # (N, D)
     classes = torch.arange(len(prototypes), device=labels.device)
     return extended, torch.cat([labels, classes])
 
@@ -240,7 +240,7 @@ def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
     returns  Built of (C, num)
     raises   ValueError unless lam > 0 and num >= 0
     """
-    _check_above_zero("lam", lam)
+    check_above_zero("lam", lam)
     if num < 0:
         raise ValueError(f"num: expected at least 0, got {num}")
     shape, device = (len(hard.rows), num), hard.rows.device
@@ -290,7 +290,7 @@ def class_weights(class_counts: Tensor, scheme: str = "log_prior") -> Tensor:
     returns       (C,)  float64
     raises        ValueError for another scheme or a count of 0
     """
-    log_prior = _log_prior(class_counts)
+    log_prior = log_class_prior(class_counts)
     if scheme == "log_prior":
         return -log_prior
     if scheme == "log_prior_normalised":
@@ -379,9 +379,9 @@ def rebalanced_contrastive(
                  a weighted mean whose weights sum to 0
     """
     num_classes = len(positives.first)
-    _check_matrix("extended", extended)
-    _check_labels(labels, len(extended), num_classes)
-    _check_above_zero("temperature", temperature)
+    check_matrix("extended", extended)
+    check_labels(labels, len(extended), num_classes)
+    check_above_zero("temperature", temperature)
     if _can_read(extended) and extended.detach().norm(dim=1).max() > 1.01:
         raise ValueError("extended: expected rows of unit length, as extend() makes them")
     _check_built("positives", positives, num_classes, len(extended))
@@ -400,8 +400,8 @@ def rebalanced_contrastive(
     if over_positives not in ("mean", "sum"):
         raise ValueError(f"over_positives: expected mean or sum, got {over_positives!r}")
 
-    with _no_autocast(extended):
-        extended = _exact(extended)
+    with no_autocast(extended):
+        extended = exact(extended)
         gram = extended @ extended.T                                        # (N, N)
         to_built = built_similarity(gram, union(positives, negatives), labels)  # (N, M+ + M-)
         to_positives = to_built[:, :positives.first.shape[1]]               # (N, M+)
@@ -423,237 +423,3 @@ def rebalanced_contrastive(
         w = weights.to(loss, non_blocking=True)[labels]                     # (N,)
         total = w.sum() if reduction == "weighted_mean" else len(w)
         return (w * loss).sum() / total                                     # Eq. (11)
-
-
-# ---- the losses of the other methods (baselines.py) ----
-#
-# Each is a mean over the rows or anchors of a batch. Embeddings are made unit rows here, so that no
-# loss depends on their length.
-
-
-def balanced_weights(class_counts: Tensor) -> Tensor:
-    """Weights N / (C n_c) of class-weighted cross-entropy, (C,) float64: 1 if all n_c are equal."""
-    return 1 / (_log_prior(class_counts).exp() * len(class_counts))
-
-
-def dice(logits: Tensor, labels: Tensor, *, alpha: float = 0.01, smooth: float = 1.0) -> Tensor:
-    """
-    Self-adjusting dice loss (Li et al. 2020, with squared denominator), sum over the classes.
-
-        q = (1 - p)^alpha p,  L = sum_c 1 - (2 q_c t_c + smooth) / (q_c^2 + t_c^2 + smooth)
-
-    p is the softmax, t the one-hot label. The slope of (1 - p)^alpha is infinite at p = 1, where
-    the official code gives NaN; here the factor is held constant from 1 - 1e-6 on.
-
-    logits   (rows, C), finite
-    labels   (rows,)  int64, 0 to C - 1
-    """
-    _check_matrix("logits", logits)
-    _check_labels(labels, *logits.shape)
-    with _no_autocast(logits):
-        p = _exact(logits).softmax(dim=1)                                   # (rows, C)
-        t = F.one_hot(labels, logits.shape[1]).to(p)                        # (rows, C)
-        q = (1 - p).clamp(min=1e-6) ** alpha * p
-        return (1 - (2 * q * t + smooth) / (q**2 + t**2 + smooth)).sum(dim=1).mean()
-
-
-def focal(logits: Tensor, labels: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """
-    Focal loss over a softmax (Lin et al. 2017, Eq. 4): -(1 - p_y)^gamma log p_y.
-
-    logits   (rows, C), finite
-    labels   (rows,)  int64, 0 to C - 1
-    """
-    _check_matrix("logits", logits)
-    _check_labels(labels, *logits.shape)
-    with _no_autocast(logits):
-        log_p = -F.cross_entropy(_exact(logits), labels, reduction="none")  # (rows,)
-        # 1 - p by expm1, and above 0: with gamma < 1 the slope at p = 1 is infinite
-        return (-(-torch.expm1(log_p)).clamp(min=1e-6) ** gamma * log_p).mean()
-
-
-def info_nce(z1: Tensor, z2: Tensor, *, temperature: float = 0.05) -> Tensor:
-    """
-    SimCSE (Gao et al. 2021, Eq. 1): z1_i is to find z2_i among all of z2, by cosine similarity.
-
-    z1, z2   (B, D)  two dropout views of the same texts
-    """
-    _check_matrix("z1", z1)
-    _check_matrix("z2", z2)
-    _check_above_zero("temperature", temperature)
-    with _no_autocast(z1):
-        logits = _unit(z1) @ _unit(z2).T / temperature                      # (B, B)
-        return F.cross_entropy(logits, torch.arange(len(z1), device=z1.device))
-
-
-def _mean_over_positives(logits: Tensor, is_positive: Tensor, is_target: Tensor) -> Tensor:
-    """
-    -log softmax over an anchor's targets, averaged over its positives, then over the anchors that
-    have one; 0 without any. All (anchors, targets).
-    """
-    log_p = logits - logits.masked_fill(~is_target, -math.inf).logsumexp(dim=1, keepdim=True)
-    counts = is_positive.sum(dim=1)                                         # (anchors,)
-    # where, not a product: a masked log_p may be infinite in the row of an anchor without targets
-    per_anchor = -log_p.where(is_positive, 0.0).sum(dim=1) / counts.clamp(min=1)
-    return per_anchor.sum() / (counts > 0).sum().clamp(min=1)
-
-
-def supervised_contrastive(z: Tensor, labels: Tensor, *, temperature: float = 0.3) -> Tensor:
-    """
-    Supervised contrastive loss, Eq. (2) (Khosla et al. 2020; Gunel et al. 2021, Eq. 2; Wang et al.
-    2021, Eq. 2), mean over the anchors that have a positive; 0 when none has.
-
-    z        (rows, D)  one view, or several one after the other
-    labels   (rows,)    int64, from 0
-    """
-    _check_matrix("z", z)
-    _check_above_zero("temperature", temperature)
-    with _no_autocast(z):
-        z = _unit(z)
-        is_other = ~torch.eye(len(z), dtype=torch.bool, device=z.device)    # (rows, rows)
-        is_positive = (labels[:, None] == labels) & is_other
-        return _mean_over_positives(z @ z.T / temperature, is_positive, is_other)
-
-
-def prototypical_contrastive(z: Tensor, labels: Tensor, prototypes: Tensor, *,
-                             temperature: float = 0.05, threshold: float = 0.3) -> Tensor:
-    """
-    SPCL (Song et al. 2022), with s(a, b) = (1 + cos(a, b)) / (2 temperature):
-
-        L_i = log m_i - log( sum_{positives} exp s / sum_{positives and negatives} exp s )
-
-    Positives of i: the other rows of its class and the class's prototype, m_i in number; negatives:
-    all other rows and prototypes. As in the official code, an anchor with L_i <= threshold counts
-    as learnt and is left out of the mean.
-
-    z            (B, D)
-    labels       (B,)    int64, 0 to C - 1
-    prototypes   (C, D)  one a class; they get no gradient
-    """
-    _check_matrix("z", z)
-    _check_labels(labels, len(z), len(prototypes))
-    _check_above_zero("temperature", temperature)
-    with _no_autocast(z):
-        targets = torch.cat([_unit(z), _unit(prototypes.detach())])         # (B + C, D)
-        s = (1 + targets[:len(z)] @ targets.T) / (2 * temperature)          # (B, B + C)
-        classes = torch.arange(len(prototypes), device=labels.device)
-        is_self = torch.eye(*s.shape, dtype=torch.bool, device=z.device)
-        is_positive = (labels[:, None] == torch.cat([labels, classes])) & ~is_self
-        positive = s.masked_fill(~is_positive, -math.inf).logsumexp(dim=1)  # (B,)
-        loss = is_positive.sum(dim=1).to(s).log() - (
-            positive - s.masked_fill(is_self, -math.inf).logsumexp(dim=1))  # (B,)
-        is_open = loss > threshold
-        return loss.where(is_open, 0.0).sum() / is_open.sum().clamp(min=1)
-
-
-def dual_contrastive(z: Tensor, theta: Tensor, labels: Tensor, *,
-                     temperature: float = 0.1) -> Tensor:
-    """
-    DualCL (Chen et al. 2024): the mean of L_z (anchors z, targets theta) and L_theta (the reverse).
-    Positives of i are the rows j != i of its class, targets all j != i, as the paper has it, and
-    the mean is over the anchors with a positive; the official code leaves exp(0) in the place of i
-    in each denominator, and takes the mean over all anchors.
-
-    z        (B, D)  the texts
-    theta    (B, D)  of each text, its representation of its own class
-    labels   (B,)    int64, from 0
-    """
-    _check_matrix("z", z)
-    _check_matrix("theta", theta)
-    _check_above_zero("temperature", temperature)
-    with _no_autocast(z):
-        logits = _unit(z) @ _unit(theta).T / temperature                    # (B, B)
-        is_other = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
-        is_positive = (labels[:, None] == labels) & is_other
-        return (_mean_over_positives(logits, is_positive, is_other)
-                + _mean_over_positives(logits.T, is_positive, is_other)) / 2
-
-
-def balanced_contrastive(z: Tensor, labels: Tensor, centres: Tensor, *,
-                         temperature: float = 0.1) -> Tensor:
-    """
-    BCL (Zhu et al. 2022, Eq. 6). Class complement: the centres are targets, so every class is
-    present. Class averaging: a denominator sums, over the classes, the mean of exp over its
-    targets, so that large classes weigh no more than small ones.
-
-        L_i = -1/(n_y - 1) sum_{p in y, p != i} log( e(i, p) / sum_j mean_{k in j, k != i} e(i, k) )
-
-    z         (2B, D)  two views
-    labels    (2B,)    int64, 0 to C - 1
-    centres   (C, D)   one a class
-    """
-    _check_matrix("z", z)
-    _check_matrix("centres", centres)
-    _check_labels(labels, len(z), len(centres))
-    _check_above_zero("temperature", temperature)
-    with _no_autocast(z):
-        targets = torch.cat([_unit(z), _unit(centres)])                     # (2B + C, D)
-        logits = targets[:len(z)] @ targets.T / temperature                 # (2B, 2B + C)
-        classes = torch.cat([labels, torch.arange(len(centres), device=labels.device)])
-        is_other = ~torch.eye(*logits.shape, dtype=torch.bool, device=z.device)
-        is_positive = (labels[:, None] == classes) & is_other
-        members = F.one_hot(classes, len(centres)).sum(dim=0)               # (C,), n_j
-        size = members[classes] - is_positive.int()                 # n_j, or n_y - 1 without i
-        class_mean = (logits - size.to(logits).log()).masked_fill(~is_other, -math.inf)
-        log_p = logits - class_mean.logsumexp(dim=1, keepdim=True)
-        return -(log_p.where(is_positive, 0.0).sum(dim=1) / is_positive.sum(dim=1)).mean()
-
-
-def simplex_targets(num_classes: int, dim: int) -> Tensor:
-    """
-    TSC's targets (Li et al. 2022), uniform on the sphere: C <= dim + 1 unit rows whose cosines are
-    all -1 / (C - 1), the exact optimum of what the official code approximates. (C, dim), in a
-    random orientation.
-    """
-    if not 2 <= num_classes <= dim + 1:
-        raise ValueError(f"num_classes: expected 2 to {dim + 1} for {dim} dimensions, "
-                         f"got {num_classes}")
-    corners = torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes     # (C, C), rank C - 1
-    # an orthonormal basis of the plane they span brings them down to C - 1 coordinates
-    basis = torch.linalg.svd(corners).Vh[:num_classes - 1]                      # (C - 1, C)
-    rotation = torch.linalg.qr(torch.randn(dim, num_classes - 1, dtype=torch.float64)).Q
-    return F.normalize(corners @ basis.T @ rotation.T, dim=1).float()           # (C, dim)
-
-
-def targeted_contrastive(
-    query: Tensor, key: Tensor, labels: Tensor, queue: Tensor, queue_labels: Tensor,
-    targets: Tensor | None = None, *, num_positives: int = 6, weight: float = 0.2,
-    temperature: float = 0.07,
-) -> Tensor:
-    """
-    TSC (Li et al. 2022); without targets, KCL (Kang et al. 2021), its warm-up.
-
-        L_i = -1/(1 + K_i) sum_{v in {key_i} and K_i keys of its class} log P(v)
-              - weight log P(target of its class)
-
-    P is the softmax over key_i, the whole queue and all targets. K_i is num_positives, or all there
-    are in the queue if fewer; which ones is drawn. The paper's form: the official code divides the
-    targets' term by 2 + K_i as well.
-
-    query          (B, D)
-    key            (B, D)  the second view, from the momentum encoder
-    labels         (B,)    int64, 0 to C - 1
-    queue          (Q, D)  earlier keys, Q may be 0
-    queue_labels   (Q,)    int64
-    targets        (C, D)  row c is the target assigned to class c; None in the warm-up
-    """
-    _check_matrix("query", query)
-    _check_matrix("key", key)
-    _check_above_zero("temperature", temperature)
-    with _no_autocast(query):
-        query, key = _unit(query), _unit(key.detach())
-        columns = [(query * key).sum(dim=1, keepdim=True), query @ _exact(queue).T]
-        if targets is not None:
-            columns.append(query @ _exact(targets).T)
-        log_p = (torch.cat(columns, dim=1) / temperature).log_softmax(dim=1)    # (B, 1 + Q + C)
-
-        same = labels[:, None] == queue_labels                                  # (B, Q)
-        order = torch.rand(same.shape, device=same.device).masked_fill(~same, -1.0)
-        drawn = order.topk(min(num_positives, len(queue)), dim=1)               # (B, K)
-        is_drawn = torch.zeros_like(same).scatter(1, drawn.indices, drawn.values >= 0)
-        of_queue = log_p[:, 1:1 + len(queue)]
-        loss = -(log_p[:, 0] + of_queue.where(is_drawn, 0.0).sum(dim=1)) / (1 + is_drawn.sum(dim=1))
-        if targets is not None:
-            own = log_p[:, 1 + len(queue):].gather(1, labels[:, None])[:, 0]    # (B,)
-            loss = loss - weight * own
-        return loss.mean()

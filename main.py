@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import data
 import losses
-from baselines import hosted, lora, tfidf
+from baselines import METHODS
 from engine import command, distributed
 from engine.corpus import cache_dir, load_corpus, prepared, tokenize, views_of
 from engine.diagnostics import EpochLog
@@ -157,11 +157,11 @@ def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> I
     views = [keep_states(view, model.encoder, args.device, cache_dir(args))
              for view in views_of(args, corpus, model)]
     loader = Loader(model, encoder, views, corpus.train_labels, len(corpus.label_names), args)
-    done = folder.begin(model, weights=Trained(model), optimizer=optimizer, scaler=scaler)
+    epochs = args.epochs if model.trains else 1
+    done = folder.begin(model, epochs, weights=Trained(model), optimizer=optimizer, scaler=scaler)
     if done == 0:
         observe(model, loader, args)
         print(loader.summary(), flush=True)
-    epochs = args.epochs if model.trains else 1
     for epoch in range(done + 1, epochs + 1):
         record = {"epoch": epoch}
         if model.trains:
@@ -170,10 +170,6 @@ def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> I
         is_evaluated = epoch % args.eval_every == 0 or epoch == epochs
         yield (record, *(evaluate(model, loader, texts if is_evaluated else None, args)
                          for texts in (test, val)))
-
-
-FITS = {"tfidf": tfidf.fit, "bloom": lora.fit, "llama2": lora.fit, "llama3": lora.fit,
-        "gpt35": hosted.fit}        # every other method is a network, which train() fits
 
 
 def run(args: argparse.Namespace) -> None:
@@ -185,7 +181,7 @@ def run(args: argparse.Namespace) -> None:
             return
         folder.check()
         if not args.check_only:
-            fit = FITS.get(args.method, train)
+            fit = METHODS[args.method].fit or train
             folder.keep(fit(args, corpus, folder))
             folder.show()
 

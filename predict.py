@@ -34,37 +34,35 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 from tqdm import tqdm
+from transformers.utils import logging
 
 import data
-from engine import files, loader
+from engine import files, loader, reading
 from engine.files import InputError
 from model import device as available_device
 from reporting import export
 
-# ---- reading: rows as dicts, one after the other ----
+# ---- reading: rows with their text, one after the other ----
 
-FORMATS = ("lines", "csv", "tsv", "json", "jsonl")
+FORMATS = tuple(form for form in reading.FORMS if form != "txt")    # a .txt file has lines here
+PACKED = (".gz", ".bz2", ".zip")
 
 
 def format_of(file: str, given: str | None) -> str:
     """Of the input: the given one, else by the file's name; stdin has lines."""
-    suffix = "lines" if file == "-" else Path(file).suffix.lower().removeprefix(".")
-    form = given or {"txt": "lines"}.get(suffix, suffix)
-    if form not in FORMATS:
-        raise InputError(f"{file}: its name ends in none of .txt .csv .tsv .json .jsonl: say with "
-                         f"--format what it is ({', '.join(FORMATS)})")
-    return form
-
-
-SUFFIXES = tuple(f".{form}" for form in FORMATS[1:]) + (".txt",)
+    form = given or ("lines" if file == "-" else reading.form_of(file))
+    if not form and not file.lower().endswith(PACKED):      # what is packed may have another name
+        raise InputError(f"{file}: its name ends in none of {reading.ENDINGS}: say with --format "
+                         f"what it is ({', '.join(FORMATS)})")
+    return "lines" if form == "txt" else form
 
 
 def is_file_name(given: str) -> bool:
     """Whether an argument is taken for a file: what exists is one, and what ends like one."""
-    return given == "-" or os.path.exists(given) or given.lower().endswith(SUFFIXES)
+    return (given == "-" or os.path.exists(given) or reading.form_of(given) != ""
+            or given.lower().endswith(PACKED))
 
 
 @contextlib.contextmanager
@@ -75,18 +73,12 @@ def source(args: argparse.Namespace) -> Iterator[tuple[str | None, BinaryIO | No
         yield None, None, None
         return
     if len(args.inputs) > 1:
-        raise InputError(f"{named[0]} is a file (it exists, is named like one, or --format says so) "
-                         "beside other arguments: give one file, or texts alone; a text that is "
-                         "named like a file goes through stdin")
+        raise InputError(f"{named[0]} is a file (it exists, is named like one, or --format says "
+                         "so) beside other arguments: give one file, or texts alone; a text that "
+                         "is named like a file goes through stdin")
     file, = args.inputs or ["-"]
     with opened(file) as stream:
         yield "stdin" if file == "-" else file, stream, format_of(file, args.format)
-
-
-def texts_of(inputs: list[str], column: str) -> Iterator[dict]:
-    """The texts of the command line as rows."""
-    for number, text in enumerate(inputs, 1):
-        yield {column: data.checked_text(f"text {number} of the command line", text)}
 
 
 @contextlib.contextmanager
@@ -116,45 +108,32 @@ def size_of(stream: BinaryIO) -> int | None:
     return size
 
 
-def decoded(name: str, stream: BinaryIO) -> Iterator[str]:
-    """Its lines, with their ends. InputError: empty, not UTF-8, or with a NUL."""
-    number = 0
-    for number, line in enumerate(stream, 1):
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            raise InputError(f"{name}, line {number}: not UTF-8; save it as UTF-8") from None
-        if "\0" in text:
-            raise InputError(f"{name}, line {number}: a NUL byte; the file is damaged or not a "
-                             "text file")
-        yield text.removeprefix("\ufeff") if number == 1 else text
-    if number == 0:
-        raise InputError(f"{name}: the file is empty; it needs a text")
+TextRow = tuple[dict, str]      # a row as it came in, and its text
 
 
-def read_rows(name: str, stream: BinaryIO, form: str, column: str) -> Iterator[dict]:
-    """Its rows, which have the text in this column; all but JSON is read as it is needed."""
-    lines = decoded(name, stream)
-    if form == "lines":
-        yield from ({column: line.removesuffix("\n").removesuffix("\r")} for line in lines)
-        return
-    if form in ("csv", "tsv"):
-        rows = data.table_rows(name, lines, "," if form == "csv" else "\t", column)
-    else:
-        items = data.json_lines(name, lines) if form == "jsonl" else data.json_list(
-            name, "".join(lines))
-        rows = data.json_rows(items, column)
-    for where, row in rows:
-        data.checked_text(where, row[column])
-        yield row
+def named_texts(texts: Iterable[str], of: str = "") -> Iterator[TextRow]:
+    """Texts that stand in no table as rows."""
+    for number, text in enumerate(texts, 1):
+        yield {"text": text}, reading.text_of(f"text {number}{of}", text, is_optional=False)
 
 
-def pools(rows: Iterable[dict], column: str, most: int) -> Iterator[list[dict]]:
+@contextlib.contextmanager
+def table_rows(name: str, stream: BinaryIO, form: str, columns: list[str]
+               ) -> Iterator[Iterator[TextRow]]:
+    """The rows of a file or of stdin; says on stderr what was found in it."""
+    with reading.open_table(stream, form, name) as table:
+        texts = ["text"] if form == "lines" else reading.find_columns(table, columns)[0]
+        for note in table.notes:
+            print(note, file=sys.stderr)
+        yield ((row, reading.joined_text(where, row, texts)) for where, row in table.rows)
+
+
+def pools(rows: Iterable[TextRow], most: int) -> Iterator[list[TextRow]]:
     """Up to `most` rows at a time, and no more than 16 million characters of text, in order."""
     pool, characters = [], 0
-    for row in rows:
-        pool.append(row)
-        characters += len(row[column])
+    for row, text in rows:
+        pool.append((row, text))
+        characters += len(text)
         if len(pool) == most or characters > 16e6:
             yield pool
             pool, characters = [], 0
@@ -176,6 +155,23 @@ def ahead(function, items: Iterable) -> Iterator:
 
 
 # ---- predicting ----
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """
+    Without transformers' lines on loading, which take a layer that is not used for a missing one;
+    afterwards it speaks as before, for it may be at work elsewhere in the caller's program.
+    """
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
 
 
 class Predictor:
@@ -202,7 +198,8 @@ class Predictor:
                  test_prior: str | None = None, calibrated: bool = False,
                  abstain: float | None = None, top: int | None = None,
                  probabilities: bool = False, embedding: bool = False):
-        self.trained = export.read_model(folder, available_device(device))
+        with quiet_transformers():
+            self.trained = export.read_model(folder, available_device(device))
         self.about, self.batch_size = self.trained.about, batch_size
         self.shares = prior(test_prior, self.about)                     # (C,), or None
         self.fit = calibration_of(self.about, calibrated, abstain)      # None: not asked for
@@ -219,31 +216,29 @@ class Predictor:
         """For each text, in order, its prediction (None where there is none) and probability."""
         if isinstance(texts, str):
             raise InputError("predict() takes a list of texts: put this one in brackets")
-        rows = ({"text": data.checked_text(f"text {number}", text)}
-                for number, text in enumerate(texts, 1))
-        return [added for _, pool in self.stream(rows, "text") for added in pool]
+        return [added for _, pool in self.stream(named_texts(texts)) for added in pool]
 
-    def stream(self, rows: Iterable[dict], column: str) -> Iterator[tuple[list[dict], list[dict]]]:
+    def stream(self, rows: Iterable[TextRow]) -> Iterator[tuple[list[dict], list[dict]]]:
         """
-        Pool after pool, its rows, which have a text in this column, and what predict() gives.
+        Pool after pool, its rows without their texts, and what predict() gives for these.
 
         A pool of 128 batches is sorted by length, as a whole file would be: of WordNet's glosses
         1 % more is padded than there. Memory is that of two pools, however long the input.
         """
-        pooled = pools(rows, column, 128 * self.batch_size)
-        for pool, has_text, inputs in ahead(lambda pool: self.inputs(pool, column), pooled):
+        pooled = pools(rows, 128 * self.batch_size)
+        for pool, has_text, inputs in ahead(self.inputs, pooled):
             answers = iter(self.answers(inputs) if inputs else [])
             self.empty += len(pool) - sum(has_text)
             yield pool, [next(answers) if filled else self.answer() for filled in has_text]
 
-    def inputs(self, pool: list[dict], column: str
+    def inputs(self, pool: list[TextRow]
                ) -> tuple[list[dict], list[bool], data.Tokens | list[str] | None]:
-        """The pool, which rows have a text, and these as the model takes them; None: no row has."""
-        has_text = [bool(row[column].strip()) for row in pool]
-        texts = [row[column] for row, filled in zip(pool, has_text) if filled]
+        """The rows, which have a text, and these as the model takes them; None: no row has."""
+        has_text = [bool(text.strip()) for _, text in pool]
+        texts = [text for (_, text), filled in zip(pool, has_text) if filled]
         if texts and self.trained.tokenizer is not None:
             texts = data.tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
-        return pool, has_text, texts or None
+        return [row for row, _ in pool], has_text, texts or None
 
     def answers(self, inputs: data.Tokens | list[str]) -> list[dict]:
         """The new columns of each text."""
@@ -297,14 +292,14 @@ def named_numbers(path: Path) -> list[tuple[str, object]]:
     """(label, number) of each row of a CSV file, or of each entry of a JSON object."""
     form = ("class shares are a CSV file with the columns label and share (or count), or a JSON "
             'object {"label": share}')
-    if not data.read_bytes(path).strip():
-        raise InputError(f"{path}: the file is empty; {form}")
-    content = data.read_utf8(path)
+    with opened(str(path)) as stream:
+        if not stream.read().strip():
+            raise InputError(f"{path}: the file is empty; {form}")
     if path.suffix.lower() == ".csv":
-        rows = data.table_rows(path, io.StringIO(content, newline=""), ",")
-        pairs = [(row.pop("label", None), *row.values()) for _, row in rows]
+        with reading.open_table(path) as table:
+            pairs = [(row.pop("label", None), *row.values()) for _, row in table.rows]
     else:
-        shares = data.parse_json(str(path), content)
+        shares = reading.load_json(path)
         pairs = list(shares.items()) if isinstance(shares, dict) else [()]
     if not all(len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
         raise InputError(f"{path}: {form}")
@@ -386,7 +381,7 @@ def words_on(predictor: Predictor, has_prior: bool) -> Iterator[str]:
                f"{fit['texts']} validation texts")
     if predictor.abstain is not None:
         line = coverage_line(fit["coverage"], fit["texts"], predictor.abstain)
-        yield line + (", measured without --test_prior" if has_prior else "")
+        yield line + (" (measured without --test_prior)" if has_prior else "")
 
 
 def coverage_line(rows: list[dict], texts: int, p: float) -> str:
@@ -404,7 +399,7 @@ def coverage_line(rows: list[dict], texts: int, p: float) -> str:
 
 
 @dataclass
-class Table:
+class Predictions:
     """Predictions as CSV or JSONL."""
     form: str                   # csv, jsonl
     header: list[str] | None = None
@@ -475,8 +470,8 @@ def spare_input(output: Path | None, stream: BinaryIO | None) -> None:
     """InputError where the output is the input itself, also by a link or another path to it."""
     try:
         if output and stream and os.path.samestat(os.fstat(stream.fileno()), output.stat()):
-            raise InputError(f"--output {output} is the input itself: name another file, or replace "
-                             "it with --overwrite")
+            raise InputError(f"--output {output} is the input itself: name another file, or "
+                             "replace it with --overwrite")
     except (FileNotFoundError, NotADirectoryError, io.UnsupportedOperation):
         return      # a new file; or a stand-in for stdin, which is no file
 
@@ -501,16 +496,18 @@ def classify(args: argparse.Namespace) -> None:
             top=args.top, probabilities=args.probabilities, embedding=args.embedding)
         for line in words_on(predictor, args.test_prior is not None):
             print(line, file=sys.stderr)
-        column, table = args.text_column or predictor.about.text_column, Table(out_form)
-        rows = (texts_of(args.inputs, column) if stream is None else
-                read_rows(name, stream, form, column))
-        # JSON is read at once, and of a pipe the size is not known
-        size = None if stream is None or form == "json" else size_of(stream)
+        columns, table = args.text_column or predictor.about.text_column, Predictions(out_form)
+        columns = [columns] if isinstance(columns, str) else columns
+        rows = (contextlib.nullcontext(named_texts(args.inputs, " of the command line"))
+                if stream is None else table_rows(name, stream, form, columns))
+        # some formats are read at once, and of a pipe the size is not known
+        is_streamed = form in ("lines", "csv", "tsv", "jsonl")
+        size = size_of(stream) if stream is not None and is_streamed else None
         bar = tqdm(total=size, unit=" texts" if size is None else "B", unit_scale=True,
                    disable=None)
         texts = 0
-        with sink(args.output) as out, bar:
-            for pool, answers in predictor.stream(rows, column):
+        with rows as rows, sink(args.output) as out, bar:
+            for pool, answers in predictor.stream(rows):
                 out.write(table.lines(pool, answers))
                 out.flush()
                 texts += len(pool)
@@ -546,17 +543,19 @@ def probability(text: str) -> float:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = files.Parser(description=__doc__, allow_abbrev=False,
+                          formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model_dir", help="the folder of a run, or its model/")
     add("inputs", nargs="*", metavar="FILE|TEXT",
         help="one file, or one or more texts. What exists as a path, or ends in "
-             f"{' '.join(sorted(SUFFIXES))}, is a file; all else is a text. A .txt file has a text "
-             "a line. Left out, or -: stdin")
+             f"{reading.ENDINGS}, .gz, .bz2 or .zip, is a file; all else is a text. A .txt file "
+             "has a text a line. Left out, or -: stdin")
     add("--format", choices=FORMATS, help="of the input, which then is a file; default: by its "
         "name, lines of stdin")
-    add("--text_column", help="default: that of the training data")
+    add("--text_column", action="append", metavar="NAME",
+        help="given several times, their texts are joined, a line each; default: as in the "
+             "training data")
     add("--output", type=Path, help="a .csv or .jsonl file, written whole or not at all (with "
         "--export: a folder); default: stdout")
     add("--output_format", choices=("csv", "jsonl"), help="default: by --output's name, else csv")
@@ -585,13 +584,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_intermixed_args(argv)    # FILE may stand behind the options
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     try:
         if args.export and args.inputs:
             raise InputError(f"--export classifies no texts: leave {args.inputs[0]} out")
         if args.export:
-            folder = export.export(args.model_dir, args.export, args.output)
+            with quiet_transformers():
+                folder = export.export(args.model_dir, args.export, args.output)
             with standard_output() as out:
                 out.write(f"{folder}\n".encode())
         else:

@@ -24,17 +24,20 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy.stats import ttest_rel
 
+from baselines import GROUPS, titles
 from reporting import page
+import data
+from augment import AUGMENTATIONS
 from engine import files, results
 from reporting import figures
-from engine.arguments import ABLATIONS, LANGUAGE_MODEL, SHARPRECL, make_parser
+from engine.arguments import ABLATIONS, Role, make_parser, names_of
 from engine.files import InputError
 
 # ---- the paper's own numbers, BERT-base: accuracy and macro-F1 of each dataset in turn ----
 
-DATASETS = {"r52": "R52", "ohsumed": "Ohsumed", "trec": "TREC", "dblp": "DBLP",
-            "biomedical": "Biomedical", "cr": "CR"}
-PAPER_IR = {"r52": None, "ohsumed": None, "trec": 50, "dblp": 50, "biomedical": 50, "cr": 50}
+IN_PAPER = {name: known for name, known in data.DATASETS.items() if known.paper_irs is not None}
+DATASETS = {name: known.title for name, known in IN_PAPER.items()}
+PAPER_IR = {name: next(iter(known.paper_irs), None) for name, known in IN_PAPER.items()}
 TABLE_4 = {
     "sshm": "94.59 82.93 66.59 56.25 94.20 93.97 74.49 67.75 59.28 58.45 79.69 74.46",
     "cl": "95.09 83.52 66.86 57.52 94.40 93.30 74.65 68.04 59.44 58.98 77.39 69.75",
@@ -83,16 +86,9 @@ PAPER_2 = {(dataset, ir, "sharprecl"): cell for (dataset, ir, row), cell
 
 # ---- rows and columns; the rows of a table in sections with a rule between them ----
 
-METHODS = (
-    {"bert": "BERT", "dice": "BERT + Dice", "focal": "BERT + Focal", "roberta": "RoBERTa",
-     "simcse": "SimCSE", "sclce": "SCLCE", "spcl": "SPCL", "dualcl": "DualCL",
-     "hybrid_sc": "Hybrid-SC", "bcl": "BCL", "tsc": "TSC"},
-    {"gpt35": "GPT-3.5", "bloom": "Bloom-7.1B", "llama2": "Llama2-7B", "llama3": "Llama3-8B"},
-    {"la": "logit adjustment", "wce": "weighted CE", "tfidf": "TF-IDF + SVM",
-     "probe": "linear probe"},          # beside the paper's list
-    {"sharprecl": "SharpReCL"})
-NAMES = {method: name for section in METHODS for method, name in section.items()}
-TABLE_3 = (METHODS[1], METHODS[-1])
+SECTIONS = tuple(titles(group) for group in GROUPS)
+NAMES = titles()
+TABLE_3 = (titles("large"), titles("ours"))
 ABLATED = (
     {"sshm": "w/o SSHM", "cl": "w/o CL", "cls": "w/o CLS", "ss": "w/o SS", "hm": "w/o HM",
      "mi": "w/o MI", "delta_both": "w/o δ_{CLS,CL}", "delta_cls": "w/o δ_CLS",
@@ -180,18 +176,36 @@ def load(folder: Path, protocol: str) -> list[Run]:
                              ) from error
         without += protocol not in result
     if not runs:
-        raise InputError(f"{folder}: no finished run with {protocol}; name the --output_dir of "
-                         "main.py, and another --protocol if it has runs")
+        raise InputError(f"{folder}: {why_no_runs(folder, protocol, without)}")
     if without:
         print(f"note: {without} runs have no {protocol} and are left out", file=sys.stderr)
     return runs
 
 
+def why_no_runs(folder: Path, protocol: str, without: int) -> str:
+    """What this folder lacks for a table, and what helps."""
+    if not folder.is_dir():
+        return "no such folder; give the --output_dir of main.py, by default runs"
+    if without and protocol == "best_val":
+        return (f"none of the {without} finished runs has best_val, for they had no validation "
+                "texts: leave --protocol out, or train with --val_fraction 0.1")
+    if without:
+        return f"none of the {without} finished runs has {protocol}: take another --protocol"
+    if (folder / "args.json").exists():
+        return "this run is not finished; its command, given again, goes on"
+    below = list(folder.glob("*/*/result.json"))
+    if below:
+        return f"no finished run, but there are some in {below[0].parent.parent}: give that folder"
+    unfinished = len(list(folder.glob("*/args.json")))
+    if unfinished:
+        return f"{unfinished} runs began here and none is finished; their commands go on"
+    return "no run of main.py; give the folder that was its --output_dir, by default runs"
+
+
 def training(run: Run) -> dict:
     """The settings that all runs of a table share."""
-    own = ("dataset", "ir", "label_noise", "seed", "method", "augment", "constants", "micro_batch",
-           "augment_options", *SHARPRECL, *LANGUAGE_MODEL)
-    return {name: value for name, value in run.settings.items() if name not in own}
+    shared = names_of(Role.SHARED, Role.TRAINING)
+    return {name: value for name, value in run.settings.items() if name in shared}
 
 
 def group(runs: list[Run]) -> list[list[Run]]:
@@ -199,9 +213,20 @@ def group(runs: list[Run]) -> list[list[Run]]:
     Runs with the same training settings, the largest group first. RoBERTa is an encoder of its own:
     its runs belong to each group that they share all other settings with.
     """
+    of_data = names_of(Role.DATA)
+
+    def data_of(run: Run) -> list:
+        return [run.settings.get(name) for name in of_data]
+
+    variants = defaultdict(list)        # of one data set, cut to several sizes
+    for run in runs:
+        if data_of(run) not in variants[run.dataset]:
+            variants[run.dataset].append(data_of(run))
+
     def key(run: Run, *left_out: str) -> str:
-        return json.dumps({name: value for name, value in training(run).items()
-                           if name not in left_out}, sort_keys=True)
+        shared = {name: value for name, value in training(run).items() if name not in left_out}
+        own = data_of(run) if len(variants[run.dataset]) > 1 else None
+        return json.dumps([shared, own], sort_keys=True)
 
     groups, homes = defaultdict(list), defaultdict(set)
     for run in sorted(runs, key=lambda run: run.method == "roberta"):
@@ -416,7 +441,7 @@ def noise_parts(runs: list[Run]) -> list[Part]:
     """A part for each share of flipped labels and each dataset."""
     return [part._replace(dataset=f"{part.dataset}, {noise_name(share)}")
             for share in sorted({run.noise for run in runs})
-            for part in build([run for run in runs if run.noise == share], METHODS,
+            for part in build([run for run in runs if run.noise == share], SECTIONS,
                               attrgetter("method"), ("accuracy", "macro_f1"), {}, {})]
 
 
@@ -446,14 +471,14 @@ def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
     rest = sorted((run for run in runs if run.folder not in placed), key=other_order)
 
     augments = [*TABLE_A1, *sorted({run.augment for run in augmented} - set(TABLE_A1))]
-    by_augment = {name: {"contextual": "Contextual embedding"}.get(
-        name, name.replace("_", " ").capitalize()) for name in augments}
+    by_augment = {name: AUGMENTATIONS[name].title if name in AUGMENTATIONS else name.capitalize()
+                  for name in augments}
     by_k = {k: f"k = {k}" for k in sorted({run.settings["k"] for run in varied_k})}
     by_change = {row: row for row in map(other_row, rest)}
     signs, sentence = significance(plain)
     found, of_method = [], attrgetter("method")
     for name, heading, members, sections, row_of, paper, note in (
-        ("table2", "All methods (Table 2)", plain, METHODS, of_method, PAPER_2, sentence),
+        ("table2", "All methods (Table 2)", plain, SECTIONS, of_method, PAPER_2, sentence),
         ("table3", "Large language models (Table 3)", beside_language_models(plain), TABLE_3,
          of_method, PAPER_2, ""),
         ("table4", "Ablations (Table 4)", ablated, ABLATED, ablation, PAPER_4, ""),
@@ -461,7 +486,7 @@ def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
          PAPER_A1, ""),
         ("tableA2", "Hard samples a class (Table A.2)", varied_k, (by_k,),
          lambda run: run.settings["k"], PAPER_A2, ""),
-        ("times", "What the training time buys", plain, METHODS, of_method, {}, TIME_NOTE),
+        ("times", "What the training time buys", plain, SECTIONS, of_method, {}, TIME_NOTE),
         ("other", "Other settings", rest, (by_change,), other_row, {}, ""),
     ):
         metrics = ("seconds" if name == "times" else "accuracy", "macro_f1")
@@ -709,8 +734,8 @@ def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = files.Parser(description=__doc__, allow_abbrev=False,
+                          formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the --output_dir of main.py, or one run in it")
     parser.add_argument("--protocol", choices=list(results.PROTOCOLS), default="last",
                         help="which epoch counts (default: last)")

@@ -45,9 +45,7 @@ done
 
 flags=${FLAGS:-}
 ablations="sshm cl cls ss hm mi delta_both delta_cls delta_cl"
-augmentations="word_substitution noise none"
-all_augmentations="$augmentations back_translation contextual auto"
-language_models="${PRICES:+gpt35 }bloom llama2 llama3"
+augmentations=""        # all that need no download, from the registry in augment.py
 ks="10 20 30 40 50" values="0.1 0.3 0.5 0.7 0.9 1"
 if [ -n "$quick" ]; then
     : "${DATASETS:=trec cr}" "${SEEDS:=0 1}" "${IRS:=50}" "${ENCODER:=minilm}" "${EPOCHS:=1}"
@@ -55,19 +53,25 @@ if [ -n "$quick" ]; then
     ablations="cl mi delta_cl" augmentations="word_substitution none" ks="10 20" values="0.5 1"
     flags="--max_per_class 100 --batch_size 16 --max_length 32 --lr 2e-4 $flags"
 fi
-: "${DATASETS:=r52 ohsumed trec dblp biomedical cr}" "${SEEDS:=0 1 2 3 4 5 6 7 8 9}"
+[ -x .venv/bin/python ] && : "${PYTHON:=.venv/bin/python}"
+: "${PYTHON:=python3}"
+registry=$("$PYTHON" -c "from data import DATASETS as known
+print(*known)
+print(*(name for name, dataset in known.items() if dataset.paper_irs is not None))
+print(*(name for name, dataset in known.items() if dataset.paper_irs == ()))")
+{ read -r known_datasets; read -r paper_datasets; read -r as_they_are; } <<< "$registry"
+: "${DATASETS:=$paper_datasets}" "${SEEDS:=0 1 2 3 4 5 6 7 8 9}"
 : "${IRS:=original 50 20 10}" "${ENCODER:=}" "${EPOCHS:=}" "${JOBS:=1}" "${SHARD:=1/1}"
 : "${OUTPUT_DIR:=runs/all}" "${DATA_DIR:=}"
 for dataset in $DATASETS; do
-    case " r52 ohsumed trec dblp biomedical cr wordnet " in *" $dataset "*) continue ;; esac
+    case " $known_datasets " in *" $dataset "*) continue ;; esac
     [ -e "$dataset" ] || { echo "error: no dataset and no file is called $dataset" >&2; exit 2; }
 done
-[ -x .venv/bin/python ] && : "${PYTHON:=.venv/bin/python}"
-: "${PYTHON:=python3}"
 
 if [ "$ENCODER" = bert-base-uncased ]; then ENCODER=""; fi      # roberta takes its own
-methods="bert dice focal roberta simcse sclce spcl dualcl hybrid_sc bcl tsc sharprecl"
-methods="$methods la wce tfidf probe"       # beside the paper's list
+methods=$("$PYTHON" -m baselines table2)
+language_models=$("$PYTHON" -m baselines table3)
+if [ -z "${PRICES-}" ]; then language_models=${language_models/gpt35 /}; fi     # it costs money
 if [ -n "$ENCODER" ] && [ -z "${METHODS-}" ]; then
     echo "roberta is left out: its row needs roberta-base, not $ENCODER" >&2
     methods=${methods/roberta /}
@@ -102,7 +106,7 @@ vary() {    # DATASET FLAG DEFAULT VALUE: a run of SharpReCL; the default needs 
     runs "$1" "$(ir_of "$1")" sharprecl $flag
 }
 
-as_it_is() { [ "$1" = r52 ] || [ "$1" = ohsumed ]; }    # imbalanced from the start
+as_it_is() { [[ " $as_they_are " == *" $1 "* ]]; }      # imbalanced from the start
 
 ir_of() { if as_it_is "$1"; then echo original; else echo 50; fi; }
 
@@ -136,19 +140,23 @@ table4() {
 }
 
 tableA1() {
+    local names=${augmentations:-$(registered "not (entry.models or entry.packages)")}
     for dataset in $DATASETS; do
-        for augment in $augmentations; do
-            runs "$dataset" original sharprecl --augment $augment
-        done
+        for augment in $names; do runs "$dataset" original sharprecl --augment $augment; done
     done
 }
 
-tableA1_full() { local augmentations=$all_augmentations; tableA1; }
+tableA1_full() { local augmentations; augmentations="$(registered True) auto"; tableA1; }
 
 tableA2() {
     for dataset in $DATASETS; do
         for k in $ks; do vary "$dataset" --k 20 "$k"; done
     done
+}
+
+registered() {      # CONDITION: the augmentations whose entry fulfils it
+    "$PYTHON" -c "from augment import AUGMENTATIONS
+print(*(name for name, entry in AUGMENTATIONS.items() if $1))"
 }
 
 mu_and_tau() {

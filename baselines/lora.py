@@ -24,8 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from baselines.language_models import prompt, require
 from data import batches_of, epoch_batches, eval_batches
 from engine import distributed
-from engine.files import InputError
-from model import load_pretrained
+from engine.files import InputError, load_pretrained
 
 WARMUP, CLIP = 0.03, 0.3        # share of the steps; norm of the gradient
 
@@ -276,8 +275,8 @@ def fit(args, corpus, folder):
           + ", ".join(f"{name} {value:g}" for name, value in args.constants.items())
           + f"; {share:.2%} of the texts are longer than {args.max_length} of its tokens, and cut. "
           "The flags of encoders and of their training do not concern it", flush=True)
-    done, epochs = folder.begin(model, weights=model, optimizer=model.optimizer), (
-        args.constants["epochs"])
+    epochs = args.constants["epochs"]
+    done = folder.begin(model, epochs, weights=model, optimizer=model.optimizer)
     for epoch in range(done + 1, epochs + 1):
         distributed.set_seed(args.seed, epoch)
         record = model.train_epoch(corpus.train_texts, corpus.train_labels, seed=args.seed,

@@ -41,23 +41,24 @@ def bare_seconds(trained: export.Trained, texts: list[str], batch_size: int) -> 
     method = trained.method
     tokens = data.tokenize(texts, trained.tokenizer, trained.about.max_length, quiet=True)
     device = next(method.parameters()).device
-    batches = [{name: part.to(device) for name, part in data.pad([tokens], rows, 0).items()}
-               for rows in data.eval_batches(tokens.lengths, batch_size)]
+    batches = []
+    for texts in map(tokens.take, data.eval_batches(tokens.lengths, batch_size)):
+        whole, = data.pieces(texts, most_tokens=sys.maxsize)
+        ids = texts.ids.astype(np.int64)[whole.places]
+        batches.append([torch.from_numpy(part).to(device) for part in (ids, whole.is_token)])
     start = clocks()
     for batch in batches:
-        method.encoder(**batch).cpu()
+        method.encoder(*batch).cpu()
     return clocks() - start
 
 
-def predict_seconds(trained: export.Trained, source: Path, target: Path,
-                    batch_size: int) -> np.ndarray:
+def predict_seconds(predictor: predict.Predictor, source: Path, target: Path) -> np.ndarray:
     start = clocks()
-    predictor = predict.Predictor(trained, "text", None, 1.0, batch_size)
-    table = predict.Table("csv", trained.about.label_names, False, False)
-    with predict.opened(str(source)) as stream, predict.sink(target) as out:
-        for pool, *predictions in predictor.predict(predict.read_rows(
-                str(source), stream, "lines", "text")):
-            out.write(table.lines(pool, *predictions))
+    table = predict.Predictions("csv")
+    with (predict.opened(str(source)) as stream, predict.sink(target) as out,
+          predict.table_rows(str(source), stream, "lines", ["text"]) as rows):
+        for pool, answers in predictor.stream(rows):
+            out.write(table.lines(pool, answers))
     return clocks() - start
 
 
@@ -71,7 +72,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
-    trained, texts = export.read_model(args.model_dir, args.device), glosses(args.texts)
+    predictor = predict.Predictor(args.model_dir, device=args.device, batch_size=args.batch_size)
+    trained, texts = predictor.trained, glosses(args.texts)
     bare, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "texts.txt", Path(folder) / "out.csv"
@@ -79,7 +81,7 @@ def main() -> None:
         bare_seconds(trained, texts[:200], args.batch_size)     # the first call is slower
         for _ in range(args.repeat):
             bare.append(bare_seconds(trained, texts, args.batch_size))
-            whole.append(predict_seconds(trained, source, target, args.batch_size))
+            whole.append(predict_seconds(predictor, source, target))
     print(f"{len(texts)} texts, batches of {args.batch_size}, {args.device}, "
           f"{torch.get_num_threads()} threads, {args.repeat} times\n")
     print("| texts a second, median | bare encoder | predict.py | its share, pair by pair |")

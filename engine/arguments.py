@@ -5,14 +5,17 @@ import argparse
 import hashlib
 import math
 import re
+from enum import Enum
 from pathlib import Path
 
 import data
-from baselines import language_models as llm
-from augment import METHODS as AUGMENTATIONS
-from augment import options_of
-from baselines import METHODS
-from model import device
+from augment import AUGMENTATIONS
+from baselines import GROUPS, METHODS, language_models, titles
+from engine.files import Parser
+from engine.reading import ENDINGS
+from model import default_pooling, device
+
+ENCODER = "bert-base-uncased"
 
 ABLATIONS = {  # Table 4, row by row: what each sets
     "sshm": {"n_pos": 0, "n_neg": 0},                               # the targets are D_hat alone
@@ -41,52 +44,93 @@ def number(kind, lowest: float, highest: float = math.inf, open_interval: bool =
     return parse
 
 
+class Role(Enum):
+    """
+    What a flag is for. All but HOW and HOSTED decide the numbers of a run: they are its settings,
+    and those that are not at their default are in its folder's name.
+    """
+    SHARED = "all runs of a table have the same value"
+    TRAINING = "as SHARED; a method without an encoder does not look at it"
+    DATA = "all runs of a table on one data set have the same value"
+    VARIES = "the runs of a table may differ in it"
+    SHARPRECL = "it belongs to SharpReCL"
+    LARGE = "it belongs to the large language models"
+    LORA = "it belongs to the open ones of them"
+    HOSTED = "it belongs to those of a provider, and decides no number"
+    HOW = "it says where and how, and decides no number"
+
+
+def concerns(role: Role, method: str) -> bool:
+    """Whether a flag of this role has a meaning for the method."""
+    entry = METHODS[method]
+    is_hosted = entry.source.startswith("baselines.hosted.")
+    return {Role.SHARPRECL: entry.group == "ours", Role.LARGE: entry.group == "large",
+            Role.LORA: entry.group == "large" and not is_hosted,
+            Role.HOSTED: is_hosted}.get(role, True)
+
+
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """--help with the module's docstring as it stands, and every default."""
 
 
 def make_parser(description: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, formatter_class=Help,
-                                     allow_abbrev=False)
+    parser = Parser(description=description, formatter_class=Help, allow_abbrev=False)
+
+    def group(title: str, role: Role = Role.SHARED):
+        """Adds flags to a group of --help; each has the group's role or its own."""
+        flags = parser.add_argument_group(title)
+
+        def add(name: str, role: Role = role, **options) -> None:
+            flags.add_argument(name, **options).role = role
+        return add
+
     positive, share = number(float, 0, open_interval=True), number(float, 0, 1)
     count, size = number(int, 0), number(int, 1)
 
-    add = parser.add_argument_group("data (Section 4)").add_argument
-    add("--dataset", required=True, metavar="NAME|PATH",
-        help=", ".join(data.DATASETS) + ", wordnet; or your own CSV, TSV, JSON or JSONL file, or a "
-             "folder with train.* and test.* of these")
-    add("--ir", type=number(float, 1), help="imbalance ratio to build, Eq. (3); None: as it is")
+    add = group("data (Section 4)")
+    add("--dataset", Role.VARIES, required=True, metavar="NAME|PATH",
+        help=", ".join(data.DATASETS) + f"; or a file of your own ({ENDINGS}, or these with .gz, "
+             ".bz2 or .zip), a folder with train.* and perhaps test.* and validation.* of these, a "
+             "folder of datasets' save_to_disk, or hf:NAME[:CONFIG] of the Hugging Face hub")
+    add("--ir", Role.VARIES, type=number(float, 1),
+        help="imbalance ratio to build, Eq. (3); None: as it is. An error where the data are too "
+             "imbalanced or too small for it")
     add("--profile", choices=("exp", "step", "consecutive"), default="exp",
         help="the class sizes that --ir gives")
-    add("--max_per_class", type=size, help="before --ir, keep this many training texts a class")
-    add("--label_noise", type=share, default=0.0, help="share of the training labels to flip")
-    add("--val_fraction", type=number(float, 0, 0.9), default=0.0,
-        help="share of the training texts held out for validation")
-    add("--val_left_out", type=size, metavar="N",
+    add("--max_per_class", Role.DATA, type=size, help="before --ir, keep this many training texts a class")
+    add("--label_noise", Role.VARIES, type=share, default=0.0, help="share of the training labels to flip")
+    add("--val_fraction", Role.DATA, type=number(float, 0, 0.9), default=0.0,
+        help="share of the training texts held out for validation, of data that bring none")
+    add("--val_left_out", Role.DATA, type=size, metavar="N",
         help="up to N validation texts of each class, of those that --ir and --max_per_class leave "
              "out: they have the shares of a balanced test set, and none of its texts")
     add("--test_fraction", type=number(float, 0.01, 0.9), default=0.2,
         help="share for testing, of own data without a test file")
-    add("--data_seed", type=count, default=0, help="picks subsets, splits, noise and second views")
-    add("--data_dir", default="data", help="where the datasets lie, or go when downloaded")
-    add("--text_column", default="text", help="of own data")
-    add("--label_column", default="label", help="of own data")
-    add("--max_length", type=number(int, 3), default=256, help="tokens that a text is cut to")
-    add("--augment", choices=[*AUGMENTATIONS, "auto"], default="word_substitution",
-        help="what makes the second view of a text; auto tries what is to be had here, and takes "
-             "the one with the best macro-F1 on held-out training texts")
-    add("--augment_options", nargs="+", metavar="NAME=VALUE", default=[],
-        help="other values for its options, as rate=0.2, or forth=NAME and back=NAME for another "
-             "language of back translation")
-    add("--check_only", action="store_true", help="print the data report and stop")
+    add("--data_seed", Role.VARIES, type=count, default=0, help="picks subsets, splits, noise and second views")
+    add("--data_dir", Role.HOW, default="data", help="where the datasets lie, or go when downloaded")
+    add("--text_column", nargs="+", default="text", metavar="NAME",
+        help="of own data; several are joined, a line each")
+    add("--label_column", default="label", metavar="NAME", help="of own data")
+    add("--drop_unlabelled", action="store_true",
+        help="leave out the rows of own data that have a text and no label, and say how many")
+    add("--max_length", Role.TRAINING, type=number(int, 3), default=256, help="tokens that a text is cut to")
+    add("--augment", Role.VARIES, choices=[*AUGMENTATIONS, "auto"], default="word_substitution",
+        help=f"makes the second view of a text; {augmentations()}; auto tries all that are "
+             "available, and takes the one with the best macro-F1 on held-out training texts")
+    add("--augment_options", Role.VARIES, nargs="+", metavar="NAME=VALUE", default=[],
+        help="other values for its options, as rate=0.2; language=any makes an augmentation for "
+             "English treat texts that do not look English")
+    add("--check_only", Role.HOW, action="store_true", help="print the data report and stop")
 
-    add = parser.add_argument_group("method").add_argument
-    add("--method", choices=[*METHODS, "tfidf", *llm.MODELS, "sharprecl"], default="sharprecl",
-        help="sharprecl, or what it is compared with (baselines/ holds them)")
-    add("--constants", nargs="+", metavar="NAME=VALUE", default=[],
-        help="other values for the constants of such a method; its own are its paper's")
+    add = group("method")
+    add("--method", Role.VARIES, choices=list(METHODS), default="sharprecl",
+        help="; ".join(f"{heading}: {', '.join(titles(group))}"
+                       for group, heading in GROUPS.items())
+             + "; `python -m baselines` shows their constants")
+    add("--constants", Role.VARIES, nargs="+", metavar="NAME=VALUE", default=[],
+        help="other values for the constants of such a method, instead of its paper's")
 
-    add = parser.add_argument_group("SharpReCL (the defaults are the paper's)").add_argument
+    add = group("SharpReCL (the defaults are the paper's)", Role.SHARPRECL)
     add("--tau", type=positive, default=0.5, help="temperature, Eq. (11); the paper: 0.3, 0.5 or 1")
     add("--mu", type=number(float, 0), default=1.0, help="weight of the contrastive loss, Eq. (12)")
     add("--k", type=size, default=20, help="hard samples a class, Eq. (9)")
@@ -107,40 +151,42 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--no_delta_cl", action="store_true", help="no class weight in Eq. (11)")
     add("--no_mutual_guidance", action="store_true", help="free prototypes instead of proj_h(w)")
     add("--no_cls", action="store_true", help="only the contrastive branch trains the encoder")
-    add("--ablation", choices=list(ABLATIONS), help="a row of Table 4, short for the flags above")
+    add("--ablation", Role.HOW, choices=list(ABLATIONS), help="a row of Table 4, short for the flags above")
     add("--proj_dim", type=size, default=128, help="size of the projected texts and prototypes")
     add("--proj_bn", action="store_true", help="batch norm in both heads, as in the authors' code")
 
-    add = parser.add_argument_group(f"language models ({', '.join(llm.MODELS)})").add_argument
+    add = group(f"language models ({', '.join(titles('large'))})", Role.LARGE)
     add("--base_model", metavar="NAME|FOLDER",
         help="any causal model of Hugging Face, or a model that OpenAI fine-tunes; None: the "
              "paper's")
-    add("--base_type", choices=llm.BASE_TYPES, default="4bit",
+    add("--base_type", Role.LORA, choices=language_models.BASE_TYPES, default="4bit",
         help="how the frozen base is held; 4bit and 8bit need bitsandbytes")
-    add("--lora_targets", nargs="+", metavar="MODULE",
+    add("--lora_targets", Role.LORA, nargs="+", metavar="MODULE",
         help="layers that get adapters; None: all linear ones but the last")
-    add("--prices", type=positive, nargs=3, metavar=("TRAIN", "INPUT", "OUTPUT"),
+    add("--prices", Role.HOSTED, type=positive, nargs=3, metavar=("TRAIN", "INPUT", "OUTPUT"),
         help="gpt35: today's dollars for a million tokens, of the provider's price list; they "
              "change, so there is no default")
-    add("--yes", action="store_true", help="gpt35: agree to the estimated cost")
+    add("--yes", Role.HOSTED, action="store_true", help="gpt35: agree to the estimated cost")
 
-    add = parser.add_argument_group("encoder").add_argument
+    add = group("encoder", Role.TRAINING)
     add("--encoder", help=f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and '
                           "roberta-base for --method roberta")
     add("--pooling", choices=("cls", "mean"),
-        help="feat: the first token's state or the mean of all; None: cls, and mean for minilm")
+        help="feat is the first token's state or the mean of all; None: cls where the encoder's "
+             "tokenizer begins a text with [CLS], mean where it does not (as GPT-2's) and for "
+             "minilm")
 
     add("--freeze_layers", type=count, default=0, metavar="N",
         help="the embeddings and the lowest N layers stay as pretrained: an epoch takes half the "
              "time or less, with a model that is nearly as good")
 
-    add = parser.add_argument_group("training").add_argument
+    add = group("training", Role.TRAINING)
     add("--epochs", type=size, default=30, help="over the training texts")
-    add("--eval_every", type=size, default=1, metavar="N",
+    add("--eval_every", Role.VARIES, type=size, default=1, metavar="N",
         help="evaluate after every N-th epoch and after the last; best_test and best_val are "
              "chosen among the evaluated epochs")
     add("--batch_size", type=size, default=128, help="texts, each in two views")
-    add("--micro_batch", type=size,
+    add("--micro_batch", Role.VARIES, type=size,
         help="texts that are in memory at a time; the gradient stays that of the whole batch")
     add("--lr", type=positive, default=5e-5, help="of AdamW")
     add("--weight_decay", type=number(float, 0), default=5e-4, help="not on biases and norms")
@@ -149,36 +195,49 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="of the learning rate")
     add("--patience", type=size, metavar="N",
         help="stop when N evaluations in a row brought no better validation macro-F1")
-    add("--compile", action="store_true", help="torch.compile the encoder")
+    add("--compile", Role.HOW, action="store_true", help="torch.compile the encoder")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
-    add("--seed", type=count, default=0, help="of the network, the batches and the built samples")
-    add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    add("--seed", Role.VARIES, type=count, default=0, help="of the network, the batches and the built samples")
+    add("--device", Role.HOW, type=device, default="auto", help="auto, cpu, cuda, cuda:1 or mps")
 
-    add = parser.add_argument_group("results").add_argument
+    add = group("results", Role.HOW)
     add("--output_dir", default="runs", help="holds a folder for each run")
-    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts (tfidf: the "
-        "confusion matrix)")
+    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts "
+        "(tfidf: no t-SNE)")
     add("--no_weights", action="store_true", help="keep the numbers of the run alone")
     add("--overwrite", action="store_true", help="start anew where there is a result")
     return parser
 
 
+def augmentations() -> str:
+    """The augmentations with what they are good for and their options, for --help."""
+    lines = []
+    for name, entry in AUGMENTATIONS.items():
+        options = " ".join(f"{option}={value}" for option, value in entry.options.items())
+        lines.append(f"{name} {entry.good_for}" + (f" ({options})" if options else ""))
+    return "; ".join(lines)
+
+
 def parse_args(argv: list[str] | None = None, description: str | None = None
                ) -> argparse.Namespace:
-    """The arguments, with --ablation and --constants spelled out, encoder and pooling decided."""
+    """
+    Returns the arguments, with --ablation and --constants spelled out, encoder and pooling decided.
+
+    raises  InputError where the default pooling needs the encoder's tokenizer, and it is missing
+    """
     parser = make_parser(description)
     args = parser.parse_args(argv)
+    if isinstance(args.text_column, list) and len(args.text_column) == 1:
+        args.text_column, = args.text_column        # one name is a string, as the default is
     for name, value in ABLATIONS.get(args.ablation, {}).items():
         if getattr(args, name) not in (value, parser.get_default(name)):
             parser.error(f"--ablation {args.ablation} sets --{name} {value}: leave it out")
         setattr(args, name, value)
-    if args.method != "sharprecl":
-        for name in ("ablation", *SHARPRECL):
-            if getattr(args, name) != parser.get_default(name):
-                parser.error(f"--{name} belongs to sharprecl, not to {args.method}; what that has "
-                             f"is set by --constants ({constants_of(args.method) or 'nothing'})")
-        if args.augment != parser.get_default("augment") and not has_second_view(args.method):
-            parser.error(f"--augment makes second views of the texts, and {args.method} has none")
+    if METHODS[args.method].group != "ours" and args.ablation:
+        parser.error(f"--ablation belongs to sharprecl, not to {args.method}")
+    check_roles(parser, args)
+    if args.augment != parser.get_default("augment") and not METHODS[args.method].has_second_view:
+        parser.error(f"--augment makes second views of the texts, and {args.method} has none")
     try:
         args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
         args.augment_options = parse_augment_options(args.augment, args.augment_options)
@@ -192,100 +251,102 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
                          "of them, or take --val_fraction")
         if args.val_fraction > 0:
             parser.error("--val_left_out and --val_fraction both make validation texts: give one")
-    if args.plots and not has_encoder(args.method) and args.method != "tfidf":
+    if args.plots and METHODS[args.method].group == "large":
         parser.error(f"--plots draws what an encoder makes of the texts, and {args.method} has "
                      "none")
-    check_language_model(parser, args)
+    if concerns(Role.HOSTED, args.method) and args.prices is None and not args.check_only:
+        parser.error(f"{args.method} costs money, and prices change: give --prices TRAIN INPUT "
+                     "OUTPUT, dollars for a million tokens, of the provider's price list")
     if args.base_model is None:
-        args.base_model = llm.MODELS.get(args.method)
+        args.base_model = language_models.MODELS.get(args.method)
     if args.encoder is None:
-        args.encoder = "roberta-base" if args.method == "roberta" else ENCODER
+        args.encoder = METHODS[args.method].encoder or ENCODER
     args.chosen_augment = args.augment      # of --augment auto, engine.auto decides it
     if args.pooling is None:
-        args.pooling = "mean" if args.encoder == "minilm" else "cls"
+        args.pooling = pooling_of(args.method, args.encoder)
     return args
 
 
-def language_model_flags(method: str) -> tuple[str, ...]:
-    """Those of LANGUAGE_MODEL that concern the method."""
-    return ("base_model",) if method == "gpt35" else LANGUAGE_MODEL if method in llm.MODELS else ()
+def pooling_of(method: str, encoder: str) -> str:
+    """The default of --pooling."""
+    return default_pooling(encoder) if METHODS[method].has_encoder else "cls"
 
 
-def check_language_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Each flag of language models needs a method that it concerns, and gpt35 needs prices."""
-    own = language_model_flags(args.method) + (("prices", "yes") if args.method == "gpt35" else ())
-    for name in (*LANGUAGE_MODEL, "prices", "yes"):
-        if name not in own and getattr(args, name) != parser.get_default(name):
-            parser.error(f"--{name} does not concern {args.method}")
-    if args.method == "gpt35" and args.prices is None and not args.check_only:
-        parser.error("gpt35 costs money, and prices change: give --prices TRAIN INPUT OUTPUT, "
-                     "dollars for a million tokens, of the provider's price list")
+def check_roles(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """An error for a flag that has no meaning for the method."""
+    for flag in flags_of(parser):
+        if (not concerns(flag.role, args.method)
+                and getattr(args, flag.dest) != parser.get_default(flag.dest)):
+            if flag.role is Role.SHARPRECL:
+                own = constants_of(args.method) or "nothing"
+                parser.error(f"--{flag.dest} belongs to sharprecl, not to {args.method}; what that "
+                             f"has is set by --constants ({own})")
+            parser.error(f"--{flag.dest} does not concern {args.method}")
 
 
-ENCODER = "bert-base-uncased"
-SHARPRECL = ("tau", "mu", "k", "n_pos", "n_neg", "lam", "hard_ratio_start", "hard_ratio_end",
-             "positives", "cl_weight", "cl_reduction", "no_delta_cls", "no_delta_cl",
-             "no_mutual_guidance", "no_cls", "proj_dim", "proj_bn")     # no other method has these
-LANGUAGE_MODEL = ("base_model", "base_type", "lora_targets")    # the same for llm.py's methods
+def flags_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """All flags but --help."""
+    return [action for action in parser._actions if hasattr(action, "role")]
+
+
+def names_of(*roles: Role) -> tuple[str, ...]:
+    """The flags of these roles."""
+    return tuple(flag.dest for flag in flags_of(make_parser()) if flag.role in roles)
 
 
 def constants_of(method: str) -> dict[str, float]:
     """A method's own constants with their default values."""
-    if method in METHODS:
-        return dict(METHODS[method].constants)
-    return dict(llm.CONSTANTS.get(method, {}))
-
-
-def has_encoder(method: str) -> bool:
-    return method == "sharprecl" or method in METHODS
-
-
-def has_second_view(method: str) -> bool:
-    return method == "sharprecl" or (method in METHODS and "augmented" in METHODS[method].views)
+    return {name: constant.default for name, constant in METHODS[method].constants.items()}
 
 
 def parse_constants(method: str, given: list[str]) -> dict[str, float]:
     """NAME=VALUE strings; ValueError for a name that the method lacks or a value out of range."""
-    known, parsed = constants_of(method), {}
+    known, parsed = METHODS[method].constants, {}
     for item in given:
         name, _, text = item.partition("=")
         if name not in known:
-            raise ValueError(f"--constants {item}: {method} has {known or 'none'}")
-        may_be_zero = name in ("weight", "weight_cls", "alpha", "gamma", "smooth", "momentum",
-                               "dropout")
-        is_share = name in ("momentum", "dropout") or (
-            name == "weight" and method in ("simcse", "sclce", "dualcl"))
+            raise ValueError(f"--constants {item}: {method} has {constants_of(method) or 'none'}")
+        default, *bounds = known[name]
         try:
-            parsed[name] = number(type(known[name]), 0, 1 if is_share else math.inf,
-                                  open_interval=not may_be_zero)(text)
+            parsed[name] = number(type(default), *bounds)(text)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"--constants {item}: {error}") from error
         except ValueError as error:
-            raise ValueError(f"--constants {item}: not {type(known[name]).__name__}") from error
+            raise ValueError(f"--constants {item}: not {type(default).__name__}") from error
     return parsed
 
 
 def parse_augment_options(method: str, given: list[str]) -> dict:
-    """NAME=VALUE strings as a dict of what is not the default; ValueError as above."""
-    known, parsed = {} if method == "auto" else options_of(method), {}
+    """Reads NAME=VALUE strings into a dict of what is not the default; ValueError as above."""
+    known = {} if method == "auto" else AUGMENTATIONS[method].options
+    parsed = {}
     for item in given:
         name, _, text = item.partition("=")
         if name not in known or not text:
             raise ValueError(f"--augment_options {item}: {method} has {known or 'none'}")
-        kind = type(known[name])
         try:
-            parsed[name] = (text if kind is str else number(float, 0, 1, True)(text)
-                            if kind is float else number(int, 0 if name == "sampling" else 1)(text))
+            parsed[name] = augment_option(method, name, text)
         except (argparse.ArgumentTypeError, ValueError) as error:
             raise ValueError(f"--augment_options {item}: {error}") from error
     return {name: value for name, value in parsed.items() if value != known[name]}
 
 
+def augment_option(method: str, name: str, text: str):
+    """Reads one value in the range that the augmentation's entry gives; ValueError as above."""
+    entry = AUGMENTATIONS[method]
+    if name in entry.ranges:
+        kind = type(entry.options[name])
+        return number(kind, *entry.ranges[name], open_interval=kind is float)(text)
+    if name == "language" and text not in ("english", "any"):
+        raise ValueError("it is english or any")
+    return text
+
+
 def changed(args: argparse.Namespace) -> dict:
     """What the method does otherwise than by default: its own flags and constants."""
     parser, own = make_parser(), constants_of(args.method)
-    default = {"base_model": llm.MODELS.get(args.method)}
-    flags = {name: getattr(args, name) for name in (*SHARPRECL, *LANGUAGE_MODEL)
+    default = {"base_model": language_models.MODELS.get(args.method)}
+    flags = {name: getattr(args, name) for name in names_of(Role.SHARPRECL, Role.LARGE, Role.LORA)
              if getattr(args, name) != default.get(name, parser.get_default(name))}
     constants = {name: value for name, value in args.constants.items() if value != own[name]}
     return flags | constants | args.augment_options
@@ -304,13 +365,15 @@ def run_folder(args: argparse.Namespace) -> Path:
     output_dir/<dataset>_<ir>_<every other setting that is not the default>_<seed>; --check_only
     has a folder of its own, so that it never touches a run's.
     """
-    defaults = vars(make_parser().parse_args(["--dataset", args.dataset]))
-    defaults |= {"encoder": ENCODER, "pooling": "mean" if args.encoder == "minilm" else "cls"}
+    defaults = vars(make_parser().parse_args(["--dataset", args.dataset])) | {
+        "encoder": ENCODER, "pooling": pooling_of(args.method, args.encoder)}
     parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
-    named = ("dataset", "ir", "seed", "constants", "augment_options", *LANGUAGE_MODEL)
+    own = {"dataset", "ir", "seed", "constants", "augment_options",
+           *names_of(Role.SHARPRECL, Role.LARGE, Role.LORA)}      # changed() names the method's own
     others = {name: value for name, value in settings(args).items()
-              if value != defaults[name] and name not in named}
+              if value != defaults[name] and name not in own}
     for name, value in (others | changed(args)).items():
+        value = "+".join(value) if isinstance(value, list) else value
         value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
         parts.append(name if value == "True" else f"{name}-{value}")
     name, seed = re.sub(r"[^\w.+-]", "-", "_".join(parts)), f"seed{args.seed}"
@@ -320,10 +383,9 @@ def run_folder(args: argparse.Namespace) -> Path:
 
 
 def settings(args: argparse.Namespace) -> dict:
-    """The arguments that decide the numbers, without those that say where and how."""
-    other = ("ablation", "chosen_augment", "output_dir", "data_dir", "device", "compile", "plots", "no_weights",
-             "overwrite", "check_only", "prices", "yes",
-             *(() if args.augment_options else ("augment_options",)),
-             *(set(LANGUAGE_MODEL) - set(language_model_flags(args.method))))
-    values = {name: value for name, value in vars(args).items() if name not in other}
+    """The arguments that decide the numbers of this method."""
+    values = {flag.dest: getattr(args, flag.dest) for flag in flags_of(make_parser())
+              if flag.role not in (Role.HOW, Role.HOSTED) and concerns(flag.role, args.method)}
+    if not args.augment_options:
+        del values["augment_options"]
     return values | {"dataset": Path(args.dataset).name}    # the data's hash says which file it is

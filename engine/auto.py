@@ -5,34 +5,35 @@ import argparse
 import json
 from collections.abc import Callable
 
-from augment import METHODS as AUGMENTATIONS
+from augment import AUGMENTATIONS, check_augmentation
 from engine import distributed
 from engine.arguments import run_folder
+from engine.corpus import load_corpus
 from engine.files import InputError, read_json, write_json
 
 
 def decide(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) -> None:
     """
-    Sets args.chosen_augment: each augmentation that is available here is tried in a run of its own,
-    below the run's folder, without a tenth of the training texts (or --val_fraction). The best
-    macro-F1 on those counts, after the last epoch. What was decided before is kept.
+    Sets args.chosen_augment: each augmentation that is available here, and is for the language of
+    the texts, is tried in a run of its own below the run's folder, without a tenth of the training
+    texts (or --val_fraction). The best macro-F1 on those counts, after the last epoch. What was
+    decided before is kept.
     """
     path = run_folder(args) / "augmentations.json"
     if path.exists() and not args.overwrite:
         args.chosen_augment = read_json(path)["chosen"]
         return
-    scores = {}
-    for name, function in AUGMENTATIONS.items():
+    scores, texts = {}, load_corpus(args).train_texts
+    for name in AUGMENTATIONS:
         try:
-            if function is not None:
-                function(["a text"])
+            check_augmentation(name, texts)
         except InputError as error:
             print(f"auto leaves out {name}: {error}", flush=True)
             continue
         print(f"auto tries {name}", flush=True)
         trial = argparse.Namespace(**vars(args) | {
-            "augment": name, "val_fraction": args.val_fraction or 0.1, "no_weights": True,
-            "plots": False, "overwrite": False,
+            "augment": name, "chosen_augment": name, "val_fraction": args.val_fraction or 0.1,
+            "no_weights": True, "plots": False, "overwrite": False,
             "output_dir": run_folder(args) / "augmentations"})
         run(trial)
         distributed.barrier()     # for rank 0's files

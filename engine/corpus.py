@@ -10,7 +10,7 @@ import numpy as np
 import data
 from augment import augment
 from engine import distributed
-from engine.arguments import has_encoder
+from baselines import METHODS
 from engine.files import InputError
 from model import Method, load_tokenizer, max_positions
 
@@ -19,12 +19,18 @@ def load_corpus(args: argparse.Namespace) -> data.Corpus:
     """The corpus as it is trained on: capped, made imbalanced, split, its labels noisy if asked."""
     seed = args.data_seed
     corpus = data.load(args.dataset, data_dir=args.data_dir, text_column=args.text_column,
-                       label_column=args.label_column, test_fraction=args.test_fraction, seed=seed)
+                       label_column=args.label_column, drop_unlabelled=args.drop_unlabelled,
+                       test_fraction=args.test_fraction, seed=seed)
+    if corpus.val_texts and (args.val_fraction > 0 or args.val_left_out is not None):
+        raise InputError(f"{args.dataset} brings {len(corpus.val_texts)} validation texts of its "
+                         "own: leave --val_fraction and --val_left_out out")
     rows, labels = np.arange(len(corpus.train_labels)), corpus.train_labels
     if args.max_per_class is not None:
         rows = rows[data.cap_per_class(labels[rows], args.max_per_class, seed=seed)]
     if args.ir is not None:
+        capped = rows
         rows = rows[data.imbalanced_rows(labels[rows], args.ir, profile=args.profile, seed=seed)]
+        corpus = data.check_ratio(corpus, capped, rows, args.ir, args.profile)
     if args.val_left_out is not None:
         corpus = data.hold_out(corpus, "val", *data.left_out(labels, rows, args.val_left_out,
                                                              seed=seed))
@@ -44,7 +50,7 @@ def report(args: argparse.Namespace, corpus: data.Corpus) -> dict:
     """Prints what one should know of the texts before training, and returns it."""
     summary = data.data_report(corpus)
     print(data.format_report(summary))
-    if has_encoder(args.method):
+    if METHODS[args.method].has_encoder:
         summary["truncated"] = tokenize(args, corpus.train_texts).truncated
         print(f"  longer than {args.max_length} tokens, and cut: {summary['truncated']:>11.2%}",
               flush=True)

@@ -1,7 +1,9 @@
 """
-What every room needs: the error that the user reads as one line, and files that appear whole or not
-at all.
+What every room needs: the error that the user reads as one line, a command line that errs in one
+line too, files that appear whole or not at all, and pretrained models without waiting for a hub
+that cannot be reached.
 """
+import argparse
 import contextlib
 import hashlib
 import io
@@ -10,10 +12,18 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 
 class InputError(Exception):
     """Something the user gave or lacks; main.py prints it as one line and exits with 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, without the usage of every flag before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help lists the flags\n")
 
 
 @contextlib.contextmanager
@@ -66,3 +76,47 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}): run its command again with "
                          "--overwrite, or move its folder away") from error
+
+
+def duration(seconds: float) -> str:
+    """A time as a reader says it: 40 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    return (f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else
+            f"{minutes // 60} h {minutes % 60} min")
+
+
+# ---- pretrained models ----
+
+
+def ask_hub(name: str) -> None:
+    """Asks the Hugging Face hub once for a model; raises whatever its client raises."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    # a download would ask an unreachable hub six times, for 23 s, with a warning each
+    get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
+
+
+def load_pretrained(load, source: str, kind: str, hint: str, **options):
+    """
+    Calls load(source, **options), a from_pretrained of transformers, on a local folder, on the
+    hub's cache or on the Hugging Face hub, whichever has the model first.
+
+    source  a folder, or a name at the hub
+    kind    what is looked for, as the error calls it: "encoder"
+    hint    what the user can do where it is not available, as the error says it
+    raises  InputError where the model is not available
+    """
+    from huggingface_hub import snapshot_download
+    try:
+        if Path(source).is_dir():
+            return load(source, local_files_only=True, **options)
+        try:
+            folder = snapshot_download(source, local_files_only=True)
+            return load(folder, local_files_only=True, **options)
+        except (OSError, ValueError):       # the cache has nothing of it, or not all
+            ask_hub(source)
+            return load(source, **options)
+    except Exception as error:      # of httpx, requests or safetensors, by version and by fault
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        found = ("is not a complete model folder" if Path(source).is_dir() else
+                 "is neither a folder, nor in the cache, nor available on the Hugging Face hub")
+        raise InputError(f"{kind} {source} {found} ({reason}). {hint}") from error

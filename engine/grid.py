@@ -25,8 +25,8 @@ from typing import Iterable, Iterator, NamedTuple
 
 import torch
 
-from engine.arguments import changed, make_parser, number, parse_args, run_folder
-from engine.files import InputError
+from engine.arguments import changed, make_parser, number, parse_args, run_folder, settings
+from engine.files import InputError, duration
 
 BUSY = 75       # main.py's exit code where another process has the run
 STARTUP = 6     # seconds of a process beside those that its result.json counts
@@ -68,8 +68,7 @@ def read_cells(lines: Iterable[str]) -> list[Cell]:
 
 
 def identity(cell: Cell) -> dict:
-    return {name: value for name, value in vars(cell.args).items()
-            if name not in ("plots", "no_weights", "overwrite", "device", "ablation")}
+    return settings(cell.args) | {"dataset": cell.args.dataset}
 
 
 def state(cell: Cell) -> str:
@@ -173,12 +172,6 @@ def execute(cells: list[Cell], jobs: int, script: str,
 
 
 # ---- what is shown ----
-
-
-def duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return (f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else
-            f"{minutes // 60} h {minutes % 60} min")
 
 
 def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:

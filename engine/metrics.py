@@ -39,12 +39,17 @@ def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray)
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray,
                                bins: int = 15) -> float:
+    """The calibration error of the most probable class, of texts with probabilities (n, C)."""
+    return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels,
+                             bins)
+
+
+def calibration_error(probability: np.ndarray, is_right: np.ndarray, bins: int = 15) -> float:
     """
-    Guo et al. 2017, Eq. 3, in percent: the texts (n, C) in bins by their highest probability; mean
-    over the texts of |accuracy - mean probability| of their bin.
+    The expected calibration error in percent (Guo et al. 2017, Eq. 3): the texts (n,) are put in
+    bins by the probability of their prediction; it is the mean over the texts of
+    |accuracy - mean probability| of their bin.
     """
-    confidence = probabilities.max(axis=1)
-    is_right = probabilities.argmax(axis=1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.abs(np.bincount(bin_of, is_right, bins) - np.bincount(bin_of, confidence, bins))
-    return float(100 * gaps.sum() / len(labels))
+    bin_of = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = np.abs(np.bincount(bin_of, is_right, bins) - np.bincount(bin_of, probability, bins))
+    return float(100 * gaps.sum() / len(probability))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import data
-from baselines import Task, make
+from baselines import make
+from baselines.base import Task
 from engine.arguments import model_options
 from engine.distributed import set_seed
 from engine.files import InputError
@@ -18,6 +19,8 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
     """The pretrained encoder, and everything new fixed by the seed."""
     set_seed(args.seed)
     encoder = load_encoder(args.encoder, args.pooling, args.freeze_layers)
+    print(f"encoder {args.encoder}, pooling {args.pooling}: a text is " + {
+        "cls": "its first token's state", "mean": "the mean of its tokens' states"}[args.pooling])
     family = encoder.backbone.config.model_type
     if args.method == "roberta" and "roberta" not in family:
         raise InputError(f"--method roberta with --encoder {args.encoder}, a {family}: leave "
@@ -26,7 +29,7 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
         encoder.backbone.compile(dynamic=True)
     counts = torch.from_numpy(data.class_counts(corpus.train_labels, len(corpus.label_names)))
     task = Task(corpus.label_names, corpus.train_labels, counts, load_tokenizer(args.encoder),
-                args.epochs)
+                args.epochs, args.batch_size)
     return make(args.method, encoder, task, model_options(args)).to(args.device)
 
 

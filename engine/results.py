@@ -24,26 +24,33 @@ UNKNOWN = "(no label)"      # an answer of a language model; its column comes af
 
 def write_predictions(path: Path, texts: list[str], labels: np.ndarray, logits: np.ndarray,
                       names: list[str], epoch: int) -> None:
-    """A CSV file with each text, its label, the prediction of this epoch and its probability."""
+    """
+    A CSV file with the columns text, label, prediction, probability and epoch, a row for each text.
+
+    labels   (n,)           numbers of names
+    logits   (n, C or more) of this epoch; the prediction is the largest, and its probability that
+                            of the softmax
+    names    (C,)           of the classes; a column of logits beyond them stands for no class
+    """
+    names, predicted = [*names, UNKNOWN], logits.argmax(axis=1)
     probability = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
     write_text(path, csv_text(
         ["text", "label", "prediction", "probability", "epoch"],
         ((text, names[label], names[prediction], f"{p:.6f}", epoch) for text, label, prediction, p
-         in zip(texts, labels, logits.argmax(axis=1), probability))))
+         in zip(texts, labels, predicted, probability))))
 
 
 def write_reports(folder: Path, corpus: Corpus, epoch: int, logits: np.ndarray,
                   val_logits: np.ndarray | None) -> None:
     """predictions.csv, validation.csv, and scikit-learn's report of the test texts, of an epoch."""
-    names = [*corpus.label_names, UNKNOWN]
-    write_predictions(folder / "predictions.csv", corpus.test_texts, corpus.test_labels, logits,
-                      names, epoch)
+    labels, names = corpus.test_labels, corpus.label_names
+    write_predictions(folder / "predictions.csv", corpus.test_texts, labels, logits, names, epoch)
     if val_logits is not None:
         write_predictions(folder / "validation.csv", corpus.val_texts, corpus.val_labels,
                           val_logits, names, epoch)
-    labels, predicted = corpus.test_labels, logits.argmax(axis=1)
     tested = np.unique(labels)      # as in metrics(): the same classes, the same means
     options = dict(labels=tested, target_names=[names[c] for c in tested], zero_division=0)
+    predicted = logits.argmax(axis=1)
     write_text(folder / "classification_report.txt",
                classification_report(labels, predicted, digits=4, **options))
     write_json(folder / "classification_report.json",

@@ -34,7 +34,7 @@ import data
 from engine import distributed, files, metrics, results
 from engine.arguments import changed, run_folder, settings
 from engine.corpus import report
-from engine.files import InputError, read_json, sha256, write_json, write_text
+from engine.files import InputError, duration, read_json, sha256, write_json, write_text
 from reporting import export, figures, plots
 
 Epoch = tuple[dict, np.ndarray | None, np.ndarray | None]
@@ -114,16 +114,17 @@ class RunFolder:
             raise InputError(f"{self.place / 'args.json'}: a run with other {what} began here; "
                              "--overwrite starts anew, another --output_dir keeps both")
 
-    def begin(self, model: Any = None, **parts: Any) -> int:
+    def begin(self, model: Any = None, epochs: int = 1, **parts: Any) -> int:
         """
         Called by a fit when all that can fail has been built. Restores the newest whole epoch, if
         there is one, and returns the number of epochs that are done.
 
         model    what is kept at the end, see reporting.export.keep_model; None keeps nothing
+        epochs   that the fit takes in all, for an estimate of the time
         parts    of a checkpoint, each with state_dict() and load_state_dict(); the one called
                  weights is what is kept of the best epoch
         """
-        self.model, self.parts = model, parts
+        self.model, self.epochs, self.parts = model, epochs, parts
         with distributed.main_first():
             if distributed.is_main():
                 if self.starts_anew:
@@ -136,7 +137,7 @@ class RunFolder:
                              "--output_dir a folder that all machines share")
         if self.history:
             print(f"goes on after epoch {len(self.history)}", flush=True)
-        self.clock = time.perf_counter()
+        self.clock, self.is_first = time.perf_counter(), True
         return len(self.history)
 
     def record_settings(self) -> None:
@@ -188,6 +189,11 @@ class RunFolder:
         self.history.append(record)
         if distributed.is_main():
             print(results.epoch_lines(record), flush=True)
+            left = self.epochs - record["epoch"]
+            if self.is_first and left > 0:
+                print(f"about {duration(left * record['seconds'])} for the other {left} epochs",
+                      flush=True)
+            self.is_first = False
             if logits is not None and self.kept_epoch() == record["epoch"]:
                 results.write_reports(self.place, self.corpus, record["epoch"], logits, val_logits)
                 self.save_best(record["epoch"], val_logits)

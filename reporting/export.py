@@ -37,12 +37,14 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from baselines import Task, make
+from baselines import make
+from baselines.base import Task
 from baselines.tfidf import Tfidf
 from data import Corpus, class_counts
 from engine.arguments import changed, model_options
 from engine.files import InputError, read_json, save, sha256, write_json, write_text
 from engine.metrics import expected_calibration_error
+from engine.results import write_predictions
 from model import Method, load_encoder, load_tokenizer
 
 FORMAT = 1          # of the folder; another number in sharprecl.json is another layout
@@ -55,7 +57,7 @@ class About:
     options: dict                   # what it is made with, see baselines.make
     pooling: str | None             # None: no encoder, tfidf
     max_length: int | None          # in tokens; None: tfidf
-    text_column: str                # of the training data
+    text_column: str | list[str]    # of the training data; several were joined, a line each
     label_names: list[str]          # C
     class_counts: list[int]         # training texts of each class
     compensated: bool               # see model.Method
@@ -67,7 +69,8 @@ class About:
         return counts / counts.sum()
 
 
-def about_tfidf(text_column: str, label_names: list[str], class_counts: list[int]) -> About:
+def about_tfidf(text_column: str | list[str], label_names: list[str],
+                class_counts: list[int]) -> About:
     """Of the one method without an encoder; its SVM is balanced, as if all classes were equal."""
     return About("tfidf", {}, None, None, text_column, label_names, class_counts, compensated=True)
 
@@ -286,7 +289,7 @@ def keep_model(args: argparse.Namespace, corpus: Corpus, model, folder: Path, re
                val_logits: np.ndarray | None) -> None:
     """
     Leaves a run's model in its folder: model/ for predict.py and other tools, or adapter/ of a
-    language model.
+    language model; and calibrates it, so that validation.csv has the calibrated probabilities.
 
     record       of the epoch that is kept
     val_logits   (n, C) of the validation texts, of that epoch; None without such texts
@@ -310,6 +313,10 @@ def keep_model(args: argparse.Namespace, corpus: Corpus, model, folder: Path, re
     if val_logits is not None:
         about = calibrate(about, val_logits, corpus.val_labels)
         facts["kept epoch"] = record["epoch"]
+        if not args.no_weights:     # else nobody could have these probabilities again
+            write_predictions(folder / "validation.csv", corpus.val_texts, corpus.val_labels,
+                              val_logits / np.float32(about.calibration["temperature"]),
+                              corpus.label_names, record["epoch"])
     reason = write_model(folder / "model", model, tokenizer, about, facts, record["test"])
     if reason and tokenizer is not None:
         print(f"model/ is for predict.py and its --export, not for transformers: {reason}")
@@ -328,7 +335,9 @@ def save_network(folder: Path, method: Method, tokenizer, about: About, reason: 
 
 def model_folder(path: Path) -> Path:
     """The model folder that this is or has; InputError that says why there is none."""
-    for folder in (path, path / "model"):
+    # new/: a run of --overwrite that was whole when it was killed; main.py's next start moves it
+    new = [path / "new" / "model"] if (path / "new" / "result.json").is_file() else []
+    for folder in (*new, path, path / "model"):
         if (folder / "sharprecl.json").is_file():
             return folder
     if not path.is_dir():
@@ -396,7 +405,7 @@ def read_network(folder: Path, about: About, device: str) -> Trained:
     heads = safetensors.torch.load_file(folder / "heads.safetensors")
     counts = np.array(about.class_counts)
     task = Task(about.label_names, np.repeat(np.arange(len(counts)), counts),
-                torch.from_numpy(counts), tokenizer, epochs=1)
+                torch.from_numpy(counts), tokenizer, epochs=1, batch_size=1)
     method = make(about.method, encoder, task, about.options)
     kept = {name: tensor for name, tensor in method.state_dict().items()
             if name.startswith(("encoder.backbone.", *method.training_only))}

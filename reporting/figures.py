@@ -1,14 +1,18 @@
 """
-The figures of one run.
+The figures of one run: as PNG or PDF files, and as SVG inside its page.
 """
-import io
 import csv
+import io
+import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from sklearn.manifold import TSNE
 
 from engine.files import InputError, save, write_text
@@ -17,15 +21,17 @@ from engine.results import csv_text, look_up
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt    # noqa: E402  after the backend is chosen
 
-# Paul Tol's bright palette, safe for the colour-blind, as is viridis
+# Paul Tol's bright palette, which is safe for the colour-blind
 TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+MARKERS = "os^vPX<>p"
+GREY = "#888888"        # readable on white and on black
 
-
-def _image(figure, kind: str, metadata: dict | None = None) -> bytes:
+def _image(figure, kind: str, metadata: dict | None = None, **options) -> bytes:
     image = io.BytesIO()
     with warnings.catch_warnings():     # a letter that the font lacks is drawn as a box
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(image, format=kind, dpi=150, bbox_inches="tight", metadata=metadata)
+        figure.savefig(image, format=kind, dpi=150, bbox_inches="tight", metadata=metadata,
+                       **options)
     plt.close(figure)
     return image.getvalue()
 
@@ -36,18 +42,47 @@ def save_figure(figure, path: Path) -> None:
     save(path, _image(figure, kind, {"CreationDate": None} if kind == "pdf" else None))
 
 
-def svg(figure) -> bytes:
-    """For a page: its letters stay letters, which the reader's own fonts draw."""
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "same figure, same file"}):
-        return _image(figure, "svg", {"Date": None})
+def svg(figure, title: str) -> str:
+    """
+    The figure as an <svg> element for a page; title is what a screen reader says.
+
+    Its letters stay text, in the page's font. What is black follows the page's text colour, and the
+    colours of TOL are the page's variables --series-0 to --series-6, so that the page decides how
+    they look in dark mode. matplotlib's style sheet is left out: inside a page it would apply to
+    the whole of it.
+    """
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        root = ElementTree.fromstring(_image(figure, "svg", {"Date": None}, transparent=True))
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag.endswith(("}style", "}metadata")):
+                parent.remove(child)
+        parent.tag = parent.tag.rpartition("}")[2]
+        parent.attrib = {name.rpartition("}")[2]: value for name, value in parent.attrib.items()
+                         if not (name == "id" and parent.tag == "g")}
+        if "style" in parent.attrib:
+            parent.set("style", _for_page(parent.get("style")))
+    width, height = (float(number) for number in root.get("viewBox").split()[2:])
+    root.attrib = {"viewBox": root.get("viewBox"), "width": f"{width * 4 / 3:.0f}",
+                   "height": f"{height * 4 / 3:.0f}", "role": "img", "aria-label": title}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _for_page(style: str) -> str:
+    """An element's style with the page's colours and the page's font."""
+    style = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", style)
+    for i, colour in enumerate(TOL):
+        style = style.replace(colour, f"var(--series-{i})")
+    return re.sub("font-family: [^;]*; ", "", style)
 
 
 MOST_NAMED = 120    # classes whose names and counts a figure can hold; more go without
 
 
-def _tick_names(names: list[str]) -> list[str]:
+def _tick_names(names: list[str], longest: int = 24) -> list[str]:
     """Short, and without a meaning to matplotlib: $ starts a formula, a leading _ hides a label."""
-    short = [name if len(name) <= 24 else name[:23] + "…" for name in names]
+    names = [" ".join(name.split()) for name in names]
+    short = [name if len(name) <= longest else name[:longest - 1] + "…" for name in names]
     return [" " * name.startswith("_") + name.replace("$", r"\$") for name in short]
 
 
@@ -74,46 +109,167 @@ def label_distribution(counts: list[int], names: list[str], title: str):
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]):
-    """Share of each true class (row) that was given each label (column), in percent."""
-    counts = np.zeros((len(names), len(names)))
-    np.add.at(counts, (labels, predicted), 1)
-    percent = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    is_named = len(names) <= MOST_NAMED
-    size = max(4.0, 0.32 * len(names) + 2) if is_named else 10
-    figure, axes = plt.subplots(figsize=(size + 0.6, size))
-    image = axes.imshow(percent, cmap="viridis", vmin=0, vmax=100)
+    """
+    Share of each true class (row) that was given each label (column), in percent: the deeper the
+    colour, the larger the share. labels and predicted are (n,) numbers of names.
+    """
+    counts = Counter(zip(labels.tolist(), predicted.tolist()))
+    of_class, size = Counter(labels.tolist()), len(names)
+    is_named = size <= MOST_NAMED
+    side = size * min(0.5, max(0.24, 2.2 / size)) if is_named else 10       # inches
+    figure = plt.figure(figsize=(side, side))
+    axes = figure.add_axes((0, 0, 1, 1))
+    for (row, column), count in counts.items():
+        share = count / of_class[row]
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=TOL[0], linewidth=0,
+                                 alpha=0.75 * share))
+        if is_named and share >= 0.005:
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center_baseline",
+                      fontsize=8)
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true")
     if is_named:
-        for row, column in np.argwhere(percent >= 0.5):
-            axes.text(column, row, f"{percent[row, column]:.0f}", ha="center", va="center",
-                      fontsize=6, color="black" if percent[row, column] > 60 else "white")
-        axes.set_xticks(range(len(names)), _tick_names(names), rotation=90, fontsize=7)
-        axes.set_yticks(range(len(names)), _tick_names(names), fontsize=7)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    figure.colorbar(image, ax=axes, fraction=0.046, label="% of the true class")
+        short = _tick_names(names)
+        axes.set_xticks(range(size), short, rotation=90, fontsize=8, ha="right", va="center",
+                        rotation_mode="anchor")
+        axes.set_yticks(range(size), short, fontsize=8)
+    axes.spines[:].set_alpha(0.4)
     return figure
 
 
-def curves(history: list[dict], title: str, lines: dict[str, tuple[str, ...]]):
+def _panel(title: str, size: tuple[float, float] = (3.5, 2.7)):
+    """A figure of one panel, as wide as a telephone shows without scrolling, and its axes."""
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    axes.set_title(title, fontsize=10)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _legend_below(figure, columns: int = 2, **options) -> None:
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False, **options)
+
+
+def curves(history: list[dict], title: str, lines: dict[str, tuple[str, ...]],
+           mark: tuple[int, str] | None = None):
     """
     One panel over the epochs, a line for each value that these epochs have; None if they have none.
-    lines is {name: where it stands in an epoch's record}.
+    A line that is 0 in all epochs is left out: its method does not have what it measures.
+
+    lines is {name: where it stands in an epoch's record}; mark is an epoch and what is said of it,
+    which a vertical line shows.
     """
-    figure, axes = plt.subplots(figsize=(3.5, 2.6), layout="constrained")
-    for (name, keys), colour in zip(lines.items(), TOL):
-        found = [(record["epoch"], value) for record in history
-                 if (value := look_up(record, keys)) is not None]
-        if found:
-            axes.plot(*zip(*found), "o-", color=colour, markersize=3, linewidth=1.2, label=name)
-    if not axes.lines:
-        plt.close(figure)
+    found = {}
+    for name, keys in lines.items():
+        points = [(record["epoch"], value) for record in history
+                  if (value := look_up(record, keys)) is not None]
+        if any(value for _, value in points):
+            found[name] = points
+    if not found:
         return None
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("epoch")
+    figure, axes = _panel(title)
+    for (name, points), colour, marker in zip(found.items(), TOL, MARKERS):
+        axes.plot(*zip(*points), f"{marker}-", color=colour, markersize=3.5, linewidth=1.2,
+                  label=name)
+    if mark is not None:
+        axes.axvline(mark[0], color="black", linewidth=0.8, linestyle="--", label=mark[1])
+    axes.set_xlabel("epoch", fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=7, frameon=False)
+    _legend_below(figure)
     return figure
+
+
+def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: list[str],
+               few: int):
+    """
+    One point for each class that has test texts: its training texts, on a logarithmic axis, against
+    its F1 in percent. Hollow points rest on fewer test texts than `few`. Of at most 60 classes,
+    five of the lowest are named, where there is room.
+
+    counts, f1, tested, names   (C,): training texts, F1, test texts and name of each class
+    """
+    figure, axes = _panel("F1 of each class by its training texts", (3.5, 3.0))
+    counts, rough = np.maximum(counts, 1), (tested > 0) & (tested < few)
+    for chosen, face, label in ((tested >= few, TOL[0], f"{few} test texts or more"),
+                                (rough, "none", f"fewer than {few}")):
+        if chosen.any():
+            axes.scatter(counts[chosen], f1[chosen], s=22, facecolors=face, edgecolors=TOL[0],
+                         linewidths=1, label=label, zorder=3)
+    shown = np.flatnonzero(tested > 0)
+    place = np.stack([np.log10(counts / counts[shown].min()), f1 / 100])    # of each class, (2, C)
+    width = max(place[0, shown].max(), 1e-9)
+    named = []
+    for label in sorted(shown, key=lambda label: f1[label]):
+        is_free = all(abs(place[0, label] - place[0, other]) > 0.4 * width
+                      or abs(place[1, label] - place[1, other]) > 0.06 for other in named)
+        if is_free and len(named) < 5 and len(shown) <= 60:
+            named.append(label)
+            is_left = place[0, label] <= width / 2
+            axes.annotate(_tick_names([names[label]], longest=16)[0], (counts[label], f1[label]),
+                          fontsize=8, xytext=(5 if is_left else -5, 0), va="center",
+                          textcoords="offset points", ha="left" if is_left else "right")
+    axes.set(xscale="log", ylim=(-6, 106))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if width < 2.5 else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.1)
+    axes.set_xlabel("training texts", fontsize=8)
+    axes.set_ylabel("F1, %", fontsize=8)
+    _legend_below(figure)
+    return figure
+
+
+# ---- can its probabilities be believed? ----
+
+
+def reliability(probability: np.ndarray, is_right: np.ndarray, bins: int = 10):
+    """
+    The reliability diagram of Guo et al. 2017, Fig. 1: the texts (n,) in bins by the probability of
+    their prediction, and how many of each bin are right. The larger a point, the more texts.
+    """
+    bin_of = np.minimum((probability * bins).astype(int), bins - 1)
+    size = np.bincount(bin_of, minlength=bins)
+    filled = size > 0
+    mean, right = (100 * np.bincount(bin_of, values, bins)[filled] / size[filled]
+                   for values in (probability, is_right))
+    figure, axes = _panel("Are its probabilities right?", (3.5, 3.3))
+    axes.plot([0, 100], [0, 100], color="black", linewidth=0.8, linestyle="--",
+              label="as they should be")
+    axes.plot(mean, right, "-", color=TOL[0], linewidth=1.2)
+    axes.scatter(mean, right, s=12 + 150 * size[filled] / len(probability), color=TOL[0],
+                 label="this run", zorder=3)
+    axes.set(xlim=(-3, 103), ylim=(-3, 103))
+    axes.set_xlabel("probability of the prediction, %", fontsize=8)
+    axes.set_ylabel("predictions that are right, %", fontsize=8)
+    _legend_below(figure, markerscale=0.5)
+    return figure
+
+
+def covered(probability: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, ...]:
+    """
+    What comes of predictions below a probability being left out: for each threshold that occurs,
+    the highest first, (threshold, coverage, accuracy), where coverage is the share of the texts
+    whose probability is at least the threshold, and accuracy is theirs, both in percent.
+    """
+    order = np.argsort(-probability, kind="stable")
+    ranked = probability[order]
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)      # of equal probabilities
+    accuracy = 100 * np.cumsum(is_right[order])[last] / (last + 1)
+    return ranked[last], 100 * (last + 1) / len(ranked), accuracy
+
+
+def coverage(probability: np.ndarray, is_right: np.ndarray):
+    """The accuracy of the share of the texts (n,) with the most certain predictions."""
+    _, kept, accuracy = covered(probability, is_right)
+    figure, axes = _panel("Accuracy without the uncertain texts", (3.5, 3.3))
+    axes.plot(kept, accuracy, "o-" if len(kept) < 10 else "-", color=TOL[0], markersize=3.5,
+              linewidth=1.4)
+    axes.set(xlim=(-3, 103), ylim=(min(accuracy.min(), 90) - 5, 101))
+    axes.set_xlabel("texts that get a prediction, %", fontsize=8)
+    axes.set_ylabel("accuracy on these, %", fontsize=8)
+    return figure
+
+
+# ---- t-SNE ----
 
 
 Points = dict[str, list[tuple[float, float]]]       # by label
@@ -166,26 +322,50 @@ def read_points(path: Path) -> Points:
     return points
 
 
+def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
+    """Writes each name above its point, or as much higher as keeps it clear of other names."""
+    to_share = axes.transData + axes.transAxes.inverted()       # from 0 to 1 across the axes
+    shares = {name: to_share.transform(place) for name, place in places.items()}
+    taken = []
+    for name, (x, y) in sorted(shares.items(), key=lambda item: item[1][1]):
+        y += 0.035
+        while any(abs(x - at[0]) < 0.25 and abs(y - at[1]) < 0.04 for at in taken):
+            y += 0.01
+        taken.append((x, y))
+        axes.text(x, y, _tick_names([name], longest=14)[0], transform=axes.transAxes, fontsize=8,
+                  fontweight="bold", zorder=4,
+                  ha="left" if x < 0.15 else "right" if x > 0.85 else "center")
+
+
 def draw_tsne(folder: Path, names: list[str]):
-    """The texts of each class in a colour and a marker, its prototype a star of that colour."""
+    """
+    The texts of each class in a colour and a marker, and its prototype, where there is one, as a
+    large ringed diamond with the name of the class beside it. Of more than 9 classes, the 8 with
+    the most points have a colour, and the others are grey.
+    """
     points, prototypes = (read_points(folder / f"{name}.csv")
                           for name in ("tsne", "tsne_prototypes"))
-    figure, axes = plt.subplots(figsize=(5.6, 5))
-    few, is_named = len(names) <= 10, len(names) <= MOST_NAMED
-    for label, name in enumerate(names):
-        colour = TOL[label % 7] if few else plt.get_cmap("viridis")(label / len(names))
-        if name in points:
-            axes.scatter(*zip(*points[name]), s=12, color=colour, linewidths=0,
-                         marker="os^vDPX<>*"[label % 10], label=_tick_names([name])[0])
-        if name in prototypes:
-            axes.scatter(*zip(*prototypes[name]), s=90 if is_named else 20, color=colour,
-                         edgecolors="black", linewidths=0.8, marker="*", zorder=3)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    order = sorted((name for name in names if name in points),
+                   key=lambda name: -len(points[name]))
+    coloured = sorted(order if len(names) <= 9 else order[:8], key=names.index)
+    look = {name: (TOL[i % 6], MARKERS[i]) for i, name in enumerate(coloured)}
+    figure, axes = _panel("", (3.5, 3.8 + 0.1 * len(look)))
+    grey = [point for name in order if name not in look for point in points[name]]
+    if grey:
+        axes.scatter(*zip(*grey), s=7, color=GREY, alpha=0.5, linewidths=0, label="other classes")
+    for name, (colour, marker) in look.items():
+        axes.scatter(*zip(*points[name]), s=11, color=colour, alpha=0.7, linewidths=0,
+                     marker=marker, label=_tick_names([name])[0])
+    is_named = len(prototypes) <= 30
+    for name, place in prototypes.items():
+        axes.scatter(*zip(*place), s=80 if is_named else 20, color=look.get(name, (GREY,))[0],
+                     edgecolors="black", linewidths=1.6, marker="D", zorder=3)
+    axes.margins(0.09)
+    if is_named and prototypes:
+        _name_points(axes, {name: place[0] for name, place in prototypes.items()})
     if prototypes:
-        axes.scatter([], [], s=60, color="white", edgecolors="black", marker="*",
-                     label="prototype of the class of its colour")
-    if is_named:
-        axes.legend(fontsize=6, markerscale=1.6, loc="center left", bbox_to_anchor=(1, 0.5),
-                    frameon=False, ncols=1 + len(names) // 30)
+        axes.scatter([], [], s=40, color="none", edgecolors="black", linewidths=1.6, marker="D",
+                     label="prototype of a class")
+    axes.set(xticks=[], yticks=[])
+    _legend_below(figure, 2 if max(map(len, names)) > 9 else 3, markerscale=1.3)
     return figure

@@ -1,154 +1,68 @@
 """
 One finished run as one HTML page that needs no network: python report.py RUN_DIR
 
-The numbers come from the run's files, the figures from results.py. SIGNS is the table of what can
-go wrong in training: each failure with its limit, the reason for that limit, and what to try.
+The functions here gather what the page says; templates/page.html says it, and templates/page.css
+decides how it looks.
 """
-import base64
 import csv
 import json
+import math
 import re
 import shlex
-import statistics
-from html import escape
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
+import jinja2
 import numpy as np
+from markupsafe import Markup, escape
+from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from engine import files, results
-from reporting import figures
+from baselines import METHODS
+from engine.arguments import Role, names_of
 from engine.files import InputError
-from engine.results import look_up
+from engine.metrics import calibration_error, metrics
+from reporting import figures
+from reporting.signs import SIGNS, History, evaluated
 
+GOOD, FAIR = 80, 60     # macro-F1 from which the page says yes, and partly
+FEW_TESTS = 10          # a number that rests on fewer test texts of a class is a rough one
 MOST_ERRORS = 20
-LONGEST_TEXT = 300      # characters of a text that are shown
-
-# ---- the signs of failures ----
-
-History = list[dict]        # the lines of metrics.jsonl, an epoch each
-
-
-class Sign(NamedTuple):
-    """
-    failure     what it is a sign of
-    sentence    what is measured; {} stands for the value
-    measure     of the history; None where the run does not have it
-    limit       beyond it the failure is seen
-    is_least    whether the limit is the least good value; else it is the largest
-    reason      why the limit lies there
-    advice      what to try, with flags of main.py in backticks
-    """
-    failure: str
-    sentence: str
-    measure: Callable[[History], float | None]
-    limit: float
-    is_least: bool
-    reason: str
-    advice: str
-
-    def is_seen(self, value: float) -> bool:
-        return value < self.limit if self.is_least else value > self.limit
-
-
-def values(history: History, *keys: str) -> list[float]:
-    """Of the epochs that have it."""
-    return [value for record in history if (value := look_up(record, keys)) is not None]
-
-
-def at_the_end(name: str) -> Callable[[History], float | None]:
-    """A diagnostic of the last epoch."""
-    return lambda history: look_up(history[-1], ("diagnostics", name))
-
-
-def cosine_lost(history: History) -> float | None:
-    found = values(history, "diagnostics", "prototype_cosine")
-    return max(found) - found[-1] if len(found) > 1 else None
-
-
-def lost_while_fitting(history: History) -> float | None:
-    """Macro-F1 below its best epoch, of the validation texts if any; 0 unless the loss fell on."""
-    if len(history) < 2 or "loss" not in history[-1]:
-        return None
-    part = "val" if "val" in history[-1] else "test"
-    best, last = max(history, key=lambda record: record[part]["macro_f1"]), history[-1]
-    return best[part]["macro_f1"] - last[part]["macro_f1"] if last["loss"] < best["loss"] else 0.0
-
-
-def mixing_spread(history: History) -> float | None:
-    """Of the mixed positives or the mixed negatives, whichever have less; mean over the epochs."""
-    return min((statistics.mean(found) for sign in ("pos", "neg")
-                if (found := values(history, "diagnostics", f"mixing_std_{sign}"))), default=None)
-
-
-SIGNS = (
-    Sign("Prototype drift",
-         "Prototypes and the mean texts of their classes have a cosine of {:.2f}, on average.",
-         at_the_end("prototype_cosine"), 0.5, True,
-         "0 is unrelated, as before training, and 1 the same direction; runs that end well pass "
-         "0.7 within a few epochs",
-         "The prototypes have left their classes, or have not reached them yet: more epochs, "
-         "`--epochs 30`, or more weight on the branch that pulls them, `--mu 2`."),
-    Sign("Prototype drift of one class",
-         "For the class with the lowest it is {:.2f}.",
-         at_the_end("prototype_cosine_min"), 0.0, True,
-         "below 0 a prototype points away from its own texts",
-         "Mostly a class of few texts, which few batches hold: `--batch_size 256`, more epochs, or "
-         "more texts of it."),
-    Sign("Prototype drift in the course of training",
-         "The average cosine lies {:.2f} below its best epoch.",
-         cosine_lost, 0.1, False,
-         "from one epoch to the next it moves by a few hundredths",
-         "A lower learning rate, `--lr 2e-5`, or one that falls, `--schedule linear`."),
-    Sign("A plateau while the loss falls",
-         "Since its best epoch macro-F1 has lost {:.1f} points while the training loss went on "
-         "falling.",
-         lost_while_fitting, 2.0, False,
-         "on a few hundred texts one or two points are chance, on fewer texts more",
-         "Fewer epochs, or a learning rate that falls, `--schedule linear`; or hold texts out, "
-         "`--val_fraction 0.1`, and take `best_val` of result.json."),
-    Sign("Collapse of the mixing coefficients",
-         "Their standard deviation is {:.2f}.",
-         mixing_spread, 0.1, True,
-         "Beta(0.5, 0.5) has 0.35; at 0.1 nearly all mixtures are midpoints",
-         "A smaller lambda, `--lam 0.5`."),
-    Sign("Collapse of the mixed positives",
-         "Their mean similarity to the prototype of their class is {:.2f}.",
-         at_the_end("mixed_to_prototype_pos"), 0.99, False,
-         "there they are copies of it; runs that end well come near, once every text is fitted",
-         "No harm where macro-F1 is good; else take fewer and harder texts, `--k 5`, see more of "
-         "a class at a time, `--batch_size 256`, or draw more instead, `--hard_ratio_end 0.5`."),
-    Sign("Collapse of the mixed negatives",
-         "Their mean similarity to the prototype of the class they are built for is {:.2f}.",
-         at_the_end("mixed_to_prototype_neg"), 0.5, False,
-         "they belong to other classes; runs that end well are below 0 within a few epochs",
-         "Classes lie on each other: a lower `--lr 2e-5`, a lower temperature, `--tau 0.3`, or "
-         "look for texts under wrong labels."),
-    Sign("Minority overfitting",
-         "Accuracy lies {:.1f} points above macro-F1.",
-         lambda history: history[-1]["test"]["gap"], 10.0, False,
-         "the paper's own gap is below 8 on all its datasets but R52, where it is 11 and some "
-         "classes have one text",
-         "The rare classes are lost. Fewer built samples, `--n_pos 5 --n_neg 250`, or more drawn "
-         "and fewer mixed ones, `--hard_ratio_end 0.5`; compare with `--method la` and "
-         "`--method tfidf`, and bring more texts of the rare classes."),
-)
+MOST_PAIRS, MOST_EXAMPLES = 12, 3
+MOST_ACTIONS = 3
+LARGEST_MATRIX, MOST_CONFUSED = 30, 20      # classes of a confusion matrix; of more, only the worst
+SURE = 95               # accuracy from which the page proposes a threshold for predict.py --abstain
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 # ---- the run ----
 
 
-class Run(NamedTuple):
+class Predictions(NamedTuple):
+    """predictions.csv or validation.csv: n texts."""
+    texts: list[str]
+    labels: np.ndarray          # (n,) numbers of the classes
+    predicted: np.ndarray       # (n,) the same, or C where a language model names no class
+    probability: np.ndarray     # (n,) of the prediction, from 0 to 1
+
+    @property
+    def is_right(self) -> np.ndarray:
+        return self.labels == self.predicted
+
+
+@dataclass(frozen=True)
+class Run:
     folder: Path
-    result: dict            # result.json
-    recorded: dict          # args.json
+    result: dict                        # result.json
+    recorded: dict                      # args.json
     history: History
-    classes: list[dict]     # label, train and test, in the order of the class numbers
-    texts: list[str]        # of the test part, as the next three
-    labels: np.ndarray
-    predicted: np.ndarray
-    probability: list[float]
+    classes: list[dict]                 # label, train and test, in the order of the class numbers
+    test: Predictions                   # of the epoch whose model is kept, as is validation
+    validation: Predictions | None      # calibrated where a model is kept; None without such texts
+    about: dict | None                  # sharprecl.json of the kept model; None if none is kept
 
     @property
     def names(self) -> list[str]:
@@ -159,257 +73,421 @@ class Run(NamedTuple):
         """What a text can be taken for: a language model may name no class."""
         return [*self.names, results.UNKNOWN]
 
+    @property
+    def counts(self) -> np.ndarray:
+        """Training texts of each class, (C,)."""
+        return np.array([row["train"] for row in self.classes])
+
+    @property
+    def settings(self) -> dict:
+        return self.result["settings"]
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether texts were held out for validation."""
+        return bool(self.settings["val_fraction"] or self.settings.get("val_left_out"))
+
+    @property
+    def method(self) -> str:
+        return self.settings["method"]
+
+
+def read_predictions(path: Path, names: list[str]) -> Predictions:
+    number = {results.UNKNOWN: len(names)} | {name: i for i, name in enumerate(names)}
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [(row["text"], number[row["label"]], number[row["prediction"]],
+                 float(row["probability"])) for row in csv.DictReader(file)]
+    texts, labels, predicted, probability = zip(*rows)
+    return Predictions(list(texts), np.array(labels), np.array(predicted), np.array(probability))
+
 
 def read_run(folder: Path) -> Run:
     csv.field_size_limit(2**31 - 1)     # a text may be a whole book
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     classes = files.read_json(folder / "data_report.json")["classes"]
-    number = {results.UNKNOWN: len(classes)} | {
-        row["label"]: position for position, row in enumerate(classes)}
-    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
-        rows = [(row["text"], number[row["label"]], number[row["prediction"]],
-                 float(row["probability"])) for row in csv.DictReader(file)]
-    texts, labels, predicted, probability = zip(*rows)
+    names = [row["label"] for row in classes]
+    validation, about = folder / "validation.csv", folder / "model" / "sharprecl.json"
     return Run(folder, files.read_json(folder / "result.json"),
-               files.read_json(folder / "args.json"), [json.loads(line) for line in lines],
-               classes, list(texts), np.array(labels), np.array(predicted), list(probability))
+               files.read_json(folder / "args.json"), [json.loads(line) for line in lines], classes,
+               read_predictions(folder / "predictions.csv", names),
+               read_predictions(validation, names) if validation.exists() else None,
+               files.read_json(about) if about.exists() else None)
 
 
-# ---- HTML ----
+# ---- commands to paste ----
 
-STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { margin: 0 auto; padding: 1rem; max-width: 72rem; overflow-wrap: break-word; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-ul { padding-inline-start: 1.2rem; }
-.scroll, pre { overflow: auto; max-height: 40rem; border: 1px solid #8886; }
-@media print { .scroll { max-height: none; } }
-pre { padding: 0.6rem; white-space: pre-wrap; }
-table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.6rem; text-align: start; vertical-align: top; }
-thead th { position: sticky; top: 0; background: Canvas; vertical-align: bottom; }
-tbody tr { border-top: 1px solid #8884; overflow-wrap: anywhere; }
-tbody th { font-weight: normal; }
-tbody th { min-width: 10rem; }
-td:not(.number) { min-width: 5rem; }
-.number { text-align: end; }
-td.number { white-space: nowrap; }
-figure { margin: 0; overflow: auto; }
-figure img { background: #fff; }
-.panels { display: flex; flex-wrap: wrap; gap: 0.5rem; }
-.seen { border-inline-start: 0.3rem solid #c33; padding-inline-start: 0.6rem; }
-"""
+# A method without an encoder is not concerned by these, beside the flags of other methods.
+OF_ENCODERS = (*names_of(Role.TRAINING), "micro_batch", "eval_every", "compile")
+SHARPRECL = names_of(Role.SHARPRECL)
+OF_ONE_METHOD = (*SHARPRECL, *names_of(Role.LARGE, Role.LORA, Role.HOSTED), "ablation", "constants",
+                 "augment", "augment_options")
 
 
-def prose(text: str) -> str:
-    """Escaped, with what stands in backticks as code."""
-    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+def flags_of(run: Run) -> dict[str, list[str]]:
+    """The flags that the run was started with, spelled out, each with its values."""
+    known = names_of(*Role)
+    flags = {}
+    for token in run.recorded["command"][1:]:
+        if token.startswith("--"):
+            name, is_joined, value = token[2:].partition("=")
+            if name not in known:       # argparse takes a beginning for the whole
+                name = next((full for full in known if full.startswith(name)), name)
+            values = flags[name] = [value] if is_joined else []
+        elif flags:
+            values.append(token)
+    return flags
 
 
-def paragraph(text: str) -> str:
-    return f"<p>{prose(text)}</p>"
+def shown(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def section(title: str, *parts: str) -> str:
-    return "\n".join([f"<section><h2>{title}</h2>", *parts, "</section>"])
+def main_command(run: Run, without: tuple[str, ...] = (), **changes) -> str:
+    """The run's own command with other values of these flags; True stands for a flag alone."""
+    flags = {name: values for name, values in flags_of(run).items()
+             if name not in ("overwrite", "plots", *without)}
+    for name, value in changes.items():
+        flags[name] = [] if value is True else [shown(value)]
+    script = Path(run.recorded["command"][0]).name
+    return shlex.join(["python", script, *(token for name, values in flags.items()
+                                           for token in (f"--{name}", *values))])
 
 
-def table(title: str, header: tuple[str, ...], rows: list[tuple]) -> str:
-    """
-    Scrolls inside itself. A cell is text, a number, or None, which is shown as a dash; the first of
-    a row is its heading.
-    """
-    def cell(value) -> str:
-        if isinstance(value, str):
-            return f'<td dir="auto">{escape(value)}</td>'
-        number = "–" if value is None else format(value, "," if isinstance(value, int) else ".1f")
-        return f'<td class="number">{number}</td>'
-
-    head = "".join(f'<th scope="col"{"" if isinstance(value, str) else " class=number"}>'
-                   f"{escape(name)}</th>" for name, value in zip(header, rows[0]))
-    body = "".join(f'<tr><th scope="row" dir="auto">{escape(first)}</th>'
-                   + "".join(map(cell, others)) + "</tr>\n" for first, *others in rows)
-    return (f'<div class="scroll" role="region" aria-label="{title}" tabindex="0"><table>\n'
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>")
+def method_command(run: Run, method: str) -> str:
+    """The command for another method on the same data, with that method's own defaults."""
+    others = OF_ONE_METHOD if METHODS[method].has_encoder else (*OF_ONE_METHOD, *OF_ENCODERS, "no_weights")
+    return main_command(run, without=others, method=method)
 
 
-def picture(figure, alt: str) -> str:
-    """
-    As an image: whatever stands in its letters, a browser runs nothing of it. As wide as it is, in
-    a box that scrolls.
-    """
-    content = base64.b64encode(figures.svg(figure)).decode()
-    return (f'<figure tabindex="0"><img alt="{escape(alt)}" '
-            f'src="data:image/svg+xml;base64,{content}"></figure>')
+def predict_command(run: Run, *more: str) -> str:
+    return shlex.join(["python", "predict.py", str(run.folder), *more])
 
 
-# ---- the sections of the page ----
+# ---- in short: is it good, where is it not, what to do next ----
+
+
+def tfidf_beside(run: Run) -> float | None:
+    """Macro-F1 of a TF-IDF run on the same texts in the same --output_dir, if there is one."""
+    for path in sorted(run.folder.parent.glob("*/result.json")):
+        try:
+            other = json.loads(path.read_text(encoding="utf-8"))
+            if (other["settings"]["method"] == "tfidf"
+                    and other["data_hash"] == run.result["data_hash"]):
+                return other["last"]["macro_f1"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue        # another run's damage is told where that run is looked at
+    return None
+
+
+def in_short(run: Run) -> dict:
+    """The three numbers, and what they are compared with; all are of predictions.csv."""
+    labels, counts = run.test.labels, run.counts
+    right, total = int(run.test.is_right.sum()), len(labels)
+    found = metrics(labels, run.test.predicted, counts)
+    frequent = int(counts.argmax())
+    guessed = metrics(labels, np.full(total, frequent), counts)
+    tested = np.unique(labels)
+    rarest = sorted(tested, key=lambda label: counts[label])[:math.ceil(len(tested) / 3)]
+    low, high = binomtest(right, total).proportion_ci(method="wilson")
+    tfidf = tfidf_beside(run) if run.method != "tfidf" else None
+    macro_f1 = found["macro_f1"]
+    if macro_f1 < guessed["macro_f1"] + 5:
+        verdict = "no"
+    elif tfidf is not None and tfidf > macro_f1:
+        verdict = "beaten"
+    else:
+        verdict = "yes" if macro_f1 >= GOOD else "partly" if macro_f1 >= FAIR else "not yet"
+    return {"verdict": verdict, "macro_f1": macro_f1, "accuracy": found["accuracy"],
+            "rare_f1": float(np.mean([found["f1"][label] for label in rarest])),
+            "rarest": [run.names[label] for label in rarest],
+            "rarest_tests": int(np.isin(labels, rarest).sum()), "tested": len(tested),
+            "right": right, "total": total, "chance": 50 * (high - low),
+            "frequent": run.names[frequent], "guessed": guessed, "tfidf": tfidf,
+            "groups": found["groups"],
+            "never": [run.names[label] for label in found["never_predicted"]]}
+
+
+def still_rises(run: Run) -> bool:
+    """Whether the last epoch is the best one by far, so that more epochs may well be better."""
+    part = "val" if evaluated(run.history, "val") else "test"
+    scores = [record[part]["macro_f1"] for record in evaluated(run.history, part)]
+    return len(scores) > 1 and scores[-1] > max(scores[:-1]) + 1
+
+
+class Action(NamedTuple):
+    reason: str         # prose with flags in backticks
+    command: str
+
+
+def remedies(run: Run) -> list[Action]:
+    """What the signs that are seen suggest: of each sign the first remedy that this run allows."""
+    actions, taken = [], set()
+    for sign in SIGNS:
+        value = sign.measure(run.history)
+        if value is None or not sign.is_seen(value):
+            continue
+        reason = f"{sign.failure}: {sign.sentence.format(value)}"
+        for remedy in sign.remedies:
+            (name, new), = remedy(run.settings).items()
+            is_fixed = name in SHARPRECL and (run.method != "sharprecl"
+                                              or "ablation" in flags_of(run))
+            is_idle = name in OF_ENCODERS and not METHODS[run.method].has_encoder
+            if not (name in taken or is_fixed or is_idle or run.settings.get(name) == new):
+                taken.add(name)
+                actions.append(Action(
+                    f"{reason} Try `--{name} {shown(new)}`.",
+                    method_command(run, new) if name == "method" else main_command(
+                        run, **{name: new})))
+                break
+    return actions
+
+
+def actions(run: Run, short: dict, rows: list[dict]) -> list[Action]:
+    """The two or three things that are most worth doing next, the first one first."""
+    found = remedies(run)[:2]
+    is_trained = "loss" in run.history[-1] and METHODS[run.method].has_encoder
+    if is_trained and still_rises(run) and not any("--epochs" in action.reason for action in found):
+        found.insert(0, Action("Macro-F1 still rose in the last epoch: train for longer.",
+                               main_command(run, epochs=2 * run.settings["epochs"])))
+    if run.method == "tfidf":
+        found.append(Action("Compare with an encoder, which knows what words mean: SharpReCL with "
+                            "a small one.", main_command(run, method="sharprecl",
+                                                         encoder="minilm")))
+    elif short["tfidf"] is None:
+        found.append(Action("Find out what a simple method reaches on the same texts: TF-IDF with "
+                            "a linear SVM trains in seconds. Then make this page again.",
+                            method_command(run, "tfidf")))
+    weak = [row["name"] for row in rows if row["f1"] is not None and row["f1"] < FAIR
+            and row["train"] < 20]
+    if weak and run.about is not None:
+        found.append(Action(
+            f"An F1 below {FAIR} and fewer than 20 training texts: this holds for {len(weak)} of "
+            f"the {len(rows)} classes. Let the model look for more such texts: classify texts "
+            "without a label, and check by hand those that it takes for one of these classes.",
+            predict_command(run, "unlabelled.csv", "--output", "found.csv")))
+    if not run.holds_out:
+        found.append(Action("Hold out validation texts, so that the best epoch is kept and the "
+                            "probabilities can be checked and calibrated.",
+                            main_command(run, val_fraction=0.1)))
+    if run.method != "tfidf":       # which draws nothing
+        found.append(Action("Repeat the run with another seed, to see how much of these numbers is "
+                            "chance.", main_command(run, seed=run.settings["seed"] + 1)))
+    use = [Action("Use it on your texts.", predict_command(run, "new.csv", "--output",
+                                                           "labelled.csv"))]
+    is_useful = short["verdict"] in ("yes", "partly") and run.about is not None
+    return (found[:MOST_ACTIONS - 1] + use) if is_useful else found[:MOST_ACTIONS]
+
+
+# ---- the sections below ----
+
+
+def class_rows(run: Run) -> list[dict]:
+    """What the page says of each class, the class with the most training texts first."""
+    counts, given = run.counts, np.bincount(run.test.predicted, minlength=len(run.names))
+    scores = 100 * np.array(precision_recall_fscore_support(
+        run.test.labels, run.test.predicted, labels=range(len(counts)), zero_division=0)[:3])
+    rows = []
+    for label in np.argsort(-counts, kind="stable"):
+        row, (precision, recall, f1) = run.classes[label], scores[:, label]
+        is_tested = row["test"] > 0
+        rows.append({"name": row["label"], "train": row["train"], "test": row["test"],
+                     "share": 100 * row["train"] / counts.sum(),
+                     "f1": f1 if is_tested else None, "recall": recall if is_tested else None,
+                     "precision": precision if given[label] else None,
+                     "is_rough": 0 < row["test"] < FEW_TESTS})
+    return rows
+
+
+def class_figure(run: Run, rows: list[dict]) -> Markup:
+    by_name = {row["name"]: row for row in rows}
+    ordered = [by_name[name] for name in run.names]
+    f1 = np.array([math.nan if row["f1"] is None else row["f1"] for row in ordered])
+    return drawn(figures.f1_by_size(run.counts.tolist(), f1, np.array([r["test"] for r in ordered]),
+                                    run.names, FEW_TESTS),
+                 "F1 of each class by its training texts")
+
+
+def drawn(figure, title: str) -> Markup:
+    """The figure as markup; its letters are escaped already."""
+    return Markup(figures.svg(figure, title))
+
 
 CURVES = {      # the title of each panel, its lines, and where they stand in an epoch's record
-    "loss": {"classification": ("loss_cls",), "contrastive": ("loss_cl",)},
-    "test texts, %": {"accuracy": ("test", "accuracy"), "macro-F1": ("test", "macro_f1"),
-                      "macro-F1, validation": ("val", "macro_f1")},
-    "macro-F1 of classes by training texts, %": {
+    "Training loss": {"classification": ("loss_cls",), "contrastive": ("loss_cl",)},
+    "Macro-F1 and accuracy, %": {"macro-F1, test": ("test", "macro_f1"),
+                                 "accuracy, test": ("test", "accuracy"),
+                                 "macro-F1, validation": ("val", "macro_f1")},
+    "Macro-F1 by training texts of a class, %": {
         "many (above 100)": ("test", "groups", "many", "macro_f1"),
         "medium (20 to 100)": ("test", "groups", "medium", "macro_f1"),
         "few (below 20)": ("test", "groups", "few", "macro_f1")},
-    "cosine to the prototype": {
+    "Cosine to the prototype": {
         "its class": ("diagnostics", "prototype_cosine"),
-        "its class, the lowest": ("diagnostics", "prototype_cosine_min"),
+        "the lowest class": ("diagnostics", "prototype_cosine_min"),
         "mixed positives": ("diagnostics", "mixed_to_prototype_pos"),
         "mixed negatives": ("diagnostics", "mixed_to_prototype_neg")},
 }
 
 
-def command(run: Run, *more: str) -> str:
-    script, *options = run.recorded["command"]
-    return f"<pre>{escape(shlex.join(['python', Path(script).name, *options, *more]))}</pre>"
+def best_epoch(run: Run) -> tuple[int, str]:
+    """The best epoch, and by which texts it is the best."""
+    part = "best_val" if "best_val" in run.result else "best_test"
+    texts = "validation" if part == "best_val" else "test"
+    return run.result[part]["epoch"], f"best epoch ({texts})"
 
 
-def overview(run: Run) -> str:
-    last = run.result["last"]
-    protocols = [(meaning, run.result[name]["epoch"], run.result[name]["accuracy"],
-                  run.result[name]["macro_f1"], run.result[name]["balanced_accuracy"])
-                 for name, meaning in results.PROTOCOLS.items() if name in run.result]
-    groups = [(name, group["classes"], group["texts"], group["accuracy"], group["macro_f1"])
-              for name, group in last["groups"].items()]
-    missing = ", ".join(run.names[label] for label in last["never_predicted"])
-    return section(
-        "Result",
-        table("Result", ("", "epoch", "accuracy", "macro-F1", "balanced accuracy"), protocols),
-        paragraph("By training texts of a class: many are above 100, few below 20."),
-        table("Groups", ("", "classes", "test texts", "accuracy", "macro-F1"), groups),
-        paragraph(f"Never predicted: {missing or 'no class'}."), command(run))
+def learning_curves(run: Run) -> list[Markup]:
+    if len(run.history) < 2:
+        return []
+    panels = {title: figures.curves(run.history, title, lines, best_epoch(run))
+              for title, lines in CURVES.items()}
+    return [drawn(figure, f"Epoch by epoch: {title}") for title, figure in panels.items() if figure]
 
 
-def signs(run: Run) -> str:
-    """One item for each of SIGNS: whether it is seen, by which limit, and what to try then."""
-    measured = [(sign, sign.measure(run.history)) for sign in SIGNS]
-    missing = ", ".join(sign.failure for sign, value in measured if value is None)
-    items = []
-    for sign, value in measured:
-        if value is None:
-            continue
-        seen = sign.is_seen(value)
-        text = (f"{sign.sentence.format(value)} The limit is {sign.limit:g}: {sign.reason}."
-                + f" {sign.advice}" * seen)
-        items.append(f'<li{" class=seen" * seen}><strong>{sign.failure}: '
-                     f'{"seen" if seen else "not seen"}.</strong> {prose(text)}</li>')
-    return section("Signs of failures", "<ul>", *items, "</ul>",
-                   *([paragraph(f"Not measured in this run: {missing}.")] if missing else []))
+def examples(run: Run, rows: np.ndarray) -> list[dict]:
+    """These test texts, the most certain prediction first."""
+    test = run.test
+    return [{"text": test.texts[i], "label": run.names[test.labels[i]],
+             "prediction": run.answers[test.predicted[i]], "percent": 100 * test.probability[i]}
+            for i in sorted(rows, key=lambda i: -test.probability[i])]
 
 
-def per_class(run: Run) -> str:
-    """A table of the classes, most training texts first, under the figure of their counts."""
-    counts = [row["train"] for row in run.classes]
-    order = np.argsort(-np.array(counts), kind="stable")
-    given = np.bincount(run.predicted, minlength=len(counts))
-    scores = 100 * np.array(precision_recall_fscore_support(
-        run.labels, run.predicted, labels=range(len(counts)), zero_division=0)[:3])
-    rows = []
-    for label in order:
-        row, (precision, recall, f1) = run.classes[label], scores[:, label]
-        rows.append((row["label"], row["train"], 100 * row["train"] / sum(counts), row["test"],
-                     precision if given[label] else None, *(
-                         (recall, f1) if row["test"] else (None, None))))
-    figure = figures.label_distribution(counts, run.names, "training texts of each class")
-    return section(
-        "Classes", picture(figure, "Training texts of each class, largest first"),
-        paragraph("Precision, recall and F1 on the test texts, in %; a dash where there is nothing "
-                  "to count: a class that is never predicted has no precision, one without a test "
-                  "text no recall."),
-        table("Classes", ("class", "training texts", "share", "test texts", "precision", "recall",
-                          "F1"), rows))
+def confused_pairs(run: Run) -> list[dict]:
+    """The errors by true class and prediction, the most frequent pair first, with examples."""
+    of_pair = defaultdict(list)
+    for i in np.flatnonzero(~run.test.is_right):
+        of_pair[run.test.labels[i], run.test.predicted[i]].append(i)
+    size = np.bincount(run.test.labels, minlength=len(run.names))
+    pairs = sorted(of_pair.items(), key=lambda item: -len(item[1]))
+    return [{"label": run.names[label], "prediction": run.answers[predicted], "errors": len(rows),
+             "texts": int(size[label]), "examples": examples(run, rows)[:MOST_EXAMPLES]}
+            for (label, predicted), rows in pairs]
 
 
-def learning_curves(run: Run) -> str:
-    if len(run.history) == 1:
-        return section("Learning curves", paragraph("One epoch: there is no curve to draw."))
-    panels = [(title, figures.curves(run.history, title, lines))
-              for title, lines in CURVES.items()]
-    return section("Learning curves", '<div class="panels">', *(
-        picture(figure, f"Epoch by epoch: {title}") for title, figure in panels if figure),
-        "</div>")
+def confusion(run: Run) -> Markup:
+    """The matrix of all classes, or of those in most errors, with all others as one class."""
+    labels, predicted, names = run.test.labels, run.test.predicted, run.names
+    if len(names) in predicted:
+        names = run.answers
+    if len(names) > LARGEST_MATRIX:
+        wrong = ~run.test.is_right
+        errors = (np.bincount(labels[wrong], minlength=len(names))
+                  + np.bincount(predicted[wrong], minlength=len(names)))
+        shown = np.sort(np.argsort(-errors, kind="stable")[:MOST_CONFUSED])
+        position = np.full(len(names), len(shown))
+        position[shown] = range(len(shown))
+        labels, predicted = position[labels], position[predicted]
+        names = [*(names[label] for label in shown), "(all other classes)"]
+    return drawn(figures.confusion_matrix(labels, predicted, names),
+                 "Confusion matrix of the test texts")
 
 
-def confusion(run: Run) -> str:
-    has_unknown = len(run.names) in run.predicted
-    figure = figures.confusion_matrix(run.labels, run.predicted,
-                                      run.answers if has_unknown else run.names)
-    return section("Confusion matrix", paragraph("A row is a true class, a column what its test "
-                                                 "texts were taken for, in % of the row."),
-                   picture(figure, "Confusion matrix of the test texts"))
+def probabilities(run: Run) -> dict:
+    """How far the probabilities can be believed, on the validation texts or else the test texts."""
+    part = run.test if run.validation is None else run.validation
+    probability, is_right = part.probability, part.is_right
+    thresholds = []
+    for threshold in THRESHOLDS:
+        kept = probability >= threshold
+        thresholds.append({"threshold": threshold, "texts": int(kept.sum()),
+                           "share": 100 * kept.mean(),
+                           "accuracy": 100 * is_right[kept].mean() if kept.any() else None})
+    fit = (run.about or {}).get("calibration")
+    helps = fit is not None and not fit.get("why_not") and fit["ece_after"] < fit["ece_before"]
+    # a model without a "coverage" is of a version whose predict.py does not abstain
+    sure = [row for row in thresholds if row["texts"] >= FEW_TESTS and row["accuracy"] >= SURE]
+    can_abstain = run.validation is not None and fit is not None and "coverage" in fit
+    return {"is_validation": run.validation is not None, "texts": len(is_right),
+            "mean": 100 * probability.mean(), "accuracy": 100 * is_right.mean(),
+            "error": calibration_error(probability, is_right, bins=10),
+            "fit": fit, "helps": helps, "thresholds": thresholds,
+            "calibrated": predict_command(run, "new.csv", "--calibrated", "--output",
+                                          "labelled.csv"),
+            "sure": sure[0] if sure and can_abstain else None,
+            "figures": [drawn(figures.reliability(probability, is_right), "Reliability diagram"),
+                        drawn(figures.coverage(probability, is_right),
+                              "Accuracy against coverage")]}
 
 
-def tsne(run: Run) -> str:
+def tsne(run: Run) -> dict:
     """The figure, or why there is none and which command adds it."""
-    title, method = "t-SNE of the test texts", run.result["settings"]["method"]
-    if method == "tfidf":
-        return section(title, paragraph("TF-IDF has no encoder, and so no embeddings to draw."))
-    if "base_model" in run.result["settings"]:
-        return section(title, paragraph("A language model answers; it has no embeddings to draw."))
+    if run.method == "tfidf":
+        return {"why": "TF-IDF has no encoder, and so no embeddings to draw."}
+    if not METHODS[run.method].has_encoder:
+        return {"why": "A language model answers; it has no embeddings to draw."}
     if not (run.folder / "tsne.csv").exists():
-        kept = (run.folder / "model.safetensors").exists()
-        return section(
-            title, paragraph("Not drawn yet. This adds it; then make this page again." if kept else
-                             "Not drawn, and the weights were not kept. This trains once more and "
-                             "adds it; then make this page again."),
-            command(run, *([] if kept else ["--overwrite"]), "--plots"))
+        if run.about is not None:
+            return {"why": "It is not drawn yet. This command adds it; then make this page again.",
+                    "command": main_command(run, plots=True)}
+        return {"why": "It is not drawn, and the weights were not kept. This command trains once "
+                       "more and adds it; then make this page again.",
+                "command": main_command(run, overwrite=True, plots=True)}
     if not figures.read_points(run.folder / "tsne.csv"):
-        return section(title, paragraph("There are fewer than 10 different test texts to draw."))
-    space = ("The projected texts and, as stars, the prototypes, in the space of the contrastive "
-             "loss." if (run.folder / "tsne_prototypes.csv").exists() else
-             "The embeddings that the classifier sees.")
-    return section(title, paragraph(f"{space} At most 2,000 texts; distances between far groups "
-                                    "mean little."),
-                   picture(figures.draw_tsne(run.folder, run.names), title))
+        return {"why": "There are fewer than 10 different test texts to draw."}
+    return {"figure": drawn(figures.draw_tsne(run.folder, run.names), "t-SNE of the test texts"),
+            "prototypes": (run.folder / "tsne_prototypes.csv").exists()}
 
 
-def errors(run: Run) -> str:
-    """The test texts under a wrong label, the most probable first."""
-    wrong = np.flatnonzero(run.labels != run.predicted)
-    worst = sorted(wrong, key=lambda i: -run.probability[i])[:MOST_ERRORS]
-    rows = [(run.texts[i][:LONGEST_TEXT] + "…" * (len(run.texts[i]) > LONGEST_TEXT),
-             run.names[run.labels[i]], run.answers[run.predicted[i]], 100 * run.probability[i])
-            for i in worst]
-    if not rows:
-        return section("Most confident errors", paragraph("No test text has a wrong label."))
-    return section(
-        "Most confident errors",
-        paragraph(f"{len(wrong):,} of {len(run.texts):,} test texts are wrong; these are the most "
-                  "certain. Labels that are wrong in the data come first here."),
-        table("Errors", ("text", "label", "prediction", "probability, %"), rows))
+def judged_signs(run: Run) -> list[dict]:
+    """Each of SIGNS, with its value, or None where the run does not measure it."""
+    measured = [(sign, sign.measure(run.history)) for sign in SIGNS]
+    return [{"sign": sign, "value": value, "seen": value is not None and sign.is_seen(value)}
+            for sign, value in measured]
+
+
+# ---- the page ----
+
+
+def prose(text: str) -> Markup:
+    """Escaped, with what stands in backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def shorten(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
+def number(value: float | int | None) -> str:
+    """With one decimal, a count with commas, and a dash where there is nothing to count."""
+    return "–" if value is None else format(value, "," if isinstance(value, int) else ".1f")
+
+
+def render(run: Run) -> str:
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    templates.filters |= {"prose": prose, "shorten": shorten, "number": number}
+    short, rows, pairs = in_short(run), class_rows(run), confused_pairs(run)
+    wrong = np.flatnonzero(~run.test.is_right)
+    settings = run.settings
+    ir = "" if settings["ir"] is None else f", ir {settings['ir']:g}"
+    return templates.get_template("page.html").render(
+        run=run, title=f"{settings['dataset']}{ir}: {run.method}, seed {settings['seed']}",
+        short=short, actions=actions(run, short, rows), good=GOOD, fair=FAIR, few=FEW_TESTS,
+        epoch=run.result.get("kept_epoch", run.result["last"]["epoch"]),
+        rows=rows, class_figure=class_figure(run, rows), worst=sorted(
+            (row for row in rows if row["f1"] is not None and row["f1"] < short["macro_f1"]),
+            key=lambda row: row["f1"])[:3],
+        curves=learning_curves(run), pairs=pairs, most_pairs=MOST_PAIRS, confusion=confusion(run),
+        is_matrix_whole=len(run.names) <= LARGEST_MATRIX, most_confused=MOST_CONFUSED,
+        errors=examples(run, wrong)[:MOST_ERRORS], wrong=len(wrong),
+        probabilities=probabilities(run), predict_command=predict_command,
+        tsne=tsne(run), signs=judged_signs(run),
+        protocols=[(meaning, run.result[name]) for name, meaning in results.PROTOCOLS.items()
+                   if name in run.result],
+        command=shlex.join(["python", *run.recorded["command"]]))
 
 
 def write(folder: Path, path: Path) -> None:
     """
-    The page of the finished run in this folder. InputError where a file of it is absent, damaged,
-    or not as main.py writes it today.
+    Writes the page of the finished run in this folder. InputError where a file of the run is
+    absent, damaged, or not as main.py writes it today.
     """
     try:
-        run = read_run(folder)
-        settings = run.result["settings"]
-        ir = "" if settings["ir"] is None else f", ir {settings['ir']:g}"
-        title = escape(f"{settings['dataset']}{ir}: {settings['method']}, seed {settings['seed']}")
-        body = "\n".join(part(run) for part in (overview, signs, per_class, learning_curves,
-                                                confusion, tsne, errors))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        page = render(read_run(folder))
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error,
+            jinja2.UndefinedError) as error:
         raise InputError(f"{folder}: a file of this run is damaged, or of another version of "
                          f"main.py ({error!r:.200}); run its command again with --overwrite"
                          ) from error
-    files.write_text(path, f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{body}
-</main>
-</body>
-</html>
-""")
+    files.write_text(path, page)

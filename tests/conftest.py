@@ -42,8 +42,8 @@ def corpus_folder(tmp_path_factory):
     return folder
 
 
-def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1):
-    """An encoder of 32 units and one layer, with random weights and a word tokenizer, in folder."""
+def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1, layers: int = 1):
+    """An encoder of 32 units, with random weights and a word tokenizer, in folder."""
     from transformers import AutoConfig, AutoModel, BertTokenizerFast
 
     texts = [text for text, _ in glosses({"noun.food": 60, "noun.animal": 60, "noun.time": 60})]
@@ -56,10 +56,10 @@ def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1):
     tokenizer.save_pretrained(folder)
     sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": 130, "pad_token_id": 0}
     if model_type == "distilbert":
-        sizes |= {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64,
+        sizes |= {"dim": 32, "n_layers": layers, "n_heads": 2, "hidden_dim": 64,
                   "dropout": dropout, "attention_dropout": dropout}
     else:
-        sizes |= {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        sizes |= {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
                   "intermediate_size": 64, "hidden_dropout_prob": dropout,
                   "attention_probs_dropout_prob": dropout}
     torch.manual_seed(0)
@@ -67,9 +67,55 @@ def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1):
     return folder
 
 
+def save_tiny_any_encoder(folder, model_type: str):
+    """As save_tiny_encoder, for any family; GPT-2, Llama, T5 and BART have tokenizers of bytes."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    if model_type in ("bert", "roberta", "distilbert"):
+        return save_tiny_encoder(folder, model_type)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 64, "max_position_embeddings": 130, "pad_token_id": 0}
+    if model_type in ("gpt2", "llama", "t5", "bart"):   # no padding token, and no [CLS]
+        bpe = Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.train_from_iterator(
+            [text for text, _ in glosses({"noun.food": 60})],
+            trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"],
+                                show_progress=False,
+                                initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        if model_type == "t5":
+            bpe.post_processor = processors.TemplateProcessing(single="$A </s>",
+                                                               special_tokens=[("</s>", 1)])
+        PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>").save_pretrained(folder)
+        vocab_size = bpe.get_vocab_size()
+        layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+                  "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+        sizes = {"gpt2": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 130},
+                 "llama": sizes | {"num_key_value_heads": 2, "pad_token_id": None},
+                 "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2},
+                 "bart": {"d_model": 32, **layers}}[model_type]
+        sizes |= {"bos_token_id": 0, "eos_token_id": 1}
+    else:
+        vocab_size = AutoConfig.from_pretrained(save_tiny_encoder(folder)).vocab_size
+        (folder / "model.safetensors").unlink()
+        if model_type == "modernbert":
+            sizes |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.for_model(model_type, vocab_size=vocab_size,
+                                               **sizes)).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory):
     return save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def two_layers(tmp_path_factory):
+    """A tiny BERT whose lower layer can stay as pretrained."""
+    return save_tiny_encoder(tmp_path_factory.mktemp("two_layers"), layers=2)
 
 
 def save_tiny_language_model(folder, family: str):

@@ -1,11 +1,16 @@
-"""augment.py: properties of the two methods, the cache, and WordNet's whereabouts."""
+"""augment.py: properties of each augmentation, the registry, languages, the cache, WordNet."""
 
 import importlib.util
 import json
 import math
-import os
 import re
+import signal
 import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import nltk
 import pytest
@@ -16,7 +21,7 @@ from hypothesis import strategies as st
 
 import augment
 from engine.files import InputError
-from augment import (METHODS, STOP_WORDS, change_shares, load_wordnet, noise, synonyms,
+from augment import (AUGMENTATIONS, STOP_WORDS, change_shares, load_wordnet, noise, synonyms,
                      word_substitution)
 
 TEXTS = [
@@ -30,6 +35,11 @@ TEXTS = [
 SENTENCES = st.lists(st.sampled_from(
     "the of 42 3.5 p53 dogs Dogs DOGS film studies carried iPhone x , . ( quickly city's don't "
     "efficient qwzx mid-1990s analysis é ß".split()), max_size=12).map(" ".join)
+
+
+def replace_function(monkeypatch, name, function):
+    """Gives the entry of this name another function."""
+    monkeypatch.setitem(AUGMENTATIONS, name, replace(AUGMENTATIONS[name], function=function))
 
 
 # ---- WordNet -----------------------------------------------------------------------------------
@@ -333,7 +343,7 @@ def test_the_words_are_the_models_top_n_for_the_place(masked_model):
 def test_a_missing_model_is_one_line(method, options, tmp_path, monkeypatch):
     pytest.importorskip("sentencepiece", reason="back translation needs it")
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: exec("raise OSError('off')"))
-    with pytest.raises(InputError, match="model /no/model: neither") as error:
+    with pytest.raises(InputError, match="model /no/model is neither") as error:
         augment.augment(TEXTS, method, cache_dir=tmp_path, **options)
     assert "\n" not in str(error.value)
 
@@ -353,7 +363,7 @@ def test_an_interrupted_translation_goes_on_where_it_stopped(monkeypatch, tmp_pa
         if len(calls) == 3:
             raise KeyboardInterrupt
         return [text + back for text in texts]
-    monkeypatch.setitem(METHODS, "back_translation", fake)
+    replace_function(monkeypatch, "back_translation", fake)
     with pytest.raises(KeyboardInterrupt):
         augment.augment(TEXTS, "back_translation", cache_dir=tmp_path, device="cpu", back="y")
     changed = augment.augment(TEXTS, "back_translation", cache_dir=tmp_path, device="mps", back="y")
@@ -361,6 +371,109 @@ def test_an_interrupted_translation_goes_on_where_it_stopped(monkeypatch, tmp_pa
     assert [texts for texts, _ in calls] == [tuple(TEXTS[0:2]), tuple(TEXTS[2:4]),
                                              tuple(TEXTS[4:6]), tuple(TEXTS[4:6])]
     assert augment.augment(TEXTS, "back_translation", cache_dir=tmp_path)[0] == TEXTS[0] + "x"
+
+
+# ---- the registry, and the language of the texts ----------------------------------------------
+
+def test_an_entry_has_a_range_for_each_number_and_names_its_models():
+    for name, entry in AUGMENTATIONS.items():
+        numbers = {option for option, value in entry.options.items()
+                   if not isinstance(value, str)}
+        assert set(entry.ranges) == numbers
+        assert all(lowest <= entry.options[option] <= highest
+                   for option, (lowest, highest) in entry.ranges.items())
+        texts = {option for option in entry.options if option not in numbers} - {"language"}
+        assert set(entry.models) == texts
+        assert ("language" in entry.options) == entry.english
+        assert entry.title and entry.good_for
+    assert not AUGMENTATIONS["noise"].english and not AUGMENTATIONS["none"].english
+
+
+OTHER_LANGUAGES = {
+    "French": """Le chat dort sur la table de la cuisine. Bonjour, je cherche un livre pour ma
+        fille. La machine est tombée en panne après trois mois. Le service est long et la cuisine
+        moyenne. Question sur la facture du mois de mars. La situation politique en France est complexe.""",
+    "German": """Das Handy war nach zwei Wochen kaputt. Man kann die Rechnung in der App finden.
+        Wo ist mein Paket? Der Kellner war nett, und das Essen war warm und gut. Die Mannschaft hat
+        das Spiel am Sonntag gewonnen. Der Wind war still, das Land war arm.""",
+    "Spanish": """El servicio fue lento y la comida llegó fría. No puedo entrar en mi cuenta desde
+        el lunes. La batería dura muy poco tiempo. El equipo ganó el partido en el último minuto.
+        Me gusta mucho este libro, es mi favorito. El precio es demasiado alto.""",
+    "Italian": """La camera era piccola ma pulita. Non riesco a vedere la fattura di marzo. La
+        squadra ha vinto la partita nel finale. Il telefono si spegne da solo. Un romanzo
+        bellissimo, lo leggo per la terza volta. Il prezzo è troppo alto per la qualità.""",
+    "Dutch": """Het boek is in het Nederlands en het is een goed boek. De trein is te laat en de bus
+        is vol. Is er een ander model in de winkel? Mijn man was ziek en is in bed. Hoe is het weer
+        in de stad? De film is af, de student is in de les. We zijn met de auto naar zee gegaan.""",
+    "Turkish": """Kargo üç gün geç geldi ve kutu açıktı. Telefonun bataryası çok çabuk bitiyor.
+        Takım son dakikada maçı kazandı. Yemekler soğuktu, garson ilgisizdi. Faturamı nereden
+        görebilirim? Bu romanı üçüncü kez okuyorum, hâlâ çok seviyorum.""",
+    "Hindi": """Mera order abhi tak nahi aaya, paise wapas chahiye. Khana thanda tha aur waiter ka
+        behaviour kharab. Match bahut mazedaar tha, aakhri over mein jeet gaye. Yeh kitaab mujhe
+        bahut pasand hai. Bill kahan dekh sakte hain? Phone do din mein kharab ho gaya.""",
+    "Russian": """Кошка спит на столе. Доставка была очень быстрой, спасибо. Где мой заказ? Команда
+        выиграла матч на последней минуте. Телефон быстро разряжается, я очень разочарован.
+        Прекрасная книга, читаю её в третий раз. Обед был холодный, а официант невежливый. Как мне
+        изменить пароль?"""}
+
+
+@pytest.mark.parametrize("language", OTHER_LANGUAGES)
+@pytest.mark.parametrize("method", ["word_substitution", "contextual", "back_translation"])
+def test_texts_that_are_not_english_stop_with_one_line(method, language, tmp_path):
+    """These samples are others than those that the limits were chosen on."""
+    texts = OTHER_LANGUAGES[language].split(". ")
+    for act in (augment.check_augmentation,
+                lambda method, texts: augment.augment(texts, method, cache_dir=tmp_path)):
+        with pytest.raises(InputError, match="do not look English") as error:
+            act(method, texts)
+        message = str(error.value)
+        assert "\n" not in message and "--augment noise or none" in message
+        assert "--augment_options language=any" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_consent_treats_them_all_the_same_and_holds_for_this_call_alone(tmp_path):
+    texts = OTHER_LANGUAGES["French"].split(". ")
+    changed = augment.augment(texts, "word_substitution", cache_dir=tmp_path, language="any")
+    assert changed == word_substitution(texts)
+    with pytest.raises(InputError, match="do not look English"):    # the cache is no consent
+        augment.augment(texts, "word_substitution", cache_dir=tmp_path)
+    assert augment.augment(texts, "noise", cache_dir=tmp_path) == noise(texts)
+
+
+@pytest.mark.parametrize("texts", [
+    ["Scalable parallel algorithms for constraint satisfaction", "On the complexity of XQuery",
+     "Fuzzy clustering using kernel methods", "Peer-to-peer caching in ad-hoc networks",
+     "Incremental maintenance of OLAP cubes", "Semantics of Datalog with negation",
+     "Adaptive routing for wormhole-switched hypercubes", "A note on bisimulation"],
+    ["red shoes women", "wireless mouse black", "garden hose reel", "kitchen knife set",
+     "running socks cotton", "leather wallet brown", "baby blanket soft", "coffee grinder manual",
+     "winter jacket", "yoga mat", "phone charger fast", "bicycle helmet", "desk lamp"],
+    ["idk lol my fav tbh its sooo gooood", "omg the wifi at tha airbnb is trash ngl", "u gotta see "
+     "dis vid of doggo", "gonna ship it to NYC w/ UPS, thx", "wtf is rong w my iphone 12",
+     "smh the devs dont fix bugz in v2"],
+    ["Expression of TGF-beta1 mRNA in CD34+ cells", "Inhibition of HIV-1 replication by siRNA",
+     "Role of p53 and BRCA1 in glioma", "Kinetics of Escherichia coli beta-galactosidase",
+     "Polymorphism of CYP2D6 and response to haloperidol"],
+    ["le chat dort", "oui"], [""], []])
+def test_short_english_texts_and_too_few_words_never_stop(texts):
+    augment.check_english(texts, "word_substitution")
+
+
+DATASETS = Path(__file__).parents[2] / "shared" / "datasets"
+
+
+@pytest.mark.parametrize("path", ["trec/TREC_Train_aug.json", "cr/CR_Train.json",
+                                  "ohsumed/ohsumed_Train_aug.json", "dblp/text_train.txt",
+                                  "biomedical/Biomedical.txt", "r52/train.txt"])
+def test_thirty_texts_of_each_dataset_are_english(path):
+    if not (DATASETS / path).is_file():
+        pytest.skip("the six datasets are not in ../shared/datasets")
+    lines = (DATASETS / path).read_text(encoding="utf-8", errors="replace")
+    texts = ([row["text"] for row in json.loads(lines)] if path.endswith("json") else
+             lines.splitlines())
+    for start in range(0, len(texts) - 30, max(30, len(texts) // 100)):
+        augment.check_english(texts[start:start + 30], "word_substitution")
 
 
 # ---- augment and its cache ---------------------------------------------------------------------
@@ -376,7 +489,7 @@ def count_calls(monkeypatch):
             return function(texts, seed=seed, rate=rate)
         return wrapper
     for name in ["word_substitution", "noise"]:
-        monkeypatch.setitem(METHODS, name, counted(name, METHODS[name]))
+        replace_function(monkeypatch, name, counted(name, AUGMENTATIONS[name].function))
     return calls
 
 
@@ -384,7 +497,7 @@ def count_calls(monkeypatch):
 def test_a_second_call_reads_the_cache(method, count_calls, tmp_path):
     first = augment.augment(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
     second = augment.augment(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
-    assert first == second == METHODS[method](TEXTS, seed=1)
+    assert first == second == AUGMENTATIONS[method].function(TEXTS, seed=1)
     assert count_calls == [method] * 2                      # the first call and the line above
 
 
@@ -418,7 +531,7 @@ def test_a_damaged_cache_is_named_and_computed_anew(damage, tmp_path, capsys):
 
 def test_an_interrupted_call_goes_on_where_it_stopped(monkeypatch, count_calls, tmp_path):
     monkeypatch.setattr(augment, "PIECE", 2)
-    expected = [*METHODS["word_substitution"](TEXTS)]       # piece by piece gives the same
+    expected = [*AUGMENTATIONS["word_substitution"].function(TEXTS)]
     count_calls.clear()
     write, written = augment._write_cache, []
 
@@ -441,16 +554,25 @@ def test_noise_is_one_piece_because_its_words_come_from_all_texts(monkeypatch, t
     assert augment.augment(TEXTS, "noise", cache_dir=tmp_path) == noise(TEXTS)
 
 
-def test_several_processes_give_what_one_gives(monkeypatch, tmp_path):
-    monkeypatch.setattr(augment, "PIECE", 2)
-    monkeypatch.setattr(augment, "FEW_PIECES", 2)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    pools, own = [], augment.ProcessPoolExecutor
-    monkeypatch.setattr(augment, "ProcessPoolExecutor",
-                        lambda *args, **options: pools.append(own(*args, **options)) or pools[0])
-    assert (augment.augment(TEXTS, "word_substitution", seed=3, cache_dir=tmp_path)
-            == augment.word_substitution(TEXTS, seed=3))
-    assert len(pools) == 1
+def test_a_killed_call_goes_on_and_leaves_no_half_written_piece(tmp_path):
+    """kill -9 in the middle: each file under its name is whole, and is not made again."""
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import augment; augment.PIECE = 50\n"
+            "texts = [f'a large bird of the sea number {i}' for i in range(40_000)]\n"
+            "augment.augment(texts, 'word_substitution', cache_dir=sys.argv[2])")
+    process = subprocess.Popen([sys.executable, "-c", code, str(Path(augment.__file__).parent),
+                                str(tmp_path)], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob("*.json"))) < 5 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert 5 <= len(kept) < 800
+    assert all(len(augment._read_cache(path)) == 50 for path in kept)
+    subprocess.run([sys.executable, "-c", code, str(Path(augment.__file__).parent),
+                    str(tmp_path)], check=True, capture_output=True, timeout=120)
+    assert len(list(tmp_path.glob("*.json"))) == 800
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_one_line_says_what_was_changed(tmp_path, capsys):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import glosses, write_csv
-from test_data import BAD_FILES
+from test_reading import BAD_FILES
 from test_main import folder_of, outcome
 
 import main as main_module

@@ -1,11 +1,15 @@
 """
-baselines.py and its losses: each loss against its paper's equation in plain Python and against
+baselines/: each loss against its paper's equation in plain Python and against
 values worked by hand, each method against what gives it its name, and all of them through main.py.
 """
 import cmath
 import csv
 import json
 import math
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from types import SimpleNamespace
 
@@ -18,18 +22,25 @@ from sklearn.linear_model import LogisticRegression
 from test_losses import F64, assert_same, dot, unit
 from test_main import folder_of, gradients, outcome
 
-import baselines
-import losses as L
 import main as main_module
-from engine.files import InputError
-from baselines import METHODS
+from baselines import (
+    GROUPS, METHODS, Constant, at_least_0, find, losses, make, positive, share, titles)
+from baselines.base import Task
+from baselines.contrastive import LabelAwareEncoder
 from data import Tokens
-from main import main, parse_args, settings
+from engine import loader
+from engine.arguments import changed, parse_args, run_folder, settings
+from engine.corpus import load_corpus, views_of
+from engine.files import InputError
+from engine.network import new_model
+from losses import logit_compensation
+from main import main
 from model import load_encoder, load_tokenizer
 from predict import Predictor
 from reporting import figures
 
-
+RIVALS = [name for name, entry in METHODS.items()       # with an encoder of their own
+          if entry.has_encoder and entry.group != "ours"]
 
 # ---- the equations by hand; real() is a stop-gradient, for their derivatives are imaginary ----
 
@@ -124,25 +135,25 @@ def tsc_by_hand(rows, y, num_classes, tau):
 
 def tsc(rows, y, num_classes, tau):
     query, key, queue, targets = rows.split([len(y), len(y), QUEUE, num_classes])
-    return L.targeted_contrastive(
+    return losses.targeted_contrastive(
         query, key, y, F.normalize(queue, dim=1).detach(), torch.arange(QUEUE) % num_classes,
         F.normalize(targets, dim=1).detach(), temperature=tau)
 
 
 # of B texts and C classes: how many rows there are, our loss of them, and the one by hand
 CONTRASTIVE = {
-    "simcse": (lambda B, C: 2 * B, lambda rows, y, C, tau: L.info_nce(
+    "simcse": (lambda B, C: 2 * B, lambda rows, y, C, tau: losses.info_nce(
         *rows.chunk(2), temperature=tau), simcse_by_hand),
-    "sclce": (lambda B, C: B, lambda rows, y, C, tau: L.supervised_contrastive(
+    "sclce": (lambda B, C: B, lambda rows, y, C, tau: losses.supervised_contrastive(
         rows, y, temperature=tau), sclce_by_hand),
-    "hybrid_sc": (lambda B, C: 2 * B, lambda rows, y, C, tau: L.supervised_contrastive(
+    "hybrid_sc": (lambda B, C: 2 * B, lambda rows, y, C, tau: losses.supervised_contrastive(
         rows, y.repeat(2), temperature=tau),
         lambda rows, y, C, tau: sclce_by_hand(rows, y + y, C, tau)),
-    "spcl": (lambda B, C: B + C, lambda rows, y, C, tau: L.prototypical_contrastive(
+    "spcl": (lambda B, C: B + C, lambda rows, y, C, tau: losses.prototypical_contrastive(
         rows[:len(y)], y, rows[len(y):], temperature=tau), spcl_by_hand),
-    "dualcl": (lambda B, C: 2 * B, lambda rows, y, C, tau: L.dual_contrastive(
+    "dualcl": (lambda B, C: 2 * B, lambda rows, y, C, tau: losses.dual_contrastive(
         *rows.chunk(2), y, temperature=tau), dualcl_by_hand),
-    "bcl": (lambda B, C: 2 * B + C, lambda rows, y, C, tau: L.balanced_contrastive(
+    "bcl": (lambda B, C: 2 * B + C, lambda rows, y, C, tau: losses.balanced_contrastive(
         rows[:2 * len(y)], y.repeat(2), rows[2 * len(y):], temperature=tau), bcl_by_hand),
     "tsc": (lambda B, C: 2 * B + QUEUE + C, tsc, tsc_by_hand),
 }
@@ -201,17 +212,17 @@ def test_the_targeted_loss_worked_by_hand():
     query, key, queue, targets = x
     y, queue_y = torch.tensor([0]), torch.tensor([0, 1])
     # logits 1 (key), 0 and -1 (queue), 1 and -1 (targets): log-sum-exp 1.970230, or 1.407606
-    got = L.targeted_contrastive(query, key, y, queue, queue_y, targets, temperature=1)
+    got = losses.targeted_contrastive(query, key, y, queue, queue_y, targets, temperature=1)
     assert got.item() == pytest.approx(1.470230 + 0.2 * 0.970230, abs=1e-5)
-    assert L.targeted_contrastive(query, key, y, queue, queue_y, temperature=1).item() == \
+    assert losses.targeted_contrastive(query, key, y, queue, queue_y, temperature=1).item() == \
         pytest.approx(1.407606 - 0.5, abs=1e-5)
-    assert L.targeted_contrastive(query, key, y, queue[:0], queue_y[:0], temperature=1) == 0
+    assert losses.targeted_contrastive(query, key, y, queue[:0], queue_y[:0], temperature=1) == 0
 
 
 def test_only_num_positives_of_the_queue_are_drawn_and_each_has_its_turn():
     torch.manual_seed(0)
     query, queue = F.normalize(torch.randn(1, 3)), F.normalize(torch.randn(4, 3), dim=1)
-    values = {round(L.targeted_contrastive(
+    values = {round(losses.targeted_contrastive(
         query, query, torch.tensor([0]), queue, torch.tensor([0, 0, 0, 1]), num_positives=2,
         temperature=1).item(), 5) for _ in range(60)}
     s = (query @ torch.cat([query, queue]).T)[0].tolist()
@@ -300,10 +311,10 @@ def test_focal_and_dice_loss_are_their_papers(labels):
     torch.manual_seed(0)
     logits, labels = 2 * torch.randn(len(y), num_classes, dtype=F64), torch.tensor(y)
     for gamma in (0.5, 2.0, 5.0):
-        assert_same(lambda rows: L.focal(rows, labels, gamma=gamma), logits,
+        assert_same(lambda rows: losses.focal(rows, labels, gamma=gamma), logits,
                     lambda rows: focal_by_hand(rows, y, gamma))
     for alpha, smooth in ((0.01, 1.0), (1.0, 1e-4)):
-        assert_same(lambda rows: L.dice(rows, labels, alpha=alpha, smooth=smooth), logits,
+        assert_same(lambda rows: losses.dice(rows, labels, alpha=alpha, smooth=smooth), logits,
                     lambda rows: dice_by_hand(rows, y, alpha, smooth))
 
 
@@ -311,7 +322,8 @@ def test_focal_and_dice_loss_are_their_papers(labels):
     (0, 0.356675), (1, 0.107002), (2, 0.0321007), (5, 0.000866720)])
 def test_focal_loss_worked_by_hand_for_a_probability_of_70_percent(gamma, expected):
     logits = torch.tensor([[0.7, 0.3]], dtype=F64).log()
-    assert L.focal(logits, torch.tensor([0]), gamma=gamma).item() == pytest.approx(expected, 1e-5)
+    got = losses.focal(logits, torch.tensor([0]), gamma=gamma)
+    assert got.item() == pytest.approx(expected, 1e-5)
 
 
 @pytest.mark.parametrize("p, alpha, expected", [
@@ -322,11 +334,11 @@ def test_dice_loss_worked_by_hand(p, alpha, expected):
     logits, labels = torch.tensor([p, p], dtype=F64).log(), torch.tensor([0, 0])
     # not a set over the batch: two equal rows cost what one does
     for rows in (1, 2):
-        assert L.dice(logits[:rows], labels[:rows], alpha=alpha).item() == pytest.approx(
+        assert losses.dice(logits[:rows], labels[:rows], alpha=alpha).item() == pytest.approx(
             expected, abs=2e-6)
 
 
-@pytest.mark.parametrize("loss", [lambda *x: L.dice(*x), lambda *x: L.focal(*x, gamma=0.5)],
+@pytest.mark.parametrize("loss", [losses.dice, partial(losses.focal, gamma=0.5)],
                          ids=["dice", "focal"])
 @pytest.mark.parametrize("gap", [17.5, 100.0, 1e30])
 def test_a_saturated_softmax_has_a_finite_gradient(loss, gap):
@@ -340,21 +352,196 @@ def test_where_focal_adjusted_and_weighted_loss_are_cross_entropy():
     torch.manual_seed(0)
     logits, labels = torch.randn(8, 4, dtype=F64), torch.randint(4, (8,))
     expected = F.cross_entropy(logits, labels).item()
-    assert L.focal(logits, labels, gamma=0).item() == pytest.approx(expected, rel=1e-12)
-    assert L.logit_compensation(logits, labels, torch.full((4,), 7)).item() == pytest.approx(
+    assert losses.focal(logits, labels, gamma=0).item() == pytest.approx(expected, rel=1e-12)
+    assert logit_compensation(logits, labels, torch.full((4,), 7)).item() == pytest.approx(
         expected, rel=1e-12)
-    assert L.balanced_weights(torch.full((4,), 7)).tolist() == pytest.approx([1] * 4)
+    assert losses.balanced_weights(torch.full((4,), 7)).tolist() == pytest.approx([1] * 4)
 
 
 def test_balanced_weights_by_hand():
-    assert L.balanced_weights(torch.tensor([6, 3, 1])).tolist() == pytest.approx(
+    assert losses.balanced_weights(torch.tensor([6, 3, 1])).tolist() == pytest.approx(
         [10 / 18, 10 / 9, 10 / 3])
 
 
 def test_logit_adjustment_by_hand():
     for label, expected in ((1, 2.302585), (0, 0.105361)):
-        assert L.logit_compensation(torch.zeros(1, 2), torch.tensor([label]), torch.tensor(
+        assert logit_compensation(torch.zeros(1, 2), torch.tensor([label]), torch.tensor(
             [9, 1])).item() == pytest.approx(expected, rel=1e-5)
+
+
+# ---- vector scaling ----
+
+
+def vector_scaling_by_hand(rows, y, counts, gamma, tau):
+    """Kini et al. 2021: the multiclass form, and the binary one for two classes."""
+    total, largest, whole = 0, max(counts), sum(counts)
+    delta = [(n / largest) ** gamma for n in counts]
+    iota = [tau * math.log(n / whole) for n in counts]
+    for row, label in zip(rows, y):
+        if len(counts) == 2:
+            margin = delta[label] * (row[label] - row[1 - label]) + iota[label] - iota[1 - label]
+            total += cmath.log(1 + cmath.exp(-margin))
+        else:
+            shifted = [cmath.exp(d * s + i) for d, s, i in zip(delta, row, iota)]
+            total -= cmath.log(shifted[label] / sum(shifted))
+    return total / len(rows)
+
+
+@pytest.mark.parametrize("counts", [[90, 10], [3, 40], [50, 20, 5], [7, 7, 7, 1]])
+@pytest.mark.parametrize("gamma, tau", [(0.3, 1.0), (0.05, 1.25), (1.0, 0.0), (0.0, 1.0)])
+def test_vector_scaling_is_its_papers(counts, gamma, tau):
+    torch.manual_seed(0)
+    y = [c for c in range(len(counts))] * 2
+    logits, labels = 2 * torch.randn(len(y), len(counts), dtype=F64), torch.tensor(y)
+    assert_same(lambda rows: losses.vector_scaling(rows, labels, torch.tensor(counts), gamma=gamma,
+                                                   tau=tau), logits,
+                lambda rows: vector_scaling_by_hand(rows, y, counts, gamma, tau))
+
+
+def test_vector_scaling_worked_by_hand():
+    # n = 16, 4, 1 and gamma 1/2: factors 1, 1/2, 1/4; without a shift the logits are 2, 2, 1/2
+    got = losses.vector_scaling(torch.tensor([[2., 4., 2.]]), torch.tensor([1]),
+                                torch.tensor([16, 4, 1]), gamma=0.5, tau=0.0)
+    assert got.item() == pytest.approx(math.log(2 + math.exp(-1.5)), rel=1e-6)
+    # with the shift exp(iota) is n / 21: (16 e^2 + 4 e^2 + e^0.5) / 4 e^2
+    got = losses.vector_scaling(torch.tensor([[2., 4., 2.]]), torch.tensor([1]),
+                                torch.tensor([16, 4, 1]), gamma=0.5, tau=1.0)
+    assert got.item() == pytest.approx(math.log(5 + math.exp(-1.5) / 4), rel=1e-6)
+    # two classes of 9 and 1 texts, gamma 1/2: the margin of the small one counts a third
+    got = losses.vector_scaling(torch.tensor([[0., 3.]]), torch.tensor([1]),
+                                torch.tensor([9, 1]), gamma=0.5, tau=0.0)
+    assert got.item() == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-6)
+
+
+@pytest.mark.parametrize("counts", [[90, 10], [50, 20, 5]])
+def test_vector_scaling_without_its_factors_is_logit_adjustment_and_without_both_cross_entropy(
+        counts):
+    torch.manual_seed(0)
+    logits, counts = torch.randn(6, len(counts), dtype=F64), torch.tensor(counts)
+    labels = torch.arange(6) % len(counts)
+    assert losses.vector_scaling(logits, labels, counts, gamma=0, tau=1).item() == pytest.approx(
+        logit_compensation(logits, labels, counts).item(), rel=1e-12)
+    assert losses.vector_scaling(logits, labels, counts, gamma=0, tau=0).item() == pytest.approx(
+        F.cross_entropy(logits, labels).item(), rel=1e-12)
+    equal = torch.full_like(counts, 5)
+    assert losses.vector_scaling(logits, labels, equal, gamma=0.3, tau=1).item() == pytest.approx(
+        F.cross_entropy(logits, labels).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("slope", [8.0, 16.0, 24.0])
+def test_the_shift_fades_as_logits_grow_and_the_factors_do_not(slope):
+    # texts of the large class lie at -1, of the small one at 1, and the logits are those of a
+    # classifier of this slope that changes its mind at x: where would each loss put x?
+    counts, labels = torch.tensor([16, 1]), torch.tensor([0, 1])
+    places = torch.linspace(-0.9, 0.9, 3601, dtype=F64)
+
+    def boundary(loss):
+        values = []
+        for x in places:
+            score = slope * (torch.tensor([-1.0, 1.0], dtype=F64) - x) / 2
+            values.append(loss(torch.stack([-score, score], dim=1), labels, counts).item())
+        return places[np.argmin(values)].item()
+
+    def scaled(*inputs):
+        return losses.vector_scaling(*inputs, gamma=0.25, tau=1.0)
+
+    adjusted = boundary(lambda *inputs: logit_compensation(*inputs))
+    assert adjusted == pytest.approx(-math.log(16) / slope, abs=1e-2)
+    # factors 1 and 1/2: slope (1 + x) + log 16 = slope (1 - x) / 2 - log 16 + log 2, the last of
+    # the slopes of the exponentials. What stays is -1/3: the small class has twice the margin
+    assert boundary(scaled) == pytest.approx(-1 / 3 - math.log(128) / (1.5 * slope), abs=1e-2)
+
+
+def test_the_factors_of_three_classes_outlive_any_length_of_the_logits():
+    counts, label = torch.tensor([16, 4, 1]), torch.tensor([0])
+    direction = torch.tensor([[2.0, 1.0, 0.0]], dtype=F64)
+    # of long logits, -log of the loss is the length times the margin, but for a constant that is at
+    # most log 16: the margin is 2 - 1, and 2 - 1/2 when the factors 1, 1/2, 1/4 scale the logits
+    for length in (5.0, 10.0, 20.0):
+        plain, adjusted, scaled = (
+            -loss(length * direction, label, counts).log().item() / length
+            for loss in (lambda x, y, _: F.cross_entropy(x, y), logit_compensation,
+                         partial(losses.vector_scaling, gamma=0.5)))
+        assert plain == pytest.approx(1.0, abs=0.01)
+        assert adjusted == pytest.approx(1.0, abs=math.log(16) / length)
+        assert scaled == pytest.approx(1.5, abs=math.log(16) / length)
+    assert scaled - adjusted > 0.3
+
+
+# ---- the registry ----
+
+
+def test_every_entry_names_a_class_a_loss_and_a_group_and_each_is_in_one_section():
+    for name, entry in METHODS.items():
+        assert entry.name == name and callable(entry.cls) and entry.group in GROUPS
+        assert not entry.loss or callable(find(entry.loss))
+    sections = [titles(group) for group in GROUPS]
+    assert [name for section in sections for name in section] == list(METHODS) == list(titles())
+    assert all(sections) and len(set(titles().values())) == len(METHODS)
+
+
+@pytest.mark.parametrize("name", [name for name in RIVALS if METHODS[name].loss])
+def test_a_method_minimises_the_loss_that_its_entry_names(method, monkeypatch, name):
+    model, calls = method(name), []
+    feat, labels = drawn_features(model)
+    if name == "spcl":
+        model.observe(feat.detach(), labels)
+        model.epoch_rows(1, len(labels))
+    module, _, function = METHODS[name].loss.rpartition(".")
+    loss = find(METHODS[name].loss)
+
+    def counted(*inputs, **constants):
+        calls.append(name)
+        return loss(*inputs, **constants)
+    if module == "losses":      # imported by name: logit compensation is SharpReCL's
+        monkeypatch.setattr(f"baselines.simple.{function}", counted)
+    else:
+        monkeypatch.setattr(METHODS[name].loss, counted)
+    if name == "dualcl":
+        feat = torch.randn(len(Y), 4, 32)
+    model.losses(feat, labels, 4)
+    assert calls
+
+
+@pytest.mark.parametrize("constant, inside, outside", [
+    (positive(0.5), [0.1, 1, 1e9], [0, -1, math.inf]),
+    (at_least_0(2.0), [0, 1e9], [-0.1, math.nan]),
+    (share(0.9), [0, 0.5, 1], [-0.1, 1.01])])
+def test_the_range_of_a_constant_is_what_the_command_line_takes(monkeypatch, constant, inside,
+                                                                outside):
+    monkeypatch.setattr(METHODS["focal"].cls, "constants", {"gamma": constant})
+    def given(value):
+        return parse_args(["--dataset", "trec", "--method", "focal", "--constants",
+                           f"gamma={value}"]).constants
+    for value in inside:
+        assert given(value) == {"gamma": value}
+    for value in outside:
+        with pytest.raises(SystemExit):
+            given(value)
+
+
+def test_official_constants_are_in_their_own_range():
+    for entry in METHODS.values():
+        for constant in entry.constants.values():
+            assert isinstance(constant, Constant) and constant.default <= constant.highest
+            assert constant.default > constant.lowest or not constant.is_open
+
+
+def test_the_names_for_the_grid_come_without_the_libraries():
+    script = ("import sys, runpy; sys.argv[1:] = ['table2']; "
+              "runpy.run_module('baselines', run_name='__main__'); "
+              "assert not {'torch', 'sklearn', 'transformers'} & set(sys.modules)")
+    done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [name for name in METHODS if METHODS[name].group != "large"]
+
+
+def test_the_overview_has_every_method_with_its_constants():
+    done = subprocess.run([sys.executable, "-m", "baselines"], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert list(lines) == list(METHODS)
+    assert "weight=0.9 (0 to 1)" in lines["sclce"] and "queue=4096 (above 0)" in lines["tsc"]
 
 
 # ---- the methods: what they share ----
@@ -366,12 +553,12 @@ Y = [0, 0, 0, 1, 1, 2]
 @pytest.fixture(scope="module")
 def method(tiny_encoder):
     """A method on the tiny encoder, in eval mode, for training texts of these classes."""
-    def make(name, labels=Y, epochs=4, names=NAMES, encoder=tiny_encoder, **constants):
+    def built(name, labels=Y, epochs=4, names=NAMES, encoder=tiny_encoder, **constants):
         torch.manual_seed(0)
         counts = torch.from_numpy(np.bincount(labels, minlength=len(names)))
-        task = baselines.Task(names, np.array(labels), counts, load_tokenizer(str(encoder)), epochs)
-        return METHODS[name](load_encoder(str(encoder), "cls"), task, **constants).eval()
-    return make
+        task = Task(names, np.array(labels), counts, load_tokenizer(str(encoder)), epochs, 1)
+        return make(name, load_encoder(str(encoder), "cls"), task, constants).eval()
+    return built
 
 
 def drawn_features(model, labels=Y):
@@ -382,7 +569,9 @@ def drawn_features(model, labels=Y):
 
 
 def test_the_constants_are_the_official_ones():
-    assert {name: cls.constants for name, cls in METHODS.items() if cls.constants} == {
+    own = {name: {constant: default for constant, (default, *_) in METHODS[name].constants.items()}
+           for name in RIVALS}
+    assert {name: constants for name, constants in own.items() if constants} == {
         "dice": {"alpha": 0.01, "smooth": 1}, "focal": {"gamma": 2},
         "simcse": {"temperature": 0.05, "weight": 0.1},
         "sclce": {"temperature": 0.3, "weight": 0.9},
@@ -391,7 +580,8 @@ def test_the_constants_are_the_official_ones():
         "hybrid_sc": {"temperature": 0.1, "proj_dim": 128},
         "bcl": {"temperature": 0.1, "weight_cls": 2, "weight": 0.6, "proj_dim": 128},
         "tsc": {"temperature": 0.07, "weight": 0.2, "num_positives": 6, "queue": 4096,
-                "momentum": 0.999, "proj_dim": 128}}
+                "momentum": 0.999, "proj_dim": 128},
+        "vs": {"gamma": 0.3, "tau": 1}}
 
 
 def ce_by_hand(logits, y):
@@ -404,6 +594,7 @@ def ce_by_hand(logits, y):
     ("focal", lambda logits, y: focal_by_hand(logits, y, 2).real),
     ("la", lambda logits, y: ce_by_hand([[s + math.log(n) for s, n in zip(row, (3, 2, 1))]
                                          for row in logits], y)),
+    ("vs", lambda logits, y: vector_scaling_by_hand(logits, y, (3, 2, 1), 0.3, 1).real),
     # weights 6 / (3 n): 2/3, 1, 2; their sum over this batch is 6, as without weights
     ("wce", lambda logits, y: sum(ce_by_hand([row], [label]) * (2 / 3, 1, 2)[label]
                                   for row, label in zip(logits, y)) / 6)])
@@ -457,7 +648,7 @@ def test_the_parts_of_a_loss_are_the_equations_of_what_the_heads_make(method, na
         "bcl": lambda: torch.cat([model.head(feat[6:]), model.head_centres(model.phi.weight)])}
     rows = heads[name]().tolist()
     assert step.loss_cl.item() == pytest.approx(
-        CONTRASTIVE[name][2](rows, Y, 3, model.constants["temperature"]).real, rel=1e-4)
+        CONTRASTIVE[name][2](rows, Y, 3, model.constant["temperature"]).real, rel=1e-4)
     classified = feat if name in ("simcse", "sclce") else feat[:6]
     logits = model.phi(classified) + (torch.tensor([3., 2., 1.]).log() if name == "bcl" else 0)
     assert step.loss_cls.item() == pytest.approx(
@@ -579,7 +770,8 @@ class Echo(torch.nn.Module):
     """A stand-in backbone: the state of token i is (i, 2 i), and it keeps its position ids."""
     def __init__(self, model_type, pad_token_id, padding_idx):
         super().__init__()
-        self.config = SimpleNamespace(model_type=model_type, pad_token_id=pad_token_id)
+        self.config = SimpleNamespace(model_type=model_type, pad_token_id=pad_token_id,
+                                      _attn_implementation="eager")
         self.position_embeddings = torch.nn.Embedding(9, 2, padding_idx=padding_idx)
 
     def forward(self, input_ids, attention_mask, position_ids):
@@ -593,7 +785,7 @@ class Echo(torch.nn.Module):
 def test_labels_share_a_position_after_cls_and_the_text_counts_on(model_type, pad, padding_idx,
                                                                   offset):
     backbone = Echo(model_type, pad, padding_idx)
-    encoder = baselines.LabelAwareEncoder(SimpleNamespace(backbone=backbone, pooling="cls"), 2)
+    encoder = LabelAwareEncoder(SimpleNamespace(backbone=backbone, pooling="cls"), 2)
     ids = torch.tensor([[5, 91, 92, 6, 10, 11, 6], [5, 91, 92, 6, 12, 6, pad]])
     feat = encoder(ids, (ids != pad).long())
     assert backbone.position_ids == [[offset + p for p in (0, 1, 1, 2, 3, 4, 5)]] * 2
@@ -672,7 +864,7 @@ def test_dualcl_refuses_an_encoder_without_position_ids_or_separator(forward, se
     backbone = SimpleNamespace(forward=forward, config=SimpleNamespace(model_type="odd"))
     task = SimpleNamespace(label_names=NAMES, tokenizer=SimpleNamespace(sep_token_id=separator))
     with pytest.raises(InputError, match="dualcl .* odd, choose a BERT"):
-        METHODS["dualcl"](SimpleNamespace(backbone=backbone), task)
+        make("dualcl", SimpleNamespace(backbone=backbone), task, {})
 
 
 # ---- TSC ----
@@ -681,25 +873,25 @@ def test_dualcl_refuses_an_encoder_without_position_ids_or_separator(forward, se
 @pytest.mark.parametrize("dim", [1, 3, 8])
 def test_targets_are_uniform_on_the_sphere(dim):
     for num_classes in range(2, dim + 2):
-        targets = L.simplex_targets(num_classes, dim)
+        targets = losses.simplex_targets(num_classes, dim)
         expected = torch.full((num_classes, num_classes), -1 / (num_classes - 1))
         torch.testing.assert_close(targets @ targets.T, expected.fill_diagonal_(1),
                                    atol=1e-6, rtol=0)
         assert targets.shape == (num_classes, dim)
     for num_classes in (1, dim + 2):
         with pytest.raises(ValueError, match=f"got {num_classes}"):
-            L.simplex_targets(num_classes, dim)
+            losses.simplex_targets(num_classes, dim)
 
 
 def test_targets_have_the_least_energy_of_52_points_and_a_drawn_orientation():
     def energy(t):      # the uniformity loss that the official code minimises
         return ((t @ t.T) / 0.5).logsumexp(dim=1).mean()
     torch.manual_seed(0)
-    targets, others = L.simplex_targets(52, 128), F.normalize(torch.randn(52, 128), dim=1)
+    targets, others = losses.simplex_targets(52, 128), F.normalize(torch.randn(52, 128), dim=1)
     assert energy(targets) < energy(others)
     assert energy(targets).item() == pytest.approx(
         math.log(math.exp(2) + 51 * math.exp(-2 / 51)), abs=1e-5)
-    assert not torch.allclose(targets, L.simplex_targets(52, 128), atol=0.05)
+    assert not torch.allclose(targets, losses.simplex_targets(52, 128), atol=0.05)
 
 
 def test_targets_are_matched_to_the_classes_nearest_to_them(method):
@@ -732,7 +924,7 @@ def test_the_matching_is_the_best_of_all_permutations_after_the_centroids_moved(
 @pytest.mark.parametrize("epochs, without", [(1, 0), (4, 2), (5, 2)])
 def test_the_first_half_of_the_epochs_is_without_targets(method, monkeypatch, epochs, without):
     model, seen = method("tsc", epochs=epochs), []
-    monkeypatch.setattr(L, "targeted_contrastive",
+    monkeypatch.setattr(losses, "targeted_contrastive",
                         lambda *inputs, **constants: seen.append(inputs[5]) or inputs[0].sum())
     for epoch in range(1, epochs + 1):
         model.losses(*drawn_features(model), epoch)
@@ -781,7 +973,7 @@ def test_a_batch_larger_than_the_queue_leaves_its_newest_keys_with_their_labels(
 
 
 def test_the_momentum_encoder_follows_slowly_makes_the_keys_and_gets_no_gradient(method):
-    model = method("tsc", momentum=0.75)
+    model = method("tsc", epochs=100, momentum=0.75)
     pairs = [(slow, fast, slow.clone()) for of_key, of_query in (
         (model.key_encoder, model.encoder), (model.key_head, model.head))
         for slow, fast in zip(of_key.parameters(), of_query.parameters())]
@@ -791,14 +983,37 @@ def test_the_momentum_encoder_follows_slowly_makes_the_keys_and_gets_no_gradient
             fast.add_(torch.randn_like(fast))
     ids = torch.tensor([[2, 7, 3], [2, 8, 3], [2, 9, 3], [2, 10, 3]])
     mask = torch.ones_like(ids)
-    feat = model.encode(model.encoder, ids, mask)
+    texts = Tokens(ids.flatten().int().numpy(), np.arange(0, 13, 3), 0.0)
+    feat = model.encode(
+        lambda texts, encoder=model.encoder: loader.encode(encoder, texts, torch.device("cpu")),
+        texts)
     for slow, fast, before in pairs:
         torch.testing.assert_close(slow, 0.75 * before + 0.25 * fast)
     torch.testing.assert_close(feat[:2], model.encoder(ids[:2], mask[:2]))
     torch.testing.assert_close(feat[2:], model.key_encoder(ids[2:], mask[2:]))
-    model.losses(feat, torch.tensor([0, 1] * 2), 4).loss.backward()
+    model.losses(feat, torch.tensor([0, 1] * 2), 100).loss.backward()
     assert all(slow.grad is None for slow, _, _ in pairs)
     assert sum(fast.grad.abs().sum() for _, fast, _ in pairs if fast.grad is not None) > 0
+
+
+@pytest.mark.parametrize("epochs, texts, batch_size, expected", [
+    (30, 3357, 128, 1 - 10 / (30 * 27)), (400, 3357, 128, 0.999), (1, 20, 2, 0), (1, 6, 128, 0)])
+def test_the_momentum_of_the_keys_averages_over_at_most_a_tenth_of_the_run(
+        method, epochs, texts, batch_size, expected):
+    model = method("tsc")
+    model.task = replace(model.task, epochs=epochs, batch_size=batch_size,
+                         train_labels=np.zeros(texts))
+    assert model.momentum() == pytest.approx(expected)
+    model.constant["momentum"] = 0.5
+    assert model.momentum() == pytest.approx(min(expected, 0.5))
+
+
+@pytest.mark.parametrize("steps", [20, 140, 5000])
+def test_the_keys_reach_the_encoder_in_a_run_of_any_length(method, steps):
+    model = method("tsc", epochs=steps)
+    model.task = replace(model.task, train_labels=np.zeros(1))
+    moved = 1 - model.momentum() ** steps       # of a change that the encoder made at the start
+    assert moved > 0.99
 
 
 # ---- linear classifiers on frozen features ----
@@ -837,7 +1052,7 @@ def tiny_roberta(tmp_path_factory):
     return save_tiny_encoder(tmp_path_factory.mktemp("roberta"), "roberta")
 
 
-@pytest.mark.parametrize("name", [*METHODS, "tfidf", "sharprecl"])
+@pytest.mark.parametrize("name", [*RIVALS, "tfidf", "sharprecl"])
 def test_every_method_overfits_a_tiny_set(command, tmp_path, tiny_roberta, name):
     rows = glosses({"noun.food": 6, "noun.animal": 6, "noun.time": 6})
     for part in ("train", "test"):      # the same texts: training error is what is asked for
@@ -857,25 +1072,25 @@ def test_a_method_with_state_goes_on_bit_for_bit(command, tmp_path, monkeypatch,
     assert main(command(name, "--output_dir", whole, *options)) == 0
     train_epoch = main_module.train_epoch
     for last in (1, 2, 3):
-        def until(run, epoch):
+        def until(model, loader, optimizer, scaler, epoch, args):
             if epoch > last:
                 raise KeyboardInterrupt
-            return train_epoch(run, epoch)
+            return train_epoch(model, loader, optimizer, scaler, epoch, args)
         monkeypatch.setattr(main_module, "train_epoch", until)
         assert main(command(name, "--output_dir", stopped, *options)) == (0 if last == 3 else 130)
     assert outcome(stopped) == outcome(whole)
 
 
 @pytest.fixture
-def prepared(command, tmp_path):
-    """A Run that has not trained yet."""
-    def make(*options):
+def prepared(command):
+    """The loader of a run that has not trained yet."""
+    def of(*options):
         args = parse_args(command(*options))
-        corpus = main_module.load_data(args)
-        tokens = main_module.check_data(args, tmp_path, corpus)
-        return main_module.build(args, tmp_path, corpus, tokens,
-                                 main_module.new_model(args, corpus))
-    return make
+        corpus = load_corpus(args)
+        model = new_model(args, corpus)
+        return loader.Loader(model, model.encoder, views_of(args, corpus, model),
+                             corpus.train_labels, len(corpus.label_names), args)
+    return of
 
 
 def test_the_views_are_the_text_itself_and_new_draws_of_its_augmentation(prepared):
@@ -892,17 +1107,17 @@ def test_the_views_are_the_text_itself_and_new_draws_of_its_augmentation(prepare
 
 
 @pytest.mark.parametrize("name", ["dualcl", "tsc"])
-def test_micro_batches_give_the_gradient_of_the_whole_batch(prepared, tmp_path, monkeypatch, name):
+def test_micro_batches_give_the_gradient_of_the_whole_batch(prepared, tmp_path, name):
     folder = save_tiny_encoder(tmp_path / "no_dropout", dropout=0.0)
 
     def gradient(micro_batch):
-        run = prepared(name, "--encoder", str(folder))
-        run.model.train()
-        run.args.micro_batch = micro_batch
-        batch, labels = run.batch(np.arange(0, 68, 4))
+        options = [] if micro_batch is None else ["--micro_batch", str(micro_batch)]
+        batches = prepared(name, "--encoder", str(folder), *options)
+        model = batches.model.train()
+        texts, labels = batches.batch(np.arange(0, 68, 4))
         torch.manual_seed(3)
-        feat = run.model.encode(run.forward, **batch)
-        return gradients(run.model.losses(feat, labels, 3).loss, run.model)
+        feat = model.encode(batches.forward, texts)
+        return gradients(model.losses(feat, labels, 3).loss, model)
     whole = gradient(None)
     assert sum(g is not None for g in whole.values()) > 10
     for micro_batch in (1, 5):
@@ -932,7 +1147,7 @@ def test_tfidf_keeps_its_model_and_draws_its_confusion_matrix(command, tmp_path,
     drawn, draw = [], figures.confusion_matrix
     monkeypatch.setattr(figures, "confusion_matrix",
                         lambda *data: drawn.append(data) or draw(*data))
-    monkeypatch.setattr(main_module, "fit_tfidf", None)     # it is finished: nothing is fitted
+    monkeypatch.setitem(main_module.FITS, "tfidf", None)     # it is finished: nothing is fitted
     assert main(command("tfidf", "--val_fraction", "0.2", "--plots")) == 0
     (labels, predicted, names), = drawn
     assert (folder / "confusion_matrix.png").stat().st_size > 0
@@ -955,7 +1170,7 @@ def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(comma
     assert main([*arguments, "--plots"]) == 2
     assert "weights were not kept" in capsys.readouterr().err.splitlines()[-1]
     # keeping them or not decides no number: it is the same run
-    assert main_module.run_folder(parse_args(command("bert"))) == main_module.run_folder(
+    assert run_folder(parse_args(command("bert"))) == run_folder(
         parse_args(command("bert", "--no_weights")))
 
 
@@ -989,7 +1204,9 @@ def test_what_a_method_does_not_have_is_refused_in_one_line(command, capsys, met
 @pytest.mark.parametrize("method, options, message", [
     ("roberta", [], "a bert: leave --encoder out"),
     ("tsc", ["--constants", "proj_dim=1"], "--constants proj_dim=2"),
-    ("dualcl", ["--max_length", "130"], "--max_length 128")])
+    ("dualcl", ["--max_length", "130"], "--max_length 128"),
+    ("dualcl", ["--freeze_layers", "1"], "an embedding of each label"),
+    ("spcl", ["--freeze_layers", "1"], "leaves nothing of it to train")])
 def test_what_does_not_fit_the_encoder_or_the_data_is_one_line_and_exit_code_2(
         command, tmp_path, capsys, method, options, message):
     long = tmp_path / "long.csv"
@@ -1007,16 +1224,16 @@ def test_dualcl_takes_a_text_that_just_fits(command, tmp_path):
 
 
 def test_a_changed_constant_is_in_the_settings_the_results_and_the_folders_name(command, tmp_path):
-    plain, changed, same = (parse_args(command("sclce", "--epochs", "1", *options)) for options in (
+    plain, other, same = (parse_args(command("sclce", "--epochs", "1", *options)) for options in (
         [], ["--constants", "temperature=0.2"], ["--constants", "temperature=0.3", "weight=0.9"]))
     assert plain.constants == same.constants == {"temperature": 0.3, "weight": 0.9}
-    assert settings(plain) == settings(same) and main_module.changed(same) == {}
-    assert main_module.run_folder(plain) == main_module.run_folder(same)
-    assert changed.constants == {"temperature": 0.2, "weight": 0.9}
-    assert "temperature-0.2" in main_module.run_folder(changed).name
+    assert settings(plain) == settings(same) and changed(same) == {}
+    assert run_folder(plain) == run_folder(same)
+    assert other.constants == {"temperature": 0.2, "weight": 0.9}
+    assert "temperature-0.2" in run_folder(other).name
     assert main(command("sclce", "--epochs", "1", "--constants", "temperature=0.2")) == 0
     result = json.loads((folder_of(tmp_path) / "result.json").read_text())
-    assert result["settings"]["constants"] == changed.constants
+    assert result["settings"]["constants"] == other.constants
     assert "temperature" in str(result["changed"]) and "weight" not in str(result["changed"])
 
 
@@ -1031,6 +1248,6 @@ def test_a_changed_constant_reaches_the_loss(command, tmp_path):
 
 
 def test_roberta_is_bert_with_another_encoder():
-    assert METHODS["roberta"] is METHODS["bert"]
+    assert METHODS["roberta"].cls is METHODS["bert"].cls
     assert parse_args(["--dataset", "trec", "--method", "roberta"]).encoder == "roberta-base"
     assert parse_args(["--dataset", "trec", "--method", "bert"]).encoder == "bert-base-uncased"

@@ -1,15 +1,19 @@
 """data.py: files good and bad, downloads, splits, the imbalance builder, the report, batches."""
 import hashlib
 import json
+import re
 import threading
 from collections import Counter
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 from hypothesis import given, settings, strategies as st
+from scipy.stats import chisquare
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -144,9 +148,10 @@ def server(monkeypatch, tmp_path):
     threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     sha256 = hashlib.sha256(http.good).hexdigest()
     address = f"http://127.0.0.1:{http.server_port}"
-    monkeypatch.setitem(data.DATASETS, "r52", [
-        (file, f"{address}/{file}", sha256) for file in ("train.txt", "test.txt")])
-    monkeypatch.setattr(data, "BACK_OFF", 0)
+    monkeypatch.setitem(data.DATASETS, "r52", replace(
+        data.DATASETS["r52"], address=address, files=dict.fromkeys(("train.txt", "test.txt"),
+                                                                   sha256)))
+    monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)
     http.folder = tmp_path / "r52"
     yield http
     http.shutdown()
@@ -163,6 +168,7 @@ def test_a_missing_file_is_downloaded_once_and_nothing_else_is_left(server, tmp_
     assert corpus.train_texts == ["fine food", "awful room"]
     assert corpus.train_labels.tolist() == [1, 0]
     assert sorted(file.name for file in server.folder.iterdir()) == ["test.txt", "train.txt"]
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in server.folder.iterdir())
     data.load("r52", data_dir=tmp_path)    # a further request would find no answer
 
 
@@ -180,7 +186,7 @@ def test_a_server_that_fails_twice_is_asked_a_third_time(server, tmp_path):
 ], ids=["truncated", "short", "altered", "absent"])
 def test_a_download_that_is_not_the_pinned_file_is_refused_and_leaves_nothing(
         server, tmp_path, damage):
-    server.answers = [damage(server.good)] * data.TRIES
+    server.answers = [damage(server.good)] * 3
     with pytest.raises(InputError) as error:
         data.load("r52", data_dir=tmp_path)
     message = str(error.value)
@@ -199,13 +205,15 @@ def test_a_damaged_file_already_there_is_refused_and_named(server, tmp_path, con
 
 
 def test_no_network_is_one_line_with_file_address_and_place(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "BACK_OFF", 0)
-    address = "http://127.0.0.1:1/CR_Train.json"    # nobody listens at port 1
-    monkeypatch.setitem(data.DATASETS, "cr", [("CR_Train.json", address, "0" * 64)])
+    monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)
+    address = "http://127.0.0.1:1"      # nobody listens at port 1
+    monkeypatch.setitem(data.DATASETS, "cr", replace(
+        data.DATASETS["cr"], address=address, files={"CR_Train.json": "0" * 64}))
     with pytest.raises(InputError) as error:
         data.load("cr", data_dir=tmp_path)
     path = tmp_path / "cr" / "CR_Train.json"
-    assert all(part in str(error.value) for part in (str(path), address, "--data_dir", "refused"))
+    assert all(part in str(error.value)
+               for part in (str(path), f"{address}/CR_Train.json", "--data_dir", "refused"))
 
 
 def test_a_data_dir_that_cannot_be_written_is_one_line(server, tmp_path):
@@ -215,148 +223,7 @@ def test_a_data_dir_that_cannot_be_written_is_one_line(server, tmp_path):
         data.load("r52", data_dir=tmp_path)
 
 
-# ---- Own files ----
-
-def written(folder, name, content):
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(path)
-
-
-ROWS = [("a, b", "10"), ('say "x"', "9"), ("two\nlines", "10"), ("ünïcode", "9"),
-        ("x" * 200_000, "10"), ("last", "9")]
-AS_CSV = "text,label\r\n" + "".join('"{}", {} \r\n'.format(text.replace('"', '""'), label)
-                                    for text, label in ROWS)
-AS_TSV = AS_CSV.replace('",', '"\t').replace("text,", "text\t").replace("\r\n", "\n")
-AS_JSONL = "\n".join(json.dumps({"text": text, "label": int(label), "more": None})
-                     for text, label in ROWS)
-AS_JSON = json.dumps([{"text": text, "label": label} for text, label in ROWS])
-
-
-@pytest.mark.parametrize("name, content", [
-    ("a.csv", AS_CSV), ("a.tsv", AS_TSV), ("a.jsonl", AS_JSONL), ("a.json", AS_JSON),
-    ("bom.csv", b"\xef\xbb\xbf" + AS_CSV.encode()), ("blank.csv", AS_CSV + "\r\n\r\n"),
-    ("A.CSV", AS_CSV), ("cr.csv", AS_CSV.replace("\r\n", "\r")),
-    ("crlf.jsonl", AS_JSONL.replace("\n", "\r\n")),
-])
-def test_every_format_gives_the_same_rows(tmp_path, name, content):
-    corpus = data.load(written(tmp_path, name, content), test_fraction=0.34)
-    assert corpus.label_names == ["9", "10"]    # numbers by value, not as strings
-    held_out = np.setdiff1d(np.arange(6), corpus.train_rows)
-    both = [(corpus.train_rows, corpus.train_texts, corpus.train_labels),
-            (held_out, corpus.test_texts, corpus.test_labels)]
-    for rows, texts, labels in both:
-        found = list(zip(texts, (corpus.label_names[label] for label in labels)))
-        assert found == [ROWS[row] for row in rows]
-    assert len(held_out) == 2 and corpus.dropped == 0
-
-
-def test_a_json_line_may_hold_an_unescaped_line_separator(tmp_path):
-    lines = ['{"text": "a\u2028b", "label": "x"}', '{"text": "c", "label": "y"}'] * 2
-    path = written(tmp_path, "a.jsonl", "\n".join(lines))
-    corpus = data.load(path, test_fraction=0.5)
-    assert sorted(corpus.train_texts + corpus.test_texts) == ["a\u2028b"] * 2 + ["c"] * 2
-
-
-def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_path):
-    written(tmp_path, "train.csv", "id,body,topic\n1,good,b\n2, ,\n3,bad,a\n4,Fine ,b\n")
-    written(tmp_path, "test.jsonl", '{"body": "so", "topic": "a"}\n{"body": "", "topic": "zzz"}\n')
-    written(tmp_path, "notes.md", "not data")
-    corpus = data.load(str(tmp_path), text_column="body", label_column="topic")
-    assert corpus.train_texts == ["good", "bad", "Fine "]    # as they are
-    assert corpus.train_labels.tolist() == [1, 0, 1] and corpus.test_labels.tolist() == [0]
-    assert corpus.dropped == 2 and corpus.train_rows.tolist() == [0, 2, 3]
-    assert data.select(corpus, np.array([2, 0])).train_rows.tolist() == [3, 0]
-
-
-HEAD = "text,label\n"
-BAD_FILES = {
-    "missing column": ("a.csv", "body,label\nx,y\n",
-                       ["line 1", "'text'", "'body'", "--text_column"]),
-    "missing field": ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "a"}',
-                      ["line 3", "'label'"]),
-    "two columns of a name": ("a.csv", "text,label,text\na,b,c\n", ["line 1", "'text'", "rename"]),
-    "latin-1": ("a.csv", HEAD.encode() + b"caf\xe9,x\n",
-                ["byte 14", "line 2", "Latin-1", "iconv -f WINDOWS-1252 -t UTF-8 a.csv"]),
-    "utf-16": ("a.csv", "text,label\n".encode("utf-16"), ["byte 0", "iconv -f UTF-16 -t UTF-8"]),
-    "utf-16 without a mark": ("a.csv", "text,label\né,x\n".encode("utf-16-le"), ["-f UTF-16LE"]),
-    "utf-16, the other way": ("a.csv", "text,label\na,x\n".encode("utf-16-be"),
-                              ["line 1", "NUL", "-f UTF-16BE"]),
-    "compressed": ("a.csv", b"PK\x03\x04\x14\x00\xff", ["compressed", "export"]),
-    "cut within a character": ("a.csv", HEAD.encode() + "é,x\né".encode()[:-1],
-                               ["byte 16", "line 3", "ends within a character"]),
-    "nul in json": ("a.jsonl", r'{"text": "a\u0000b", "label": "x"}', ["line 1", "NUL"]),
-    "a name twice": ("a.jsonl", '{"text": "a", "label": "x", "text": "b"}',
-                     ["line 1", "'text' stands twice"]),
-    "nul": ("a.csv", HEAD + "a,x\nb\0,y\n", ["line 3", "NUL"]),
-    "more fields": ("a.csv", HEAD + '"a\nb",x\na,b,x\n', ["line 4", "3 fields", "quotes"]),
-    "fewer fields": ("a.tsv", "text\tlabel\na\n", ["line 2", "1 fields", "quotes"]),
-    "open quote": ("a.csv", HEAD + 'a,x\n"b,y\nc,x\n', ["line 3", "quote"]),
-    "stray quote": ("a.tsv", 'text\tlabel\n"b" c\ty\n', ["line 2", "quote"]),
-    "bad json line": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', ["line 2", "JSON"]),
-    "deep json": ("a.json", "[" * 200_000, ["JSON"]),
-    "json object": ("a.json", '{"text": "a"}', ["list", ".jsonl"]),
-    "json row no object": ("a.json", '[["a", "b"]]', ["item 1", "object"]),
-    "number as text": ("a.jsonl", '{"text": 5, "label": "x"}', ["line 1", "5", "not a string"]),
-    "null as text": ("a.json", '[{"text": null, "label": "x"}]', ["item 1", "None"]),
-    "float as label": ("a.jsonl", '{"text": "a", "label": 1.0}', ["line 1", "1.0", "whole number"]),
-    "true as label": ("a.jsonl", '{"text": "a", "label": true}', ["line 1", "True"]),
-    "half a character": ("a.jsonl", r'{"text": "\ud83d", "label": 1}', ["line 1", "surrogate"]),
-    "empty label": ("a.csv", HEAD + "a,x\nb, \n", ["line 3", "label is empty"]),
-    "empty file": ("a.csv", "", ["empty"]),
-    "no rows": ("a.csv", HEAD, ["0 training texts"]),
-    "one class": ("a.csv", HEAD + "a,x\nb,x\n", ["1 classes", "at least two"]),
-    "too few to split": ("a.csv", HEAD + "a,x\nb,y\n", ["holds out none"]),
-    "another format": ("a.xlsx", "PK", ["a.xlsx", ".csv", ".jsonl"]),
-}
-
-
-@pytest.mark.parametrize("name, content, parts", BAD_FILES.values(), ids=BAD_FILES)
-def test_a_bad_file_is_one_line_that_says_what_and_where(tmp_path, name, content, parts):
-    path = written(tmp_path, name, content)
-    with pytest.raises(InputError) as error:
-        data.load(path)
-    message = str(error.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
-    assert name in message or "holds out" in message
-
-
-def test_a_folder_without_a_test_file_is_split_like_a_file(tmp_path):
-    rows = HEAD + "".join(f"text {i},{'xy'[i % 2]}\n" for i in range(40))
-    written(tmp_path, "train.csv", rows)
-    alone, folder = data.load(written(tmp_path, "alone.csv", rows)), data.load(str(tmp_path))
-    assert folder.train_texts == alone.train_texts and folder.test_texts == alone.test_texts
-    assert len(folder.test_texts) == 8
-
-
-def test_a_bad_folder_or_name_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="trec.*biomedical.*wordnet"):
-        data.load("trek")
-    with pytest.raises(InputError, match="exactly one train file"):
-        data.load(str(tmp_path))
-    written(tmp_path, "train.csv", HEAD + "a,x\nb,y\n")
-    test = written(tmp_path, "test.csv", HEAD + "a,x\nb,new\n")
-    with pytest.raises(InputError, match="no training text for the test labels 'new'"):
-        data.load(str(tmp_path))
-    Path(test).write_text(HEAD + " ,x\n")
-    with pytest.raises(InputError, match="no row with a text"):
-        data.load(str(tmp_path))
-    with pytest.raises(InputError, match="cannot be both"):
-        data.load(test, text_column="label")
-
-
-def test_line_files_that_do_not_pair_up_are_refused(tmp_path):
-    texts = written(tmp_path, "texts.txt", "a\r\nb\r\n")
-    labels = written(tmp_path, "labels.txt", "1\r\n2\r\n1\r\n")
-    with pytest.raises(InputError, match="2 lines.*3"):
-        data.read_line_pair(Path(texts), Path(labels))
-    Path(labels).write_bytes(b"1\n2")
-    assert data.read_line_pair(Path(texts), Path(labels)) == [("a", "1"), ("b", "2")]
-    with pytest.raises(InputError, match="line 1: no tab"):
-        data.read_labelled_lines(Path(texts))
-
+# ---- From rows to a corpus ----
 
 @pytest.mark.parametrize("names, groups", [
     (["Spam", "spam", "ham"], [["Spam", "spam"]]),
@@ -371,14 +238,56 @@ def test_names_that_look_the_same_are_found(names, groups):
     assert data.alike(names) == groups
 
 
-def test_the_report_and_the_refusal_of_a_test_label_point_at_names_that_look_the_same(tmp_path):
-    written(tmp_path, "train.csv", HEAD + "a,Spam\nb, spam \nc,ham\nd,ham\n")
-    test = written(tmp_path, "test.csv", HEAD + "a,ham\n")
-    lines = data.format_report(data.data_report(data.load(str(tmp_path)))).split("\n")
+def test_the_report_and_the_refusal_of_a_test_label_point_at_names_that_look_the_same():
+    train = [("a", "Spam"), ("b", "spam"), ("c", "ham"), ("d", "ham")]
+    corpus = data.to_corpus("toy", train, [("a", "ham")])
+    lines = data.format_report(data.data_report(corpus)).split("\n")
     assert lines[-1].split() == "classes that look the same: 1, the first 'Spam', 'spam'".split()
-    Path(test).write_text(HEAD + "a,HAM\n")
-    with pytest.raises(InputError, match="test labels 'HAM'; is 'HAM' the class 'ham'"):
-        data.load(str(tmp_path))
+    for parts, name in (([[("a", "HAM")], []], "test"), ([[], [("a", "HAM")]], "validation")):
+        with pytest.raises(InputError, match=f"{name} labels 'HAM'; is 'HAM' the class 'ham'"):
+            data.to_corpus("toy", train, *parts)
+
+
+def test_rows_without_text_or_label_are_counted_and_the_others_keep_their_row_numbers():
+    train = [("a", "x"), (" ", None), ("b", None), ("c", "y"), ("", "x"), ("d", "x")]
+    corpus = data.to_corpus("toy", train, [("e", "x"), ("f", None)], [("g", "y"), ("", "y")])
+    assert corpus.train_texts == ["a", "c", "d"] and corpus.train_rows.tolist() == [0, 3, 5]
+    assert corpus.train_labels.tolist() == [0, 1, 0] and corpus.test_texts == ["e"]
+    assert corpus.val_texts == ["g"] and corpus.val_labels.tolist() == [1]
+    assert (corpus.dropped, corpus.unlabelled) == (3, 2)
+    lines = data.format_report(data.data_report(corpus)).split("\n")
+    assert lines[-2].split() == "rows without a label left out: 2".split()
+
+
+@pytest.mark.parametrize("labels, names", [
+    (["1.0", "2", "-3.00"], ["-3", "1", "2"]), (["1.0", "1.5"], ["1", "1.5"]),
+    (["1.0", "x"], ["1.0", "x"]), (["01", "1.", "1.0"], ["01", "1.", "1.0"])])
+def test_whole_numbers_lose_their_fraction_only_where_all_labels_are_numbers(labels, names):
+    corpus = data.to_corpus("toy", [(f"text {label}", label) for label in labels], [])
+    assert corpus.label_names == names
+    assert bool(corpus.notes) == (names != sorted(labels))
+
+
+def test_a_dataset_of_the_registry_is_read_from_its_files_in_order(monkeypatch, tmp_path):
+    """Adding one takes one entry."""
+    files = {"b.txt": b"x\ty one\ny\ttwo\n", "a.json": b'[{"text": "three", "label": 1}]'}
+    (tmp_path / "mine").mkdir()
+    for name, content in files.items():
+        (tmp_path / "mine" / name).write_bytes(content)
+    monkeypatch.setitem(data.DATASETS, "mine", data.Dataset(
+        "Mine", "http://127.0.0.1:1", {name: hashlib.sha256(content).hexdigest()
+                                       for name, content in files.items()},
+        read=lambda b, a: (data.read_labelled_lines(b) + data.read_objects(a), None),
+        split=lambda labels, seed: (np.array([0, 1]), np.array([2 - seed]))))
+    corpus = data.load("mine", data_dir=tmp_path, seed=0)
+    assert corpus.label_names == ["1", "x", "y"] and corpus.test_texts == ["three"]
+    assert corpus.train_texts == ["y one", "two"]
+
+
+def test_the_registry_has_the_papers_ratios():
+    irs = {name: known.paper_irs for name, known in data.DATASETS.items()}
+    assert irs == dict(r52=(), ohsumed=(), trec=(50, 20, 10), dblp=(50, 20, 10),
+                       biomedical=(50, 20, 10), cr=(50, 20, 10), wordnet=None)
 
 
 def test_labels_sort_by_value_only_if_all_are_numbers():
@@ -438,6 +347,49 @@ def test_subsets_of_one_seed_are_nested_and_keep_every_class(labels, ir, more, s
     assert unchanged.tolist() == list(range(len(labels)))
 
 
+def with_ratio(corpus, ir, profile="exp"):
+    rows = data.imbalanced_rows(corpus.train_labels, ir, profile=profile)
+    everything = np.arange(len(corpus.train_labels))
+    return data.select(data.check_ratio(corpus, everything, rows, ir, profile), rows)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=2, max_size=5), st.integers(1, 60),
+       st.sampled_from(["exp", "step"]))
+def test_a_ratio_that_is_asked_for_is_built_or_refused_with_one_that_can_be(class_sizes, ir,
+                                                                            profile):
+    rows = [(f"{label} {row}", f"c{label}") for label, size in enumerate(class_sizes)
+            for row in range(size)]
+    corpus = data.to_corpus("toy", rows, [])
+    try:
+        built = with_ratio(corpus, ir, profile)
+    except InputError as error:
+        asked = re.search(r"ask for --ir ([\d.]+)", str(error))[1]
+        again = with_ratio(corpus, float(asked), profile)
+        assert data.data_report(again)["ir"] == pytest.approx(float(asked), rel=0.5)
+        if most := re.search(r"--max_per_class (\d+)", str(error)):
+            capped = data.select(corpus, data.cap_per_class(corpus.train_labels, int(most[1]),
+                                                            seed=0))
+            built = with_ratio(capped, ir, profile)
+        else:
+            assert max(class_sizes) < ir
+            return
+    sizes_built = np.bincount(built.train_labels)
+    assert sizes_built.min() == int(sizes_built.max() / ir)     # Eq. 3, up to whole numbers
+
+
+def test_a_paper_ratio_that_its_dataset_cannot_have_is_a_note(monkeypatch):
+    rows = [(f"{label} {row}", label) for label, size in (("a", 100), ("b", 5))
+            for row in range(size)]
+    corpus = data.to_corpus("trec", rows, [])
+    kept = with_ratio(corpus, 10.0)
+    assert len(kept.train_texts) == 105 and "so that 20 is built" in kept.notes[0]
+    with pytest.raises(InputError, match="smallest class has 5 texts where --ir 11 asks for 9"):
+        with_ratio(corpus, 11.0)
+    steps = with_ratio(corpus, 1000.0, "consecutive")     # `ir` is no ratio there
+    assert np.bincount(steps.train_labels).tolist() == [100, 1]
+
+
 def test_the_seed_picks_the_texts():
     labels = labels_of(100, 100)
     first, again, other = (data.imbalanced_rows(labels, 10, seed=seed) for seed in (0, 0, 1))
@@ -473,8 +425,13 @@ def test_a_cap_keeps_the_first_texts_of_each_fixed_order(labels, most, seed):
 def test_a_split_has_every_row_once_and_keeps_a_text_of_each_class(labels, fraction, seed):
     total = Counter(labels.tolist())
     if not any(size > 1 and size * fraction >= 0.5 for size in total.values()):
-        with pytest.raises(InputError, match="holds out none"):
+        with pytest.raises(InputError, match="holds out none") as error:
             data.stratified_split(labels, fraction, seed=seed)
+        if match := re.search(r"a share of at least (\S+) holds out one", str(error.value)):
+            _, held_out = data.stratified_split(labels, float(match[1]), seed=seed)
+            assert len(held_out) > 0        # the remedy helps
+        else:
+            assert max(total.values()) == 1 and "bring more texts" in str(error.value)
         return
     kept, held_out = data.stratified_split(labels, fraction, seed=seed)
     assert sorted([*kept, *held_out]) == list(range(len(labels)))
@@ -505,6 +462,37 @@ def test_noise_flips_exactly_its_share_and_spares_one_text_a_class(labels, share
     assert noisy.tolist() == data.flip_labels(labels, share, 6, seed=seed).tolist()
 
 
+@settings(deadline=None)
+@given(some_labels, st.floats(1, 50), st.integers(1, 12), seeds)
+def test_left_out_texts_validate_and_training_gives_up_a_tenth_at_most(labels, ir, most, seed):
+    kept = data.imbalanced_rows(labels, ir, seed=seed)
+    before, spare = sizes(labels, kept), sizes(labels, np.setdiff1d(np.arange(len(labels)), kept))
+    expected = {label: min(most, spare.get(label, 0)) for label in before}
+    expected = {label: n + min(most - n, before[label] // 10) for label, n in expected.items()}
+    if not any(expected.values()):
+        with pytest.raises(InputError, match="take --val_fraction instead"):
+            data.left_out(labels, kept, most, seed=seed)
+        return
+    train, validation = data.left_out(labels, kept, most, seed=seed)
+    assert not set(train) & set(validation) and set(train) <= set(kept)
+    assert set(kept) <= set(train) | set(validation)
+    assert sizes(labels, validation) == {label: n for label, n in expected.items() if n}
+    after = sizes(labels, train)
+    assert after.keys() == before.keys()
+    for label, n in before.items():     # a class that leaves out enough is as the builder made it
+        given_up = n - after[label]
+        assert given_up == max(0, expected[label] - spare.get(label, 0)) <= n // 10
+    assert train.tolist() == sorted(train) and validation.tolist() == sorted(validation)
+
+
+def test_the_left_out_texts_of_a_class_are_a_draw_of_the_seed():
+    labels = np.repeat([0, 1], [400, 40])
+    kept = data.cap_per_class(labels, 20, seed=0)
+    first, again, other = (data.left_out(labels, kept, 10, seed=seed)[1].tolist()
+                           for seed in (0, 0, 1))
+    assert first == again != other and first[0] < 200 < first[9]
+
+
 def test_flipped_labels_are_uniform_over_the_other_classes():
     labels = np.zeros(9001, dtype=np.int64)
     counts = np.bincount(data.flip_labels(labels, 1.0, 4, seed=0), minlength=4)
@@ -523,7 +511,8 @@ def test_the_report_counts_what_it_says():
         "name": "toy", "train": 7, "test": 4, "ir": 2.5,
         "classes": [{"label": "no", "train": 2, "test": 2},
                     {"label": "yes", "train": 5, "test": 2}],
-        "repeated": 3, "two_labels": 1, "in_both": 2, "dropped": 3, "val": 0, "alike": []}
+        "repeated": 3, "two_labels": 1, "in_both": 2, "dropped": 3, "unlabelled": 0, "val": 0,
+        "alike": [], "notes": []}
     lines = data.format_report(report).split("\n")
     assert "2 classes" in lines[0] and "2.5" in lines[0]
     assert lines[3].split() == ["yes", "5", "71.43%", "2"]
@@ -596,8 +585,8 @@ def test_a_length_without_room_for_a_word_is_refused():
         data.tokenize(["a"], TOKENIZER, 2)
 
 
-def test_tokens_are_kept_in_pieces_and_an_interrupted_start_goes_on(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "PIECE", 3)
+def test_tokens_are_kept_in_chunks_and_an_interrupted_start_goes_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "CHUNK", 3)
     texts = ["a b c", "b", "c c", "a", "", "b b b b", "c"]
     whole = data.tokenize(texts, TOKENIZER, 5)
     data.tokenize(texts[:6], TOKENIZER, 5, tmp_path)
@@ -611,7 +600,7 @@ def test_tokens_are_kept_in_pieces_and_an_interrupted_start_goes_on(monkeypatch,
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
-def test_other_settings_or_texts_have_pieces_of_their_own(tmp_path):
+def test_other_settings_or_texts_have_chunks_of_their_own(tmp_path):
     for texts, max_length in ((["a b c d"], 5), (["a b c d"], 4), (["a b c c"], 5)):
         data.tokenize(texts, TOKENIZER, max_length, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
@@ -621,7 +610,7 @@ def test_other_settings_or_texts_have_pieces_of_their_own(tmp_path):
 @pytest.mark.parametrize("damage", [
     lambda content: b"", lambda content: content[:-20],
     lambda content: content[:90] + bytes([content[90] ^ 1]) + content[91:]])
-def test_a_damaged_piece_is_named_and_made_anew(damage, tmp_path, capsys):
+def test_a_damaged_chunk_is_named_and_made_anew(damage, tmp_path, capsys):
     expected = data.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path)
     [path] = tmp_path.iterdir()
     path.write_bytes(damage(path.read_bytes()))
@@ -629,55 +618,92 @@ def test_a_damaged_piece_is_named_and_made_anew(damage, tmp_path, capsys):
     assert f"{path} is damaged" in capsys.readouterr().out
 
 
+def texts_of(tokens):
+    """Each text's ids, by the definition of the offsets."""
+    return [tokens.ids[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:])]
+
+
 @settings(deadline=None)
 @given(some_texts, st.data())
-def test_padding_equals_the_loop_view_after_view(texts, draw):
+def test_taken_and_joined_texts_are_those_of_the_rows_view_after_view(texts, draw):
     views = [data.tokenize(texts, TOKENIZER, 12), data.tokenize(texts[::-1], TOKENIZER, 4)]
+    views = [replace(view, states=np.stack([view.ids, -view.ids], axis=1).astype(np.float16))
+             for view in views]
     rows = draw.draw(st.permutations(range(len(texts))))[:3]
-    expected = ([ids_by_hand(texts[row], 12) for row in rows]
-                + [ids_by_hand(texts[::-1][row], 4) for row in rows])
-    longest = max(map(len, expected))
-    batch = data.pad(views, np.array(rows), pad_id=99)
-    assert batch["input_ids"].tolist() == [ids + [99] * (longest - len(ids)) for ids in expected]
-    assert batch["attention_mask"].tolist() == [
-        [1] * len(ids) + [0] * (longest - len(ids)) for ids in expected]
-    assert {str(tensor.dtype) for tensor in batch.values()} == {"torch.int64"}
+    joined = data.join([view.take(np.array(rows)) for view in views])
+    assert texts_of(joined) == ([ids_by_hand(texts[row], 12) for row in rows]
+                                + [ids_by_hand(texts[::-1][row], 4) for row in rows])
+    assert joined.states.tolist() == [[i, -i] for i in joined.ids.tolist()]
+    assert joined.ids.dtype == np.int32 and joined.states.dtype == np.float16
 
 
 @settings(deadline=None)
-@given(some_lengths, st.integers(1, 9), seeds, st.integers(0, 30), st.integers(1, 8))
-def test_an_epoch_has_every_row_once_and_only_one_small_batch(
-        lengths, batch_size, seed, epoch, pool):
-    batches = data.epoch_batches(lengths, batch_size, seed=seed, epoch=epoch, pool=pool)
-    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
-    full, rest = divmod(len(lengths), batch_size)
+@given(some_lengths, st.integers(0, 200), st.none() | st.integers(1, 7))
+def test_each_text_is_in_one_piece_with_all_its_tokens(lengths, start_cost, most_rows):
+    tokens = data.Tokens(np.arange(lengths.sum()), np.append(0, np.cumsum(lengths)), 0.0)
+    pieces = data.pieces(tokens, start_cost, most_rows)
+    assert sorted(row for piece in pieces for row in piece.rows) == list(range(len(lengths)))
+    texts = texts_of(tokens)
+    for piece in pieces:
+        assert len(piece.rows) <= (most_rows or len(lengths))
+        found = [places[is_token].tolist() for places, is_token in zip(piece.places,
+                                                                       piece.is_token)]
+        assert found == [texts[row] for row in piece.rows]
+        assert piece.is_token.shape[1] == max(map(len, found))      # no wider than its longest
+        assert all(is_token[:len(text)].all() for is_token, text in zip(piece.is_token, found))
+    longest = [lengths[piece.rows].max() for piece in pieces]
+    assert longest == sorted(longest)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(0, 60))
+def test_no_other_cut_costs_less(lengths, start_cost):
+    """Against all ways to cut the texts in the order of their lengths."""
+    def cost(groups):
+        return sum(start_cost + len(group) * max(group) for group in groups)
+
+    rising = sorted(lengths)
+    least = min(cost([rising[a:b] for a, b in zip([0, *cuts], [*cuts, len(rising)])])
+                for number in range(len(rising))
+                for cuts in combinations(range(1, len(rising)), number))
+    tokens = data.Tokens(np.zeros(sum(lengths), np.int32), np.append(0, np.cumsum(lengths)), 0.0)
+    assert cost([[lengths[row] for row in piece.rows]
+                 for piece in data.pieces(tokens, start_cost)]) == least
+
+
+@settings(deadline=None)
+@given(st.integers(1, 90), st.integers(1, 9), seeds, st.integers(0, 30))
+def test_an_epoch_has_every_row_once_and_only_one_small_batch(num_texts, batch_size, seed, epoch):
+    batches = data.epoch_batches(num_texts, batch_size, seed=seed, epoch=epoch)
+    assert sorted(np.concatenate(batches)) == list(range(num_texts))
+    full, rest = divmod(num_texts, batch_size)
     assert sorted(map(len, batches)) == [rest] * (rest > 0) + [batch_size] * full
 
 
 def test_batches_are_fixed_by_seed_and_epoch():
-    lengths = np.arange(64) % 10
     first, again, next_epoch, other_seed = (
-        np.concatenate(data.epoch_batches(lengths, 8, seed=seed, epoch=epoch)).tolist()
+        np.concatenate(data.epoch_batches(64, 8, seed=seed, epoch=epoch)).tolist()
         for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1)))
     assert first == again and first != next_epoch and first != other_seed
 
 
-def test_any_two_texts_can_meet_though_their_lengths_differ():
-    met = {tuple(sorted(pair)) for epoch in range(1000)
-           for pair in data.epoch_batches(np.arange(12), 2, seed=0, epoch=epoch, pool=3)}
-    assert len(met) == 12 * 11 / 2
+def test_the_three_ways_to_pair_four_texts_come_equally_often():
+    counts = Counter(frozenset(frozenset(batch.tolist()) for batch in
+                               data.epoch_batches(4, 2, seed=0, epoch=epoch))
+                     for epoch in range(6000))
+    assert len(counts) == 3 and chisquare(list(counts.values())).pvalue > 0.01
 
 
-def test_pools_save_most_of_the_padding_and_do_not_order_the_batches():
-    lengths = np.random.default_rng(0).integers(3, 100, 4096)
-
-    def padded(batches):
-        return sum(lengths[rows].max() * len(rows) for rows in batches) / lengths.sum()
-    batches = data.epoch_batches(lengths, 32, seed=0, epoch=0, pool=8)
-    assert padded(batches) < 1.2 < 1.8 < padded(np.split(np.arange(4096), 128))
-    longest = [lengths[rows].max() for rows in batches]
-    rising = sum(b > a for a, b in zip(longest, longest[1:])) / len(longest)
-    assert 0.3 < rising < 0.7    # sorted batches would rise seven times of eight
+def test_every_pair_of_texts_meets_equally_often():
+    epochs, texts, batch_size = 4000, 12, 4
+    meetings = Counter(pair for epoch in range(epochs)
+                       for batch in data.epoch_batches(texts, batch_size, seed=1, epoch=epoch)
+                       for pair in combinations(sorted(batch.tolist()), 2))
+    p = (batch_size - 1) / (texts - 1)      # that a given text is one of the three beside another
+    deviations = [(meetings[pair] - epochs * p) / (epochs * p * (1 - p)) ** 0.5
+                  for pair in combinations(range(texts), 2)]
+    assert max(map(abs, deviations)) < 3.6          # of 66 normal ones: 98 %
+    assert 0.4 < sum(d * d for d in deviations) / 66 < 1.6      # each has variance 1
 
 
 @settings(deadline=None)

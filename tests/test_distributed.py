@@ -42,9 +42,9 @@ def gradients(method, dataset, encoder, output_dir, num_texts=11):
     D.set_seed(5)
     rows = np.arange(num_texts)
     for t in range(2):      # tsc has nothing to contrast with at its first step
-        tensors, labels = run.batch(rows)
+        texts, labels = run.batch(rows)
         with D.own_draws(run.device, t):
-            feat = run.model.encode(run.forward, **tensors)
+            feat = run.model.encode(run.forward, texts)
         feat = D.gather(feat.float(), len(rows), len(run.views))
         if method == "sharprecl":
             step = main_module.objective(run.model, feat, labels, run.class_counts, 0.6, args)
@@ -144,6 +144,21 @@ def test_two_processes_end_with_the_metrics_of_one(one_process, tmp_path):
     assert output.count("\nepoch 4 ") == output.count("never predicted") == 1      # rank 0 alone
     assert {path.name for path in run_of(tmp_path).iterdir()} == {
         path.name for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_two_processes_with_frozen_layers_end_with_the_metrics_of_one(corpus_folder, tmp_path):
+    encoder = str(save_tiny_encoder(tmp_path / "encoder", dropout=0.0, layers=2))
+    arguments = ["--dataset", str(corpus_folder), "--encoder", encoder, "--epochs", "3",
+                 "--freeze_layers", "1", *COMMON, "--output_dir"]
+    assert main_module.main([*arguments, str(tmp_path / "one")]) == 0
+    job = torchrun(2, ROOT / "main.py", *arguments, tmp_path / "two")
+    _, errors = job.communicate(timeout=240)
+    assert job.returncode == 0, errors
+    assert close(records(run_of(tmp_path / "two")), records(run_of(tmp_path / "one")))
+    states = [sorted((path.name, path.read_bytes()) for path in
+                     (tmp_path / name / "cache").glob("states-*")) for name in ("one", "two")]
+    assert len(states[0]) == 3 and states[0] == states[1]
 
 
 @pytest.mark.slow

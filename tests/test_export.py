@@ -14,10 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import data
+from engine import loader
 from reporting import export
 import predict
+from engine import loader
 from engine.files import InputError
-from baselines import Task, make
+from baselines import make
+from baselines.base import Task
 from baselines.tfidf import Tfidf
 from reporting.export import About
 from main import main as train
@@ -39,7 +42,7 @@ def network(encoder_folder, about: About):
     torch.manual_seed(1)
     labels = np.repeat(np.arange(len(about.class_counts)), about.class_counts)
     task = Task(about.label_names, labels, torch.tensor(about.class_counts),
-                load_tokenizer(str(encoder_folder)), 1)
+                load_tokenizer(str(encoder_folder)), 1, 1)
     method = make(about.method, load_encoder(str(encoder_folder), about.pooling), task,
                   about.options).eval()
     if method.phi is not None:
@@ -137,8 +140,7 @@ def test_where_there_is_no_such_class_nothing_can_be_taken_for_one(tmp_path, mod
 def logits_of_tokens(method):
     """As main.py gets them: through the method's own tokens."""
     tokens = method.prepare(data.tokenize(TEXTS, method.task.tokenizer, 64))
-    batch = data.pad([tokens], np.arange(len(TEXTS)), 0)
-    return method.classify(method.encoder(**batch))
+    return method.classify(loader.encode(method.encoder, tokens, torch.device("cpu")))
 
 
 # ---- the folder ----

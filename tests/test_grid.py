@@ -17,9 +17,10 @@ import pytest
 import augment
 import main as main_module
 from engine import grid as grid_module
+from baselines import METHODS
 from baselines.language_models import MODELS
 from engine.arguments import ABLATIONS
-from engine.grid import read_cells
+from engine.grid import read_cells, state
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,7 +116,8 @@ def run_all(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     env = {name: value for name, value in os.environ.items()
            if name not in ("DATASETS", "METHODS", "SEEDS", "IRS", "ENCODER", "FLAGS", "SHARD")}
     return subprocess.run(["bash", str(ROOT / "run_all.sh"), *arguments], text=True,
-                          capture_output=True, env=env | variables)
+                          capture_output=True,
+                          env=env | {"PYTHON": sys.executable} | variables)
 
 
 @pytest.fixture
@@ -123,6 +125,8 @@ def lines_of(tmp_path):
     """The lines that run_all.sh pipes into grid.py, which a stand-in for python writes down."""
     python = tmp_path / "python"
     python.write_text('#!/usr/bin/env bash\n'
+                      f'if [ "$1" = -c ] || [ "$1 $2" = "-m baselines" ]\n'
+                      f'then exec {sys.executable} "$@"; fi\n'
                       f'if [ "$1 $2" = "-m engine.grid" ]; then cat >"{tmp_path}/lines"; fi\n'
                       f'echo "$@" >>"{tmp_path}/calls"\n')
     python.chmod(0o755)
@@ -135,19 +139,17 @@ def lines_of(tmp_path):
 
 
 def test_table_2_has_every_method_and_ten_seeds_wherever_the_paper_has_a_column(lines_of):
-    from baselines import METHODS
-
     # those of Figure 4 have --plots instead
     lines = [line.replace("--plots", "--no_weights") for line in lines_of("table2")]
     first = [line for line in lines if "--seed 0 " in line]
     assert sorted(lines) == sorted(line.replace("--seed 0 ", f"--seed {seed} ")
                                    for line in first for seed in range(10))
     cells = read_cells(first)
-    assert len(cells) == 18 * 16
-    assert {cell.args.method for cell in cells} == {*METHODS, "tfidf", "sharprecl"}
+    assert len(cells) == 18 * 17
+    assert {cell.args.method for cell in cells} == set(METHODS) - set(MODELS)
     assert Counter((cell.args.dataset, cell.args.ir) for cell in cells) == {
-        **{(name, None): 16 for name in ("r52", "ohsumed", "trec", "dblp", "biomedical", "cr")},
-        **{(name, ir): 16 for name in ("trec", "dblp", "biomedical", "cr")
+        **{(name, None): 17 for name in ("r52", "ohsumed", "trec", "dblp", "biomedical", "cr")},
+        **{(name, ir): 17 for name in ("trec", "dblp", "biomedical", "cr")
            for ir in (50, 20, 10)}}
     assert all(cell.args.encoder == ("roberta-base" if cell.args.method == "roberta" else
                                      "bert-base-uncased") for cell in cells)
@@ -168,7 +170,7 @@ def test_table_3_is_off_unless_asked_for_and_pays_only_with_prices(lines_of):
 
 def test_table_a1_in_full_has_the_papers_augmentations_and_ours(lines_of):
     cells = read_cells(lines_of("tableA1_full", SEEDS="1", DATASETS="trec"))
-    assert {cell.args.augment for cell in cells} == {*augment.METHODS, "auto"}
+    assert {cell.args.augment for cell in cells} == {*augment.AUGMENTATIONS, "auto"}
     assert all(cell.args.ir is None for cell in cells)
 
 
@@ -210,7 +212,7 @@ def test_what_several_tables_want_runs_once_and_with_the_plots(lines_of):
     lines = lines_of(SEEDS="0")
     cells = read_cells(lines)
     # table 2; table 4, A.1, A.2 and the figures without what the tables before have
-    assert len(cells) == 288 + 6 * 9 + 6 * 2 + 6 * 4 + 6 * 10 < len(lines)
+    assert len(cells) == 18 * 17 + 6 * 9 + 6 * 2 + 6 * 4 + 6 * 10 < len(lines)
     plotted = {(cell.args.dataset, cell.args.ir, cell.args.method, cell.args.seed)
                for cell in cells if cell.args.plots}
     assert plotted == {("trec", 50, method, 0) for method in ("sclce", "spcl", "sharprecl")}
@@ -233,7 +235,7 @@ def test_variables_narrow_every_table(lines_of, tmp_path):
 
 def test_roberta_is_left_out_beside_another_encoder_unless_it_is_named(lines_of):
     cells = read_cells(lines_of("table2", ENCODER="minilm", SEEDS="0", DATASETS="cr"))
-    assert len({cell.args.method for cell in cells} - {"roberta"}) == len(cells) / 4 == 15
+    assert len({cell.args.method for cell in cells} - {"roberta"}) == len(cells) / 4 == 16
     cells = read_cells(lines_of("table2", ENCODER="./my-roberta", METHODS="roberta", SEEDS="0"))
     assert {(cell.args.method, cell.args.encoder) for cell in cells} == {
         ("roberta", "./my-roberta")}
@@ -244,7 +246,7 @@ def test_quick_has_every_method_but_roberta_and_some_of_every_table(lines_of):
     assert {cell.args.dataset for cell in cells} == {"trec", "cr"}
     assert {cell.args.seed for cell in cells} == {0, 1}
     table2 = {cell.args.method for cell in cells if cell.args.ir == 50}
-    assert len(table2) == 15 and "roberta" not in table2
+    assert len(table2) == 16 and "roberta" not in table2
     assert {cell.args.encoder for cell in cells} == {"minilm"}
     ours = [cell for cell in cells if cell.args.method == "sharprecl"]
     assert any(cell.args.ablation for cell in ours) and any(cell.args.plots for cell in ours)
@@ -461,3 +463,15 @@ def test_a_real_run_leaves_its_result(corpus_folder, tiny_encoder, tmp_path, mon
     result = json.loads(next(tmp_path.glob("*method-bert*/result.json")).read_text())
     assert f"original bert seed 0: accuracy {result['last']['accuracy']:.1f}" in output
     assert len(list(tmp_path.glob("*/result.json"))) == len(list(tmp_path.glob("logs/*.log"))) == 1
+
+
+@pytest.mark.parametrize("method, drawn_last", [("tfidf", "confusion_matrix.png"),
+                                                ("bert", "tsne.csv")])
+def test_a_run_with_plots_is_finished_with_the_last_one_that_its_method_has(tmp_path, method,
+                                                                            drawn_last):
+    cell, = read_cells([f"--dataset trec --method {method} --plots --output_dir {tmp_path}"])
+    cell.folder.mkdir()
+    (cell.folder / "result.json").touch()
+    assert state(cell) == "open"
+    (cell.folder / drawn_last).touch()
+    assert state(cell) == "finished"

@@ -1,6 +1,7 @@
 """main.py: Algorithm 1's step, training, results, resume and the command line."""
 import argparse
 import contextlib
+import csv
 import json
 import re
 import shlex
@@ -8,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from matplotlib.image import imread
 
 import losses as L
 import main as main_module
+import report
 from engine import files, metrics
 from reporting import figures
 from engine.files import InputError
@@ -68,17 +72,17 @@ def batch(corpus_folder, tiny_encoder, tmp_path):
         tokens = main_module.check_data(args, tmp_path, corpus)
         network = main_module.new_model(args, corpus)
         run = main_module.build(args, tmp_path, corpus, tokens, network)
-        tensors, labels = run.batch(np.arange(20))
-        return run, tensors, labels
+        texts, labels = run.batch(np.arange(20))
+        return run, texts, labels
     return make
 
 
 def test_both_views_of_a_text_share_its_label_and_one_forward_pass(batch):
-    run, tensors, labels = batch()
-    assert tensors["input_ids"].shape[0] == 40
+    run, texts, labels = batch()
+    assert len(texts.lengths) == 40 and run.forward(texts).shape == (40, 32)
     assert labels.tolist() == run.corpus.train_labels[:20].tolist() * 2
     second = run.views[1].ids[run.views[1].offsets[3]:run.views[1].offsets[4]]
-    assert tensors["input_ids"][23, :len(second)].tolist() == second.tolist()
+    assert texts.ids[texts.offsets[23]:texts.offsets[24]].tolist() == second.tolist()
 
 
 def gradients(loss, network):
@@ -89,11 +93,11 @@ def gradients(loss, network):
 
 
 def test_the_overall_loss_is_the_sum_of_both_branches(batch):
-    run, tensors, labels = batch("--mu", "0.7")
-    step = objective(run.model, run.forward(*tensors.values()), labels, run.class_counts, 0.6,
+    run, texts, labels = batch("--mu", "0.7")
+    step = objective(run.model, run.forward(texts), labels, run.class_counts, 0.6,
                      run.args)
     assert step.loss.item() == pytest.approx(step.loss_cls.item() + 0.7 * step.loss_cl.item())
-    logits = run.model.classify(run.forward(*tensors.values()))
+    logits = run.model.classify(run.forward(texts))
     assert step.loss_cls.item() == pytest.approx(
         L.logit_compensation(logits, labels, run.class_counts).item(), rel=1e-5)
     assert step.extended.shape == (43, 128) and step.num_syn == (6, 300)
@@ -108,8 +112,8 @@ def test_the_overall_loss_is_the_sum_of_both_branches(batch):
     ("mi", {"cls": (True, True, False), "cl": (True, False, True)}),
 ])
 def test_which_parts_each_branch_trains(batch, ablation, reached):
-    run, tensors, labels = batch(*(["--ablation", ablation] if ablation else []))
-    step = objective(run.model, run.forward(*tensors.values()), labels, run.class_counts, 0.6,
+    run, texts, labels = batch(*(["--ablation", ablation] if ablation else []))
+    step = objective(run.model, run.forward(texts), labels, run.class_counts, 0.6,
                      run.args)
     for branch, loss in (("cls", step.loss_cls), ("cl", step.loss_cl)):
         got = gradients(loss, run.model)
@@ -122,10 +126,10 @@ def test_which_parts_each_branch_trains(batch, ablation, reached):
 @pytest.mark.parametrize("ablation, shares", [
     ("ss", (0, 0)), ("hm", (1, 1)), ("sshm", None), (None, (0.4, 0.4))])
 def test_the_sampling_ablations_leave_out_their_part_of_the_built_samples(batch, ablation, shares):
-    run, tensors, labels = batch(*(["--ablation", ablation] if ablation else []))
+    run, texts, labels = batch(*(["--ablation", ablation] if ablation else []))
     args = run.args
     ratio = L.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
-    step = objective(run.model, run.forward(*tensors.values()), labels, run.class_counts, ratio,
+    step = objective(run.model, run.forward(texts), labels, run.class_counts, ratio,
                      args)
     if shares is None:
         assert step.positives.first.shape == (3, 0) and step.negatives.first.shape == (3, 0)
@@ -145,9 +149,9 @@ def test_an_ablation_changes_its_own_settings_and_no_others(ablation):
 
 def test_the_prior_ablations_take_the_prior_out_of_their_own_loss(batch):
     def parts(*options):
-        run, tensors, labels = batch(*options)
+        run, texts, labels = batch(*options)
         torch.manual_seed(1)
-        feat = run.forward(*tensors.values())
+        feat = run.forward(texts)
         torch.manual_seed(2)
         step = objective(run.model, feat, labels, run.class_counts, 0.5, run.args)
         return step.loss_cls.item(), step.loss_cl.item()
@@ -164,12 +168,12 @@ def test_the_prior_ablations_take_the_prior_out_of_their_own_loss(batch):
     ("delta_cl", (False, True)), ("delta_both", (True, True))])
 def test_an_ablation_moves_its_own_loss_and_leaves_the_other_where_it_was(batch, ablation, moved):
     def losses(*options):
-        run, tensors, labels = batch(*options)
+        run, texts, labels = batch(*options)
         run.model.eval()
         args = run.args
         ratio = L.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
         torch.manual_seed(5)
-        step = objective(run.model, run.forward(*tensors.values()), labels, run.class_counts,
+        step = objective(run.model, run.forward(texts), labels, run.class_counts,
                          ratio, args)
         assert step.loss.item() == pytest.approx(
             step.loss_cls.item() + args.mu * step.loss_cl.item())
@@ -182,13 +186,6 @@ def test_an_ablation_moves_its_own_loss_and_leaves_the_other_where_it_was(batch,
         assert without.loss.item() == without.loss_cls.item()
         assert all(g is None or g.abs().sum() == 0
                    for name, g in gradient.items() if name.startswith("proj_"))
-
-
-def test_the_share_of_padding_by_hand(batch):
-    run, _, _ = batch("--batch_size", "34")
-    lengths = np.stack([view.lengths for view in run.views])
-    padded = sum(34 * 2 * lengths[:, rows].max() for rows in run.epoch_batches(1))
-    assert run.padding() == pytest.approx(1 - lengths.sum() / padded) and 0 < run.padding() < 1
 
 
 def test_compile_is_of_the_encoder_for_all_lengths(batch, monkeypatch):
@@ -223,11 +220,11 @@ def test_no_step_reads_a_value_on_the_device(monkeypatch, options):
 # ---- micro batches ----
 
 
-def full_gradient(run, tensors, labels, micro_batch, seed=3):
+def full_gradient(run, texts, labels, micro_batch, seed=3):
     run.model.train()
     torch.manual_seed(seed)
     run.args.micro_batch = micro_batch
-    feat = run.forward(*tensors.values())
+    feat = run.forward(texts)
     torch.manual_seed(seed + 1)     # the same built samples, however the features were made
     step = objective(run.model, feat, labels, run.class_counts, 0.6, run.args)
     return gradients(step.loss, run.model)
@@ -236,22 +233,11 @@ def full_gradient(run, tensors, labels, micro_batch, seed=3):
 @pytest.mark.parametrize("micro_batch", [1, 3, 20, 64])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(batch, tmp_path, micro_batch):
     folder = save_tiny_encoder(tmp_path / "no_dropout", dropout=0.0)
-    run, tensors, labels = batch("--encoder", str(folder))
-    whole = full_gradient(run, tensors, labels, None)
-    pieces = full_gradient(run, tensors, labels, micro_batch)
+    run, texts, labels = batch("--encoder", str(folder))
+    whole = full_gradient(run, texts, labels, None)
+    pieces = full_gradient(run, texts, labels, micro_batch)
     for name in whole:
         torch.testing.assert_close(pieces[name], whole[name], rtol=1e-5, atol=1e-5)
-
-
-def test_micro_batches_repeat_their_dropout(batch, monkeypatch):
-    run, tensors, labels = batch()
-    pieces = full_gradient(run, tensors, labels, 4)
-    # the same pieces, their activations kept instead of computed again
-    monkeypatch.setattr(main_module, "checkpoint",
-                        lambda function, *inputs, use_reentrant: function(*inputs))
-    kept = full_gradient(run, tensors, labels, 4)
-    for name in kept:
-        torch.testing.assert_close(pieces[name], kept[name], rtol=1e-6, atol=1e-7)
 
 
 # ---- training ----
@@ -356,6 +342,88 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
     assert (folder / "result.json").stat().st_mtime_ns == before
     assert main([*command, "--plots", "--val_fraction", "0.2", "--overwrite"]) == 0
     assert (folder / "result.json").stat().st_mtime_ns > before and outcome(tmp_path) == first
+
+
+def test_only_evaluated_epochs_count_and_the_last_is_always_one(command, tmp_path, capsys):
+    every = [*command, "--epochs", "5", "--val_fraction", "0.2", "--output_dir"]
+    assert main([*every, str(tmp_path / "each")]) == 0
+    assert main([*every, str(tmp_path / "second"), "--eval_every", "2"]) == 0
+    out = capsys.readouterr().out
+    each, second = (outcome(tmp_path / name) for name in ("each", "second"))
+    evaluated = [line["epoch"] for line in second["metrics"] if "test" in line]
+    assert evaluated == [line["epoch"] for line in second["metrics"] if "val" in line] == [2, 4, 5]
+    for line, full in zip(second["metrics"], each["metrics"], strict=True):    # all else is equal
+        expected = {name: value for name, value in full.items() if name not in ("test", "val")}
+        assert {name: value for name, value in line.items() if name in expected} == expected
+        assert line == full or line["epoch"] in (1, 3)
+    assert second["model"].keys() == each["model"].keys() and second["predictions"] == each[
+        "predictions"]
+    for name, part, measure in (("best_test", "test", "accuracy"), ("best_val", "val", "macro_f1")):
+        best = max(line[part][measure] for line in second["metrics"] if part in line)
+        chosen = second["metrics"][second["result"][name]["epoch"] - 1]
+        assert chosen["epoch"] in evaluated and chosen[part][measure] == best
+    assert second["result"]["last"]["epoch"] == 5
+    lines = [line for line in out.splitlines() if re.match("epoch [0-9]", line)][5:]
+    assert ["accuracy" in line for line in lines] == [False, True, False, True, True]
+
+
+def test_a_run_with_epochs_that_were_not_evaluated_has_its_page_and_its_tables(command, tmp_path,
+                                                                               capsys):
+    command = [*command, "--epochs", "4"]
+    for seed in ("0", "1"):
+        assert main([*command, "--seed", seed, "--eval_every", "3"]) == 0
+    capsys.readouterr()
+    assert report.main([str(tmp_path)]) == 0
+    assert "sharprecl" in capsys.readouterr().out.lower()
+    for run in tmp_path.glob("*_seed*"):
+        assert report.main([str(run)]) == 0
+        assert "<svg" in (run / "report.html").read_text() or "<img" in (
+            run / "report.html").read_text()
+
+
+def test_a_run_that_evaluates_seldom_goes_on_bit_for_bit(command, tmp_path, monkeypatch):
+    command = [*command, "--epochs", "4", "--eval_every", "3"]
+    assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
+    train_epoch = main_module.train_epoch
+    for last in (2, 3, 4):      # stopped after an epoch that was not evaluated, and after one
+        def until(run, epoch):
+            if epoch > last:
+                raise KeyboardInterrupt
+            return train_epoch(run, epoch)
+        monkeypatch.setattr(main_module, "train_epoch", until)
+        code = main([*command, "--output_dir", str(tmp_path / "stopped")])
+        assert code == (0 if last == 4 else 130)
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
+
+
+def test_validation_texts_are_those_that_the_builder_left_out(command, corpus_folder, tmp_path,
+                                                              capsys):
+    command = [*command, "--ir", "4", "--max_per_class", "20", "--epochs", "1"]
+    assert main([*command, "--output_dir", str(tmp_path / "without")]) == 0
+    assert main([*command, "--val_left_out", "6", "--output_dir", str(tmp_path / "with")]) == 0
+    with open(corpus_folder / "train.csv", newline="") as file:
+        labels = [row["label"] for row in csv.DictReader(file)]
+    without, with_val = (set(map(int, (folder_of(tmp_path / name) / "train_rows.txt").read_text()
+                                 .split())) for name in ("without", "with"))
+    # animal, with all of its 20 texts, gives up a tenth; food leaves out 30 of 40, time 3 of 8
+    assert with_val < without
+    assert Counter(labels[row] for row in without - with_val) == {"noun.animal": 2}
+    summary = json.loads((folder_of(tmp_path / "with") / "data_report.json").read_text())
+    assert summary["val"] == 2 + 6 + 3 and summary["test"] == 36
+    result = json.loads((folder_of(tmp_path / "with") / "result.json").read_text())
+    assert result["best_val"]["epoch"] == 1 and Counter(
+        labels[row] for row in without) == {"noun.animal": 20, "noun.food": 10, "noun.time": 5}
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--val_left_out", "5"], "takes what --ir and --max_per_class leave out"),
+    (["--val_left_out", "5", "--ir", "2", "--val_fraction", "0.1"], "both make validation texts"),
+    (["--val_left_out", "0", "--ir", "2"], "0 must be at least 1"),
+    (["--eval_every", "0"], "0 must be at least 1")])
+def test_wrong_ways_to_evaluate_are_refused(command, options, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_args([*command, *options])
+    assert stop.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_metrics_by_hand():
@@ -649,8 +717,9 @@ def test_auto_takes_the_augmentation_with_the_best_held_out_macro_f1(
         raise InputError("no weights")
 
     made, scores = [], {"word_substitution": 40.0, "noise": 60.0, "contextual": 50.0, "none": 0.0}
-    monkeypatch.setitem(main_module.AUGMENTATIONS, "back_translation", missing)
-    monkeypatch.setitem(main_module.AUGMENTATIONS, "contextual", lambda texts: texts)
+    for name, function in (("back_translation", missing), ("contextual", lambda texts: texts)):
+        entry = replace(main_module.AUGMENTATIONS[name], function=function)
+        monkeypatch.setitem(main_module.AUGMENTATIONS, name, entry)
     evaluate = main_module.evaluate
 
     def augment(texts, method, **options):
@@ -714,6 +783,7 @@ def test_overwrite_loses_nothing_when_the_augmentation_is_not_to_be_had(command,
 
     def missing(texts, *, seed=0, rate=0.3):
         raise InputError("no WordNet")
-    monkeypatch.setitem(main_module.AUGMENTATIONS, "word_substitution", missing)
+    entry = replace(main_module.AUGMENTATIONS["word_substitution"], function=missing)
+    monkeypatch.setitem(main_module.AUGMENTATIONS, "word_substitution", entry)
     assert main([*command, "--overwrite"]) == 2
     assert (run_folder(parse_args(command)) / "result.json").exists()

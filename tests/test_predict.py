@@ -1,5 +1,6 @@
 """predict.py: what comes in, what goes out, class shares, temperature, what goes wrong."""
 import csv
+import gzip
 import io
 import json
 import os
@@ -13,8 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
+import transformers
 from conftest import glosses
 from hypothesis import given, settings, strategies as st
 from test_export import about_of, network, write
@@ -89,6 +92,12 @@ INPUTS = {
     "a.jsonl": "\n\n".join(json.dumps({"id": i, "text": t}) for i, t in zip(IDS, TEXTS)),
     "-": "\n".join(TEXTS),
 }
+INPUTS["a.jsonl.gz"] = gzip.compress(INPUTS["a.jsonl"].encode())
+FRAME = pandas.DataFrame({"id": IDS, "text": TEXTS})
+INPUTS["a.parquet"] = FRAME.to_parquet()
+INPUTS["a.xlsx"] = io.BytesIO()
+FRAME.to_excel(INPUTS["a.xlsx"], index=False)
+INPUTS["a.xlsx"] = INPUTS["a.xlsx"].getvalue()
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -144,6 +153,33 @@ def test_the_text_column_is_that_of_the_training_unless_another_is_named(run, tm
     assert rows_of(out)[0]["prediction"] == ""
 
 
+def test_texts_in_several_columns_are_joined_as_in_training(run, tmp_path, tiny_encoder):
+    about = replace(about_of(), text_column=["title", "body"])
+    write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
+    rows = csv_of([("Title", "body"), ("food of", "the sea"), ("", "")])
+    code, out, err = run(rows, path=tmp_path / "model")
+    got, empty = rows_of(out)
+    joined = predict.Predictor(tmp_path / "model", device="cpu").predict(["food of\nthe sea"])
+    assert code == 0 and float(got["probability"]) == pytest.approx(joined[0]["probability"])
+    assert (got["Title"], got["body"], empty["prediction"]) == ("food of", "the sea", "")
+    assert "the column 'Title' is taken as the text" in err
+    swapped = ["--text_column", "body", "--text_column", "Title"]
+    _, again, _ = run(rows, options=swapped, path=tmp_path / "model")
+    joined = predict.Predictor(tmp_path / "model", device="cpu").predict(["the sea\nfood of"])
+    assert float(rows_of(again)[0]["probability"]) == pytest.approx(joined[0]["probability"])
+
+
+def test_what_is_found_in_a_file_is_said_beside_the_predictions_and_a_null_is_an_empty_text(run):
+    code, out, err = run("sep;text\n1;Gr\xfc\xdfe\n".encode("latin-1"))
+    assert code == 0 and rows_of(out)[0]["text"] == "Grüße" and "Windows-1252" in err
+    assert "columns are separated by semicolons" in err
+    code, out, _ = run('{"text": null}\n{"text": "food"}\n', "a.jsonl",
+                       ["--output_format", "jsonl"])
+    first, second = map(json.loads, out.splitlines())
+    assert code == 0 and first == {"text": None, "prediction": None, "probability": None}
+    assert second["prediction"] in NAMES
+
+
 # ---- texts on the command line, and in Python ----
 
 
@@ -195,6 +231,19 @@ def test_the_three_lines_of_python_give_what_the_command_line_gives(run, model):
     assert got == expected_ and predictor.empty == 2
 
 
+def test_in_python_loading_prints_nothing_and_leaves_transformers_as_it_was(model, capsys):
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_info()
+    transformers.logging.enable_progress_bar()
+    try:
+        predict.Predictor(model, device="cpu")
+        assert transformers.logging.get_verbosity() == transformers.logging.INFO
+        assert transformers.logging.is_progress_bar_enabled()
+    finally:
+        transformers.logging.set_verbosity(before)
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("texts", ["one text", ["fine", 3], ["half \ud800"]])
 def test_in_python_what_is_no_text_is_one_line(model, texts):
     with pytest.raises(InputError, match="text"):
@@ -222,8 +271,8 @@ def rows_of_large(out):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 7))
 def test_pools_hold_all_rows_in_order_and_never_more_than_asked(lengths, most):
-    rows = [{"t": "x" * n, "i": i} for i, n in enumerate(lengths)]
-    got = list(predict.pools(iter(rows), "t", most))
+    rows = [({"i": i}, "x" * n) for i, n in enumerate(lengths)]
+    got = list(predict.pools(iter(rows), most))
     assert [row for pool in got for row in pool] == rows
     assert all(1 <= len(pool) <= most for pool in got)
 
@@ -236,18 +285,18 @@ def test_memory_is_that_of_two_pools_however_long_the_input(model):
         nonlocal read
         for i in range(3000):
             read += 1
-            yield {"text": f"food {i % 9}"}
+            yield {}, f"food {i % 9}"
     predictor = predict.Predictor(model, device="cpu", batch_size=2)
     written = 0
-    for pool, _ in predictor.stream(rows(), "text"):
+    for pool, _ in predictor.stream(rows()):
         written += len(pool)
         assert len(pool) <= 256 and read - written <= 256
     assert written == 3000
 
 
 def test_long_texts_make_smaller_pools():
-    rows = [{"t": "x" * 9_000_000}] * 5
-    assert [len(pool) for pool in predict.pools(rows, "t", 100)] == [2, 2, 1]
+    rows = [({}, "x" * 9_000_000)] * 5
+    assert [len(pool) for pool in predict.pools(rows, 100)] == [2, 2, 1]
 
 
 # ---- class shares ----
@@ -513,18 +562,20 @@ def test_calibrated_divides_the_logits_and_without_a_validation_split_is_one_lin
 @pytest.mark.parametrize("name, content, message", [
     ("a.csv", "", "the file is empty"), ("-", "", "stdin: the file is empty"),
     ("a.csv", "text\n", "no rows"), ("a.json", "[]", "no row"),
-    ("a.csv", "review,stars\nfood,1\n", "no column 'text', only 'review', 'stars'"),
-    ("a.jsonl", '{"review": "food"}', "no column 'text'"),
+    ("a.csv", "body,stars\nfood,1\n", "no column 'text'; its columns, with a value of each: 'b"),
+    ("a.csv", "title,content\na,b\n", "may both be it"),
+    ("a.jsonl", '{"body": "food"}', "no column 'text'"),
     ("a.txt", "food\nani\0mal\n", "line 2: a NUL byte"),
-    ("a.csv", b"text\nfood\n\xff\xfe\n", "line 3: not UTF-8"),
-    ("a.txt", "food".encode("utf-16"), "not UTF-8"),
+    ("a.csv", "text\né é\n".encode() + b"\xff\n", "line 3: not UTF-8"),
+    ("a.txt", b"food \x81", "neither UTF-8 nor UTF-16 nor Windows-1252"),
     ("a.csv", 'text\n"food\n', "line 2"), ("a.csv", "text\nfood,2\n", "2 fields where"),
     ("a.csv", "text,text\nfood,2\n", "two columns"),
     ("a.jsonl", '{"text": 3}', "not a string"), ("a.jsonl", "{", "not valid JSON"),
     ("a.jsonl", '{"text": "\\ud800"}', "half a surrogate"),
     ("a.jsonl", '{"text": "food", "x": "\\ud800"}', "half a surrogate"),
     ("a.jsonl", '{"text": "a", "x": 1}\n{"text": "b", "y": 1}', "--output_format jsonl"),
-    ("a.json", '{"text": "food"}', "not a list"), ("a.csv", "text,probability\nfood,1\n", "rename"),
+    ("a.json", '{"text": "food"}', "neither a list"),
+    ("a.csv", "text,probability\nfood,1\n", "rename"),
     ("a.docx", "PK", "--format")])
 def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, name, content, message):
     code, _, err = run(content, name, ["--output", str(tmp_path / "out.csv")])
@@ -588,7 +639,7 @@ def test_a_pipe_is_no_output_file(run, tmp_path):
 @pytest.mark.parametrize("room, code", [(2_000_000, 0), (1_000_000, 2)])
 def test_an_unbuffered_stdout_gets_every_row_or_it_is_an_error(model, tmp_path, monkeypatch, capsys,
                                                                room, code):
-    """As python -u makes it: raw, so that a write to a file at its limit takes a part in silence."""
+    """As python -u makes it: raw, so that a write may take a part of the bytes in silence."""
     (tmp_path / "in.txt").write_text("food " * 240_000)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open(tmp_path / "out.csv", "wb", buffering=0) as raw:
@@ -626,7 +677,7 @@ def test_ctrl_c_is_one_word_and_leaves_the_old_output(run, tmp_path, monkeypatch
 
     def interrupted(*rest):
         raise KeyboardInterrupt
-    monkeypatch.setattr(predict.Table, "lines", interrupted)
+    monkeypatch.setattr(predict.Predictions, "lines", interrupted)
     code, _, err = run(INPUTS["a.csv"], options=["--output", str(tmp_path / "out.csv")])
     assert code == 130 and err.splitlines()[-1] == "interrupted"
     assert (tmp_path / "out.csv").read_text() == "old" and not list(tmp_path.glob(".*"))

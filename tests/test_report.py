@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from baselines import language_models as llm
 from engine import arguments
 import main
 import report
@@ -181,7 +180,7 @@ def test_without_two_shared_seeds_there_is_no_test(tmp_path):
 
 
 def test_the_methods_are_those_of_main_in_the_papers_order():
-    assert set(report.NAMES) == {*baselines.METHODS, *llm.MODELS, "tfidf", "sharprecl"}
+    assert [name for section in report.SECTIONS for name in section] == list(baselines.METHODS)
     assert list(report.NAMES)[:2] == ["bert", "dice"] and list(report.NAMES)[-1] == "sharprecl"
     assert {*report.ABLATED[0]} == {*arguments.ABLATIONS} == {*report.TABLE_4} - {"sharprecl"}
 
@@ -480,7 +479,7 @@ def test_the_figures_of_the_paper_are_written(tmp_path):
 
 
 @pytest.mark.parametrize("damage, complaint", [
-    (lambda path: path.unlink(), "no finished run with last"),
+    (lambda path: path.unlink(), "no run of main.py"),
     (lambda path: path.write_text("{"), "result.json is damaged"),
     (lambda path: path.write_text("[1]"), "result.json is damaged"),
     (lambda path: path.write_text(json.dumps(
@@ -497,4 +496,18 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, damage, complai
 
 def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
     assert report.main([str(tmp_path / "nowhere")]) == 2
-    assert "nowhere: no finished run with last" in capsys.readouterr().err
+    assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_finished_run_says_what_helps(tmp_path, capsys):
+    def error(folder, *options):
+        assert report.main([str(folder), *options]) == 2
+        line, = capsys.readouterr().err.splitlines()
+        return line
+    run = write_run(tmp_path / "deep" / "runs")
+    assert f"some in {tmp_path / 'deep' / 'runs'}: give that" in error(tmp_path / "deep")
+    assert "--val_fraction 0.1" in error(run.parent, "--protocol", "best_val")
+    (run / "args.json").write_text("{}")
+    (run / "result.json").unlink()
+    assert "1 runs began here and none is finished" in error(run.parent)
+    assert "this run is not finished; its command, given again, goes on" in error(run)

@@ -1,0 +1,85 @@
+"""
+What the methods share that SharpReCL is compared with: what they know of the data, how they
+predict, and what a step returns.
+"""
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from baselines import Constant
+from model import Method, TextEncoder
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may need to know of the data and the run."""
+    label_names: list[str]
+    train_labels: np.ndarray        # (N,) int64
+    class_counts: Tensor            # (C,) texts of each class in the training set
+    tokenizer: object
+    epochs: int
+    batch_size: int
+
+
+class Losses(NamedTuple):
+    """Of one batch; loss is what is minimised, the others are its parts before weighting."""
+    loss: Tensor
+    loss_cls: Tensor
+    loss_cl: Tensor
+
+
+def weighted_sum(loss_cls: Tensor, loss_cl: Tensor, weight: float) -> Losses:
+    """The contrastive loss with this weight, the classification loss with the rest of 1."""
+    return Losses((1 - weight) * loss_cls + weight * loss_cl, loss_cls, loss_cl)
+
+
+class Baseline(Method):
+    """
+    Dropout and a linear layer on feat (Section 3.3 of BERT's paper). A subclass names the views of
+    a text that a step encodes and its own constants, and says what it minimises: losses(). What
+    outlives a batch (queues, targets, class centres) is a buffer, so that every checkpoint has it.
+    """
+    views = ("original",)
+    constants: dict[str, Constant] = {}      # with their official values; --constants changes them
+
+    def __init__(self, encoder: TextEncoder, task: Task, **constants: float):
+        super().__init__(encoder)
+        self.task = task
+        self.h = encoder.backbone.config.hidden_size
+        self.constant = {name: constant.default for name, constant in self.constants.items()}
+        self.constant |= constants
+        self.phi = nn.Linear(self.h, len(task.label_names))
+
+    def classify(self, feat: Tensor) -> Tensor:
+        return self.phi(F.dropout(feat, 0.1, self.training))
+
+    def losses(self, feat: Tensor, labels: Tensor, epoch: int) -> Losses:
+        """feat (V B, h) and labels (V B,) of the V views, view after view; epoch from 1."""
+
+
+class CrossEntropy(Baseline):
+    """BERT (Devlin et al. 2019), and with its encoder RoBERTa (Liu et al. 2019)."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels)
+
+    def losses(self, feat, labels, epoch):
+        loss = self.loss(self.classify(feat), labels)
+        return Losses(loss, loss, torch.zeros_like(loss))
+
+
+@torch.no_grad()
+def fit_balanced(linear: nn.Linear, feat: Tensor, labels: Tensor) -> None:
+    """Makes `linear` the class-balanced logistic regression of labels (N,) on feat (N, h)."""
+    fitted = LogisticRegression(class_weight="balanced", max_iter=1000)
+    fitted.fit(feat.cpu().numpy(), labels.cpu().numpy())
+    weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
+    if len(weight) == 1:        # of two classes scikit-learn gives the logit of the second alone
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias)

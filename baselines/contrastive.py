@@ -1,0 +1,194 @@
+"""Contrastive learning models (Appendix A.3)."""
+import inspect
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines import losses, positive, share
+from baselines.base import Baseline, CrossEntropy, Losses, weighted_sum
+from data import Tokens
+from engine.files import InputError
+from model import TextEncoder, first_position
+
+
+class SimCSE(CrossEntropy):
+    """
+    Gao et al. 2021: each text twice, with two dropouts; their InfoNCE beside the cross-entropy of
+    both. The paper of SharpReCL gives no weight for the sum.
+    """
+    views = ("original", "original")
+    constants = {"temperature": positive(0.05), "weight": share(0.1)}
+
+    def __init__(self, encoder, task, **constants):
+        super().__init__(encoder, task, **constants)
+        self.head = nn.Sequential(nn.Linear(self.h, self.h), nn.Tanh())
+
+    def losses(self, feat, labels, epoch):
+        loss_cls = self.loss(self.classify(feat), labels)
+        loss_cl = losses.info_nce(*self.head(feat).chunk(2),
+                                  temperature=self.constant["temperature"])
+        return weighted_sum(loss_cls, loss_cl, self.constant["weight"])
+
+
+class SCLCE(CrossEntropy):
+    """Gunel et al. 2021, Eq. 1: supervised contrastive loss on feat itself, one view."""
+    constants = {"temperature": positive(0.3), "weight": share(0.9)}
+
+    def losses(self, feat, labels, epoch):
+        loss_cls = self.loss(self.classify(feat), labels)
+        loss_cl = losses.supervised_contrastive(feat, labels,
+                                                temperature=self.constant["temperature"])
+        return weighted_sum(loss_cls, loss_cl, self.constant["weight"])
+
+
+class SPCL(Baseline):
+    """
+    Song et al. 2022: contrast with the batch and a prototype of each class, on a curriculum.
+
+    A prototype is the mean of `support` random members of the class's pool of recent features, or,
+    while the pool is smaller, the class centre. Pools start anew in each epoch. Prediction: the
+    nearest class centre. The official code trains a linear head beside it, on detached features,
+    that takes no part in training the encoder or in predicting: it is left out.
+    """
+    constants = {"temperature": positive(0.05), "pool": positive(256), "support": positive(64)}
+    sees_features = True
+    compensated = True      # the nearest centre, however many texts it is the centre of
+
+    def __init__(self, encoder, task, **constants):
+        super().__init__(encoder, task, **constants)
+        if self.constant["support"] > self.constant["pool"]:
+            raise InputError(f"spcl: no pool of {self.constant['pool']} ever has the "
+                             f"{self.constant['support']} members of a prototype: lower support "
+                             "or raise pool with --constants")
+        if not any(p.requires_grad for p in encoder.parameters()):
+            raise InputError("spcl trains nothing but the encoder, and --freeze_layers "
+                             f"{encoder.frozen_layers} leaves nothing of it to train: give fewer")
+        self.phi = None
+        self.register_buffer("centres", torch.zeros(len(task.label_names), self.h))     # (C, h)
+        self.register_buffer("difficulty", torch.zeros(len(task.train_labels)))         # (N,)
+        self.pools: list[Tensor] = []
+
+    def observe(self, feat, labels):
+        """The class centres, and how hard each text is: its own centre's share of all distances."""
+        members = F.one_hot(labels, len(self.centres)).to(feat)                         # (N, C)
+        self.centres = members.T @ feat / members.sum(dim=0)[:, None]
+        distance = (1 - self.cosines(feat)) / 2 + 1e-8                                  # (N, C)
+        self.difficulty = distance.gather(1, labels[:, None])[:, 0] / distance.sum(dim=1)
+
+    def cosines(self, feat: Tensor) -> Tensor:
+        return F.normalize(feat, dim=1) @ F.normalize(self.centres, dim=1).T
+
+    def classify(self, feat):
+        return (1 + self.cosines(feat)) / (2 * self.constant["temperature"])
+
+    def keep_probability(self, epoch: int) -> Tensor:
+        """
+        Of each training text, (N,): from the easiest to the hardest it falls from 1 to 0 in the
+        first epoch and rises from 0 to 1 towards the end; half of the texts are drawn in each.
+        """
+        done = (epoch - 1) / self.task.epochs
+        rank = self.difficulty.argsort().argsort() / max(1, len(self.difficulty) - 1)
+        return (1 - done) + (2 * done - 1) * rank
+
+    def epoch_rows(self, epoch, num_texts):
+        self.pools = list(self.centres[:, None].unbind())                           # C of (1, h)
+        drawn = torch.bernoulli(self.keep_probability(epoch)).nonzero()[:, 0].cpu().numpy()
+        return drawn if len(drawn) else super().epoch_rows(epoch, num_texts)
+
+    def prototypes(self) -> Tensor:
+        """T_k, (C, h)."""
+        support = self.constant["support"]
+        return torch.stack([
+            pool[torch.randperm(len(pool), device=pool.device)[:support]].mean(dim=0)
+            if len(pool) >= support else centre for pool, centre in zip(self.pools, self.centres)])
+
+    def fill_pools(self, feat: Tensor, labels: Tensor) -> None:
+        """Puts the batch into its classes' pools, which keep a random `pool` of their members."""
+        for label in labels.unique().tolist():
+            pool = torch.cat([self.pools[label], feat[labels == label].detach()])
+            kept = torch.randperm(len(pool), device=pool.device)[:self.constant["pool"]]
+            self.pools[label] = pool[kept]
+
+    def losses(self, feat, labels, epoch):
+        loss = losses.prototypical_contrastive(feat, labels, self.prototypes(),
+                                          temperature=self.constant["temperature"])
+        self.fill_pools(feat, labels)
+        return Losses(loss, torch.zeros_like(loss), loss)
+
+
+class LabelAwareEncoder(TextEncoder):
+    """DualCL: [CLS] l_1 .. l_C [SEP] text [SEP] -> (rows, 1 + C, h), the text, then the labels."""
+
+    def __init__(self, encoder: TextEncoder, num_labels: int):
+        super().__init__(encoder.backbone, encoder.pooling)
+        self.num_labels = num_labels
+
+    def forward(self, input_ids, attention_mask, words=None, states=None):
+        column = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        # The labels share a position, so that they have no order. It is the second: the official
+        # code puts them on that of [CLS], where MiniLM takes whatever it reads for [CLS].
+        position = column.clamp(max=1) + (column - self.num_labels).clamp(min=0)
+        position = position + first_position(self.backbone)
+        hidden = self.hidden(input_ids, attention_mask, words,
+                             position_ids=position.expand_as(attention_mask))
+        is_label = (column > 0) & (column <= self.num_labels)
+        text = self.pool(hidden, attention_mask * ~is_label)                            # (rows, h)
+        labels = hidden[:, 1:self.num_labels + 1]                                    # (rows, C, h)
+        return torch.cat([text[:, None], labels], dim=1)                            # (rows, 1+C, h)
+
+
+class DualCL(Baseline):
+    """
+    Chen et al. 2024: the labels stand before the text, and their states are the classifier of this
+    text; dual contrastive loss between the texts and the states of their own labels.
+
+    The official code takes the label's name as its token, which must be one word piece. Here each
+    label has a token of its own, whose embedding starts as the mean of its name's pieces.
+    """
+    constants = {"temperature": positive(0.1), "weight": share(0.5)}
+    extra_positions = 2     # one that the labels share, one of the second separator
+
+    def __init__(self, encoder, task, **constants):
+        backbone, names = encoder.backbone, task.label_names
+        if ("position_ids" not in inspect.signature(backbone.forward).parameters
+                or task.tokenizer.sep_token_id is None):
+            raise InputError("dualcl sets the positions of its label tokens and needs a separator: "
+                             f"not to be had with {backbone.config.model_type}, choose a BERT or "
+                             "RoBERTa as --encoder")
+        if encoder.frozen_layers > 0:
+            raise InputError("dualcl learns an embedding of each label, and --freeze_layers keeps "
+                             "the embeddings as they are: leave it out, or choose another --method")
+        super().__init__(LabelAwareEncoder(encoder, len(names)), task, **constants)
+        self.phi = None
+        pieces = [task.tokenizer(name, add_special_tokens=False)["input_ids"]
+                  or [task.tokenizer.unk_token_id] for name in names]
+        if getattr(backbone.config, "label_tokens", None) != names:     # else it has them, trained
+            vocabulary = backbone.get_input_embeddings().num_embeddings
+            embedding = backbone.resize_token_embeddings(vocabulary + len(names),
+                                                         mean_resizing=False)
+            with torch.no_grad():
+                for token, ids in enumerate(pieces, start=vocabulary):
+                    embedding.weight[token] = embedding.weight[ids].mean(dim=0)
+            backbone.config.label_tokens = names
+        end = backbone.get_input_embeddings().num_embeddings
+        self.label_ids = np.arange(end - len(names), end)
+
+    def prepare(self, tokens):
+        """[CLS] text [SEP] becomes [CLS] l_1 .. l_C [SEP] text [SEP]."""
+        inserted = np.append(self.label_ids, self.task.tokenizer.sep_token_id)
+        where = np.repeat(tokens.offsets[:-1] + 1, len(inserted))
+        ids = np.insert(tokens.ids, where, np.tile(inserted, len(tokens.lengths)))
+        offsets = tokens.offsets + len(inserted) * np.arange(len(tokens.offsets))
+        return Tokens(ids.astype(np.int32), offsets, tokens.truncated)
+
+    def classify(self, feat):
+        return torch.einsum("bch,bh->bc", feat[:, 1:], feat[:, 0])
+
+    def losses(self, feat, labels, epoch):
+        theta = feat[torch.arange(len(labels), device=labels.device), 1 + labels]       # (B, h)
+        loss_cls = F.cross_entropy(self.classify(feat), labels)
+        loss_cl = losses.dual_contrastive(feat[:, 0], theta, labels,
+                                     temperature=self.constant["temperature"])
+        return weighted_sum(loss_cls, loss_cl, self.constant["weight"])

@@ -1,0 +1,49 @@
+"""
+What a user tries first: one changed line of cross-entropy, or no training of the encoder at all.
+TF-IDF, which has no encoder, is in tfidf.py.
+"""
+import torch.nn.functional as F
+
+from baselines import at_least_0, losses
+from baselines.base import Baseline, CrossEntropy, fit_balanced
+from losses import logit_compensation
+
+
+class LogitAdjustment(CrossEntropy):
+    """Menon et al. 2020, the adjusted loss; SharpReCL's Eq. (6) alone, on the original texts."""
+    compensated = True
+
+    def loss(self, logits, labels):
+        return logit_compensation(logits, labels, self.task.class_counts)
+
+
+class VectorScaling(CrossEntropy):
+    """
+    Kini et al. 2021, with the defaults of the official code (orparask/VS-Loss, losses.py); which
+    values it used for which data set is not in it. Prediction takes the logits as they are, as that
+    code does.
+    """
+    constants = {"gamma": at_least_0(0.3), "tau": at_least_0(1.0)}
+    compensated = True
+
+    def loss(self, logits, labels):
+        return losses.vector_scaling(logits, labels, self.task.class_counts, **self.constant)
+
+
+class WeightedCrossEntropy(CrossEntropy):
+    """Weights N / (C n_c), scikit-learn's "balanced"."""
+    compensated = True
+
+    def loss(self, logits, labels):
+        weights = losses.balanced_weights(self.task.class_counts).to(logits)
+        return F.cross_entropy(logits, labels, weight=weights)
+
+
+class Probe(Baseline):
+    """The pretrained encoder as it is, and a class-balanced logistic regression on feat."""
+    trains = False
+    sees_features = True
+    compensated = True
+
+    def observe(self, feat, labels):
+        fit_balanced(self.phi, feat, labels)

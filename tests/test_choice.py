@@ -1,0 +1,82 @@
+"""reporting/choice.py: which method to take, against scikit-learn and hand-made runs."""
+import csv
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from sklearn.metrics import f1_score
+
+from engine.files import InputError
+from reporting import choice
+
+
+@given(st.integers(0, 10_000))
+def test_weighted_macro_f1_is_scikit_learns_on_repeated_texts(seed):
+    rng = np.random.default_rng(seed)
+    labels, predicted = rng.integers(0, 4, 30), rng.integers(0, 4, (2, 30))
+    weights = rng.integers(0, 3, 30)
+    weights[0] = 1
+    repeated = np.repeat(labels, weights)
+    expected = [100 * f1_score(repeated, np.repeat(row, weights), labels=np.unique(repeated),
+                               average="macro", zero_division=0) for row in predicted]
+    assert choice.macro_f1(labels, predicted, weights) == pytest.approx(expected)
+
+
+def write_run(folder, method, seed, right, minutes, n=200, f1=(90.0, 50.0, 10.0)):
+    """A run whose first `right` validation texts are right, and the rest names the next class."""
+    run = folder / f"{method}_{seed}"
+    run.mkdir(parents=True)
+    labels = [str(i % 3) for i in range(n)]
+    with open(run / "validation.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("text", "label", "prediction"), *(
+            ("t", label, label if i < right else str((int(label) + 1) % 3))
+            for i, label in enumerate(labels))])
+    own = {"epoch": 1, "accuracy": 1.0, "macro_f1": float(right), "f1": list(f1)}
+    (run / "result.json").write_text(json.dumps({
+        "last": own, "seconds": 60 * minutes, "settings": {"method": method, "dataset": "a.csv"}}))
+    (run / "data_report.json").write_text(json.dumps(
+        {"classes": [{"train": 100}, {"train": 50}, {"train": 5}]}))
+
+
+def test_a_clear_lead_is_named_with_its_reason(tmp_path):
+    for seed in (0, 1, 2):
+        write_run(tmp_path, "sharprecl", seed, 180 + seed, 10)
+        write_run(tmp_path, "tfidf", seed, 120 + seed, 0.1)
+    text = choice.choose(tmp_path)
+    assert "Take sharprecl" in text and "above tfidf" in text
+    row, = [line.split() for line in text.splitlines() if line.startswith("sharprecl")]
+    # macro-F1 181 ± 1 as written, and the rarest of three classes has F1 10 in each run
+    assert row[2:5] == ["181.0", "±", "1.0"] and row[5:8] == ["10.0", "±", "0.0"]
+    assert row[-2:] == ["10.0", "3"]
+
+
+def test_where_the_lead_is_chance_the_cheapest_is_named(tmp_path):
+    write_run(tmp_path, "sharprecl", 0, 151, 10)
+    write_run(tmp_path, "la", 0, 150, 4)
+    write_run(tmp_path, "tfidf", 0, 60, 0.1)
+    text = choice.choose(tmp_path)
+    assert "Take la" in text and "sharprecl are chance" in text and "tfidf are" not in text
+
+
+@pytest.mark.parametrize("methods, line", [(["la"], "at least two"), ([], "of 0 methods")])
+def test_too_few_methods_are_one_line(tmp_path, methods, line):
+    for method in methods:
+        write_run(tmp_path, method, 0, 100, 1)
+    with pytest.raises(InputError, match=line):
+        choice.choose(tmp_path)
+
+
+def test_runs_without_validation_texts_are_named(tmp_path):
+    write_run(tmp_path, "la", 0, 100, 1)
+    write_run(tmp_path, "tfidf", 0, 100, 1)
+    (tmp_path / "la_0" / "validation.csv").unlink()
+    with pytest.raises(InputError, match="la_0: the run has no validation texts"):
+        choice.choose(tmp_path)
+
+
+def test_runs_on_other_texts_are_not_compared(tmp_path):
+    write_run(tmp_path, "la", 0, 100, 1)
+    write_run(tmp_path, "tfidf", 0, 100, 1, n=150)
+    with pytest.raises(InputError, match="different validation texts"):
+        choice.choose(tmp_path)

@@ -1,0 +1,275 @@
+"""--freeze_layers: layers that stay as pretrained, and their states that are computed once."""
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import save_tiny_encoder
+from test_loader import CPU, LENGTHS, encoder_of, gradients_of, texts_of
+from test_main import folder_of, outcome
+
+import main as main_module
+import predict
+from engine import frozen, loader
+from engine.arguments import parse_args
+from main import main
+from model import load_encoder
+
+HALF = 2.0 ** -11       # the relative rounding of float16
+SHAPES = ["bert", "roberta", "distilbert"]
+
+
+def frozen_names(encoder, layers):
+    """The parameters of the embeddings and of the lowest layers, by their names alone."""
+    lowest = tuple(f"layer.{number}." for number in range(layers))
+    return {name for name, _ in encoder.backbone.named_parameters()
+            if name.startswith("embeddings.") or name.split(".", 1)[1].startswith(lowest)}
+
+
+def kept(encoder, texts, cache_dir):
+    """The texts with their states, taken from the file as a batch is."""
+    texts = frozen.keep_states(texts, encoder, CPU, cache_dir)
+    return texts.take(np.arange(len(texts.lengths)))
+
+
+# ---- the encoder ----
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("has_states", [False, True])
+def test_the_frozen_part_gets_no_gradient_and_all_else_does(tmp_path, shape, layers, has_states):
+    encoder = encoder_of(shape, frozen_layers=layers)
+    texts = texts_of(LENGTHS)
+    texts = kept(encoder, texts, tmp_path) if has_states else texts
+    feat = loader.encode(encoder, texts, CPU)
+    assert feat.requires_grad == (layers < 2)
+    if layers < 2:
+        feat.pow(2).sum().backward()
+    without = {name for name, p in encoder.backbone.named_parameters() if p.grad is None}
+    assert without == frozen_names(encoder, layers) and len(without) > 10
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_frozen_part_has_no_dropout_and_the_trained_part_has(shape):
+    texts = texts_of(LENGTHS)
+    encoder = encoder_of(shape, frozen_layers=1, dropout=True).eval().train()
+    ids, mask = torch.arange(5, 25).view(2, 10), torch.ones(2, 10, dtype=torch.bool)
+    first, second = encoder.lower_states(ids, mask), encoder.lower_states(ids, mask)
+    assert torch.equal(first, second)
+    passes = [loader.encode(encoder, texts, CPU) for _ in range(2)]
+    assert not torch.equal(*passes)
+    all_frozen = encoder_of(shape, frozen_layers=2, dropout=True)
+    assert torch.equal(*(loader.encode(all_frozen, texts, CPU) for _ in range(2)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_kept_states_are_the_layers_own_output_rounded_to_float16(tmp_path, shape, layers):
+    encoder, texts = encoder_of(shape, frozen_layers=layers).eval(), texts_of(LENGTHS)
+    states = kept(encoder, texts, tmp_path).states
+    assert states.dtype == np.float16 and states.shape == (sum(LENGTHS), 32)
+    with torch.no_grad():       # each text for itself, by transformers
+        expected = np.concatenate([
+            encoder.backbone(torch.from_numpy(texts.ids[None, a:b].astype(np.int64)),
+                             output_hidden_states=True).hidden_states[layers][0].numpy()
+            for a, b in zip(texts.offsets, texts.offsets[1:])])
+    assert np.all(np.abs(states - expected) <= HALF * np.abs(expected) + 1e-5)
+    assert not np.array_equal(states.astype(np.float32), expected)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("shape", [*SHAPES, "minilm"])
+def test_feat_and_gradients_with_kept_states_are_close_to_those_without(tmp_path, shape, pooling):
+    encoder, texts = encoder_of(shape, pooling, frozen_layers=1), texts_of(LENGTHS)
+    exact = loader.encode(encoder, texts, CPU)
+    rounded = loader.encode(encoder, kept(encoder, texts, tmp_path), CPU)
+    # every state is off by at most its rounding; the layers above may enlarge it, but little
+    assert ((rounded - exact).norm(dim=1) <= 8 * HALF * exact.norm(dim=1)).all()
+    assert not torch.equal(rounded, exact)
+    got, expected = gradients_of(encoder, rounded), gradients_of(encoder, exact)
+    assert got.keys() == expected.keys()
+    largest = max(gradient.norm() for gradient in expected.values())
+    for name, gradient in expected.items():
+        assert (got[name] - gradient).norm() <= 16 * HALF * gradient.norm() + 1e-4 * largest, name
+
+
+def test_states_are_taken_and_joined_with_their_texts(tmp_path):
+    encoder, texts = encoder_of(frozen_layers=1).eval(), texts_of(LENGTHS)
+    texts, order = kept(encoder, texts, tmp_path), np.random.default_rng(0).permutation(len(LENGTHS))
+    with torch.no_grad():
+        feat = loader.encode(encoder, texts, CPU)
+        moved = loader.encode(encoder, texts.take(order), CPU)
+    torch.testing.assert_close(moved, feat[order], rtol=0, atol=1e-5)
+
+
+# ---- the cache ----
+
+
+def test_states_are_found_again_but_not_by_other_weights_layers_or_texts(tmp_path, monkeypatch):
+    writes, write = [], frozen._write
+    monkeypatch.setattr(frozen, "_write", lambda *inputs: (writes.append(1), write(*inputs)))
+    texts = texts_of(LENGTHS)
+    first = kept(encoder_of(frozen_layers=1), texts, tmp_path).states
+    again = kept(encoder_of(frozen_layers=1), texts, tmp_path).states
+    assert len(writes) == 1 and np.array_equal(first, again)
+    # what is above the frozen layers decides nothing
+    other_top = encoder_of(frozen_layers=1)
+    with torch.no_grad():
+        other_top.layers()[1].output.dense.weight.add_(1)
+    kept(other_top, texts, tmp_path)
+    assert len(writes) == 1
+    one_number = encoder_of(frozen_layers=1)
+    with torch.no_grad():
+        one_number.layers()[0].output.dense.bias[3] += 1e-3
+    others = [(one_number, texts), (encoder_of(frozen_layers=1, seed=1), texts),
+              (encoder_of(frozen_layers=2), texts),
+              (encoder_of(frozen_layers=1), texts_of(LENGTHS, seed=1)),
+              (encoder_of(frozen_layers=1), texts_of(LENGTHS[::-1]))]
+    for number, (encoder, other_texts) in enumerate(others, start=2):
+        kept(encoder, other_texts, tmp_path)
+        assert len(writes) == number
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-2],
+                                    lambda content: content + b"x"])
+def test_a_damaged_file_of_states_is_named_and_made_anew(tmp_path, capsys, damage):
+    encoder, texts = encoder_of(frozen_layers=1), texts_of(LENGTHS)
+    expected = np.array(kept(encoder, texts, tmp_path).states)
+    path, = tmp_path.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert np.array_equal(kept(encoder, texts, tmp_path).states, expected)
+    line, = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{path} is damaged") and line.endswith("made anew")
+
+
+def test_states_that_would_be_too_large_are_computed_at_each_step_and_it_is_said(
+        tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(frozen, "MOST_BYTES", 2 * 32 * sum(LENGTHS) - 1)
+    texts = kept(encoder_of(frozen_layers=1), texts_of(LENGTHS), tmp_path)
+    assert texts.states is None and not list(tmp_path.iterdir())
+    assert "computed anew at each step" in capsys.readouterr().out
+
+
+def test_a_stop_while_states_are_computed_leaves_no_half_file(tmp_path, monkeypatch):
+    def stop(*inputs):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(frozen.loader, "to_device", stop)
+    with pytest.raises(KeyboardInterrupt):
+        kept(encoder_of(frozen_layers=1), texts_of(LENGTHS), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- through main.py ----
+
+
+@pytest.fixture
+def command(corpus_folder, two_layers, tmp_path):
+    """The arguments of a run of three epochs with the lower of two layers frozen."""
+    return ["--dataset", str(corpus_folder), "--encoder", str(two_layers), "--epochs", "3",
+            "--batch_size", "16", "--lr", "1e-3", "--device", "cpu", "--freeze_layers", "1",
+            "--output_dir", str(tmp_path)]
+
+
+def stop_after(monkeypatch, last):
+    """Ctrl-C at the beginning of the epoch after this one."""
+    train_epoch = main_module.train_epoch
+
+    def until(run, epoch):
+        if epoch > last:
+            raise KeyboardInterrupt
+        return train_epoch(run, epoch)
+    monkeypatch.setattr(main_module, "train_epoch", until)
+
+
+@pytest.mark.parametrize("method", ["sharprecl", "tsc"])
+def test_a_stopped_run_goes_on_bit_for_bit_and_keeps_no_frozen_weight(command, two_layers, tmp_path,
+                                                                      monkeypatch, method):
+    command = [*command, "--method", method]
+    whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
+    assert main([*command, "--output_dir", whole]) == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        assert main([*command, "--output_dir", stopped]) == 130
+    checkpoint, = folder_of(stopped).glob("checkpoint-*")
+    names = set(safetensors.torch.load_file(checkpoint / "model.safetensors"))
+    frozen_part = {"encoder.backbone." + name
+                   for name in frozen_names(load_encoder(str(two_layers), "cls"), 1)}
+    assert not names & frozen_part and "encoder.backbone.encoder.layer.1.output.dense.bias" in names
+    trainer = torch.load(checkpoint / "trainer.pt", weights_only=True)
+    sizes = [state["exp_avg"].numel() for state in trainer["optimizer"]["state"].values()]
+    assert max(sizes) == 32 * 128       # of a head; the word embeddings have more numbers
+    assert main([*command, "--output_dir", stopped]) == 0
+    assert outcome(stopped) == outcome(whole)
+
+
+def test_the_frozen_layers_of_the_model_are_the_pretrained_ones(command, two_layers, tmp_path):
+    assert main(command) == 0
+    before = safetensors.torch.load_file(two_layers / "model.safetensors")
+    after = safetensors.torch.load_file(folder_of(tmp_path) / "model" / "model.safetensors")
+    changed = {name for name, weight in before.items() if "pooler" not in name
+               and not torch.equal(weight, after["bert." + name])}
+    encoder = load_encoder(str(two_layers), "cls")
+    names = {name for name, _ in encoder.backbone.named_parameters()}
+    rounding = {"encoder.layer.1.attention.self.key.bias"}      # of its gradient there is no more
+    assert changed | rounding == names - frozen_names(encoder, 1)
+
+
+def test_a_second_run_on_the_same_texts_finds_the_states(command, monkeypatch, tmp_path):
+    assert main(command) == 0
+    states = sorted((tmp_path / "cache").glob("states-*"))
+    assert len(states) == 3         # of both views and of the test texts
+
+    def again(*inputs):
+        raise AssertionError("computed a second time")
+    monkeypatch.setattr(frozen, "_write", again)
+    assert main([*command, "--seed", "1"]) == 0
+    assert sorted((tmp_path / "cache").glob("states-*")) == states
+
+
+def test_without_kept_states_a_run_learns_nearly_the_same(command, tmp_path, monkeypatch):
+    assert main([*command, "--output_dir", str(tmp_path / "kept")]) == 0
+    monkeypatch.setattr(frozen, "MOST_BYTES", 0)
+    assert main([*command, "--output_dir", str(tmp_path / "anew")]) == 0
+    kept, anew = (outcome(tmp_path / name)["metrics"] for name in ("kept", "anew"))
+    assert [line["loss"] for line in kept] == pytest.approx([line["loss"] for line in anew],
+                                                            rel=5e-3)
+    assert kept[0]["loss"] != anew[0]["loss"]
+
+
+def test_predict_py_knows_nothing_of_frozen_layers_and_says_the_same(command, corpus_folder,
+                                                                     tmp_path):
+    """The states of training are rounded to float16, those of predict.py are not."""
+    assert main(command) == 0
+    run, output = folder_of(tmp_path), tmp_path / "out.csv"
+    assert predict.main([str(run), str(corpus_folder / "test.csv"), "--output", str(output)]) == 0
+    got, expected = ([line.rsplit(",", 2) for line in path.read_text().splitlines()[1:]]
+                     for path in (output, run / "predictions.csv"))
+    assert len(got) == len(expected) == 36
+    for (_, label, p), (_, expected_label, expected_p) in zip(got, expected):
+        assert float(p) == pytest.approx(float(expected_p), abs=2e-3)
+        assert label == expected_label or float(p) < 0.4
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--freeze_layers", "3"], "--freeze_layers 3: this encoder has 2 layers; give at most"),
+    (["--method", "dualcl"], "dualcl learns an embedding of each label"),
+    (["--method", "spcl", "--freeze_layers", "2"], "leaves nothing of it to train")])
+def test_what_cannot_be_frozen_is_one_line_and_exit_code_2(command, options, message, capsys):
+    assert main([*command, *options]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_an_encoder_whose_layers_are_unknown_is_refused_and_trains_as_a_whole(
+        command, tmp_path, capsys):
+    albert = str(save_tiny_encoder(tmp_path / "albert", "albert"))
+    assert main([*command, "--encoder", albert]) == 2
+    assert "not of albert: leave it out" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*command, "--encoder", albert, "--freeze_layers", "0", "--epochs", "1"]) == 0
+
+
+def test_negative_layers_are_refused(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_args([*command, "--freeze_layers", "-1"])
+    assert stop.value.code == 2 and "at least 0" in capsys.readouterr().err

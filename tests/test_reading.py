@@ -1,0 +1,514 @@
+"""engine/reading.py: every format good and bad, what is found by itself, and what is said of it."""
+import bz2
+import csv
+import gzip
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import openpyxl
+import pandas
+import pytest
+
+import data
+from engine.arguments import parse_args, run_folder
+from engine.corpus import load_corpus
+from engine.files import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def written(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+ROWS = [("a, b", "10"), ('say "x"', "9"), ("two\nlines", "10"), ("ünïcode", "9"),
+        ("x" * 200_000, "10"), ("last", "9")]
+AS_CSV = "text,label\r\n" + "".join('"{}", {} \r\n'.format(text.replace('"', '""'), label)
+                                    for text, label in ROWS)
+AS_TSV = AS_CSV.replace('",', '"\t').replace("text,", "text\t").replace("\r\n", "\n")
+AS_JSONL = "\n".join(json.dumps({"text": text, "label": int(label), "more": None})
+                     for text, label in ROWS)
+AS_JSON = json.dumps([{"text": text, "label": label} for text, label in ROWS])
+
+
+def in_bytes(write) -> bytes:
+    content = io.BytesIO()
+    write(content, index=False)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("name, content", [
+    ("a.csv", AS_CSV), ("a.tsv", AS_TSV), ("a.jsonl", AS_JSONL), ("a.json", AS_JSON),
+    ("bom.csv", b"\xef\xbb\xbf" + AS_CSV.encode()), ("blank.csv", AS_CSV + "\r\n\r\n"),
+    ("A.CSV", AS_CSV), ("a.csv.gz", gzip.compress(AS_CSV.encode())),
+    ("a.tsv.bz2", bz2.compress(AS_TSV.encode())), ("odd name.csv", gzip.compress(AS_CSV.encode())),
+    ("16.csv", AS_CSV.encode("utf-16")), ("16le.jsonl", AS_JSONL.encode("utf-16-le")),
+    ("16be.tsv", AS_TSV.encode("utf-16-be")), ("1252.tsv", AS_TSV.encode("cp1252")),
+    ("semicolon.csv", AS_CSV.replace('",', '";').replace("text,", "text;")),
+    ("pipe.tsv", AS_TSV.replace('"\t', '"|').replace("text\t", "text|")), ("tab.csv", AS_TSV),
+    ("unicode.txt", AS_TSV.encode("utf-16")), ("sep.csv", "sep=,\r\n" + AS_CSV),
+    ("lines.json", AS_JSONL), ("a.zip", None), ("a.parquet", None), ("a.xlsx", None),
+    ("columns.json", None), ("lists.json", None),
+    ("cr.csv", AS_CSV.replace("\r\n", "\r")),
+    ("crlf.jsonl", AS_JSONL.replace("\n", "\r\n")),
+])
+def test_every_format_gives_the_same_rows(tmp_path, name, content):
+    frame = pandas.DataFrame(ROWS, columns=["text", "label"])
+    if name == "a.xlsx":    # a cell takes 32,767 characters
+        frame = frame.map(lambda value: value[:30_000])
+    content = content or {
+        "a.zip": lambda: zip_of(**{"a.csv": AS_CSV, "__MACOSX/a.csv": "of no use"}),
+        "a.parquet": lambda: frame.astype({"label": "category"}).to_parquet(),
+        "a.xlsx": lambda: in_bytes(frame.astype({"label": float}).to_excel),
+        "columns.json": frame.to_json, "lists.json": lambda: json.dumps(frame.to_dict("list")),
+    }[name]()
+    corpus = data.load(written(tmp_path, name, content), test_fraction=0.34)
+    assert corpus.label_names == ["9", "10"]    # numbers by value, not as strings
+    held_out = np.setdiff1d(np.arange(6), corpus.train_rows)
+    both = [(corpus.train_rows, corpus.train_texts, corpus.train_labels),
+            (held_out, corpus.test_texts, corpus.test_labels)]
+    for rows, texts, labels in both:
+        found = list(zip(texts, (corpus.label_names[label] for label in labels)))
+        assert found == [tuple(frame.loc[row]) for row in rows]
+    assert len(held_out) == 2 and corpus.dropped == 0
+
+
+def test_a_json_line_may_hold_an_unescaped_line_separator(tmp_path):
+    lines = ['{"text": "a\u2028b", "label": "x"}', '{"text": "c", "label": "y"}'] * 2
+    path = written(tmp_path, "a.jsonl", "\n".join(lines))
+    corpus = data.load(path, test_fraction=0.5)
+    assert sorted(corpus.train_texts + corpus.test_texts) == ["a\u2028b"] * 2 + ["c"] * 2
+
+
+def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_path):
+    written(tmp_path, "train.csv", "id,body,topic\n1,good,b\n2, ,\n3,bad,a\n4,Fine ,b\n")
+    written(tmp_path, "test.jsonl", '{"body": "so", "topic": "a"}\n{"body": "", "topic": "zzz"}\n')
+    written(tmp_path, "notes.md", "not data")
+    corpus = data.load(str(tmp_path), text_column="body", label_column="topic")
+    assert corpus.train_texts == ["good", "bad", "Fine "]    # as they are
+    assert corpus.train_labels.tolist() == [1, 0, 1] and corpus.test_labels.tolist() == [0]
+    assert corpus.dropped == 2 and corpus.train_rows.tolist() == [0, 2, 3]
+    assert data.select(corpus, np.array([2, 0])).train_rows.tolist() == [3, 0]
+
+
+HEAD = "text,label\n"
+
+
+def zip_of(**files) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+BAD_FILES = {
+    "missing column": ("a.csv", "body,label\nx,y\n",
+                       ["no column 'text'", "'body' ('x')", "'label' ('y')",
+                       "--text_column"]),
+    "missing field": ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "a"}',
+                      ["line 3", "'label'"]),
+    "two columns of a name": ("a.csv", "text,label,text\na,b,c\n", ["line 1", "'text'", "rename"]),
+    "damaged UTF-8": ("a.csv", HEAD.encode() + "é,x\nü,y\n".encode() + b"caf\xe9,x\n",
+                      ["line 4", "not UTF-8, though most of the file is", "save"]),
+    "no known encoding": ("a.csv", HEAD.encode() + b"\x81,x\n", ["neither UTF-8", "save it"]),
+    "half of a UTF-16 unit": ("a.csv", "text,label\na,x\n".encode("utf-16")[:-1], ["UTF-16"]),
+    "damaged zip": ("a.zip", b"PK\x03\x04\x14\x00\xff", ["damaged", "unpack"]),
+    "damaged gzip": ("a.csv.gz", gzip.compress(HEAD.encode() * 9, mtime=0)[:-9], ["damaged"]),
+    "damaged bz2": ("a.csv.bz2", b"BZh91AY&SY" + b"x" * 40, ["damaged"]),
+    "damaged xlsx": ("a.xlsx", b"PK\x03\x04", ["cannot be read by openpyxl", "save it as CSV"]),
+    "damaged parquet": ("a.parquet", b"PAR1", ["cannot be read by pyarrow", "save it as CSV"]),
+    "old Excel": ("a.xls.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ["old Excel", ".xlsx"]),
+    "cut within a character": ("a.csv", HEAD.encode() + "é,x\né".encode()[:-1],
+                               ["line 3", "ends within a character"]),
+    "nul in json": ("a.jsonl", r'{"text": "a\u0000b", "label": "x"}', ["line 1", "NUL"]),
+    "a name twice": ("a.jsonl", '{"text": "a", "label": "x", "text": "b"}',
+                     ["line 1", "'text' stands twice"]),
+    "nul": ("a.csv", HEAD + "a,x\nb\0,y\n", ["line 3", "NUL"]),
+    "more fields": ("a.csv", HEAD + '"a\nb",x\na,b,x\n', ["line 4", "3 fields", "quotes"]),
+    "fewer fields": ("a.tsv", "text\tlabel\na\n",
+                     ["line 2", "1 field where the header has 2", "quotes"]),
+    "open quote": ("a.csv", HEAD + 'a,x\n"b,y\nc,x\n', ["line 3", "quote"]),
+    "stray quote": ("a.tsv", 'text\tlabel\n"b" c\ty\n', ["line 2", "quote"]),
+    "bad json line": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', ["line 2", "JSON"]),
+    "deep json": ("a.json", "[" * 200_000, ["JSON"]),
+    "json object": ("a.json", '{"text": "a"}', ["columns of equal length", ".jsonl"]),
+    "json row no object": ("a.json", '[["a", "b"]]', ["item 1", "object"]),
+    "number as text": ("a.jsonl", '{"text": 5, "label": "x"}', ["line 1", "5", "not a string"]),
+    "infinity as label": ("a.jsonl", '{"text": "a", "label": 1e999}', ["line 1", "inf"]),
+    "null as label": ("a.jsonl", '{"text": "a", "label": null}', ["line 1", "--drop_unlabelled"]),
+    "NaN as label": ("a.jsonl", '{"text": "a", "label": NaN}', ["line 1", "--drop_unlabelled"]),
+    "list as label": ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', ["line 1", "one class"]),
+    "written list as label": ("a.csv", HEAD + "a,\"['x', 'y']\"\n", ["line 2", "one class"]),
+    "composed labels": ("a.csv", HEAD + "a,x|y\nb,x\nc,y\nd,y|x\ne,z|x\nf,z\n",
+                        ["'x|y'", "several labels", "one class"]),
+    "no header": ("a.csv", "good film,pos\nbad film,neg\nfine film,pos\n",
+                  ["'good film', 'pos'", "looks like data", "text,label"]),
+    "no header, numbers": ("a.csv", "good film,1\nbad film,0\n", ["looks like data"]),
+    "two columns in doubt": ("a.csv", "title,content,label\na,b,c\n",
+                             ["'title'", "'content'", "may both be it", "'c'", "--text_column"]),
+    "columns of unequal length": ("a.json", '{"text": ["a"], "label": []}', ["equal length"]),
+    "unnamed columns": ("a.csv", "text,,\na,b,c\n", ["no column 'label'", "'Unnamed: 2' ('b')"]),
+    "half a character": ("a.jsonl", r'{"text": "\ud83d", "label": 1}', ["line 1", "surrogate"]),
+    "empty label": ("a.csv", HEAD + "a,x\nb, \n", ["line 3", "label is empty"]),
+    "empty file": ("a.csv", "", ["empty"]),
+    "no rows": ("a.csv", HEAD, ["0 training texts"]),
+    "one class": ("a.csv", HEAD + "a,x\nb,x\n", ["1 classes", "at least two"]),
+    "too few to split": ("a.csv", HEAD + "a,x\nb,y\n", ["holds out none", "bring more texts"]),
+    "another format": ("a.doc", "text,label\n", ["a.doc", ".csv", ".jsonl"]),
+    "two files in a zip": ("a.zip", zip_of(**{"a.csv": HEAD, "b.csv": HEAD}),
+                           ["2 files", "a.csv, b.csv", "alone"]),
+    "excel by another name": ("a.csv", zip_of(**{"xl/workbook.xml": ""}), ["Excel", ".xlsx"]),
+}
+
+
+@pytest.mark.parametrize("name, content, parts", BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_is_one_line_that_says_what_and_where(tmp_path, name, content, parts):
+    path = written(tmp_path, name, content)
+    with pytest.raises(InputError) as error:
+        data.load(path)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+    assert name in message or "holds out" in message
+
+
+def test_a_folder_without_a_test_file_is_split_like_a_file(tmp_path):
+    rows = HEAD + "".join(f"text {i},{'xy'[i % 2]}\n" for i in range(40))
+    written(tmp_path, "train.csv", rows)
+    alone, folder = data.load(written(tmp_path, "alone.csv", rows)), data.load(str(tmp_path))
+    assert folder.train_texts == alone.train_texts and folder.test_texts == alone.test_texts
+    assert len(folder.test_texts) == 8
+
+
+def test_a_bad_folder_or_name_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="trec.*biomedical.*wordnet"):
+        data.load("trek")
+    with pytest.raises(InputError, match="exactly one train file"):
+        data.load(str(tmp_path))
+    written(tmp_path, "train.csv", HEAD + "a,x\nb,y\n")
+    test = written(tmp_path, "test.csv", HEAD + "a,x\nb,new\n")
+    with pytest.raises(InputError, match="no training text for the test labels 'new'"):
+        data.load(str(tmp_path))
+    Path(test).write_text(HEAD + " ,x\n")
+    with pytest.raises(InputError, match="no row with a text"):
+        data.load(str(tmp_path))
+    with pytest.raises(InputError, match="cannot be both"):
+        data.load(test, text_column="label")
+    with pytest.raises(InputError, match="'text' twice"):
+        data.load(test, text_column=["text", "Text"])
+    for name in ("dev.csv", "valid.tsv"):
+        written(tmp_path, name, HEAD)
+    with pytest.raises(InputError, match="at most one test and one validation"):
+        data.load(str(tmp_path))
+
+
+# ---- what is found by itself, and said ----
+
+
+def notes_of(path, **options) -> list[str]:
+    notes = data.load(path, test_fraction=0.5, **options).notes
+    return [note.removeprefix(f"{path}: ") for note in notes]
+
+
+PLAIN = [("fine, a", "x"), ("poor", "y"), ("good", "x"), ("bad", "y")]
+
+
+def csv_of(rows, header=("text", "label"), **options) -> str:
+    file = io.StringIO(newline="")
+    csv.writer(file, **options).writerows([header, *rows])
+    return file.getvalue()
+
+
+def test_a_plain_file_needs_no_word(tmp_path):
+    for name, options in (("a.csv", {}), ("a.tsv", {"delimiter": "\t"})):
+        assert notes_of(written(tmp_path, name, csv_of(PLAIN, **options))) == []
+
+
+def test_a_german_export_is_read_and_what_was_found_is_said(tmp_path):
+    rows = [("plain", "x"), ("Größe; gut", "y"), ("Straße", "x"), ("gut", "y")]
+    content = "sep=;\r\n" + csv_of(rows, (" Text", "LABEL "), delimiter=";")
+    path = written(tmp_path, "a.csv", content.encode("cp1252"))
+    assert notes_of(path) == [
+        "read as Windows-1252, since it is not UTF-8; its first line beyond plain English letters: "
+        '"Größe; gut";y',
+        "columns are separated by semicolons", "the column ' Text' is taken as the text",
+        "the column 'LABEL ' is taken as the label"]
+    corpus = data.load(path, test_fraction=0.5)
+    assert sorted(corpus.train_texts + corpus.test_texts) == sorted(text for text, _ in rows)
+
+
+@pytest.mark.parametrize("header, columns, options, found", [
+    (("Review", "Category"), ["Review", "Category"], {}, 2),
+    (("title", "class"), ["title", "class"], {}, 2),
+    (("text", "Text"), ["text", "Text"], {"label_column": "Text"}, 0),
+    (("BODY ", "tag"), ["BODY ", "tag"], {"text_column": "body"}, 2)])
+def test_columns_that_leave_no_doubt_are_taken_and_said(tmp_path, header, columns, options, found):
+    path = written(tmp_path, "a.csv", csv_of(PLAIN, header))
+    notes = notes_of(path, **options)
+    assert notes == [f"the column {column!r} is taken as the {role}"
+                     for column, role in zip(columns, ("text", "label"))][:found]
+
+
+def test_a_column_that_is_named_is_never_replaced_by_a_usual_one(tmp_path):
+    path = written(tmp_path, "a.csv", csv_of(PLAIN, ("review", "label")))
+    with pytest.raises(InputError, match="no column 'body'.*'review' .'fine, a'."):
+        data.load(path, text_column="body")
+
+
+def test_a_value_of_each_column_is_shown_even_where_the_first_rows_have_none(tmp_path):
+    path = written(tmp_path, "a.csv", "a,b,c\n,1,\n,2,two\n")
+    with pytest.raises(InputError, match=r"'a' \(empty\), 'b' \('1'\), 'c' \('two'\)"):
+        data.load(path)
+
+
+def test_several_text_columns_are_joined_a_line_each(tmp_path):
+    rows = [("Hello", "how are you", "x"), (" ", "alone", "y"), ("Hi", "", "x"), ("", " ", "y"),
+            ("Bye", "now", "y")]
+    path = written(tmp_path, "a.csv", csv_of(rows, ("title", "body", "label")))
+    corpus = data.load(path, text_column=["title", "body"], test_fraction=0.5)
+    assert sorted(corpus.train_texts + corpus.test_texts) == [
+        "Bye\nnow", "Hello\nhow are you", "Hi", "alone"]
+    assert corpus.dropped == 1
+
+
+def in_every_format(frame, folder):
+    """The frame as a file of each format, as pandas writes it."""
+    for name, write in {"a.csv": frame.to_csv, "a.xlsx": frame.to_excel,
+                        "a.parquet": frame.to_parquet}.items():
+        write(folder / name, index=False)
+    frame.to_json(folder / "a.json")
+    frame.to_json(folder / "records.json", orient="records")
+    frame.to_json(folder / "a.jsonl", orient="records", lines=True)
+    return sorted(map(str, folder.iterdir()))
+
+
+@pytest.mark.parametrize("labels, names", [
+    ([1.0, 0.0, None], ["0", "1"]), ([True, False, None], ["False", "True"]),
+    ([2, 10, None], ["2", "10"]), (["NA", "null", None], ["NA", "null"]), ([1.5, 2.0, None],
+                                                                         ["1.5", "2"])])
+def test_labels_follow_one_rule_in_all_formats(tmp_path, labels, names):
+    frame = pandas.DataFrame({"text": ["one", "two", "three", "", "NA", "nan"] * 2,
+                              "label": (labels * 2 + labels[:2] * 3)[:12]})
+    unlabelled = int((frame["label"].isna() & (frame["text"] != "")).sum())
+    for path in in_every_format(frame, tmp_path):
+        with pytest.raises(InputError, match="label is empty.*--drop_unlabelled"):
+            data.load(path)
+        corpus = data.load(path, drop_unlabelled=True, test_fraction=0.3)
+        assert corpus.label_names == names, path
+        assert corpus.unlabelled == unlabelled and corpus.dropped == 2, path
+        assert {"NA", "nan"} <= set(corpus.train_texts + corpus.test_texts), path
+
+
+def test_cells_of_a_spreadsheet_are_text_and_its_first_sheet_is_read(tmp_path):
+    book = openpyxl.Workbook()
+    for row in [(None, None), ("text", "label"), (5, 1), ("=1", "two"), (1.5, 1), ("x", "two")]:
+        book.active.append(row)
+    book.active["A4"].data_type = "s"       # a text that begins with =, no formula
+    book.create_sheet("notes")
+    book.save(tmp_path / "a.xlsx")
+    corpus = data.load(str(tmp_path / "a.xlsx"), test_fraction=0.5)
+    assert sorted(corpus.train_texts + corpus.test_texts) == ["1.5", "5", "=1", "x"]
+    assert corpus.label_names == ["1", "two"]
+    assert "read its first sheet, 'Sheet', of 2" in corpus.notes[0]
+    book.active["A6"] = None
+    book.active["B6"] = None
+    book.active.append(("y", None))
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(InputError, match=r"row 7: the label is empty"):
+        data.load(str(tmp_path / "a.xlsx"))
+
+
+def test_formulas_that_no_program_has_worked_out_are_named(tmp_path):
+    book = openpyxl.Workbook()
+    for row in [("text", "label"), ("a", '=IF(1=1,"x","y")'), ("b", '="y"')]:
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(InputError, match="formulas without their values.*=IF.*save it"):
+        data.load(str(tmp_path / "a.xlsx"))
+
+
+def test_a_missing_package_is_one_line_that_names_it(tmp_path, monkeypatch):
+    for name, package in (("a.parquet", "pyarrow"), ("a.xlsx", "openpyxl")):
+        pandas_like = pandas.DataFrame(PLAIN, columns=["text", "label"])
+        (pandas_like.to_parquet if package == "pyarrow" else pandas_like.to_excel)(
+            tmp_path / name, index=False)
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            patch.setitem(sys.modules, "pandas", None)
+            with pytest.raises(InputError, match=f"needs the package.*pip install {package}"):
+                data.load(str(tmp_path / name))
+
+
+# ---- parts: folders, save_to_disk, the hub ----
+
+
+def test_a_folder_may_bring_validation_texts_in_another_format(tmp_path):
+    written(tmp_path, "Train.csv.gz", gzip.compress(csv_of(PLAIN).encode()))
+    written(tmp_path, "dev.jsonl", '{"text": "d", "label": "y"}\n{"text": "", "label": "q"}\n')
+    for has_test in (False, True):
+        if has_test:
+            written(tmp_path, "test.tsv", csv_of([("t", "x")], delimiter="\t"))
+        corpus = data.load(str(tmp_path), test_fraction=0.5)
+        assert corpus.val_texts == ["d"] and corpus.val_labels.tolist() == [1]
+        assert corpus.test_texts == ["t"] if has_test else len(corpus.test_texts) == 2
+        assert corpus.dropped == 1
+    assert data.data_report(corpus)["val"] == 1
+    written(tmp_path, "dev.jsonl", '{"text": "d", "label": "new"}\n')
+    with pytest.raises(InputError, match="no training text for the validation labels 'new'"):
+        data.load(str(tmp_path))
+
+
+@pytest.fixture
+def splits():
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(text=datasets.Value("string"),
+                                 label=datasets.ClassLabel(names=["neg", "pos"]))
+
+    def split(texts, labels):
+        return datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features)
+    return datasets.DatasetDict(
+        train=split(["a", "b", "c", "d"], [0, 1, 0, 1]), validation=split(["v"], [1]),
+        test=split(["t", "u"], [-1, -1]), unsupervised=split(["n"], [-1]))
+
+
+def check_splits(source):
+    with pytest.raises(InputError, match="test, row 1: the label is empty"):
+        data.load(source)
+    corpus = data.load(source, drop_unlabelled=True, test_fraction=0.5)
+    assert corpus.label_names == ["neg", "pos"] and corpus.val_texts == ["v"]
+    assert sorted(corpus.train_texts + corpus.test_texts) == ["a", "b", "c", "d"]
+    assert any("no row has a label, so this part is left out" in note for note in corpus.notes)
+    assert any("'unsupervised' are not used" in note for note in corpus.notes)
+
+
+def test_a_folder_of_save_to_disk_is_read_with_its_class_names(splits, tmp_path):
+    splits.save_to_disk(tmp_path / "all")
+    check_splits(str(tmp_path / "all"))
+    splits["train"].save_to_disk(tmp_path / "one")
+    corpus = data.load(str(tmp_path / "one"), test_fraction=0.5)
+    assert len(corpus.train_texts) == len(corpus.test_texts) == 2
+    (tmp_path / "one" / "state.json").write_text("{")
+    with pytest.raises(InputError, match="one: cannot be read by datasets") as error:
+        data.load(str(tmp_path / "one"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_dataset_of_the_hub_is_asked_for_by_name_and_configuration(splits, monkeypatch):
+    import datasets
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or splits)
+    check_splits("hf:some/body")
+    check_splits("hf:some/body:small")
+    assert set(asked) == {("some/body", None), ("some/body", "small")}
+
+    def fail(*names):
+        raise ConnectionError("no\nnetwork")
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(InputError, match="hf:nobody: cannot be read by.*no network.*hf:NAME"):
+        data.load("hf:nobody")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match="pip install datasets"):
+        data.load("hf:nobody")
+
+
+# ---- streams ----
+
+
+def test_a_table_from_a_stream_leaves_it_open_and_reads_no_more_than_it_must(tmp_path):
+    code = ("import sys; from engine.reading import open_table\n"
+            "for form in sys.argv[1:]:\n"
+            "    with open_table(sys.stdin.buffer, form, 'stdin') as table:\n"
+            "        for where, row in table.rows:\n"
+            "            print(where, row, flush=True)\n"
+            "print(sys.stdin.closed, sys.stdin.buffer.closed)")
+    process = subprocess.Popen([sys.executable, "-c", code, "csv"], cwd=ROOT, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdin.write("text;label\n\na;x\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "stdin, line 3 {'text': 'a', 'label': 'x'}\n"
+    assert process.communicate("b;y\n")[0] == (
+        "stdin, line 4 {'text': 'b', 'label': 'y'}\nFalse False\n")
+    for content, form in ((gzip.compress(b"text\na\n"), "csv"), (b'[{"text": "a"}]', "json"),
+                          (zip_of(**{"a.csv": "text\na\n"}), "csv"), (b"a\n", "lines")):
+        run = subprocess.run([sys.executable, "-c", code, form], cwd=ROOT, input=content,
+                             capture_output=True)
+        assert run.stdout.endswith(b"{'text': 'a'}\nFalse False\n"), run.stderr
+
+
+def test_a_pipe_that_stops_being_utf_8_is_one_line():
+    code = ("import sys; from engine.reading import InputError, open_table\n"
+            "try:\n"
+            "    with open_table(sys.stdin.buffer, 'lines', 'stdin') as table: list(table.rows)\n"
+            "except InputError as error: print(error)")
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True,
+                         input=b"a\n" * 9000 + b"caf\xe9\n")
+    assert run.stdout.startswith(b"stdin, below line ") and b"not UTF-8; save it" in run.stdout
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_million_rows_are_streamed_in_little_memory(tmp_path, form):
+    path = tmp_path / f"a.{form}"
+    with open(path, "w") as file:
+        file.write("text,label\n" * (form == "csv"))
+        for start in range(0, 1_000_000, 1000):
+            file.writelines(
+                f"text number {i} about 50 characters, x\n".replace(", x", ",x") if form == "csv"
+                else json.dumps({"text": f"text number {i}", "label": "x"}) + "\n"
+                for i in range(start, start + 1000))
+    code = ("import re, sys; from engine.reading import open_table\n"
+            "with open_table(sys.argv[1]) as table: print(sum(1 for row in table.rows))\n"
+            "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])")
+    run = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True)
+    rows, kilobytes = map(int, run.stdout.split())
+    assert rows == 1_000_000 and kilobytes < 100_000
+
+
+# ---- the flags ----
+
+
+def test_validation_texts_of_the_data_are_not_mixed_with_those_of_a_flag(tmp_path):
+    for name in ("train.csv", "val.csv"):
+        written(tmp_path, name, csv_of(PLAIN))
+    for flags in (["--val_fraction", "0.2"], ["--val_left_out", "2", "--ir", "1"]):
+        args = parse_args(["--dataset", str(tmp_path), "--test_fraction", "0.5", *flags])
+        with pytest.raises(InputError, match="brings 4 validation texts of its own.*leave"):
+            load_corpus(args)
+    args = parse_args(["--dataset", str(tmp_path), "--test_fraction", "0.5"])
+    assert len(load_corpus(args).val_texts) == 4
+
+
+def test_one_text_column_is_a_name_and_several_are_a_list_that_names_the_folder():
+    command = ["--dataset", "a.csv", "--text_column"]
+    for given in ([*command, "text"], command[:2]):
+        assert parse_args(given).text_column == "text"
+    args = parse_args([*command, "title", "body"])
+    assert args.text_column == ["title", "body"]
+    assert "text_column-title+body" in run_folder(args).name
+
+
+@pytest.mark.parametrize("script, flags", [
+    ("main.py", ["--dataset"]), ("main.py", ["--dataset", "trec", "--ri", "20"]),
+    ("predict.py", []), ("predict.py", ["runs/RUN", "--top", "none"]), ("report.py", [])])
+def test_a_wrong_flag_is_one_line_without_the_usage_of_all_others(script, flags):
+    run = subprocess.run([sys.executable, str(ROOT / script), *flags], capture_output=True,
+                         text=True)
+    line, = run.stderr.splitlines()
+    assert run.returncode == 2 and line.startswith("error: ")
+    assert line.endswith("; --help lists the flags") and run.stdout == ""
+
+
+def test_the_files_that_a_copier_takes_import_without_this_room(tmp_path):
+    (tmp_path / "engine").mkdir()
+    for name in ("data.py", "augment.py", "model.py", "losses.py", "engine/files.py"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run([sys.executable, "-c", "import data, augment, model, losses"], cwd=tmp_path,
+                   check=True, env={"PYTHONPATH": "", "PATH": ""})

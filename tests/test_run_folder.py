@@ -1,0 +1,243 @@
+"""engine/run_folder.py: which epoch is kept, what a stop leaves, and that nothing whole is lost."""
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from engine import files, run_folder
+from engine.arguments import parse_args
+from engine.corpus import load_corpus
+from engine.files import InputError
+from engine.run_folder import Busy, RunFolder
+
+
+class Weights:
+    """A model of one number, which is its epoch; save() leaves it as text."""
+
+    def __init__(self):
+        self.value = 0
+
+    def state_dict(self):
+        return {"value": torch.tensor([self.value])}
+
+    def load_state_dict(self, state):
+        self.value = int(state["value"])
+
+    def save(self, folder):
+        files.write_text(folder / "value.txt", str(self.value))
+
+
+def logits_for(labels: np.ndarray, share: float) -> np.ndarray:
+    """Logits that are right on this share of the texts, and on all others name the next class."""
+    right = np.arange(len(labels)) < share * len(labels)
+    return np.eye(3, dtype=np.float32)[np.where(right, labels, (labels + 1) % 3)]
+
+
+def fit_of(val_shares: list[float], stop_after: int | None = None, every: int = 1):
+    """A fit whose epochs are right on these shares of the validation texts."""
+    def fit(args, corpus, folder):
+        weights = Weights()
+        done = folder.begin(weights, weights=weights)
+        assert weights.value == done        # what was restored is the epoch that was done
+        for epoch in range(done + 1, len(val_shares) + 1):
+            if stop_after is not None and epoch > stop_after:
+                raise KeyboardInterrupt
+            weights.value = epoch
+            share, is_evaluated = val_shares[epoch - 1], epoch % every == 0
+            val = logits_for(corpus.val_labels, share) if len(corpus.val_labels) else None
+            yield {"epoch": epoch}, *((logits_for(corpus.test_labels, share), val)
+                                      if is_evaluated else (None, None))
+    return fit
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Drawing takes most of the time of a run without a network."""
+    monkeypatch.setattr(run_folder.figures, "label_distribution", lambda *_: None)
+    monkeypatch.setattr(run_folder.figures, "save_figure", lambda _, path: files.save(path, b""))
+
+
+@pytest.fixture
+def run(corpus_folder, tmp_path):
+    """Runs a fit in the folder of these flags; returns the folder."""
+    def run(fit, *flags):
+        args = parse_args(["--dataset", str(corpus_folder), "--method", "tfidf", "--output_dir",
+                           str(tmp_path / "runs"), *flags])
+        corpus = load_corpus(args)
+        with RunFolder(args, corpus) as folder:
+            folder.check()
+            folder.keep(fit(args, corpus, folder))
+        return folder.path
+    return run
+
+
+VAL = ("--val_fraction", "0.3")
+
+
+def kept(folder) -> tuple[int, int]:
+    """The epoch that result.json names, and the epoch of the weights."""
+    return (json.loads((folder / "result.json").read_text())["kept_epoch"],
+            int((folder / "adapter" / "value.txt").read_text()))
+
+
+@pytest.mark.parametrize("shares, best", [
+    ([0.5, 0.9, 0.7], 2), ([0.9, 0.5, 0.9], 3), ([0.2, 0.3, 0.4], 3), ([0.9, 0.5, 0.4], 1)],
+    ids=["middle", "of equals the later", "last", "first"])
+def test_the_best_validation_epoch_is_kept_and_named_everywhere(run, shares, best):
+    folder = run(fit_of(shares), *VAL)
+    assert kept(folder) == (best, best)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["best_val"]["epoch"] == best and result["last"]["epoch"] == 3
+    for name in ("predictions.csv", "validation.csv"):
+        lines = (folder / name).read_text().splitlines()
+        assert lines[0].endswith(",epoch") and {line.rsplit(",", 1)[1] for line in lines[1:]} == {
+            str(best)}
+    assert not list(folder.glob("best-*")) and not list(folder.glob("checkpoint-*"))
+
+
+def test_without_validation_texts_the_last_epoch_is_kept(run):
+    assert kept(run(fit_of([0.9, 0.5, 0.4]))) == (3, 3)
+
+
+@pytest.mark.parametrize("patience, ran", [(1, 3), (2, 6), (4, 7)])
+def test_patience_counts_evaluations_since_the_best(run, patience, ran):
+    shares = [0.5, 0.9, 0.7, 0.95, 0.6, 0.5, 0.4]      # 0.7 is worse than the best before it
+    folder = run(fit_of(shares), *VAL, "--patience", str(patience))
+    history = (folder / "metrics.jsonl").read_text().splitlines()
+    assert len(history) == ran and kept(folder)[0] == (2 if patience == 1 else 4)
+
+
+def test_only_evaluated_epochs_count(run):
+    folder = run(fit_of([0.99, 0.5, 0.99, 0.7, 0.99, 0.6], every=2), *VAL)
+    result = json.loads((folder / "result.json").read_text())
+    assert kept(folder) == (4, 4)
+    assert [result[name]["epoch"] for name in ("last", "best_test", "best_val")] == [6, 4, 4]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_stopped_run_goes_on_to_the_same_result(run, stop):
+    shares = [0.9, 0.5, 0.7, 0.6]
+    with pytest.raises(KeyboardInterrupt):
+        run(fit_of(shares, stop_after=stop), *VAL)
+    stopped = run(fit_of(shares), *VAL)
+    first = {name: (stopped / name).read_text() for name in ("predictions.csv", "validation.csv")}
+    assert kept(stopped) == (1, 1)
+    again = run(fit_of(shares), *VAL, "--overwrite")
+    assert kept(again) == (1, 1)
+    assert first == {name: (again / name).read_text() for name in first}
+
+
+def test_no_weights_keeps_numbers_alone(run):
+    folder = run(fit_of([0.9, 0.5]), *VAL, "--no_weights")
+    assert (folder / "result.json").exists() and not (folder / "adapter").exists()
+
+
+def whole_run(folder) -> int | None:
+    """The epochs of the finished run that lies here; None where none does."""
+    if not (folder / "result.json").exists():
+        return None
+    numbers = len((folder / "metrics.jsonl").read_text().splitlines())
+    assert kept(folder) == (numbers, numbers)
+    return numbers
+
+
+def test_overwrite_leaves_the_old_run_or_the_new_one_at_every_moment(run, monkeypatch):
+    """A stop before each single write, replacement and removal of --overwrite."""
+    folder = run(fit_of([0.2, 0.3]))
+    stops = 0
+    for stop in range(200):
+        left = [stop]
+
+        def stopping(function):
+            def call(*arguments, **options):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                return function(*arguments, **options)
+            return call
+
+        with monkeypatch.context() as patch:
+            for module, name in ((files, "save"), (run_folder.os, "replace"),
+                                 (run_folder.shutil, "rmtree")):
+                patch.setattr(module, name, stopping(getattr(module, name)))
+            try:
+                run(fit_of([0.2, 0.3, 0.4]), "--overwrite")
+            except KeyboardInterrupt:
+                stops += 1
+            else:
+                break
+        if not (folder / "new" / "result.json").exists():   # else the next start ends the swap
+            assert whole_run(folder) in (2, 3), f"stop {stop}"
+    assert stops > 20 and whole_run(folder) == 3 and not (folder / "new").exists()
+
+
+def test_a_swap_that_was_cut_is_ended_by_the_next_start(run, monkeypatch):
+    folder, replace, left = run(fit_of([0.2])), run_folder.os.replace, [0]
+    for stop in range(1, 40):
+        run(fit_of([0.2]), "--overwrite")
+        left[0] = stop
+
+        def stopping(source, target):
+            if "new" in str(source) and "new" not in str(target):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run_folder.os, "replace", stopping)
+            try:
+                run(fit_of([0.2, 0.3]), "--overwrite")
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        run(fit_of([0.2, 0.3]))     # without --overwrite: it ends the swap, and begins nothing
+        assert whole_run(folder) == 2 and not (folder / "new").exists()
+    assert stop > 5
+
+
+def test_an_interrupted_new_run_goes_on(run):
+    folder = run(fit_of([0.2]))
+    with pytest.raises(KeyboardInterrupt):
+        run(fit_of([0.2, 0.3, 0.4], stop_after=2), "--overwrite")
+    assert whole_run(folder) == 1 and (folder / "new" / "checkpoint-2").exists()
+    started = []
+
+    def fit(args, corpus, folder):
+        for epoch in fit_of([0.2, 0.3, 0.4])(args, corpus, folder):
+            started.append(epoch[0]["epoch"])
+            yield epoch
+    run(fit, "--overwrite")
+    assert started == [3] and whole_run(folder) == 3
+
+
+def test_overwrite_keeps_an_unfinished_run_until_the_new_one_begins(run):
+    with pytest.raises(KeyboardInterrupt):
+        run(fit_of([0.2, 0.3], stop_after=1))
+
+    def fails(args, corpus, folder):
+        raise InputError("the encoder is not there")
+        yield
+    with pytest.raises(InputError):
+        run(fails, "--overwrite")
+    assert kept(run(fit_of([0.2, 0.3]))) == (2, 2)      # which asserts that epoch 1 was restored
+
+
+def test_two_runs_of_one_folder_are_refused(run):
+    def fit(args, corpus, folder):
+        with pytest.raises(Busy, match="another process"):
+            run(fit_of([0.2]))
+        yield from fit_of([0.2])(args, corpus, folder)
+    run(fit)
+
+
+def test_a_run_from_before_this_layout_is_refused_in_one_line(run):
+    folder = run(fit_of([0.2]))
+    args = json.loads((folder / "args.json").read_text())
+    del args["settings"]["eval_every"], args["settings"]["freeze_layers"]
+    files.write_json(folder / "args.json", args)
+    with pytest.raises(InputError, match=r"other settings \(.*freeze_layers.*--overwrite") as error:
+        run(fit_of([0.2]))
+    assert len(str(error.value).splitlines()) == 1
