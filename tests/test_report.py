@@ -8,18 +8,19 @@ import pytest
 from matplotlib import pyplot as plt
 
 from engine import arguments
-import main
 import report
 from engine import files
 from engine.files import InputError
 
-PLAIN = main.settings(main.parse_args(["--dataset", "trec"]))
+OF_OURS = arguments.names_of(arguments.Role.SHARPRECL)
+OF_LARGE = arguments.names_of(arguments.Role.LARGE, arguments.Role.LORA)
+PLAIN = arguments.settings(arguments.parse_args(["--dataset", "trec"]))
 
 
 def write_run(folder, accuracy=90.0, macro_f1=80.0, *, seed=0, method="sharprecl", dataset="trec",
               ir=50.0, seconds=10.0, changed={}, data_hash="same", **others):
     """The folder of a made-up run, as main.py would leave it."""
-    flags = {name: value for name, value in changed.items() if name in arguments.SHARPRECL}
+    flags = {name: value for name, value in changed.items() if name in OF_OURS}
     own = PLAIN | {"dataset": dataset, "ir": ir, "seed": seed, "method": method} | flags | others
     run = folder / f"run{len(list(folder.glob('*'))):03d}"
     run.mkdir(parents=True)
@@ -188,8 +189,8 @@ def test_the_methods_are_those_of_main_in_the_papers_order():
 def test_language_models_stand_beside_the_others_and_in_table_3_with_sharprecl(tmp_path):
     write_run(tmp_path), write_run(tmp_path, method="bert"), write_run(tmp_path, ir=10.0)
     argv = ["--dataset", "trec", "--ir", "50", "--method", "llama2"]
-    own = {name: value for name, value in main.settings(main.parse_args(argv)).items()
-           if name in (*arguments.LANGUAGE_MODEL, "constants")}
+    own = {name: value for name, value in arguments.settings(arguments.parse_args(argv)).items()
+           if name in (*OF_LARGE, "constants")}
     write_run(tmp_path, 97.0, method="llama2", **own)
     tables = read_tables(tmp_path)
     assert list(cells_of(tables["table2"].parts[0])) == ["BERT", "Llama2-7B", "SharpReCL"]
@@ -202,11 +203,11 @@ def test_language_models_stand_beside_the_others_and_in_table_3_with_sharprecl(t
 
 
 def test_a_language_model_with_other_settings_is_no_row_of_table_3(tmp_path):
-    args = main.parse_args(["--dataset", "trec", "--method", "llama2", "--base_type", "8bit",
+    args = arguments.parse_args(["--dataset", "trec", "--method", "llama2", "--base_type", "8bit",
                             "--constants", "rank=4"])
-    own = {name: value for name, value in main.settings(args).items()
-           if name in (*arguments.LANGUAGE_MODEL, "constants")}
-    write_run(tmp_path), write_run(tmp_path, method="llama2", changed=main.changed(args), **own)
+    own = {name: value for name, value in arguments.settings(args).items()
+           if name in (*OF_LARGE, "constants")}
+    write_run(tmp_path), write_run(tmp_path, method="llama2", changed=arguments.changed(args), **own)
     tables = read_tables(tmp_path)
     assert "table3" not in tables
     assert list(cells_of(tables["other"].parts[0])) == ["Llama2-7B, base type 8bit, rank 4"]
@@ -214,8 +215,8 @@ def test_a_language_model_with_other_settings_is_no_row_of_table_3(tmp_path):
 
 @pytest.mark.parametrize("name", arguments.ABLATIONS)
 def test_each_ablation_is_recognised_by_what_main_records_of_it(tmp_path, name):
-    args = main.parse_args(["--dataset", "trec", "--ir", "50", "--ablation", name])
-    write_run(tmp_path, changed=main.changed(args))
+    args = arguments.parse_args(["--dataset", "trec", "--ir", "50", "--ablation", name])
+    write_run(tmp_path, changed=arguments.changed(args))
     rows = cells_of(read_tables(tmp_path)["table4"].parts[0])
     assert list(rows) == [report.ABLATED[0][name]]
 
