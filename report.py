@@ -192,7 +192,7 @@ def why_no_runs(folder: Path, protocol: str, without: int) -> str:
     if without:
         return f"none of the {without} finished runs has {protocol}: take another --protocol"
     if (folder / "args.json").exists():
-        return "this run is not finished; its command, given again, goes on"
+        return "no finished run, but one that began; its command, given again, goes on"
     below = list(folder.glob("*/*/result.json"))
     if below:
         return f"no finished run, but there are some in {below[0].parent.parent}: give that folder"

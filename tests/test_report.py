@@ -510,4 +510,4 @@ def test_a_folder_without_a_finished_run_says_what_helps(tmp_path, capsys):
     (run / "args.json").write_text("{}")
     (run / "result.json").unlink()
     assert "1 runs began here and none is finished" in error(run.parent)
-    assert "this run is not finished; its command, given again, goes on" in error(run)
+    assert "one that began; its command, given again, goes on" in error(run)
