@@ -8,6 +8,10 @@
 #                                   GPT-3.5: pip install openai, OPENAI_API_KEY, PRICES
 #   bash run_all.sh tableA1_full    with back translation (pip install sentencepiece sacremoses) and
 #                                   contextual insertion; their models come from the hub
+#   bash run_all.sh own FILE        which method, on your own texts: five methods, three seeds, a
+#                                   table and a sentence
+#   bash run_all.sh study_a study_b the study of docs/results.md: settings on development texts, then
+#                                   the test table; they take days on two cores
 #   bash run_all.sh --dry_run       the runs, which are finished, and how long the others take
 #   bash run_all.sh quick           the whole path in at most 15 minutes on 2 cores: few texts and
 #                                   values, so it shows that all works, and nothing of the methods
@@ -31,14 +35,19 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 all="table2 table4 tableA1 tableA2 fig1 fig3 figA1 figA2 fig4"
-on_request="table3 tableA1_full"
-tables="" dry_run="" quick=""
-for argument in "$@"; do
+on_request="table3 tableA1_full study_a study_b"
+tables="" dry_run="" quick="" own=""
+while [ $# -gt 0 ]; do
+    argument=$1; shift
     case " $all $on_request " in *" $argument "*) tables="$tables $argument"; continue ;; esac
     case $argument in
         quick) quick=yes ;;
         --dry_run) dry_run=--dry_run ;;
-        *) echo "error: $argument is neither quick, --dry_run nor one of: $all $on_request" >&2
+        own) own=${1-}
+             [ -e "$own" ] || { echo "error: own needs your file: bash run_all.sh own reviews.csv" >&2
+                                exit 2; }
+             shift ;;
+        *) echo "error: $argument is neither quick, own, --dry_run nor one of: $all $on_request" >&2
            exit 2 ;;
     esac
 done
@@ -53,6 +62,14 @@ if [ -n "$quick" ]; then
     ablations="cl mi delta_cl" augmentations="word_substitution none" ks="10 20" values="0.5 1"
     flags="--max_per_class 100 --batch_size 16 --max_length 32 --lr 2e-4 $flags"
 fi
+if [ -n "$own" ]; then
+    tables=own_texts DATASETS=$own
+    : "${SEEDS:=0 1 2}" "${ENCODER:=minilm}" "${EPOCHS:=5}" "${OUTPUT_DIR:=runs/own}"
+    : "${METHODS:=tfidf probe la vs sharprecl}"
+fi
+case "$tables" in *study_*) : "${SEEDS:=0 1 2}" "${ENCODER:=minilm}" "${EPOCHS:=15}" \
+    "${OUTPUT_DIR:=runs/study}" ;;
+esac
 [ -x .venv/bin/python ] && : "${PYTHON:=.venv/bin/python}"
 : "${PYTHON:=python3}"
 registry=$("$PYTHON" -c "from data import DATASETS as known
@@ -72,6 +89,7 @@ if [ "$ENCODER" = bert-base-uncased ]; then ENCODER=""; fi      # roberta takes 
 methods=$("$PYTHON" -m baselines table2)
 language_models=$("$PYTHON" -m baselines table3)
 if [ -z "${PRICES-}" ]; then language_models=${language_models/gpt35 /}; fi     # it costs money
+case "$tables" in *study_*) : "${METHODS:=sharprecl}" ;; esac       # it names its own
 if [ -n "$ENCODER" ] && [ -z "${METHODS-}" ]; then
     echo "roberta is left out: its row needs roberta-base, not $ENCODER" >&2
     methods=${methods/roberta /}
@@ -178,6 +196,62 @@ fig4() {
     for method in sclce spcl sharprecl; do runs trec 50 $method; done
 }
 
+own_texts() {       # the cheap ones first
+    for method in $METHODS; do
+        for seed in $SEEDS; do
+            echo "--dataset $(printf %q "$own") --method $method --val_fraction 0.2 --seed $seed" \
+                "--batch_size 32 --lr 1e-4 --warmup 0.1 --schedule linear --no_weights $flags"
+        done
+    done
+}
+
+study_runs() {      # DATASET FLAG...: a line for each seed, with its own draw of the training texts
+    local dataset=$1 cut
+    shift
+    case $dataset in
+        cr | trec) cut="--ir 50 --val_left_out 200" ;;
+        biomedical) cut="--ir 50 --max_per_class 300 --val_left_out 60 --eval_every 3" ;;
+        dblp) cut="--ir 50 --max_per_class 1000 --val_left_out 200 --eval_every 3" ;;
+        ohsumed) cut="--val_fraction 0.25 --eval_every 3" ;;
+        *) return 0 ;;
+    esac
+    for seed in $SEEDS; do
+        echo "--dataset $dataset $cut $* --seed $seed --data_seed $seed --batch_size 64 --lr 1e-4" \
+            "--warmup 0.1 --schedule linear --max_length 64 --amp bf16 --no_weights $flags"
+    done
+}
+
+study_a() {         # development texts choose the reading, mu and tau
+    local seeds=$SEEDS SEEDS dataset method reduction mu tau
+    for SEEDS in $seeds; do         # the first seed of all before the second of any
+        for dataset in cr biomedical; do
+            for method in la vs bcl; do study_runs $dataset --method $method; done
+            for reduction in weighted_mean mean; do
+                for mu in 0.3 1; do study_runs $dataset --mu $mu --cl_reduction $reduction; done
+            done
+        done
+    done
+    for SEEDS in $seeds; do
+        for dataset in cr biomedical; do
+            for reduction in weighted_mean mean; do
+                for mu in 0.3 1; do
+                    for tau in 0.1 1; do
+                        study_runs $dataset --mu $mu --tau $tau --cl_reduction $reduction
+                    done
+                done
+            done
+        done
+    done
+}
+
+study_b() {         # the test table
+    for dataset in cr biomedical trec dblp ohsumed; do
+        study_runs $dataset --method sharprecl
+        study_runs $dataset --ablation cl
+        for method in la vs bert wce bcl spcl; do study_runs $dataset --method $method; done
+    done
+}
+
 # ---- run them, and report ----
 
 lines=$(for table in ${tables:-$all}; do $table; done)
@@ -190,5 +264,9 @@ while kill -0 $runner 2>/dev/null; do                    # a signal ends wait, n
     wait $runner || status=$?
 done
 if [ -n "$dry_run" ] || [ $status -gt 1 ]; then exit $status; fi
-"$PYTHON" report.py "$OUTPUT_DIR" --output_dir "$OUTPUT_DIR/report" || status=1
+if [ -n "$own" ]; then
+    "$PYTHON" report.py "$OUTPUT_DIR" --choose || status=1
+else
+    "$PYTHON" report.py "$OUTPUT_DIR" --output_dir "$OUTPUT_DIR/report" || status=1
+fi
 exit $status

@@ -13,20 +13,30 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["TQDM_DISABLE"] = "1"
 
-import torch                                                    # noqa: E402  after the path
+import numpy as np                                              # noqa: E402  after the path
+import torch                                                    # noqa: E402
 from torch.profiler import ProfilerActivity, profile            # noqa: E402
 from transformers import BertConfig, BertModel                  # noqa: E402
 
+import data                                                     # noqa: E402
 import main                                                     # noqa: E402
-from model import load_tokenizer                                # noqa: E402
+from engine.arguments import parse_args                         # noqa: E402
+from engine.corpus import cache_dir, load_corpus, views_of      # noqa: E402
+from engine.frozen import keep_states                           # noqa: E402
+from engine.loader import Loader                                # noqa: E402
+from engine.network import new_model                            # noqa: E402
+from engine.optimizer import new_optimizer, new_scaler          # noqa: E402
+from model import Method, load_tokenizer                        # noqa: E402
 
 Forms = dict[str, Callable[[], object]]     # name -> what is measured; a call is one repeat
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def parse(doc: str, *flags: tuple[str, dict]) -> argparse.Namespace:
@@ -38,6 +48,8 @@ def parse(doc: str, *flags: tuple[str, dict]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7, help="of each form, in turn")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: the seconds of this "
+                        "process on all cores, for a machine that is shared")
     parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -52,18 +64,20 @@ def synchronize(device: str) -> None:
 SHORTEST = 0.1      # seconds of a repeat: a quick form is called so often that it fills them
 
 
-def interleaved(forms: Forms, repeats: int, device: str = "cpu") -> dict[str, list[float]]:
+def interleaved(forms: Forms, repeats: int, device: str = "cpu",
+                clock: str = "wall") -> dict[str, list[float]]:
     """Seconds a call of each form, `repeats` times in turn, A B A B, after a warm-up of each."""
+    now = CLOCKS[clock]
     calls, seconds = dict.fromkeys(forms, 1), {name: [] for name in forms}
     for repeat in range(repeats + 1):
         for name, form in forms.items():
             gc.collect()
             synchronize(device)
-            start = time.perf_counter()
+            start = now()
             for _ in range(calls[name]):
                 form()
             synchronize(device)
-            taken = (time.perf_counter() - start) / calls[name]
+            taken = (now() - start) / calls[name]
             if repeat > 0:
                 seconds[name].append(taken)
             else:
@@ -92,26 +106,49 @@ def peak_memory(form: Callable[[], object], device: str = "cpu") -> int:
 # ---- runs of main.py's own code ----
 
 
-def run_of(args: argparse.Namespace, *flags: str, views: tuple[str, ...] | None = None):
+@dataclass
+class Run:
+    """What main.train makes before its first epoch."""
+    args: argparse.Namespace
+    corpus: data.Corpus
+    model: Method
+    loader: Loader
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    def epoch(self) -> dict:
+        return main.train_epoch(self.model, self.loader, self.optimizer, self.scaler, 1, self.args)
+
+
+def run_of(args: argparse.Namespace, *flags: str, views: tuple[str, ...] | None = None,
+           keeps_states: bool = True) -> Run:
     """
-    A main.Run that has not trained, on args.dataset and args.encoder, with these flags of main.py;
-    views: of a step's texts, in place of the method's.
+    A run that has not trained, on args.dataset and args.encoder, with these flags of main.py.
+
+    views           of a step's texts, in place of the method's
+    keeps_states    False: what frozen layers make of the texts is computed anew at each step
     """
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
     encoder = random_bert(folder) if args.encoder == "bert-base" else args.encoder
     pooling = ["--pooling", "cls"] if args.encoder == "bert-base" else []
-    own = main.parse_args([
+    own = parse_args([
         "--dataset", args.dataset, "--data_dir", args.data_dir, "--encoder", encoder, *pooling,
         "--batch_size", str(args.batch_size), "--amp", args.amp, "--device", args.device,
         "--output_dir", folder, *flags])
     if args.dataset == "wordnet":       # 26 classes, 1,000 texts or so
         own.max_per_class = 40
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        corpus = main.load_data(own)
-        model = main.new_model(own, corpus)
+        corpus = load_corpus(own)
+        model = new_model(own, corpus)
         model.views = views or model.views
-        return main.build(own, Path(folder), corpus, main.tokenize(own, corpus.train_texts), model)
+        tokens = views_of(own, corpus, model)
+        if keeps_states:
+            tokens = [keep_states(view, model.encoder, own.device, cache_dir(own))
+                      for view in tokens]
+        loader = Loader(model, model.encoder, tokens, corpus.train_labels,
+                        len(corpus.label_names), own)
+        return Run(own, corpus, model, loader, new_optimizer(model, own), new_scaler(own))
 
 
 def random_bert(folder: str) -> str:
@@ -121,14 +158,14 @@ def random_bert(folder: str) -> str:
     return folder
 
 
-def flops(run, rows) -> float:
+def flops(run: Run, rows: np.ndarray) -> float:
     """
     Of a step: 6 for each weight of the layers and each real token, and 12 h for each pair of tokens
     of a text and each layer (Chowdhery et al. 2022, Appendix B). Padding counts as waste.
     """
     layers = [p for name, p in run.model.encoder.named_parameters() if "embeddings" not in name]
     config = run.model.encoder.backbone.config
-    lengths = [view.lengths[rows].astype(float) for view in run.views]
+    lengths = [view.lengths[rows].astype(float) for view in run.loader.views]
     return sum(6 * sum(p.numel() for p in layers) * length.sum()
                + 12 * config.num_hidden_layers * config.hidden_size * (length**2).sum()
                for length in lengths)
@@ -163,7 +200,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def machine(args: argparse.Namespace) -> str:
     name = (torch.cuda.get_device_name(args.device) if torch.device(args.device).type == "cuda"
             else f"{args.threads} threads of {_processor()}")
-    return f"{name}, torch {torch.__version__}, {args.repeats} repeats"
+    seconds = {"wall": "by the clock", "cpu": "by CPU time"}[args.clock]
+    return f"{name}, torch {torch.__version__}, {args.repeats} repeats, {seconds}"
 
 
 def _processor() -> str:

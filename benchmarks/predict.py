@@ -43,7 +43,7 @@ def bare_seconds(trained: export.Trained, texts: list[str], batch_size: int) -> 
     device = next(method.parameters()).device
     batches = []
     for texts in map(tokens.take, data.eval_batches(tokens.lengths, batch_size)):
-        whole, = data.pieces(texts, most_tokens=sys.maxsize)
+        whole, = data.pieces(texts, start_cost=sys.maxsize // 2)
         ids = texts.ids.astype(np.int64)[whole.places]
         batches.append([torch.from_numpy(part).to(device) for part in (ids, whole.is_token)])
     start = clocks()

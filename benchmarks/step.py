@@ -5,27 +5,27 @@ encoder alone, forward and backward, on the same tokens; and SharpReCL in micro 
     python benchmarks/step.py
     python benchmarks/step.py --encoder bert-base --device cuda --amp bf16 --compile
 """
-from measure import (finish, flops, interleaved, machine_rate, parse, peak_memory, ratios, run_of,
-                     spread, table)
+from measure import (Run, finish, flops, interleaved, machine_rate, parse, peak_memory, ratios,
+                     run_of, spread, table)
 
-import main
+from engine.optimizer import autocast
 
 STEPS = 4       # of a repeat: what the loop does once an epoch weighs as in a short epoch
 
 
-def loop(run, rows):
+def loop(run: Run, rows):
     """train_epoch on the same batch, STEPS times."""
-    run.epoch_batches = lambda epoch: [rows] * STEPS      # shadows the method
-    return lambda: main.train_epoch(run, 1)
+    run.loader.epoch_batches = lambda epoch: [rows] * STEPS      # shadows the method
+    return run.epoch
 
 
-def encoder_alone(run, rows):
+def encoder_alone(run: Run, rows):
     def passes():
         run.model.train()
         for _ in range(STEPS):
-            batch, _ = run.batch(rows)
-            with run.autocast():
-                feat = run.model.encode(run.forward, **batch)
+            texts, _ = run.loader.batch(rows)
+            with autocast(run.loader.device, run.args.amp):
+                feat = run.model.encode(run.loader.forward, texts)
             feat.float().sum().backward()
             run.optimizer.zero_grad()
     return passes
@@ -41,17 +41,17 @@ def benchmark() -> None:
                  ("--compile", {"action": "store_true", "help": "a row with --compile, too"}))
     ours = run_of(args, "--method", "sharprecl")
     sclce = run_of(args, "--method", "sclce", views=ours.model.views)
-    rows = ours.epoch_batches(1)[0]
+    rows = ours.loader.epoch_batches(1)[0]
     forms = {"encoder alone": encoder_alone(ours, rows), "SCLCE": loop(sclce, rows),
              "SharpReCL": loop(ours, rows),
              f"SharpReCL, --micro_batch {args.micro_batch}": loop(
                  run_of(args, "--micro_batch", str(args.micro_batch)), rows)}
     if args.compile:
         forms["SharpReCL, --compile"] = loop(run_of(args, "--compile"), rows)
-    seconds = interleaved(forms, args.repeats, args.device)
+    seconds = interleaved(forms, args.repeats, args.device, args.clock)
     memory = {name: peak_memory(form, args.device) for name, form in forms.items()}
 
-    tokens = sum(int(view.lengths[rows].sum()) for view in ours.views)
+    tokens = sum(int(view.lengths[rows].sum()) for view in ours.loader.views)
     work, rate = flops(ours, rows), machine_rate(args.device, args.amp)
     lines = [[name, spread([1e3 * s / STEPS for s in seconds[name]], 0, " ms"),
               spread(ratios(seconds, name, "encoder alone"), 3),

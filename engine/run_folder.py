@@ -125,6 +125,7 @@ class RunFolder:
                  weights is what is kept of the best epoch
         """
         self.model, self.epochs, self.parts = model, epochs, parts
+        self.val_logits = None      # of the kept epoch
         with distributed.main_first():
             if distributed.is_main():
                 if self.starts_anew:
@@ -196,6 +197,7 @@ class RunFolder:
             self.is_first = False
             if logits is not None and self.kept_epoch() == record["epoch"]:
                 results.write_reports(self.place, self.corpus, record["epoch"], logits, val_logits)
+                self.val_logits = val_logits
                 self.save_best(record["epoch"], val_logits)
             write_text(self.place / "metrics.jsonl",
                        "".join(json.dumps(line) + "\n" for line in self.history))
@@ -247,8 +249,8 @@ class RunFolder:
     def finish(self) -> None:
         """The model, result.json, which marks the run as finished, and the plots."""
         kept = next(record for record in self.history if record["epoch"] == self.kept_epoch())
-        best, val_logits = self.place / f"best-{kept['epoch']}", None
-        if best.exists():
+        best, val_logits = self.place / f"best-{kept['epoch']}", self.val_logits
+        if best.exists():       # else its weights are still those of the model
             val_logits = load_whole(best, {"weights": self.parts["weights"]})["val_logits"].numpy()
         if self.keeps_model:
             export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)

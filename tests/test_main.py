@@ -21,6 +21,7 @@ from matplotlib.image import imread
 
 import losses as L
 import main as main_module
+from augment import AUGMENTATIONS
 import report
 from engine import files, metrics
 from reporting import figures
@@ -710,49 +711,10 @@ def test_the_papers_datasets_train_from_the_command_line(tiny_encoder, tmp_path,
 # ---- augmentations ----
 
 
-def test_auto_takes_the_augmentation_with_the_best_held_out_macro_f1(
-        command, tmp_path, monkeypatch, capsys):
-    """Whatever their texts, the trials score as they are told; one of them is not to be had."""
-    def missing(texts):
-        raise InputError("no weights")
-
-    made, scores = [], {"word_substitution": 40.0, "noise": 60.0, "contextual": 50.0, "none": 0.0}
-    for name, function in (("back_translation", missing), ("contextual", lambda texts: texts)):
-        entry = replace(main_module.AUGMENTATIONS[name], function=function)
-        monkeypatch.setitem(main_module.AUGMENTATIONS, name, entry)
-    evaluate = main_module.evaluate
-
-    def augment(texts, method, **options):
-        made.append((method, len(texts)))
-        return list(texts)
-
-    def scored(corpus, logits, val_logits):
-        record = evaluate(corpus, logits, val_logits)
-        if val_logits is not None:
-            record["val"]["macro_f1"] = scores[made[-1][0]]
-        return record
-    monkeypatch.setattr(main_module, "augment", augment)
-    monkeypatch.setattr(main_module, "evaluate", scored)
-    argv = [*command, "--augment", "auto"]
-    assert main(argv) == 0
-    out = capsys.readouterr().out
-    assert "auto leaves out back_translation: no weights" in out and "takes noise" in out
-    # a tenth of 40, 20 and 8 texts is held out: 4, 2 and 1; the last run has them all
-    assert made == [("word_substitution", 61), ("contextual", 61), ("noise", 61), ("none", 61),
-                    ("noise", 68)]
-    folder = run_folder(parse_args(argv))
-    assert json.loads((folder / "augmentations.json").read_text())["chosen"] == "noise"
-    assert json.loads((folder / "result.json").read_text())["settings"]["augment"] == "auto"
-    assert [path.parent for path in tmp_path.glob("*/result.json")] == [folder]
-    made.clear()
-    (folder / "result.json").unlink()
-    assert main(argv) == 0 and made == [("noise", 68)]      # the trials were finished
-
-
 def test_options_of_an_augmentation_reach_it_and_have_a_folder_of_their_own(
         command, monkeypatch):
     seen = []
-    monkeypatch.setattr(main_module, "augment", lambda texts, method, **options: (
+    monkeypatch.setattr("engine.corpus.augment", lambda texts, method, **options: (
         seen.append((method, options)) or list(texts)))
     argv = [*command, "--augment", "contextual", "--augment_options", "model=some/name", "top_n=3",
             "rate=0.3"]
@@ -778,12 +740,12 @@ def test_wrong_options_of_augmentations_are_one_line(command, capsys, options, m
     assert stop.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_overwrite_loses_nothing_when_the_augmentation_is_not_to_be_had(command, monkeypatch):
+def test_overwrite_loses_nothing_when_the_augmentation_is_not_available(command, monkeypatch):
     assert main(command) == 0
 
-    def missing(texts, *, seed=0, rate=0.3):
+    def missing(texts, *, seed=0, rate=0.4):        # its cache is another
         raise InputError("no WordNet")
-    entry = replace(main_module.AUGMENTATIONS["word_substitution"], function=missing)
-    monkeypatch.setitem(main_module.AUGMENTATIONS, "word_substitution", entry)
+    entry = replace(AUGMENTATIONS["word_substitution"], function=missing)
+    monkeypatch.setitem(AUGMENTATIONS, "word_substitution", entry)
     assert main([*command, "--overwrite"]) == 2
     assert (run_folder(parse_args(command)) / "result.json").exists()

@@ -1,0 +1,332 @@
+"""
+README.md and docs/: every command is parsed by its own script, every Python block runs, every file,
+function, flag and test that is named exists, and the pages keep their size.
+
+bash runs the commands, with functions in the place of python, torchrun and the others that note what
+they were called with; so loops, variables and pipes are read as a user's shell reads them.
+"""
+import argparse
+import importlib
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.run import parse_args as parse_torchrun
+
+import baselines
+import losses
+import main
+import predict
+import report
+from baselines import simple
+from engine.arguments import make_parser, parse_args
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTS = {"main.py": main, "predict.py": predict, "report.py": report}
+
+
+def text_of(page: Path) -> str:
+    """Without comments, which a reader does not see."""
+    return re.sub("<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
+
+
+def inline_code(page: Path) -> list[str]:
+    prose = re.sub("^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    return [" ".join(code.split()) for code in re.findall("`([^`]+)`", prose)]
+
+
+def named(page: Path) -> list[str]:
+    """Commands in the prose, and the indented one below "Tests", which .ci/run takes."""
+    indented = re.findall(r"^    (\.venv/.*)$", text_of(page), re.MULTILINE)
+    return indented + [code for code in inline_code(page) if re.match(
+        r"([A-Z_]+=\S+ )*(python|bash|torchrun|pip|\.venv/\S+) .", code)]
+
+
+# ---- commands ----
+
+# run_all.sh is run, but for its runs: its own checks of its arguments and variables are the parser.
+PRELUDE = r"""
+note() { { printf '%q ' "$@"; echo; } >> "$NOTES"; }
+python() { note python "$@"; }
+.venv/bin/python() { note python "$@"; }
+.venv/bin/ruff() { note ruff "$@"; }
+torchrun() { note torchrun "$@"; }
+pip() { note pip "$@"; }
+hf() { :; }
+sbatch() { SLURM_ARRAY_TASK_ID=1; eval "${@: -1}"; }
+bash() {
+    note bash "$@"
+    [ "$1" != setup.sh ] || return 0
+    PYTHON=$DRY command bash "$ROOT/$1" --dry_run "${@:2}" > /dev/null || note failed "$@"
+}
+command_not_found_handle() { note failed "$@"; }
+"""
+
+
+@pytest.fixture(scope="module")
+def dry_python(tmp_path_factory) -> Path:
+    """Python, but for the grid: it notes the first and the last run of run_all.sh as commands."""
+    path = tmp_path_factory.mktemp("dry") / "python"
+    path.write_text(f"""#!/bin/sh
+[ "$2" = engine.grid ] || exec {shlex.quote(sys.executable)} "$@"
+runs=$(sed -n 's/^/python main.py /; 1p; $p')
+[ -n "$runs" ] && echo "$runs" >> "$NOTES"
+""")
+    path.chmod(0o755)
+    return path
+
+
+def calls(commands: str, dry_python: Path, folder: Path) -> list[list[str]]:
+    """What the commands call, each with its arguments."""
+    notes = folder / "notes"
+    notes.write_text("")
+    ran = subprocess.run(
+        ["bash", "-c", PRELUDE + commands], cwd=folder, text=True, capture_output=True, timeout=300,
+        env=os.environ | {"NOTES": str(notes), "ROOT": str(ROOT), "DRY": str(dry_python)})
+    assert ran.returncode == 0, ran.stderr
+    return [shlex.split(line) for line in notes.read_text().splitlines()]
+
+
+class Parsed(Exception):
+    """The arguments were understood; what follows is not run."""
+
+
+def check_script(script: str, argv: list[str], monkeypatch) -> None:
+    """The script's own parser takes these arguments."""
+    if script == "main.py":
+        parse_args(argv)            # more than argparse: what flags mean together
+        return
+
+    def parsing(real):
+        def parse(parser, *args, **options):
+            real(parser, *args, **options)
+            raise Parsed
+        return parse
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name,
+                            parsing(getattr(argparse.ArgumentParser, name)))
+    with pytest.raises(Parsed):
+        if script in SCRIPTS:
+            SCRIPTS[script].main(argv)
+        else:
+            path = ROOT / script
+            monkeypatch.syspath_prepend(str(path.parent))
+            monkeypatch.setattr(sys, "argv", [script, *argv])
+            runpy.run_path(str(path), run_name="__main__")
+
+
+def check_call(call: list[str], monkeypatch) -> None:
+    program, *argv = call
+    if program == "torchrun":
+        options = parse_torchrun(argv)
+        check_script(options.training_script, options.training_script_args, monkeypatch)
+    elif program == "python" and argv[0] == "-m":
+        assert importlib.util.find_spec(argv[1]), argv
+        if argv[1] == "pytest" and "-k" in argv:
+            check_test(Path(argv[2]).stem, argv[argv.index("-k") + 1])
+    elif program == "python":
+        check_script(argv[0], argv[1:], monkeypatch)
+    elif program == "pip":
+        known = (ROOT / "tests" / "requirements.txt").read_text()
+        assert argv[0] == "install" and all(f"{name}==" in known for name in argv[1:]), argv
+    else:
+        assert program in ("bash", "ruff"), call        # "failed" names what went wrong
+
+
+def check_test(file: str, expression: str) -> None:
+    assert re.search(rf"^def test_\w*{expression}", (ROOT / "tests" / f"{file}.py").read_text(),
+                     re.MULTILINE), f"{file} -k {expression} runs nothing"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_understood(page, dry_python, tmp_path):
+    commands = "\n".join([*blocks(page, "bash"), *named(page)])
+    found = calls(commands, dry_python, tmp_path)
+    assert len(found) >= len(re.findall(r"\b(?:python|bash|torchrun|pip) ", commands))
+    for call in found:
+        with pytest.MonkeyPatch.context() as patch:
+            check_call(call, patch)
+
+
+@pytest.mark.parametrize("command", [
+    "python main.py --datasets trec", "python main.py --dataset trec --method la --tau 1",
+    "python predict.py runs/RUN new.csv --k", "python report.py", "pyhton main.py --dataset trec",
+    "python benchmarks/loss.py --speed", "torchrun --gpus 2 main.py", "pip install datasetz",
+    "bash run_all.sh table9", "METHODS=nobody bash run_all.sh table2",
+    "DATASETS=none.csv bash run_all.sh", "FLAGS=--none bash run_all.sh table4"])
+def test_a_wrong_command_is_found(command, dry_python, tmp_path, monkeypatch):
+    with pytest.raises((SystemExit, AssertionError)):
+        for call in calls(command, dry_python, tmp_path):
+            check_call(call, monkeypatch)
+
+
+@pytest.mark.parametrize("module", [main, predict, report], ids=lambda module: module.__name__)
+def test_the_commands_of_a_docstring_are_understood(module, dry_python, tmp_path):
+    lines = re.findall(r"^    (.*\bpython \w+\.py .*)$", module.__doc__, re.MULTILINE)
+    assert len(lines) >= 3
+    for call in calls("\n".join(lines), dry_python, tmp_path):
+        with pytest.MonkeyPatch.context() as patch:
+            check_call(call, patch)
+
+
+def test_ci_takes_the_test_command_of_the_readme(dry_python, tmp_path):
+    program = re.search(r"awk '(.*?)' README\.md", (ROOT / ".ci" / "run").read_text())[1]
+    command = subprocess.run(["awk", program, str(ROOT / "README.md")], text=True,
+                             capture_output=True, check=True).stdout
+    assert "python -m pytest" in " ".join(calls(command.strip() + " -rs", dry_python, tmp_path)[-1])
+
+
+# ---- Python ----
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory, tiny_encoder, corpus_folder):
+    """A folder in which runs/RUN is a run, as the pages call it."""
+    folder = tmp_path_factory.mktemp("user")
+    assert main.main(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs",
+                      "1", "--batch_size", "16", "--device", "cpu", "--output_dir",
+                      str(folder / "runs")]) == 0
+    [run] = [path.parent for path in folder.glob("runs/*/result.json")]
+    run.rename(folder / "runs" / "RUN")
+    return folder
+
+
+def prepared() -> dict:
+    """What the pages say that a reader has: two views of six texts in three classes, a network."""
+    torch.manual_seed(0)
+    return {"C": 3, "feat": torch.randn(12, 8, requires_grad=True),
+            "labels": torch.tensor([0, 0, 0, 0, 1, 1] * 2), "class_counts": torch.tensor([50, 9, 1]),
+            "classifier": torch.nn.Linear(8, 3, bias=False),
+            "proj_f": torch.nn.Linear(8, 4), "proj_h": torch.nn.Linear(8, 4),
+            "CrossEntropy": baselines.base.CrossEntropy, "Entry": baselines.Entry,
+            "F": torch.nn.functional}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")],
+                         ids=lambda page: page.name)
+def test_every_python_block_runs(page, a_run, monkeypatch):
+    monkeypatch.chdir(a_run)
+    names = prepared()
+    for code in blocks(page, "python"):
+        exec(code, names)
+
+
+def test_the_readmes_loss_links_the_branches():
+    names = prepared()
+    exec(blocks(ROOT / "README.md", "python")[0], names)
+    of_logits = losses.logit_compensation(names["classifier"](names["feat"]), names["labels"],
+                                          names["class_counts"])
+    (names["loss"] - of_logits).backward()
+    assert names["loss"].isfinite() and names["classifier"].weight.grad.abs().sum() > 0
+    assert names["positives"].first.shape == (3, 10) and names["negatives"].first.shape == (3, 500)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
+def test_the_pages_method_trains_as_it_is_added(page, a_run, corpus_folder, tiny_encoder,
+                                                monkeypatch):
+    names = prepared()
+    code = next(code for code in blocks(ROOT / page, "python") if "SquaredError" in code)
+    exec(code, names)
+    [name, *rest] = re.search(r"Entry\((.*)\)", text_of(ROOT / page))[1].split(", ")
+    entry = baselines.Entry(*(eval(value) for value in (name, *rest)))
+    monkeypatch.setattr(simple, "SquaredError", names["SquaredError"], raising=False)
+    monkeypatch.setitem(baselines.METHODS, entry.name, entry)
+    assert main.main(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--method",
+                      "squared", "--epochs", "1", "--device", "cpu", "--no_weights",
+                      "--output_dir", str(a_run / page[:4])]) == 0
+
+
+# ---- what is named, and the size of the pages ----
+
+FOLDERS = ("baselines", "engine", "reporting", "docs", "tests", "benchmarks", "tables", ".ci")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_is_named_exists(page):
+    for code in inline_code(page):
+        if re.fullmatch(r"[\w.]+\.(py|sh)", code) or code.split("/")[0] in FOLDERS:
+            places = [ROOT / code, ROOT / "benchmarks" / code]
+            assert any(place.exists() for place in places), f"{page.name} names {code}"
+
+
+def anchors(page: Path) -> list[str]:
+    """GitHub's names of the headings."""
+    headings = re.findall("^#+ (.*)$", text_of(page), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_within_the_repository_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(page)):
+        if not target.startswith("https://"):
+            path, _, anchor = target.partition("#")
+            other = page.parent / path if path else page
+            assert other.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(other), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_function_that_is_named_exists(page):
+    rooms = "main model losses data augment predict report baselines engine reporting".split()
+    is_file = ("py", "csv", "html", "json", "jsonl", "safetensors")
+    for code in inline_code(page):
+        found = re.fullmatch(r"((?:\w+\.)*\w+)\.(\w+)(\(.*)?", code)
+        if found and found[1].split(".")[0] in rooms and found[2] not in is_file:
+            try:
+                assert hasattr(importlib.import_module(found[1]), found[2]), f"{page.name}: {code}"
+            except ImportError:
+                raise AssertionError(f"{page.name}: {code}") from None
+
+
+def known_flags() -> set[str]:
+    """Of all scripts; of the benchmarks by their source."""
+    flags = {option for parser in (make_parser(), predict.make_parser())
+             for action in parser._actions for option in action.option_strings}
+    for path in (ROOT / "report.py", ROOT / "run_all.sh", *(ROOT / "benchmarks").glob("*.py")):
+        flags |= set(re.findall(r"--\w+", path.read_text()))
+    return flags
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_flag_that_is_named_exists(page):
+    used = {flag for code in inline_code(page) for flag in re.findall(r"(?<!\S)--\w+", code)
+            if not code.startswith(("torchrun", "pip"))}
+    assert used <= known_flags(), f"{page.name}: {used - known_flags()}"
+
+
+def test_every_test_of_the_feature_table_exists():
+    found = [code for code in inline_code(ROOT / "docs" / "feature_table.md")
+             if code.startswith("test_")]
+    assert len(found) > 20
+    for code in found:
+        check_test(*code.split(" -k "))
+
+
+def test_the_feature_table_answers_every_row():
+    rows = [line.split(" | ") for line in text_of(ROOT / "docs" / "feature_table.md").splitlines()
+            if line.startswith("| ") and "| feature |" not in f"{line[:10]}|"]
+    assert len(rows) == 45
+    assert all(row[1].startswith(("yes", "partly", "no")) and len(row) == 3 for row in rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_and_cells_are_short(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= (180 if page.name == "README.md" else 150)
+    cells = [cell.strip() for line in lines if line.startswith("|") for cell in line.split("|")]
+    assert max(map(len, cells), default=0) <= 90
+
+
+def test_no_number_is_left_to_fill_in():
+    assert not any("@@" in page.read_text() for page in PAGES)
