@@ -17,7 +17,6 @@ import data
 from engine import loader
 from reporting import export
 import predict
-from engine import loader
 from engine.files import InputError
 from baselines import make
 from baselines.base import Task

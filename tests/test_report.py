@@ -8,18 +8,19 @@ import pytest
 from matplotlib import pyplot as plt
 
 from engine import arguments
-import main
 import report
+from reporting import tables
 from engine import files
 from engine.files import InputError
 
-PLAIN = main.settings(main.parse_args(["--dataset", "trec"]))
+LANGUAGE_MODEL = arguments.names_of(arguments.Role.LARGE, arguments.Role.LORA)
+PLAIN = arguments.settings(arguments.parse_args(["--dataset", "trec"]))
 
 
 def write_run(folder, accuracy=90.0, macro_f1=80.0, *, seed=0, method="sharprecl", dataset="trec",
               ir=50.0, seconds=10.0, changed={}, data_hash="same", **others):
     """The folder of a made-up run, as main.py would leave it."""
-    flags = {name: value for name, value in changed.items() if name in arguments.SHARPRECL}
+    flags = {name: value for name, value in changed.items() if name in arguments.names_of(arguments.Role.SHARPRECL)}
     own = PLAIN | {"dataset": dataset, "ir": ir, "seed": seed, "method": method} | flags | others
     run = folder / f"run{len(list(folder.glob('*'))):03d}"
     run.mkdir(parents=True)
@@ -39,8 +40,8 @@ def write_seeds(folder, values, **options):
 
 def read_tables(folder, protocol="last"):
     """{name: table} of the folder's only group."""
-    only, = report.group(report.load(folder, protocol))
-    return {table.name: table for table in report.tables(only, protocol, [])}
+    only, = tables.group(tables.load(folder, protocol))
+    return {table.name: table for table in tables.tables(only, protocol, [])}
 
 
 def cells_of(part):
@@ -82,7 +83,7 @@ def test_the_caption_names_every_setting_that_is_not_the_default(tmp_path):
     ([None, 3.0], max, ["", ""]),
 ])
 def test_best_and_second_are_marked_ties_alike_and_a_lone_number_not(means, best, marks):
-    assert report.ranked(means, best) == marks
+    assert tables.ranked(means, best) == marks
 
 
 def test_means_that_print_the_same_share_their_mark(tmp_path):
@@ -120,22 +121,22 @@ def test_a_cell_without_a_run_is_a_dash_and_columns_stand_as_in_the_paper(tmp_pa
 def test_the_paired_t_test_is_the_one_worked_by_hand():
     # differences 1, 2, 3: t = 2 / (1 / sqrt 3), and with 2 degrees p = 1 - t / sqrt(2 + t^2)
     t = 2 * 3 ** 0.5
-    p = report.paired_p(np.array([11.0, 22.0, 33.0]), np.array([10.0, 20.0, 30.0]))
+    p = tables.paired_p(np.array([11.0, 22.0, 33.0]), np.array([10.0, 20.0, 30.0]))
     assert p == pytest.approx(1 - t / (2 + t * t) ** 0.5)
     assert p == pytest.approx(0.0742, abs=1e-4)
 
 
 def test_differences_without_spread_are_never_significant_and_warn_of_nothing(recwarn):
-    assert report.paired_p(np.array([0.3, 1.3]), np.array([0.1, 1.1])) == 1
-    assert report.paired_p(np.array([5.0, 6.0]), np.array([5.0, 6.0])) == 1
+    assert tables.paired_p(np.array([0.3, 1.3]), np.array([0.1, 1.1])) == 1
+    assert tables.paired_p(np.array([5.0, 6.0]), np.array([5.0, 6.0])) == 1
     assert not recwarn
 
 
 def test_holm_multiplies_the_smallest_p_most_and_never_goes_down_or_above_1():
     # sorted .01 .03 .04 -> .03 .06 .04, and the last may not fall below the one before
-    assert report.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert report.holm([0.7, 0.6]) == [1, 1]
-    assert report.holm([]) == []
+    assert tables.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert tables.holm([0.7, 0.6]) == [1, 1]
+    assert tables.holm([]) == []
 
 
 def test_seeds_pair_by_their_number_and_the_marks_say_who_is_better(tmp_path):
@@ -180,16 +181,16 @@ def test_without_two_shared_seeds_there_is_no_test(tmp_path):
 
 
 def test_the_methods_are_those_of_main_in_the_papers_order():
-    assert [name for section in report.SECTIONS for name in section] == list(baselines.METHODS)
-    assert list(report.NAMES)[:2] == ["bert", "dice"] and list(report.NAMES)[-1] == "sharprecl"
-    assert {*report.ABLATED[0]} == {*arguments.ABLATIONS} == {*report.TABLE_4} - {"sharprecl"}
+    assert [name for section in tables.SECTIONS for name in section] == list(baselines.METHODS)
+    assert list(tables.NAMES)[:2] == ["bert", "dice"] and list(tables.NAMES)[-1] == "sharprecl"
+    assert {*tables.ABLATED[0]} == {*arguments.ABLATIONS} == {*tables.TABLE_4} - {"sharprecl"}
 
 
 def test_language_models_stand_beside_the_others_and_in_table_3_with_sharprecl(tmp_path):
     write_run(tmp_path), write_run(tmp_path, method="bert"), write_run(tmp_path, ir=10.0)
     argv = ["--dataset", "trec", "--ir", "50", "--method", "llama2"]
-    own = {name: value for name, value in main.settings(main.parse_args(argv)).items()
-           if name in (*arguments.LANGUAGE_MODEL, "constants")}
+    own = {name: value for name, value in arguments.settings(arguments.parse_args(argv)).items()
+           if name in (*LANGUAGE_MODEL, "constants")}
     write_run(tmp_path, 97.0, method="llama2", **own)
     tables = read_tables(tmp_path)
     assert list(cells_of(tables["table2"].parts[0])) == ["BERT", "Llama2-7B", "SharpReCL"]
@@ -202,11 +203,11 @@ def test_language_models_stand_beside_the_others_and_in_table_3_with_sharprecl(t
 
 
 def test_a_language_model_with_other_settings_is_no_row_of_table_3(tmp_path):
-    args = main.parse_args(["--dataset", "trec", "--method", "llama2", "--base_type", "8bit",
+    args = arguments.parse_args(["--dataset", "trec", "--method", "llama2", "--base_type", "8bit",
                             "--constants", "rank=4"])
-    own = {name: value for name, value in main.settings(args).items()
-           if name in (*arguments.LANGUAGE_MODEL, "constants")}
-    write_run(tmp_path), write_run(tmp_path, method="llama2", changed=main.changed(args), **own)
+    own = {name: value for name, value in arguments.settings(args).items()
+           if name in (*LANGUAGE_MODEL, "constants")}
+    write_run(tmp_path), write_run(tmp_path, method="llama2", changed=arguments.changed(args), **own)
     tables = read_tables(tmp_path)
     assert "table3" not in tables
     assert list(cells_of(tables["other"].parts[0])) == ["Llama2-7B, base type 8bit, rank 4"]
@@ -214,17 +215,17 @@ def test_a_language_model_with_other_settings_is_no_row_of_table_3(tmp_path):
 
 @pytest.mark.parametrize("name", arguments.ABLATIONS)
 def test_each_ablation_is_recognised_by_what_main_records_of_it(tmp_path, name):
-    args = main.parse_args(["--dataset", "trec", "--ir", "50", "--ablation", name])
-    write_run(tmp_path, changed=main.changed(args))
+    args = arguments.parse_args(["--dataset", "trec", "--ir", "50", "--ablation", name])
+    write_run(tmp_path, changed=arguments.changed(args))
     rows = cells_of(read_tables(tmp_path)["table4"].parts[0])
-    assert list(rows) == [report.ABLATED[0][name]]
+    assert list(rows) == [tables.ABLATED[0][name]]
 
 
 def test_a_run_that_sets_more_or_less_than_an_ablation_is_none(tmp_path):
     write_run(tmp_path, changed={"n_pos": 0})
     write_run(tmp_path, changed={"mu": 0.0, "tau": 1.0})
     write_run(tmp_path, changed={"mu": 0.0}, augment="noise")
-    assert [report.ablation(run) for run in report.load(tmp_path, "last")] == [None] * 3
+    assert [tables.ablation(run) for run in tables.load(tmp_path, "last")] == [None] * 3
 
 
 def test_the_papers_numbers_stand_beside_ours_as_typed_from_the_paper(tmp_path):
@@ -241,8 +242,8 @@ def test_the_papers_numbers_stand_beside_ours_as_typed_from_the_paper(tmp_path):
     assert paper("table4", "w/o MI") == ["60.36 / 59.59"]
     assert paper("tableA1", "Back translation", "original") == ["93.09 / 92.58"]
     assert paper("tableA2", "k = 30", what="paper: acc") == ["76.59 ± 0.22"]
-    assert report.PAPER_2["trec", None, "sharprecl"] == "97.20 / 97.63"
-    assert report.PAPER_4["ohsumed", None, "delta_both"] == "67.86 / 60.22"
+    assert tables.PAPER_2["trec", None, "sharprecl"] == "97.20 / 97.63"
+    assert tables.PAPER_4["ohsumed", None, "delta_both"] == "67.86 / 60.22"
 
 
 def test_the_paper_has_no_column_where_it_has_no_number(tmp_path):
@@ -295,10 +296,10 @@ def test_roberta_joins_the_runs_that_share_all_but_its_encoder(tmp_path):
     roberta = {"method": "roberta", "encoder": "roberta-base"}
     write_run(tmp_path, 70.0, epochs=6, **roberta), write_run(tmp_path, 60.0, epochs=4, **roberta)
     write_run(tmp_path, 80.0, epochs=6, encoder="minilm", pooling="mean")
-    first, second = report.group(report.load(tmp_path, "last"))
+    first, second = tables.group(tables.load(tmp_path, "last"))
     assert [run.accuracy for run in first] == [80.0, 70.0]
     assert [run.accuracy for run in second] == [60.0]
-    caption = report.caption(first, "last", ["max_length"])
+    caption = tables.caption(first, "last", ["max_length"])
     assert "encoder minilm, pooling mean, epochs 6" in caption
     assert "max length 256, of RoBERTa encoder roberta-base, pooling cls." in caption
 
@@ -318,7 +319,7 @@ def test_the_caption_says_the_protocol_and_runs_without_it_are_counted(tmp_path,
     write_run(tmp_path, 88.0, seed=1)
     assert report.main([str(tmp_path), "--protocol", "best_val"]) == 0
     output = capsys.readouterr()
-    assert "Protocol best_val: epoch with the best validation macro-F1." in output.out
+    assert "Protocol best_val: of the evaluated epochs, the best in validation macro-F1" in output.out
     assert "77.00 (1)" in output.out and "88.00" not in output.out
     assert output.err == "note: 1 runs have no best_val and are left out\n"
 
@@ -327,14 +328,14 @@ def test_the_caption_says_the_protocol_and_runs_without_it_are_counted(tmp_path,
 
 
 def small_table(dataset="a_b%"):
-    rows = [[("x|y & co", (report.Cell("9.00 ± 0.10 (2)", "best", "†"), report.Cell("–")))],
-            [("w/o δ_{CLS,CL}", (report.Cell("8.00 (1)", "second"), report.Cell("1.0 / 2.0")))]]
+    rows = [[("x|y & co", (tables.Cell("9.00 ± 0.10 (2)", "best", "†"), tables.Cell("–")))],
+            [("w/o δ_{CLS,CL}", (tables.Cell("8.00 (1)", "second"), tables.Cell("1.0 / 2.0")))]]
     columns = [("ir 50", "accuracy"), ("ir 50", "paper: acc / F1")]
-    return report.Table("table2", "All", "A 5 % caption.", [report.Part(dataset, columns, rows)])
+    return tables.Table("table2", "All", "A 5 % caption.", [tables.Part(dataset, columns, rows)])
 
 
 def test_markdown_of_a_small_table():
-    assert report.markdown(small_table()) == """### All
+    assert tables.markdown(small_table()) == """### All
 
 A 5 % caption.
 
@@ -349,7 +350,7 @@ A 5 % caption.
 
 
 def test_latex_of_a_small_table():
-    lines = report.latex(small_table()).splitlines()
+    lines = tables.latex(small_table()).splitlines()
     assert r"\caption{All, a\_b\%. A 5 \% caption.}" in lines
     body = lines[lines.index(r"\toprule"):lines.index(r"\end{tabular}}")]
     assert body == [
@@ -365,7 +366,7 @@ def test_latex_has_balanced_braces_and_as_many_cells_as_columns_in_each_row(tmp_
         for ir in (None, 50.0, 10.0):
             write_seeds(tmp_path, [90.0, 80.0], dataset=dataset, ir=ir)
             write_seeds(tmp_path, [50.0, 40.0], dataset=dataset, ir=ir, method="hybrid_sc")
-    text = report.latex(read_tables(tmp_path)["table2"])
+    text = tables.latex(read_tables(tmp_path)["table2"])
     bare = re.sub(r"\\[\\{}&%#_$]", "", text)       # without what is escaped
     depth = np.cumsum([(char == "{") - (char == "}") for char in bare])
     assert depth.min() == 0 and depth[-1] == 0 and bare.count("$") % 2 == 0
@@ -386,7 +387,7 @@ def test_a_sweep_holds_the_default_and_its_own_values_in_order(tmp_path):
         write_run(tmp_path, 3.0, seed=seed, changed={"mu": 0.3})
     write_run(tmp_path, 4.0, changed={"mu": 0.0}), write_run(tmp_path, 5.0, method="bert")
     write_run(tmp_path, 6.0, changed={"mu": 0.1}, ir=10.0)
-    points = report.sweep(report.load(tmp_path, "last"), ("trec", 50.0), "mu")
+    points = tables.sweep(tables.load(tmp_path, "last"), ("trec", 50.0), "mu")
     assert {value: [run.accuracy for run in runs] for value, runs in points.items()} == {
         0.0: [4.0], 0.3: [3.0, 3.0], 1.0: [1.0]}
     assert list(points) == [0.0, 0.3, 1.0]
@@ -394,13 +395,13 @@ def test_a_sweep_holds_the_default_and_its_own_values_in_order(tmp_path):
 
 def test_an_ablation_alone_is_no_sweep(tmp_path):
     write_run(tmp_path), write_run(tmp_path, changed={"mu": 0.0})
-    assert report.draw(report.load(tmp_path, "last")) == {}
+    assert tables.draw(tables.load(tmp_path, "last")) == {}
 
 
 def test_the_curves_are_the_means_and_the_bands_reach_one_deviation(tmp_path):
     write_seeds(tmp_path, [90.0, 92.0, 94.0], changed={"tau": 0.1})
     write_run(tmp_path, 80.0)
-    figure = report.draw_sweeps([("trec", 50.0)], report.load(tmp_path, "last"))
+    figure = tables.draw_sweeps([("trec", 50.0)], tables.load(tmp_path, "last"))
     mu, tau = figure.axes
     line, band = tau.lines[0], tau.collections[0].get_paths()[0].vertices
     assert line.get_xdata().tolist() == [0.1, 0.5] and line.get_ydata().tolist() == [92, 80]
@@ -414,7 +415,7 @@ def test_macro_f1_against_three_ratios_is_drawn_a_line_a_method(tmp_path):
         write_run(tmp_path, f1, f1, ir=ir)
     write_run(tmp_path, ir=None)
     write_run(tmp_path, ir=50.0, dataset="cr"), write_run(tmp_path, ir=10.0, dataset="cr")
-    figure = report.draw(report.load(tmp_path, "last"))["fig_ir"]
+    figure = tables.draw(tables.load(tmp_path, "last"))["fig_ir"]
     axes, = figure.axes                                 # CR has two ratios, too few for a panel
     assert axes.get_xscale() == "log" and axes.get_title() == "TREC"
     assert {line.get_label(): list(zip(*line.get_data())) for line in axes.lines} == {
@@ -428,16 +429,16 @@ def test_label_noise_has_a_table_and_a_figure_and_stays_out_of_the_others(tmp_pa
     write_run(tmp_path, 90.0, 91.0), write_run(tmp_path, 80.0, 81.0, label_noise=0.2)
     write_run(tmp_path, 70.0, 71.0, label_noise=0.2, method="bert")
     write_run(tmp_path, 60.0, 61.0, label_noise=0.2, method="bert", changed={"x": 1})
-    tables = read_tables(tmp_path)
+    found = read_tables(tmp_path)
     parts = {part.dataset: {name: row["ir 50", "macro-F1"] for name, row in cells_of(part).items()}
-             for part in tables["noise"].parts}
+             for part in found["noise"].parts}
     assert parts == {
         "TREC, 0 % of the labels flipped": {"SharpReCL": ("91.00 (1)", "", "")},
         "TREC, 20 % of the labels flipped": {"BERT": ("71.00 (1)", "second", ""),
                                              "SharpReCL": ("81.00 (1)", "best", "")}}
-    assert list(cells_of(tables["table2"].parts[0])) == ["SharpReCL"]
-    assert list(cells_of(tables["other"].parts[0])) == ["BERT, x 1, 20 % of the labels flipped"]
-    figure = report.draw(report.load(tmp_path, "last"))["fig_noise"]
+    assert list(cells_of(found["table2"].parts[0])) == ["SharpReCL"]
+    assert list(cells_of(found["other"].parts[0])) == ["BERT, x 1, 20 % of the labels flipped"]
+    figure = tables.draw(tables.load(tmp_path, "last"))["fig_noise"]
     axes, = figure.axes
     assert {line.get_label(): list(zip(*line.get_data())) for line in axes.lines} == {
         "BERT": [(0.2, 71)], "SharpReCL": [(0.0, 91), (0.2, 81)]}
@@ -449,7 +450,7 @@ def test_a_class_has_the_same_colour_in_every_panel(tmp_path):
         run = write_run(tmp_path, method=method)
         rows = "".join(f"{i},{i + 1},{label}\n" for i, label in enumerate(labels))
         (run / "tsne.csv").write_text("x,y,label\n" + rows)
-    figure = report.draw_tsne(report.load(tmp_path, "last"))
+    figure = tables.draw_tsne(tables.load(tmp_path, "last"))
     drawn = [{group.get_label(): (group.get_facecolor().tolist(), len(group.get_offsets()))
               for group in axes.collections} for axes in figure.axes]
     assert [axes.get_title() for axes in figure.axes] == ["SCLCE", "SharpReCL"]
