@@ -68,7 +68,9 @@ sbatch() { SLURM_ARRAY_TASK_ID=1; eval "${@: -1}"; }
 bash() {
     note bash "$@"
     [ "$1" != setup.sh ] || return 0
-    PYTHON=$DRY command bash "$ROOT/$1" --dry_run "${@:2}" > /dev/null || note failed "$@"
+    local script=$ROOT/$1; shift        # it works in its own folder: the user's file needs its path
+    PYTHON=$DRY command bash "$script" --dry_run "${@/#reviews.csv/$PWD/reviews.csv}" > /dev/null ||
+        note failed "$@"
 }
 command_not_found_handle() { note failed "$@"; }
 """
@@ -91,6 +93,7 @@ def calls(commands: str, dry_python: Path, folder: Path) -> list[list[str]]:
     """What the commands call, each with its arguments."""
     notes = folder / "notes"
     notes.write_text("")
+    (folder / "reviews.csv").write_text("text,label\n")
     ran = subprocess.run(
         ["bash", "-c", PRELUDE + commands], cwd=folder, text=True, capture_output=True, timeout=300,
         env=os.environ | {"NOTES": str(notes), "ROOT": str(ROOT), "DRY": str(dry_python)})

@@ -721,11 +721,3 @@ def test_a_pipe_that_closes_and_a_full_disk_end_it_without_a_traceback(shell, sm
     assert not list((small_disk / "new").iterdir())
     closed = shell(python + "{} >&-; echo $?")
     assert closed.stdout == "2\n" and "stdout is closed" in closed.stderr.splitlines()[-1]
-
-
-def test_the_readme_and_the_docstring_name_commands_that_parse():
-    texts = (ROOT / "README.md").read_text() + predict.__doc__
-    commands = re.findall(r"python predict\.py ([^#\n`&|]*)", texts)
-    assert len(commands) >= 6
-    for line in commands:
-        predict.make_parser().parse_intermixed_args(shlex.split(line))
