@@ -3,6 +3,9 @@ The rebalanced contrastive loss, forward and backward, from projected texts to g
 
     loop          a Python loop over the classes, written from Eqs. 8 to 11 as they stand
     materialised  the same samples as ours, but built as vectors: a (C, M, D) tensor
+    SupCon        pytorch-metric-learning's SupConLoss on the same texts and prototypes, without
+                  built samples: another loss, a yardstick of speed. Where it is installed:
+                  pip install --no-deps pytorch-metric-learning
 
     python benchmarks/loss.py
     python benchmarks/loss.py --growth tables/loss_growth.png     # over C and B as well, plotted
@@ -117,6 +120,21 @@ def loop(z: Tensor, labels: Tensor, prototypes: Tensor, counts: Tensor) -> Tenso
     return total / weights[labels].sum()
 
 
+def supcon():
+    """The form of SupConLoss; None where its package is not installed."""
+    try:
+        from pytorch_metric_learning.losses import SupConLoss
+    except ImportError:
+        print("without SupCon: pip install --no-deps pytorch-metric-learning")
+        return None
+    loss = SupConLoss(temperature=TEMPERATURE)
+
+    def form(z: Tensor, labels: Tensor, prototypes: Tensor, counts: Tensor) -> Tensor:
+        classes = torch.arange(len(prototypes), device=labels.device)
+        return loss(torch.cat([z, prototypes]), torch.cat([labels, classes]))
+    return form
+
+
 def gradients(form, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Loss, and its gradient by texts and prototypes; the same draws for whoever draws alike."""
     torch.manual_seed(1)
@@ -165,10 +183,11 @@ def main() -> None:
                  ("--growth", {"metavar": "FILE", "help": "measure over C and B, and plot it"}))
     inputs = problem(args.classes, args.batch, args.dim, args.device)
     forms = {name: lambda form=form: gradients(form, inputs)
-             for name, form in (("ours", ours), ("materialised", materialised), ("loop", loop))}
+             for name, form in (("ours", ours), ("materialised", materialised), ("loop", loop),
+                                ("SupCon", supcon())) if form is not None}
     pairs = zip(forms["ours"](), forms["materialised"]())
     worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
-    seconds = interleaved(forms, args.repeats, args.device)
+    seconds = interleaved(forms, args.repeats, args.device, args.clock)
     memory = {name: peak_memory(form, args.device) for name, form in forms.items()}
     rows = [[name, spread([1e3 * s for s in seconds[name]], unit=" ms"),
              spread(ratios(seconds, name, "ours")), f"{memory[name] / 2**20:.1f} MiB",

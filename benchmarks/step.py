@@ -14,15 +14,17 @@ STEPS = 4       # of a repeat: what the loop does once an epoch weighs as in a s
 
 
 def loop(run: Run, rows):
-    """train_epoch on the same batch, STEPS times."""
-    run.loader.epoch_batches = lambda epoch: [rows] * STEPS      # shadows the method
-    return run.epoch
+    """train_epoch on the same batch, so many times."""
+    def steps(number: int = STEPS):
+        run.loader.epoch_batches = lambda epoch: [rows] * number     # shadows the method
+        run.epoch()
+    return steps
 
 
 def encoder_alone(run: Run, rows):
-    def passes():
+    def passes(number: int = STEPS):
         run.model.train()
-        for _ in range(STEPS):
+        for _ in range(number):
             texts, _ = run.loader.batch(rows)
             with autocast(run.loader.device, run.args.amp):
                 feat = run.model.encode(run.loader.forward, texts)
@@ -49,7 +51,7 @@ def benchmark() -> None:
     if args.compile:
         forms["SharpReCL, --compile"] = loop(run_of(args, "--compile"), rows)
     seconds = interleaved(forms, args.repeats, args.device, args.clock)
-    memory = {name: peak_memory(form, args.device) for name, form in forms.items()}
+    memory = {name: peak_memory(lambda: form(1), args.device) for name, form in forms.items()}
 
     tokens = sum(int(view.lengths[rows].sum()) for view in ours.loader.views)
     work, rate = flops(ours, rows), machine_rate(args.device, args.amp)

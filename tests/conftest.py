@@ -1,12 +1,20 @@
 """What the tests share: a tiny BERT made on the spot, and a small imbalanced data set."""
+import argparse
 import csv
 import os
 import re
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from augment import load_wordnet
+from data import Corpus
+from engine.arguments import parse_args
+from engine.corpus import load_corpus, views_of
+from engine.loader import Loader
+from engine.network import new_model
+from model import Method
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 torch.set_num_threads(1)    # on tensors this small, two threads wait for each other
@@ -40,6 +48,24 @@ def corpus_folder(tmp_path_factory):
     write_csv(folder / "test.csv",
               glosses({"noun.food": 12, "noun.animal": 12, "noun.time": 12}, skip=40))
     return folder
+
+
+class Untrained(NamedTuple):
+    """What main.train makes before the first epoch."""
+    args: argparse.Namespace
+    corpus: Corpus
+    model: Method
+    loader: Loader
+
+
+def untrained(argv: list[str]) -> Untrained:
+    """The network and the batches of a run of main.py with these flags."""
+    args = parse_args(argv)
+    corpus = load_corpus(args)
+    model = new_model(args, corpus)
+    return Untrained(args, corpus, model, Loader(
+        model, model.encoder, views_of(args, corpus, model), corpus.train_labels,
+        len(corpus.label_names), args))
 
 
 def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1, layers: int = 1):

@@ -1147,7 +1147,7 @@ def test_tfidf_keeps_its_model_and_draws_its_confusion_matrix(command, tmp_path,
     drawn, draw = [], figures.confusion_matrix
     monkeypatch.setattr(figures, "confusion_matrix",
                         lambda *data: drawn.append(data) or draw(*data))
-    monkeypatch.setitem(main_module.FITS, "tfidf", None)     # it is finished: nothing is fitted
+    monkeypatch.setattr("baselines.tfidf.Tfidf.fit", None)    # it is finished: nothing is fitted
     assert main(command("tfidf", "--val_fraction", "0.2", "--plots")) == 0
     (labels, predicted, names), = drawn
     assert (folder / "confusion_matrix.png").stat().st_size > 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import save_tiny_encoder
+from conftest import save_tiny_encoder, untrained
 
 from engine import distributed as D
 import main as main_module
@@ -32,22 +32,19 @@ with D.joined("cpu"), D.quiet_but_main():
 
 def gradients(method, dataset, encoder, output_dir, num_texts=11):
     """Of the second step, on texts that neither two nor three processes share evenly."""
-    args = main_module.parse_args(["--dataset", dataset, "--encoder", encoder, "--method", method,
-                                   "--output_dir", output_dir, *COMMON])
-    corpus = main_module.load_data(args)
-    run = main_module.build(args, Path(output_dir), corpus,
-                            main_module.tokenize(args, corpus.train_texts),
-                            main_module.new_model(args, corpus))
+    run = untrained(["--dataset", dataset, "--encoder", encoder, "--method", method,
+                     "--output_dir", output_dir, *COMMON])
     run.model.train()
     D.set_seed(5)
     rows = np.arange(num_texts)
     for t in range(2):      # tsc has nothing to contrast with at its first step
-        texts, labels = run.batch(rows)
-        with D.own_draws(run.device, t):
-            feat = run.model.encode(run.forward, texts)
-        feat = D.gather(feat.float(), len(rows), len(run.views))
+        texts, labels = run.loader.batch(rows)
+        with D.own_draws(run.loader.device, t):
+            feat = run.model.encode(run.loader.forward, texts)
+        feat = D.gather(feat.float(), len(rows), len(run.model.views))
         if method == "sharprecl":
-            step = main_module.objective(run.model, feat, labels, run.class_counts, 0.6, args)
+            step = main_module.objective(run.model, feat, labels, run.loader.class_counts, 0.6,
+                                         run.args)
         else:
             step = run.model.losses(feat, labels, 1)
     step.loss.backward()

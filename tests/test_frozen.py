@@ -175,10 +175,10 @@ def stop_after(monkeypatch, last):
     """Ctrl-C at the beginning of the epoch after this one."""
     train_epoch = main_module.train_epoch
 
-    def until(run, epoch):
-        if epoch > last:
+    def until(*inputs):
+        if inputs[-2] > last:
             raise KeyboardInterrupt
-        return train_epoch(run, epoch)
+        return train_epoch(*inputs)
     monkeypatch.setattr(main_module, "train_epoch", until)
 
 

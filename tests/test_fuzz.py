@@ -15,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import data
-import main as main_module
+from engine.network import Trained
+from engine.optimizer import new_optimizer
+from engine.run_folder import load_whole, save_whole
 from engine import reading
 from engine.files import InputError
 
@@ -184,34 +186,33 @@ def test_written_lines_are_read_as_they_were(folder, rows):
 
 @pytest.fixture(scope="module")
 def checkpoint(corpus_folder, tiny_encoder, tmp_path_factory):
-    """A Run that has one whole epoch, and the files of its checkpoint."""
-    folder = tmp_path_factory.mktemp("runs")
-    args = main_module.parse_args(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder),
-                                   "--device", "cpu", "--output_dir", str(folder)])
-    corpus = main_module.load_data(args)
-    tokens = main_module.check_data(args, folder, corpus)
-    run = main_module.build(args, folder, corpus, tokens, main_module.new_model(args, corpus))
-    main_module.save_checkpoint(run, [{"epoch": 1}])
-    return run, {path.name: path.read_bytes() for path in (folder / "checkpoint-1").iterdir()}
+    """A folder with one whole epoch, its parts, and its files."""
+    run = untrained(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--device",
+                     "cpu"])
+    parts = {"weights": Trained(run.model), "optimizer": new_optimizer(run.model, run.args)}
+    folder = tmp_path_factory.mktemp("runs") / "checkpoint-1"
+    save_whole(folder, parts, {"history": [{"epoch": 1}]})
+    return folder, parts, {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @settings(fuzz, max_examples=60)
 @given(st.data())
 def test_a_checkpoint_of_any_bytes_is_restored_or_named(checkpoint, draw):
-    run, files = checkpoint
+    folder, parts, files = checkpoint
     name, content = draw.draw(st.sampled_from(sorted(files.items())))
     place = draw.draw(st.integers(0, len(content) - 1))
     damaged = draw.draw(st.one_of(
         st.binary(max_size=200), st.just(content[:place]),
         st.integers(1, 255).map(
             lambda bits: content[:place] + bytes([content[place] ^ bits]) + content[place + 1:])))
-    path = run.folder / "checkpoint-1" / name
+    path = folder / name
     path.write_bytes(damaged)
     try:
-        assert main_module.load_checkpoint(run) == [{"epoch": 1}]       # a blank of the JSON
+        # a blank of the JSON
+        assert load_whole(folder, parts)["history"] == [{"epoch": 1}]
         assert name == "sha256.json" and json.loads(damaged) == json.loads(content)
     except InputError as error:
         assert "delete this folder" in str(error) and len(str(error).splitlines()) == 1
     finally:
         path.write_bytes(content)
-    assert main_module.load_checkpoint(run) == [{"epoch": 1}]
+    assert load_whole(folder, parts)["history"] == [{"epoch": 1}]

@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import glosses, save_tiny_encoder, write_csv
+from conftest import glosses, save_tiny_encoder, untrained, write_csv
 from matplotlib.image import imread
 
 import losses as L
@@ -23,9 +24,12 @@ import main as main_module
 from augment import AUGMENTATIONS
 import report
 from engine import files, metrics
+from engine.diagnostics import gradient_shares
 from reporting import figures
 from engine.files import InputError
 from engine.arguments import ABLATIONS, parse_args, run_folder, settings
+from engine.optimizer import new_optimizer, set_learning_rate
+from engine.run_folder import RunFolder, locked
 from main import main, objective
 from model import SharpReCL, TextEncoder
 
@@ -64,24 +68,19 @@ def outcome(output_dir) -> dict:
 
 @pytest.fixture
 def batch(corpus_folder, tiny_encoder, tmp_path):
-    """A Run that has not trained yet, and the first batch of it: feat, labels, class counts."""
+    """What a run makes before it trains, and its first batch: the texts and their labels."""
     def make(*options):
-        args = parse_args(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder),
-                           "--device", "cpu", "--output_dir", str(tmp_path), *options])
-        corpus = main_module.load_data(args)
-        tokens = main_module.check_data(args, tmp_path, corpus)
-        network = main_module.new_model(args, corpus)
-        run = main_module.build(args, tmp_path, corpus, tokens, network)
-        texts, labels = run.batch(np.arange(20))
-        return run, texts, labels
+        run = untrained(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder),
+                         "--device", "cpu", "--output_dir", str(tmp_path), *options])
+        return run, *run.loader.batch(np.arange(20))
     return make
 
 
 def test_both_views_of_a_text_share_its_label_and_one_forward_pass(batch):
     run, texts, labels = batch()
-    assert len(texts.lengths) == 40 and run.forward(texts).shape == (40, 32)
+    assert len(texts.lengths) == 40 and run.loader.forward(texts).shape == (40, 32)
     assert labels.tolist() == run.corpus.train_labels[:20].tolist() * 2
-    second = run.views[1].ids[run.views[1].offsets[3]:run.views[1].offsets[4]]
+    second = run.loader.views[1].ids[run.loader.views[1].offsets[3]:run.loader.views[1].offsets[4]]
     assert texts.ids[texts.offsets[23]:texts.offsets[24]].tolist() == second.tolist()
 
 
@@ -94,14 +93,15 @@ def gradients(loss, network):
 
 def test_the_overall_loss_is_the_sum_of_both_branches(batch):
     run, texts, labels = batch("--mu", "0.7")
-    step = objective(run.model, run.forward(texts), labels, run.class_counts, 0.6,
+    step = objective(run.model, run.loader.forward(texts), labels, run.loader.class_counts, 0.6,
                      run.args)
     assert step.loss.item() == pytest.approx(step.loss_cls.item() + 0.7 * step.loss_cl.item())
-    logits = run.model.classify(run.forward(texts))
+    logits = run.model.classify(run.loader.forward(texts))
     assert step.loss_cls.item() == pytest.approx(
-        L.logit_compensation(logits, labels, run.class_counts).item(), rel=1e-5)
-    assert step.extended.shape == (43, 128) and step.num_syn == (6, 300)
-    assert step.positives.first.shape == (3, 10) and step.negatives.first.shape == (3, 500)
+        L.logit_compensation(logits, labels, run.loader.class_counts).item(), rel=1e-5)
+    assert step.extended.shape == (43, 128)
+    assert {name: built.weight.shape for name, built in step.mixtures.items()} == {
+        "pos": (3, 6), "neg": (3, 300)}
 
 
 @pytest.mark.parametrize("ablation, reached", [
@@ -113,7 +113,7 @@ def test_the_overall_loss_is_the_sum_of_both_branches(batch):
 ])
 def test_which_parts_each_branch_trains(batch, ablation, reached):
     run, texts, labels = batch(*(["--ablation", ablation] if ablation else []))
-    step = objective(run.model, run.forward(texts), labels, run.class_counts, 0.6,
+    step = objective(run.model, run.loader.forward(texts), labels, run.loader.class_counts, 0.6,
                      run.args)
     for branch, loss in (("cls", step.loss_cls), ("cl", step.loss_cl)):
         got = gradients(loss, run.model)
@@ -125,16 +125,20 @@ def test_which_parts_each_branch_trains(batch, ablation, reached):
 
 @pytest.mark.parametrize("ablation, shares", [
     ("ss", (0, 0)), ("hm", (1, 1)), ("sshm", None), (None, (0.4, 0.4))])
-def test_the_sampling_ablations_leave_out_their_part_of_the_built_samples(batch, ablation, shares):
+def test_the_sampling_ablations_leave_out_their_part_of_the_built_samples(batch, monkeypatch,
+                                                                          ablation, shares):
     run, texts, labels = batch(*(["--ablation", ablation] if ablation else []))
-    args = run.args
+    args, contrastive, built = run.args, L.rebalanced_contrastive, []
+    monkeypatch.setattr(L, "rebalanced_contrastive", lambda extended, labels, *sets, **options: (
+        built.extend(sets) or contrastive(extended, labels, *sets, **options)))
     ratio = L.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
-    step = objective(run.model, run.forward(texts), labels, run.class_counts, ratio,
-                     args)
+    objective(run.model, run.loader.forward(texts), labels, run.loader.class_counts, ratio, args)
+    positives, negatives = built
     if shares is None:
-        assert step.positives.first.shape == (3, 0) and step.negatives.first.shape == (3, 0)
+        assert positives.first.shape == (3, 0) and negatives.first.shape == (3, 0)
     else:   # a drawn sample has weight 1; a mixed one only where Beta(0.5, 0.5) rounds to it
-        drawn = [(b.weight == 1).float().mean().item() for b in (step.positives, step.negatives)]
+        assert positives.first.shape == (3, 10) and negatives.first.shape == (3, 500)
+        drawn = [(b.weight == 1).float().mean().item() for b in (positives, negatives)]
         assert drawn == pytest.approx(shares, abs=0.01)
 
 
@@ -151,9 +155,9 @@ def test_the_prior_ablations_take_the_prior_out_of_their_own_loss(batch):
     def parts(*options):
         run, texts, labels = batch(*options)
         torch.manual_seed(1)
-        feat = run.forward(texts)
+        feat = run.loader.forward(texts)
         torch.manual_seed(2)
-        step = objective(run.model, feat, labels, run.class_counts, 0.5, run.args)
+        step = objective(run.model, feat, labels, run.loader.class_counts, 0.5, run.args)
         return step.loss_cls.item(), step.loss_cl.item()
     cls, cl = parts()
     for ablation, moved in (("delta_cls", (True, False)), ("delta_cl", (False, True)),
@@ -173,7 +177,7 @@ def test_an_ablation_moves_its_own_loss_and_leaves_the_other_where_it_was(batch,
         args = run.args
         ratio = L.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
         torch.manual_seed(5)
-        step = objective(run.model, run.forward(texts), labels, run.class_counts,
+        step = objective(run.model, run.loader.forward(texts), labels, run.loader.class_counts,
                          ratio, args)
         assert step.loss.item() == pytest.approx(
             step.loss_cls.item() + args.mu * step.loss_cl.item())
@@ -204,7 +208,7 @@ class Nothing(torch.nn.Module):
 @pytest.mark.parametrize("options", [[], ["--ablation", "mi"], ["--proj_bn"]])
 def test_no_step_reads_a_value_on_the_device(monkeypatch, options):
     """Tensors of the device "meta" have no values: what would wait for a GPU fails on them."""
-    monkeypatch.setattr(L, "_no_autocast", lambda x: contextlib.nullcontext())  # "meta" has none
+    monkeypatch.setattr(L, "no_autocast", lambda x: contextlib.nullcontext())  # "meta" has none
     args = parse_args(["--dataset", "trec", *options])
     with torch.device("meta"):
         network = SharpReCL(TextEncoder(Nothing(), "cls"), 5, proj_bn=args.proj_bn,
@@ -223,10 +227,10 @@ def test_no_step_reads_a_value_on_the_device(monkeypatch, options):
 def full_gradient(run, texts, labels, micro_batch, seed=3):
     run.model.train()
     torch.manual_seed(seed)
-    run.args.micro_batch = micro_batch
-    feat = run.forward(texts)
+    run.loader.most_rows = micro_batch and 2 * micro_batch
+    feat = run.loader.forward(texts)
     torch.manual_seed(seed + 1)     # the same built samples, however the features were made
-    step = objective(run.model, feat, labels, run.class_counts, 0.6, run.args)
+    step = objective(run.model, feat, labels, run.loader.class_counts, 0.6, run.args)
     return gradients(step.loss, run.model)
 
 
@@ -273,10 +277,10 @@ def test_a_seed_repeats_bit_for_bit_and_another_seed_does_not(command, tmp_path)
 
 def test_biases_and_norms_are_not_decayed(batch):
     run, *_ = batch()
+    groups = new_optimizer(run.model, run.args).param_groups
     names = {id(p): name for name, p in run.model.named_parameters()}
-    decayed, spared = ([names[id(p)] for p in group["params"]]
-                       for group in run.optimizer.param_groups)
-    assert [group["weight_decay"] for group in run.optimizer.param_groups] == [5e-4, 0]
+    decayed, spared = ([names[id(p)] for p in group["params"]] for group in groups)
+    assert [group["weight_decay"] for group in groups] == [5e-4, 0]
     assert all(re.search(r"bias|LayerNorm", name) for name in spared)
     assert not any(re.search(r"bias|LayerNorm", name) for name in decayed)
     assert len(decayed) + len(spared) == len(names)
@@ -287,7 +291,7 @@ def test_biases_and_norms_are_not_decayed(batch):
 def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule, expected):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=9)
     args = argparse.Namespace(lr=0.2, warmup=0.5, schedule=schedule)
-    rates = [main_module.set_learning_rate(optimizer, t, 4, args) for t in (1, 2, 3, 4)]
+    rates = [set_learning_rate(optimizer, t, 4, args) for t in (1, 2, 3, 4)]
     assert rates == pytest.approx([0.2 * factor for factor in expected])
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rates[-1])
 
@@ -302,8 +306,7 @@ def test_bf16_trains_to_nearly_the_same_losses(command, tmp_path):
 
 def test_the_branches_shares_of_the_gradient_by_hand():
     feat = torch.tensor([[1., 2.]], requires_grad=True)
-    step = argparse.Namespace(loss_cls=3 * feat[0, 0], loss_cl=4 * feat[0, 1])
-    assert main_module.gradient_shares(step, feat, mu=0.5) == pytest.approx(
+    assert gradient_shares(3 * feat[0, 0], 2 * feat[0, 1], feat) == pytest.approx(
         {"gradient_share_cls": 0.6, "gradient_share_cl": 0.4})
 
 
@@ -324,9 +327,10 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
     assert result["best_test"]["accuracy"] == max(line["test"]["accuracy"] for line in lines)
     best = max(lines, key=lambda line: line["val"]["macro_f1"])
     assert result["best_val"]["macro_f1"] == best["test"]["macro_f1"]
-    predictions = first["predictions"].splitlines()
-    right = sum(line.split(",")[-3] == line.split(",")[-2] for line in predictions[1:])
-    assert 100 * right / 36 == pytest.approx(result["last"]["accuracy"])
+    predictions = list(csv.DictReader(first["predictions"].splitlines()))
+    right = sum(row["label"] == row["prediction"] for row in predictions)
+    assert 100 * right / 36 == pytest.approx(result["best_val"]["accuracy"])    # of what is kept
+    assert len(predictions) == 36
     args = json.loads((folder / "args.json").read_text())
     assert args["label_names"] == ["noun.animal", "noun.food", "noun.time"]
     assert set(args["versions"]) == {"code", "python", "torch", "transformers", "platform"}
@@ -336,7 +340,8 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
     before = (folder / "result.json").stat().st_mtime_ns
     assert main([*command, "--val_fraction", "0.2"]) == 0
     assert "finished already" in capsys.readouterr().out
-    (folder / "tsne.png").unlink()
+    for name in ("confusion_matrix.png", "tsne.png"):
+        (folder / name).unlink()
     assert main([*command, "--plots", "--val_fraction", "0.2"]) == 0    # from the saved weights
     assert (folder / "tsne.png").exists()
     assert (folder / "result.json").stat().st_mtime_ns == before
@@ -356,8 +361,7 @@ def test_only_evaluated_epochs_count_and_the_last_is_always_one(command, tmp_pat
         expected = {name: value for name, value in full.items() if name not in ("test", "val")}
         assert {name: value for name, value in line.items() if name in expected} == expected
         assert line == full or line["epoch"] in (1, 3)
-    assert second["model"].keys() == each["model"].keys() and second["predictions"] == each[
-        "predictions"]
+    assert second["model"].keys() == each["model"].keys()
     for name, part, measure in (("best_test", "test", "accuracy"), ("best_val", "val", "macro_f1")):
         best = max(line[part][measure] for line in second["metrics"] if part in line)
         chosen = second["metrics"][second["result"][name]["epoch"] - 1]
@@ -386,10 +390,10 @@ def test_a_run_that_evaluates_seldom_goes_on_bit_for_bit(command, tmp_path, monk
     assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
     train_epoch = main_module.train_epoch
     for last in (2, 3, 4):      # stopped after an epoch that was not evaluated, and after one
-        def until(run, epoch):
-            if epoch > last:
+        def until(*inputs):
+            if inputs[-2] > last:
                 raise KeyboardInterrupt
-            return train_epoch(run, epoch)
+            return train_epoch(*inputs)
         monkeypatch.setattr(main_module, "train_epoch", until)
         code = main([*command, "--output_dir", str(tmp_path / "stopped")])
         assert code == (0 if last == 4 else 130)
@@ -474,8 +478,8 @@ def test_a_run_stopped_before_any_of_its_writes_ends_with_the_same_numbers(comma
     for stop in range(0, 60, 3):
         countdown, output_dir = [stop], str(tmp_path / f"stop{stop}")
         with monkeypatch.context() as patch:
-            for module, name in ((files, "save"), (main_module.os, "replace"),
-                                 (main_module, "save_checkpoint")):
+            for module, name in ((files, "save"), (os, "replace"),
+                                 (RunFolder, "save_checkpoint")):
                 patch.setattr(module, name, stopping(getattr(module, name), countdown))
             code = main([*command, "--output_dir", output_dir])
         if code == 0:
@@ -573,11 +577,15 @@ def test_an_output_folder_that_cannot_be_made_is_exit_code_2(command, tmp_path, 
 
 
 def test_a_second_process_in_the_same_folder_is_turned_away(command, capsys):
-    folder = main_module.run_folder(parse_args(command))
+    folder = run_folder(parse_args(command))
     folder.mkdir(parents=True)
-    with main_module.locked(folder):
+    with locked(folder):
         assert main(command) == 75
     assert "another process" in capsys.readouterr().err
+
+
+def stopped(*_):
+    raise KeyboardInterrupt
 
 
 def test_changed_data_does_not_go_on_with_an_old_run(command, corpus_folder, tmp_path, capsys,
@@ -588,9 +596,8 @@ def test_changed_data_does_not_go_on_with_an_old_run(command, corpus_folder, tmp
     (mine / "test.csv").write_text((corpus_folder / "test.csv").read_text())
     (mine / "train.csv").write_text("\n".join(rows) + "\n")
     with monkeypatch.context() as patch:
-        patch.setattr(main_module, "finish", lambda *rest: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            main([*command, "--dataset", str(mine)])
+        patch.setattr(RunFolder, "finish", stopped)
+        assert main([*command, "--dataset", str(mine)]) == 130
     (mine / "train.csv").write_text("\n".join(rows[:-1]) + "\n")
     assert main([*command, "--dataset", str(mine)]) == 2
     assert "other data" in capsys.readouterr().err
@@ -602,7 +609,7 @@ def test_changed_data_does_not_go_on_with_an_old_run(command, corpus_folder, tmp
 
 def test_a_training_that_diverges_says_at_which_step_and_what_to_try(command, capsys):
     assert main([*command, "--lr", "1e30"]) == 2
-    assert re.search(r"diverged at step \d+, in epoch 1.*--lr", capsys.readouterr().err)
+    assert re.search(r"diverged at step \d+ of epoch 1.*--lr", capsys.readouterr().err)
 
 
 def test_a_divergence_in_the_last_step_is_found_by_the_evaluation(command, tmp_path, capsys):
@@ -635,18 +642,17 @@ def test_texts_beyond_the_encoders_positions_are_refused(command, tmp_path, caps
 @pytest.mark.parametrize("file", ["model.safetensors", "trainer.pt"])
 def test_a_damaged_checkpoint_is_named_and_kept(command, tmp_path, capsys, monkeypatch, file):
     with monkeypatch.context() as patch:
-        patch.setattr(main_module, "finish", lambda *rest: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            main(command)
-    path = folder_of(tmp_path) / "checkpoint-1" / file
+        patch.setattr(RunFolder, "finish", stopped)
+        assert main(command) == 130
+    path = folder_of(tmp_path) / "checkpoint-2" / file
     path.write_bytes(path.read_bytes()[:-50])
     assert main(command) == 2
-    assert "checkpoint-1 is damaged" in capsys.readouterr().err and path.exists()
+    assert "checkpoint-2 is damaged" in capsys.readouterr().err and path.exists()
 
 
 def test_settings_name_the_folder_and_two_settings_never_share_one(command):
     long = ["--dataset", "資料" * 60 + ".csv"]
-    names = {main_module.run_folder(parse_args([*command, *options])).name for options in (
+    names = {run_folder(parse_args([*command, *options])).name for options in (
         [], ["--ir", "10"], ["--ir", "10", "--tau", "0.3"], ["--seed", "1"], ["--mu", "0"],
         ["--ablation", "ss"], ["--no_delta_cls"], long, [*long, "--seed", "1"],
         [*long, "--k", "9"])}
