@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ class RunFolder:
         if self.args.check_only and distributed.is_main():
             self.leave_report()
 
+    @cached_property
+    def data_hash(self) -> str:
+        return data.data_hash(self.corpus)
+
     @property
     def is_finished(self) -> bool:
         return (self.path / "result.json").exists()
@@ -90,11 +95,11 @@ class RunFolder:
     @property
     def starts_anew(self) -> bool:
         """Whether nothing that is in this place counts; a new run that was cut goes on."""
-        return self.args.overwrite and (self.place == self.path or self.matches() != "")
+        return self.args.overwrite and (self.place == self.path or self.difference() != "")
 
     # ---- before the first epoch ----
 
-    def matches(self) -> str:
+    def difference(self) -> str:
         """What of this run differs from the one that began in this place; empty if nothing does."""
         path = self.place / "args.json"
         if not path.exists():
@@ -105,11 +110,11 @@ class RunFolder:
                      or (name in own) != (name in now)]     # a setting that a version lacks
         if differing:
             return "settings (" + ", ".join(differing) + ")"
-        return "data" if before.get("data_hash") != data.data_hash(self.corpus) else ""
+        return "data" if before.get("data_hash") != self.data_hash else ""
 
     def check_settings(self) -> None:
         """InputError if the folder holds a run of other settings or other data."""
-        what = self.matches()
+        what = self.difference()
         if what:
             raise InputError(f"{self.place / 'args.json'}: a run with other {what} began here; "
                              "--overwrite starts anew, another --output_dir keeps both")
@@ -151,7 +156,7 @@ class RunFolder:
         write_text(self.place / "train_rows.txt",
                    "".join(f"{row}\n" for row in self.corpus.train_rows))
         write_json(self.place / "args.json", {
-            "settings": settings(self.args), "data_hash": data.data_hash(self.corpus),
+            "settings": settings(self.args), "data_hash": self.data_hash,
             "command": sys.argv, "device": self.args.device, "versions": versions,
             "label_names": self.corpus.label_names})
 
@@ -278,7 +283,7 @@ class RunFolder:
             "kept_epoch": kept_epoch,
             "seconds": round(sum(record["seconds"] for record in self.history), 1),
             "settings": settings(self.args), "changed": changed(self.args),
-            "data_hash": data.data_hash(self.corpus)}
+            "data_hash": self.data_hash}
 
     def swap(self) -> None:
         """The new run, which is whole, takes the place of the old one."""
