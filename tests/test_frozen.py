@@ -1,4 +1,6 @@
 """--freeze_layers: layers that stay as pretrained, and their states that are computed once."""
+import csv
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -243,12 +245,12 @@ def test_predict_py_knows_nothing_of_frozen_layers_and_says_the_same(command, co
     assert main(command) == 0
     run, output = folder_of(tmp_path), tmp_path / "out.csv"
     assert predict.main([str(run), str(corpus_folder / "test.csv"), "--output", str(output)]) == 0
-    got, expected = ([line.rsplit(",", 2) for line in path.read_text().splitlines()[1:]]
+    got, expected = (list(csv.DictReader(path.read_text().splitlines()))
                      for path in (output, run / "predictions.csv"))
-    assert len(got) == len(expected) == 36
-    for (_, label, p), (_, expected_label, expected_p) in zip(got, expected):
-        assert float(p) == pytest.approx(float(expected_p), abs=2e-3)
-        assert label == expected_label or float(p) < 0.4
+    assert len(got) == 36
+    for ours, theirs in zip(got, expected, strict=True):
+        assert float(ours["probability"]) == pytest.approx(float(theirs["probability"]), abs=2e-3)
+        assert ours["prediction"] == theirs["prediction"] or float(ours["probability"]) < 0.4
 
 
 @pytest.mark.parametrize("options, message", [

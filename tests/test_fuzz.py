@@ -12,6 +12,7 @@ import zipfile
 
 import pandas
 import pytest
+from conftest import untrained
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from conftest import untrained
