@@ -30,7 +30,7 @@ from engine import command, distributed
 from engine.corpus import cache_dir, load_corpus, prepared, tokenize, views_of
 from engine.diagnostics import EpochLog
 from engine.frozen import keep_states
-from engine.loader import Loader, predict
+from engine.loader import Loader, check_finite, predict
 from engine.network import Trained, new_model, spreads
 from engine.optimizer import autocast, new_optimizer, new_scaler, set_learning_rate
 from engine.run_folder import Epoch, RunFolder
@@ -110,6 +110,8 @@ def train_epoch(model: Method, loader: Loader, optimizer: torch.optim.Optimizer,
         with autocast(loader.device, args.amp), distributed.own_draws(loader.device, args.seed, t):
             feat = model.encode(loader.forward, texts)                  # line 3
         feat = distributed.gather(feat.float(), len(rows), len(model.views))
+        if loader.device.type == "cpu":         # a GPU's host would wait; there the log looks
+            check_finite(feat, f"at step {t}, in epoch {epoch}")
         if isinstance(model, SharpReCL):
             step = objective(model, feat, labels, loader.class_counts, ratio, args)
         else:

@@ -89,7 +89,7 @@ class EpochLog:
         feat    (V B, h)   of the views of num_texts texts; labels (V B,)
         """
         self.steps, self.texts, self.lr = self.steps + 1, self.texts + num_texts, lr
-        is_last, is_cpu = self.steps == self.num_steps, feat.device.type == "cpu"
+        is_last = self.steps == self.num_steps
         self.sums += torch.stack([step.loss, step.loss_cls, step.loss_cl]).detach()
         self.fitted += count_fitted(self.model, feat[:num_texts], labels[:num_texts])
         if isinstance(self.model, SharpReCL):
@@ -98,7 +98,7 @@ class EpochLog:
                 shares = gradient_shares(step.loss_cls, self.args.mu * step.loss_cl, feat)
                 self.inside = shares | prototype_signs(step.extended, step.labels, self.class_sums,
                                                        step.mixtures)
-        if is_cpu or is_last or self.steps % 10 == 0:   # to read a loss, a GPU's host waits
+        if is_last or self.steps % 10 == 0:   # to read a loss, a GPU's host waits
             check_finite(self.sums, f"at step {self.steps} of epoch {self.epoch}")
             _, loss_cls, loss_cl = (self.sums / self.steps).tolist()
             self.bar.set_postfix_str(f"cls {loss_cls:.3f}, cl {loss_cl:.3f}, lr {lr:.1e}, "

@@ -235,7 +235,7 @@ class RunFolder:
 
     def save_checkpoint(self, epoch: int) -> None:
         """All that the next epoch needs; then what is older goes."""
-        if not self.parts:
+        if not self.parts or epoch == self.epochs:      # the result is the next to be written
             return
         save_whole(self.place / f"checkpoint-{epoch}", self.parts, {"history": self.history})
         kept = self.kept_epoch() if any("test" in record for record in self.history) else 0

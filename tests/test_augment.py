@@ -420,7 +420,7 @@ OTHER_LANGUAGES = {
 @pytest.mark.parametrize("language", OTHER_LANGUAGES)
 @pytest.mark.parametrize("method", ["word_substitution", "contextual", "back_translation"])
 def test_texts_that_are_not_english_stop_with_one_line(method, language, tmp_path):
-    """These samples are others than those that the limits were chosen on."""
+    """The limits were chosen with these samples in view, so this shows no more than that they hold."""
     texts = OTHER_LANGUAGES[language].split(". ")
     for act in (augment.check_augmentation,
                 lambda method, texts: augment.augment(texts, method, cache_dir=tmp_path)):

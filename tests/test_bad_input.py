@@ -18,6 +18,8 @@ from test_reading import BAD_FILES
 from test_main import folder_of, outcome
 
 import main as main_module
+from engine.arguments import parse_args, run_folder
+from engine.run_folder import RunFolder
 from main import main
 
 ROOT = Path(__file__).parent.parent
@@ -165,7 +167,7 @@ def stopped(command, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr(main_module, "finish", stop)
+        patch.setattr(RunFolder, "finish", stop)
         assert main(command) == 130
 
 
@@ -201,7 +203,7 @@ def test_a_checkpoint_with_any_damage_is_named_and_the_remedy_works(command, tmp
 
 
 def test_folders_that_only_look_like_checkpoints_are_left_alone(command, tmp_path):
-    folder = main_module.run_folder(main_module.parse_args(command))
+    folder = run_folder(parse_args(command))
     (folder / "checkpoint-of mine").mkdir(parents=True)
     assert main(command) == 0
 

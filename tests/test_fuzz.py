@@ -14,6 +14,8 @@ import pandas
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from conftest import untrained
+
 import data
 from engine.network import Trained
 from engine.optimizer import new_optimizer

@@ -1,4 +1,4 @@
-"""llm.py: the prompt, LoRA on tiny Llamas and Blooms, GPT-3.5 against a server that fails."""
+"""baselines/lora.py and hosted.py: the prompt, LoRA on tiny Llamas and Blooms, GPT-3.5 against a server that fails."""
 import csv
 import importlib.util
 import json
@@ -17,11 +17,12 @@ from conftest import write_csv
 from fake_openai import KEY, FakeOpenAI
 
 from reporting import export
-from baselines import language_models as llm
-import main as main_module
+from baselines import hosted, language_models, lora
 from reporting import page
 from engine.files import InputError
-from main import main, parse_args, run_folder
+from engine.arguments import parse_args, run_folder, settings
+from engine.run_folder import RunFolder
+from main import main
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["noun.food", "noun.animal", "noun.time", "noun.food.raw"]
@@ -38,25 +39,25 @@ def read_rows(path) -> list[dict[str, str]]:
 
 
 def test_the_prompt_is_one_for_all_and_names_every_label():
-    chat = llm.messages("a dish", NAMES)
+    chat = language_models.messages("a dish", NAMES)
     assert [message["role"] for message in chat] == ["system", "user"]
     assert "noun.food; noun.animal; noun.time; noun.food.raw" in chat[0]["content"]
     assert chat[1]["content"] == "Text: a dish\nLabel:"
-    assert llm.prompt("a dish", NAMES) == f"{chat[0]['content']}\n{chat[1]['content']}"
+    assert language_models.prompt("a dish", NAMES) == f"{chat[0]['content']}\n{chat[1]['content']}"
 
 
 # ---- open models ----
 
 
-def classifier(folder, base_type="fp32", **changes) -> llm.LoraClassifier:
+def classifier(folder, base_type="fp32", **changes) -> lora.LoraClassifier:
     pytest.importorskip("peft", reason="the open language models need it")
     torch.manual_seed(0)
-    constants = llm.LORA | {"dropout": 0.0, "batch_size": 5, "lr": 5e-3} | changes
-    return llm.LoraClassifier(str(folder), NAMES, constants, base_type=base_type, targets=None,
+    constants = language_models.LORA | {"dropout": 0.0, "batch_size": 5, "lr": 5e-3} | changes
+    return lora.LoraClassifier(str(folder), NAMES, constants, base_type=base_type, targets=None,
                               device="cpu", max_length=64, micro_batch=changes.get("micro"))
 
 
-def shake(model: llm.LoraClassifier) -> None:
+def shake(model: lora.LoraClassifier) -> None:
     """Gives the adapters, which start as zero, something to say."""
     with torch.no_grad():
         for name, parameter in model.network.named_parameters():
@@ -64,10 +65,10 @@ def shake(model: llm.LoraClassifier) -> None:
                 parameter.normal_(std=0.05)
 
 
-def by_hand(model: llm.LoraClassifier, text: str, label: str) -> float:
+def by_hand(model: lora.LoraClassifier, text: str, label: str) -> float:
     """Log-likelihood of the label and the end, from one plain pass over the whole text."""
     tokenizer = model.tokenizer
-    before = tokenizer(llm.prompt(text, NAMES))["input_ids"]
+    before = tokenizer(language_models.prompt(text, NAMES))["input_ids"]
     after = tokenizer(" " + label, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     model.network.eval()
     with torch.no_grad():
@@ -185,14 +186,14 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
     result = json.loads((folder / "result.json").read_text())
     assert result["last"]["accuracy"] == 100 and result["changed"]["epochs"] == 15
     rows = read_rows(folder / "predictions.csv")
-    model = llm.load(folder)
+    model = lora.load(folder)
     scores = model.scores([row["text"] for row in rows])
     assert [model.label_names[i] for i in scores.argmax(axis=1)] == [
         row["prediction"] for row in rows]
     probability = torch.from_numpy(scores).softmax(dim=1).amax(dim=1)
     assert probability.tolist() == pytest.approx([float(row["probability"]) for row in rows],
                                                  abs=1e-4)
-    with pytest.raises(InputError, match="language_models.load"):
+    with pytest.raises(InputError, match="lora.load"):
         export.model_folder(folder)
     page.write(folder, tmp_path / "page.html")
     assert "it has no embeddings to draw" in (tmp_path / "page.html").read_text()
@@ -208,15 +209,15 @@ def test_an_interrupted_run_goes_on_to_the_same_result(command, monkeypatch, tmp
     other = list(argv)
     other[other.index("--output_dir") + 1] = str(tmp_path / "whole")
     assert main(other) == 0
-    save = main_module.save_checkpoint
+    save = RunFolder.save_checkpoint
 
-    def stop_after_two(run, history):
-        save(run, history)
-        if len(history) == 2:
+    def stop_after_two(folder, epoch):
+        save(folder, epoch)
+        if epoch == 2:
             raise KeyboardInterrupt
-    monkeypatch.setattr(main_module, "save_checkpoint", stop_after_two)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", stop_after_two)
     assert main(argv) == 130
-    monkeypatch.setattr(main_module, "save_checkpoint", save)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", save)
     assert main(argv) == 0
     one, two = (run_folder(parse_args(command)) for command in (argv, other))
     assert (one / "predictions.csv").read_text() == (two / "predictions.csv").read_text()
@@ -255,7 +256,7 @@ def test_missing_weights_and_labels_that_look_alike_are_one_line(
     assert main(command("llama2", tmp_path / "nothing")) == 2
     assert "language model" in (error := capsys.readouterr().err) and error.count("\n") == 1
     with pytest.raises(InputError, match="cannot tell the labels apart"):
-        llm.LoraClassifier(str(tiny_llama), ["same", "same"], llm.LORA, base_type="fp32",
+        lora.LoraClassifier(str(tiny_llama), ["same", "same"], language_models.LORA, base_type="fp32",
                            targets=None, device="cpu", max_length=64, micro_batch=None)
 
 
@@ -266,8 +267,8 @@ def test_settings_of_language_models_have_folders_of_their_own(command):
         [*command("llama2"), "--lora_targets", "q_proj"],
         [*command("llama2"), "--base_model", "another"])}
     assert len(names) == 6
-    assert "base_model" not in main_module.settings(parse_args(["--dataset", "trec"]))
-    hosted = main_module.settings(parse_args(command("gpt35", None, 3, "--prices", "8", "3", "6")))
+    assert "base_model" not in settings(parse_args(["--dataset", "trec"]))
+    hosted = settings(parse_args(command("gpt35", None, 3, "--prices", "8", "3", "6")))
     assert "base_model" in hosted and not {"base_type", "prices", "yes"} & set(hosted)
 
 
@@ -280,7 +281,7 @@ def server(monkeypatch):
     fake = FakeOpenAI()
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", fake.url)
-    monkeypatch.setattr(llm, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(hosted, "FIRST_PAUSE", 0.01)
     yield fake
     fake.shutdown()
     fake.server_close()
@@ -321,7 +322,7 @@ def test_the_training_file_is_as_the_guide_asks(server, gpt):
              for line in server.contents["file-0"].decode().splitlines()]
     assert len(chats) == 20
     assert [message["role"] for message in chats[3]] == ["system", "user", "assistant"]
-    assert chats[3][:2] == llm.messages(f"{TEXTS[3]} 0", sorted(NAMES))
+    assert chats[3][:2] == language_models.messages(f"{TEXTS[3]} 0", sorted(NAMES))
     assert chats[3][2]["content"] == "noun.food.raw"
 
 
@@ -361,7 +362,7 @@ def test_the_same_question_is_asked_once(server, gpt, tmp_path):
 
 def test_killed_before_any_record_it_goes_on_without_paying_twice(server, gpt, monkeypatch):
     """Each time it dies when it would record what the server has just done."""
-    append = llm.Journal.append
+    append = hosted.Journal.append
     lives = iter([0, 1, 1, 1, 1, 10, math.inf])
 
     def append_while_alive(journal, **record):
@@ -371,8 +372,8 @@ def test_killed_before_any_record_it_goes_on_without_paying_twice(server, gpt, m
             raise KeyboardInterrupt
         journal.left -= 1
         append(journal, **record)
-    monkeypatch.setattr(llm.Journal, "append", append_while_alive)
-    monkeypatch.setattr(llm, "WORKERS", 1)
+    monkeypatch.setattr(hosted.Journal, "append", append_while_alive)
+    monkeypatch.setattr(hosted, "WORKERS", 1)
     codes = [main(gpt) for _ in range(7)]
     assert codes == [130] * 6 + [0] and outcome(gpt)["accuracy"] == 100
     assert len(server.files) == len(server.jobs) == 1
@@ -392,7 +393,7 @@ def test_after_kill_9_the_same_command_goes_on(server, gpt, where):
     assert process.wait(60) == -signal.SIGKILL
     assert main(gpt) == 0 and outcome(gpt)["accuracy"] == 100
     assert len(server.files) == len(server.jobs) == 1
-    assert len(server.asked) == 20 and sum(server.asked.values()) <= 20 + llm.WORKERS
+    assert len(server.asked) == 20 and sum(server.asked.values()) <= 20 + hosted.WORKERS
 
 
 def process_killer(process):
@@ -422,11 +423,11 @@ def test_prices_have_no_default_that_could_be_stale(command, capsys):
 
 
 def test_the_estimate_counts_what_is_left(server, gpt, capsys, tmp_path):
-    model = llm.HostedModel("gpt", NAMES, 3, 0, [8.0, 3.0, 6.0], tmp_path)
+    model = hosted.HostedModel("gpt", NAMES, 3, 0, [8.0, 3.0, 6.0], tmp_path)
     examples = [("a" * 40, "noun.food")] * 10
     model.confirm(examples, ["b" * 400, "b" * 400], is_confirmed=True)
     line = capsys.readouterr().out
-    system = math.ceil(len(llm.messages("", NAMES)[0]["content"]) / 4)
+    system = math.ceil(len(language_models.messages("", NAMES)[0]["content"]) / 4)
     training = 3 * 10 * (3 + 4 + system + 4 + math.ceil((6 + 40 + 7) / 4) + 4 + 3)
     asking = 3 + 4 + system + 4 + math.ceil((6 + 400 + 7) / 4)
     cost = (8 * training + 3 * asking + 6 * 14) / 1e6       # noun.food.raw has 13 bytes
@@ -435,7 +436,7 @@ def test_the_estimate_counts_what_is_left(server, gpt, capsys, tmp_path):
             in line)
     model.journal.append(job="ftjob-1")
     model.journal.append(model="ft:1")
-    key = llm.prompt_key("ft:1", llm.messages("b" * 400, NAMES))
+    key = hosted.prompt_key("ft:1", language_models.messages("b" * 400, NAMES))
     model.journal.append(prompt=key, answer="noun.food", tokens=None)
     model.confirm(examples, ["b" * 400], is_confirmed=True)
     assert "about 0 tokens of training (3 epochs), 0 questions" in capsys.readouterr().out
@@ -475,18 +476,18 @@ def test_overwrite_starts_a_job_of_its_own(server, gpt):
 
 def test_a_journal_survives_a_torn_line_and_refuses_a_damaged_one(tmp_path):
     path = tmp_path / "openai.jsonl"
-    journal = llm.Journal(path)
+    journal = hosted.Journal(path)
     journal.append(file="file-1")
     journal.append(job="ftjob-1")
     with open(path, "ab") as file:
         file.write(b'{"model": "ft:')
-    journal = llm.Journal(path)
+    journal = hosted.Journal(path)
     assert journal.records == [{"file": "file-1"}, {"job": "ftjob-1"}]
     journal.append(model="ft:1")
-    assert llm.Journal(path).last("model") == "ft:1" and llm.Journal(path).last("none") is None
+    assert hosted.Journal(path).last("model") == "ft:1" and hosted.Journal(path).last("none") is None
     path.write_bytes(b'{"file": \n' + path.read_bytes())
     with pytest.raises(InputError, match="damaged"):
-        llm.Journal(path)
+        hosted.Journal(path)
 
 
 @pytest.mark.parametrize("examples, message", [
@@ -495,7 +496,7 @@ def test_a_journal_survives_a_torn_line_and_refuses_a_damaged_one(tmp_path):
     ([("a", "x")] * 9 + [("a" * 70_000, "x")], "where 16,385 are taken")])
 def test_a_training_file_that_the_provider_would_refuse_is_not_sent(tmp_path, examples, message):
     path = tmp_path / "training.jsonl"
-    path.write_text("".join(json.dumps({"messages": llm.example(*pair, ["x", "y"])}) + "\n"
+    path.write_text("".join(json.dumps({"messages": hosted.example(*pair, ["x", "y"])}) + "\n"
                             for pair in examples))
     with pytest.raises(InputError, match=message):
-        llm.check_examples(path, ["x", "y"])
+        hosted.check_examples(path, ["x", "y"])

@@ -1,0 +1,94 @@
+"""The house: imports run one way, and the files that people copy stand by themselves."""
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = [*ROOT.glob("*.py"), *(path for folder in ("baselines", "engine", "reporting")
+                               for path in (ROOT / folder).glob("*.py"))]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+def imports_of(name: str) -> set[str]:
+    """Our own modules that this one imports when it is loaded, not inside a function."""
+    found = set()
+    for node in ast.parse(MODULES[name].read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found & set(MODULES)
+
+
+def test_the_test_sees_the_imports():
+    assert {"losses", "engine.run_folder", "model"} <= imports_of("main")
+    assert len(MODULES) > 25
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " imports ".join((*way, name))
+        if name not in done:
+            for other in sorted(imports_of(name)):
+                visit(other, (*way, name))
+            done.add(name)
+
+    done: set[str] = set()
+    for name in MODULES:
+        visit(name, ())
+    assert done == set(MODULES)
+
+
+def test_nothing_below_imports_what_people_type():
+    typed = {"main", "predict", "report"}
+    for name in set(MODULES) - typed:
+        assert not imports_of(name) & typed, name
+
+
+@pytest.mark.parametrize("name", ["losses", "augment", "data", "model"])
+def test_the_files_that_people_copy_need_one_other_file_at_most(name):
+    own = {"losses": set(), "augment": {"engine.files"}, "data": {"engine.files", "augment"},
+           "model": {"engine.files", "data", "augment"}}
+    assert imports_of(name) - {"engine"} <= own[name]
+
+
+def test_the_copied_files_run_in_an_empty_folder(tmp_path):
+    for name in ("losses.py", "augment.py", "data.py", "model.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "engine").mkdir()
+    shutil.copy(ROOT / "engine" / "files.py", tmp_path / "engine")
+    code = """
+import augment, data, losses, model, torch
+rows = [(f"{label} text {i}", label) for label in "ab" for i in range(8)]
+corpus = data.to_corpus("own", rows, rows[:2] + rows[-2:])
+kept = data.imbalanced_rows(corpus.train_labels, 4.0)
+print(data.select(corpus, kept).train_labels.tolist(), augment.noise(["a b c"], seed=1))
+print(losses.class_weights(torch.tensor([8, 2])).tolist(), model.SharpReCL)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True,
+                         capture_output=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("[0, 0, 0, 0, 0, 0, 0, 0, 1, 1]")
+
+
+def test_main_is_short_and_has_the_lines_of_algorithm_1_in_order():
+    text = (ROOT / "main.py").read_text()
+    assert len(text.splitlines()) <= 250
+    functions = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    assert functions == ["objective", "train_epoch", "evaluate", "observe", "train", "run", "main"]
+    in_objective = [int(part.split(":")[0].split()[0]) for part in text.split("# line ")[1:]]
+    body = in_objective[:in_objective.index(13) + 1]
+    assert body == sorted(body) and set(body) == set(range(4, 14))
+    assert set(in_objective) == set(range(1, 16))
+    assert text.count("args.method") == 1 and "nn.DataParallel" in text
