@@ -725,7 +725,9 @@ def write_figures(runs: list[Run], output_dir: Path, suffix: str) -> None:
 def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
     """The tables of each group of runs: written, with the figures, if it has a folder; printed."""
     groups, printed = group(load(folder, protocol)), []
-    values = [training(members[0]) for members in groups]
+    own_flags = names_of(Role.SHARED, Role.TRAINING, Role.DATA)
+    values = [{name: value for name, value in members[0].settings.items() if name in own_flags}
+              for members in groups]
     differing = [name for name in {name: None for value in values for name in value}
                  if len({json.dumps(value.get(name)) for value in values}) > 1]
     for number, (runs, own) in enumerate(zip(groups, values), start=1):
