@@ -2,8 +2,8 @@
 README.md and docs/: every command is parsed by its own script, every Python block runs, every file,
 function, flag and test that is named exists, and the pages keep their size.
 
-bash runs the commands, with functions in the place of python, torchrun and the others that note what
-they were called with; so loops, variables and pipes are read as a user's shell reads them.
+bash runs the commands, with functions in the place of python, torchrun and the others. They note
+what they were called with, so loops, variables and pipes are read as a user's shell reads them.
 """
 import argparse
 import importlib
@@ -29,11 +29,11 @@ from engine.arguments import make_parser, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SCRIPTS = {"main.py": main, "predict.py": predict, "report.py": report}
+SCRIPTS = {"predict.py": predict, "report.py": report}
 
 
 def text_of(page: Path) -> str:
-    """Without comments, which a reader does not see."""
+    """Returns the page without its comments, which a reader does not see."""
     return re.sub("<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
@@ -47,7 +47,7 @@ def inline_code(page: Path) -> list[str]:
 
 
 def named(page: Path) -> list[str]:
-    """Commands in the prose, and the indented one below "Tests", which .ci/run takes."""
+    """Lists the commands in the prose, and the indented one that .ci/run takes."""
     indented = re.findall(r"^    (\.venv/.*)$", text_of(page), re.MULTILINE)
     return indented + [code for code in inline_code(page) if re.match(
         r"([A-Z_]+=\S+ )*(python|bash|torchrun|pip|\.venv/\S+) .", code)]
@@ -78,7 +78,7 @@ command_not_found_handle() { note failed "$@"; }
 
 @pytest.fixture(scope="module")
 def dry_python(tmp_path_factory) -> Path:
-    """Python, but for the grid: it notes the first and the last run of run_all.sh as commands."""
+    """Makes a Python that runs no grid, but notes its first and its last run as commands."""
     path = tmp_path_factory.mktemp("dry") / "python"
     path.write_text(f"""#!/bin/sh
 [ "$2" = engine.grid ] || exec {shlex.quote(sys.executable)} "$@"
@@ -90,23 +90,24 @@ runs=$(sed -n 's/^/python main.py /; 1p; $p')
 
 
 def calls(commands: str, dry_python: Path, folder: Path) -> list[list[str]]:
-    """What the commands call, each with its arguments."""
+    """Runs the commands in bash and returns what they call, each with its arguments."""
     notes = folder / "notes"
     notes.write_text("")
     (folder / "reviews.csv").write_text("text,label\n")
     ran = subprocess.run(
-        ["bash", "-c", PRELUDE + commands], cwd=folder, text=True, capture_output=True, timeout=300,
+        ["bash", "-c", PRELUDE + commands], check=False, cwd=folder, text=True, capture_output=True,
+        timeout=300,
         env=os.environ | {"NOTES": str(notes), "ROOT": str(ROOT), "DRY": str(dry_python)})
     assert ran.returncode == 0, ran.stderr
     return [shlex.split(line) for line in notes.read_text().splitlines()]
 
 
 class Parsed(Exception):
-    """The arguments were understood; what follows is not run."""
+    """Says that the arguments were understood, so that what follows is not run."""
 
 
 def check_script(script: str, argv: list[str], monkeypatch) -> None:
-    """The script's own parser takes these arguments."""
+    """Fails unless the script's own parser takes these arguments."""
     if script == "main.py":
         parse_args(argv)            # more than argparse: what flags mean together
         return
@@ -120,12 +121,15 @@ def check_script(script: str, argv: list[str], monkeypatch) -> None:
         monkeypatch.setattr(argparse.ArgumentParser, name,
                             parsing(getattr(argparse.ArgumentParser, name)))
     with pytest.raises(Parsed):
+        monkeypatch.setattr(sys, "argv", [script, *argv])
         if script in SCRIPTS:
             SCRIPTS[script].main(argv)
+        elif script == "-m":
+            sys.argv[1:] = argv[1:]
+            runpy.run_module(argv[0], run_name="__main__")
         else:
             path = ROOT / script
             monkeypatch.syspath_prepend(str(path.parent))
-            monkeypatch.setattr(sys, "argv", [script, *argv])
             runpy.run_path(str(path), run_name="__main__")
 
 
@@ -134,9 +138,8 @@ def check_call(call: list[str], monkeypatch) -> None:
     if program == "torchrun":
         options = parse_torchrun(argv)
         check_script(options.training_script, options.training_script_args, monkeypatch)
-    elif program == "python" and argv[0] == "-m":
-        assert importlib.util.find_spec(argv[1]), argv
-        if argv[1] == "pytest" and "-k" in argv:
+    elif program == "python" and argv[:2] == ["-m", "pytest"]:
+        if "-k" in argv:
             check_test(Path(argv[2]).stem, argv[argv.index("-k") + 1])
     elif program == "python":
         check_script(argv[0], argv[1:], monkeypatch)
@@ -166,10 +169,11 @@ def test_every_command_is_understood(page, dry_python, tmp_path):
     "python main.py --datasets trec", "python main.py --dataset trec --method la --tau 1",
     "python predict.py runs/RUN new.csv --k", "python report.py", "pyhton main.py --dataset trec",
     "python benchmarks/loss.py --speed", "torchrun --gpus 2 main.py", "pip install datasetz",
+    "python -m baselines table9", "python -m reporting.nothing",
     "bash run_all.sh table9", "METHODS=nobody bash run_all.sh table2",
     "DATASETS=none.csv bash run_all.sh", "FLAGS=--none bash run_all.sh table4"])
 def test_a_wrong_command_is_found(command, dry_python, tmp_path, monkeypatch):
-    with pytest.raises((SystemExit, AssertionError)):
+    with pytest.raises((SystemExit, AssertionError, ImportError)):
         for call in calls(command, dry_python, tmp_path):
             check_call(call, monkeypatch)
 
@@ -195,7 +199,7 @@ def test_ci_takes_the_test_command_of_the_readme(dry_python, tmp_path):
 
 @pytest.fixture(scope="module")
 def a_run(tmp_path_factory, tiny_encoder, corpus_folder):
-    """A folder in which runs/RUN is a run, as the pages call it."""
+    """Makes a folder in which runs/RUN is a run, as the pages call it."""
     folder = tmp_path_factory.mktemp("user")
     assert main.main(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs",
                       "1", "--batch_size", "16", "--device", "cpu", "--output_dir",
@@ -206,10 +210,11 @@ def a_run(tmp_path_factory, tiny_encoder, corpus_folder):
 
 
 def prepared() -> dict:
-    """What the pages say that a reader has: two views of six texts in three classes, a network."""
+    """Makes what the pages say that a reader has: two views of six texts, and a network."""
     torch.manual_seed(0)
     return {"C": 3, "feat": torch.randn(12, 8, requires_grad=True),
-            "labels": torch.tensor([0, 0, 0, 0, 1, 1] * 2), "class_counts": torch.tensor([50, 9, 1]),
+            "labels": torch.tensor([0, 0, 0, 0, 1, 1] * 2),
+            "class_counts": torch.tensor([50, 9, 1]),
             "classifier": torch.nn.Linear(8, 3, bias=False),
             "proj_f": torch.nn.Linear(8, 4), "proj_h": torch.nn.Linear(8, 4),
             "CrossEntropy": baselines.base.CrossEntropy, "Entry": baselines.Entry,
@@ -264,7 +269,7 @@ def test_every_file_that_is_named_exists(page):
 
 
 def anchors(page: Path) -> list[str]:
-    """GitHub's names of the headings."""
+    """Lists the headings as GitHub names them in addresses."""
     headings = re.findall("^#+ (.*)$", text_of(page), re.MULTILINE)
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
@@ -281,7 +286,8 @@ def test_every_link_within_the_repository_leads_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_function_that_is_named_exists(page):
-    rooms = "main model losses data augment predict report baselines engine reporting".split()
+    rooms = ("main", "model", "losses", "data", "augment", "predict", "report", "baselines",
+             "engine", "reporting")
     is_file = ("py", "csv", "html", "json", "jsonl", "safetensors")
     for code in inline_code(page):
         found = re.fullmatch(r"((?:\w+\.)*\w+)\.(\w+)(\(.*)?", code)
@@ -293,7 +299,7 @@ def test_every_function_that_is_named_exists(page):
 
 
 def known_flags() -> set[str]:
-    """Of all scripts; of the benchmarks by their source."""
+    """Collects the flags of all scripts; those of the benchmarks by their source."""
     flags = {option for parser in (make_parser(), predict.make_parser())
              for action in parser._actions for option in action.option_strings}
     for path in (ROOT / "report.py", ROOT / "run_all.sh", *(ROOT / "benchmarks").glob("*.py")):
