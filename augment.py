@@ -28,7 +28,7 @@ import sys
 import warnings
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import lru_cache
@@ -239,7 +239,7 @@ def synonyms(word: str) -> tuple[str, ...]:
     return ()
 
 
-def _readings(form: str) -> list[tuple[str, str, list[str]]]:
+def _readings(form: str) -> list[tuple[str, str, Iterable[str]]]:
     """
     Lists what a word form can be: (base form, part of speech, names of synonyms), likeliest first.
 
@@ -602,10 +602,9 @@ class Augmentation:
     @property
     def options(self) -> dict:
         """What can be set beside the seed, with the default values."""
-        own = dict(self.function.__kwdefaults__) if self.function else {}
-        for name in ("seed", "device"):
-            own.pop(name, None)
-        return own | ({"language": "english"} if self.english else {})
+        own = getattr(self.function, "__kwdefaults__", None) or {}
+        return {name: value for name, value in own.items() if name not in ("seed", "device")} | (
+            {"language": "english"} if self.english else {})
 
 
 AUGMENTATIONS = {       # to add one, write its function and its entry
@@ -691,11 +690,12 @@ def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path
              ".json" for piece in pieces]
     try:                                            # before the work, which may take hours
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        changed = [_read_cache(path) for path in paths]
+        changed = {i: kept for i, path in enumerate(paths)
+                   if (kept := _read_cache(path)) is not None}
     except OSError as error:
         raise InputError(f"the augmentation cache {cache_dir} cannot be used ({error.strerror}); "
                          "name a folder that you can write to") from error
-    missing = [i for i, piece in enumerate(changed) if piece is None]
+    missing = [i for i in range(len(pieces)) if i not in changed]
     if settings.pop("language", "any") != "any" and missing:
         check_english(texts, method)
     if entry.models:
@@ -703,7 +703,7 @@ def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path
     for i in tqdm(missing, f"{method}, pieces of {size:,} texts", disable=len(missing) < 2):
         changed[i] = entry.function(pieces[i], **settings)
         _write_cache(paths[i], changed[i])
-    result = [text for piece in changed for text in piece]
+    result = [text for i in range(len(pieces)) for text in changed[i]]
     share_texts, share_words = change_shares(texts[:SAMPLE], result[:SAMPLE])
     print(f"augment: {method} changed {100 * share_texts:.1f} % of {len(texts[:SAMPLE]):,} texts, "
           f"{100 * share_words:.1f} % of their words (cached: {cache_dir})")

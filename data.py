@@ -19,13 +19,13 @@ import textwrap
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -186,9 +186,9 @@ def check_ratio(corpus: Corpus, before: np.ndarray, after: np.ndarray, ir: float
     InputError where it could not: runs and tables are named after what was asked. Only for the
     paper's own ratios of a dataset (TREC at 10 has 14.5) it is a note instead.
     """
-    sizes = [class_counts(corpus.train_labels[rows], len(corpus.label_names))
-             for rows in (before, after)]
-    problem = unreached_ratio(*sizes, ir, profile)
+    sizes, built = (class_counts(corpus.train_labels[rows], len(corpus.label_names))
+                    for rows in (before, after))
+    problem = unreached_ratio(sizes, built, ir, profile)
     if problem and not (corpus.name in DATASETS and ir in (DATASETS[corpus.name].paper_irs or ())):
         raise InputError(f"{corpus.name}: {problem}")
     return replace(corpus, notes=[*corpus.notes, problem]) if problem else corpus
@@ -206,14 +206,14 @@ def left_out(labels: np.ndarray, kept: np.ndarray, most: int, *,
     returns  the rows to train on and those to validate on, both ascending
     """
     is_kept = np.isin(np.arange(len(labels)), kept)
-    validation = []
+    parts = []
     for label in np.unique(labels[kept]).tolist():
         rows = shuffled_class(labels, label, seed)
         chosen = rows[~is_kept[rows]][:most]
         own = rows[is_kept[rows]]
         taken = own[len(own) - min(most - len(chosen), len(own) // 10):]
-        validation += [chosen, taken]
-    validation = np.sort(np.concatenate(validation))
+        parts += [chosen, taken]
+    validation = np.sort(np.concatenate(parts))
     if len(validation) == 0:
         raise InputError("no training text is left out: --val_left_out takes what --ir and "
                          "--max_per_class leave out; take --val_fraction instead")
@@ -239,7 +239,7 @@ def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int
 
 # ---- Readers of the known datasets: (text, label) of every row, in the file's order ----
 
-Rows = list[tuple[str, str | None]]     # the label is None where an own row has none
+Rows = Sequence[tuple[str, str | None]]     # the label is None where an own row has none
 
 
 def read_file_lines(path: Path) -> list[str]:
@@ -302,7 +302,8 @@ class Dataset:
     address: str                # of the folder that its files are fetched from
     files: dict[str, str]       # file: its SHA-256, in the order of read's arguments
     read: Callable[..., tuple[Rows, Rows | None]]       # paths to training and test rows
-    split: Callable | None = None       # without test rows: (labels, seed) to kept and held out
+    # of data without test rows: (labels, seed) to rows kept and rows held out, the paper's 90/10
+    split: Callable = lambda labels, seed: stratified_split(labels, 0.1, seed=seed)
     # the imbalance ratios of the paper's Table 2, the first one in its other tables too;
     # (): it is used as it is, None: it is not in the paper
     paper_irs: tuple[float, ...] | None = (50.0, 20.0, 10.0)
@@ -362,9 +363,8 @@ DATASETS = {
             "Biomedical_gnd.txt":
                 "3e3d2b77aefc232661bb5b1723f123f4b23cf654c777a4a8b6d3c1ef752f836f",
         },
-        read=lambda texts, labels: (read_line_pair(texts, labels), None),
-        # the paper's 90/10; which texts it held out is not published
-        split=lambda labels, seed: stratified_split(labels, 0.1, seed=seed)),
+        # which texts the paper held out is not published
+        read=lambda texts, labels: (read_line_pair(texts, labels), None)),
     "cr": Dataset(
         "CR", DUAL_CL, {
             "CR_Train.json":
@@ -466,15 +466,16 @@ def labelled(rows: Rows, names: dict[str, str]) -> tuple[list[int], list[str], l
     Rows that have a text and a label, their texts and labels under these other names, and how many
     rows are left out: "empty" ones, and "unlabelled" ones among the others.
     """
-    kept = [row for row, (text, label) in enumerate(rows) if label is not None and text.strip()]
+    kept = [(row, text, names.get(label, label)) for row, (text, label) in enumerate(rows)
+            if label is not None and text.strip()]
     empty = sum(not text.strip() for text, _ in rows)
     lost = Counter(empty=empty, unlabelled=len(rows) - len(kept) - empty)
-    labels = (rows[row][1] for row in kept)
-    return (kept, [rows[row][0] for row in kept], [names.get(label, label) for label in labels],
-            lost)
+    return ([row for row, _, _ in kept], [text for _, text, _ in kept],
+            [label for _, _, label in kept], lost)
 
 
-def to_corpus(name: str, train: Rows, test: Rows, val: Rows = (), notes: list[str] = ()) -> Corpus:
+def to_corpus(name: str, train: Rows, test: Rows, val: Rows = (),
+              notes: Sequence[str] = ()) -> Corpus:
     """
     A corpus without the rows whose text is empty or white space; other texts stay as they are.
 
@@ -487,7 +488,7 @@ def to_corpus(name: str, train: Rows, test: Rows, val: Rows = (), notes: list[st
         raise InputError(f"{name}: {len(rows)} training texts of {len(label_names)} classes; "
                          "bring texts of at least two classes")
     number = {label: position for position, label in enumerate(label_names)}
-    others = {}
+    others: dict[str, Any] = {}
     for part, its_rows, title in (("test", test, "test"), ("val", val, "validation")):
         _, its_texts, its_labels, its_lost = labelled(its_rows, names)
         check_seen(name, title, label_names, set(its_labels))
@@ -530,7 +531,8 @@ def load(dataset: str, *, data_dir: str = "data", text_column: str | list[str] =
     whose published split does not exist: use one seed for all runs that are to be compared.
     Whatever is wrong with the input is an InputError of one line.
     """
-    val, notes = None, []
+    val: Rows | None = None
+    notes: list[str] = []
     if dataset in DATASETS:
         train, test = DATASETS[dataset].read(*pinned_files(dataset, data_dir))
         split = DATASETS[dataset].split

@@ -258,8 +258,8 @@ def _beta(lam: float, shape: tuple[int, int], device: torch.device) -> Tensor:
     """Samples of Beta(lam, lam)."""
     if lam == 0.5:      # the paper's, and the arcsine law: ten times as fast as by two gammas
         return (torch.rand(shape, device=device) * (math.pi / 2)).sin().square()
-    lam = torch.full((), lam, device=device)
-    return torch.distributions.Beta(lam, lam, validate_args=False).sample(shape)
+    both = torch.full((), lam, device=device)
+    return torch.distributions.Beta(both, both, validate_args=False).sample(shape)
 
 
 def union(*parts: Built) -> Built:

@@ -170,8 +170,9 @@ def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> I
             record = train_epoch(model, loader, optimizer, scaler, epoch, args)
             observe(model, loader, args)
         is_evaluated = epoch % args.eval_every == 0 or epoch == epochs
-        yield (record, *(evaluate(model, loader, texts if is_evaluated else None, args)
-                         for texts in (test, val)))
+        of_test, of_val = (evaluate(model, loader, texts if is_evaluated else None, args)
+                           for texts in (test, val))
+        yield record, of_test, of_val
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,15 +7,18 @@ prototypes, and two projection heads into the space of contrastive learning (Eqs
 import argparse
 import hashlib
 import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from data import Tokens
 from engine.files import InputError, load_pretrained
@@ -43,7 +46,7 @@ class TextEncoder(nn.Module):
     raises          InputError where the encoder has fewer layers, or is of an unknown family
     """
 
-    def __init__(self, backbone: nn.Module, pooling: str, frozen_layers: int = 0):
+    def __init__(self, backbone: PreTrainedModel, pooling: str, frozen_layers: int = 0):
         super().__init__()
         self.backbone, self.pooling, self.frozen_layers = backbone, pooling, frozen_layers
         if frozen_layers > 0:
@@ -68,7 +71,7 @@ class TextEncoder(nn.Module):
         """The embeddings and the layers that stay as pretrained; none where all are trained."""
         if self.frozen_layers == 0:
             return []
-        return [self.backbone.embeddings, *self.layers()[:self.frozen_layers]]
+        return [self.backbone.get_submodule("embeddings"), *self.layers()[:self.frozen_layers]]
 
     def train(self, mode: bool = True) -> "TextEncoder":
         super().train(mode)
@@ -102,14 +105,14 @@ class TextEncoder(nn.Module):
     @torch.no_grad()
     def lower_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What the embeddings and the frozen layers make of the tokens, (rows, length, h)."""
-        lower = self.part(slice(self.frozen_layers), embeddings=self.backbone.embeddings)
+        lower = self.part(slice(self.frozen_layers))
         return last_states(lower, attention_mask, input_ids=input_ids)
 
-    def part(self, layers: slice, embeddings: nn.Module) -> nn.Module:
-        """The backbone with these of its layers only, and with these embeddings."""
+    def part(self, layers: slice, **others: nn.Module) -> PreTrainedModel:
+        """The backbone with these of its layers only, and with these other children."""
         stack, name = LAYERS[self.backbone.config.model_type]
         whole = getattr(self.backbone, stack)
-        return _with(self.backbone, embeddings=embeddings,
+        return _with(self.backbone, **others,
                      **{stack: _with(whole, **{name: self.layers()[layers]})})
 
     def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -120,7 +123,8 @@ class TextEncoder(nn.Module):
         return (hidden * mask).sum(dim=1) / mask.sum(dim=1)         # (rows, h)
 
 
-def last_states(backbone: nn.Module, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
+def last_states(backbone: PreTrainedModel, attention_mask: Tensor,
+                **inputs: Tensor | None) -> Tensor:
     """The states of a backbone's last layer, (rows, length, h)."""
     config = backbone.config
     if config.model_type in LAYERS and config._attn_implementation == "sdpa":
@@ -130,7 +134,10 @@ def last_states(backbone: nn.Module, attention_mask: Tensor, **inputs: Tensor) -
     return backbone(attention_mask=attention_mask, **inputs).last_hidden_state
 
 
-def _with(module: nn.Module, **children: nn.Module) -> nn.Module:
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def _with(module: AnyModule, **children: nn.Module) -> AnyModule:
     """A module that shares all but these children with the given one."""
     twin = copy(module)
     twin._modules = {**module._modules, **children}
@@ -140,8 +147,7 @@ def _with(module: nn.Module, **children: nn.Module) -> nn.Module:
 class _States(nn.Module):
     """Stands in the place of the embeddings where the states of the lower layers are known."""
 
-    def forward(self, input_ids=None, inputs_embeds: Tensor | None = None, *others,
-                **options) -> Tensor:
+    def forward(self, input_ids: None, inputs_embeds: Tensor, *others, **options) -> Tensor:
         return inputs_embeds
 
 
@@ -151,7 +157,7 @@ def projection_head(h: int, proj_dim: int, batch_norm: bool) -> nn.Sequential:
     return nn.Sequential(nn.Linear(h, h), *norm, nn.ReLU(), nn.Linear(h, proj_dim))
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """
     What main.py's loop asks of a method: SharpReCL below, the others in baselines/.
 
@@ -161,6 +167,8 @@ class Method(nn.Module):
     extra_positions    that the encoder must have beside those of a text's tokens
     compensated        its logits are for classes of equal share, whatever the training shares
     phi                the classifier where it is linear on feat, else None
+    losses             (feat, labels, epoch) to baselines.base.Losses; SharpReCL's are objective()
+                       in main.py
     training_only      parts that predicting does not need: what their names begin with
     """
     views: tuple[str, ...] = ("original", "augmented")
@@ -169,6 +177,7 @@ class Method(nn.Module):
     extra_positions = 0
     compensated = False
     phi: nn.Linear | None
+    losses: Callable
     training_only: tuple[str, ...] = ()
 
     def __init__(self, encoder: TextEncoder):
@@ -182,6 +191,7 @@ class Method(nn.Module):
         """
         return forward(texts)
 
+    @abstractmethod
     def classify(self, feat: Tensor) -> Tensor:
         """Class logits, (rows, C)."""
 
@@ -208,6 +218,7 @@ class SharpReCL(Method):
 
     compensated: trained with delta of Eq. (6).
     """
+    phi: nn.Linear
 
     def __init__(self, encoder: TextEncoder, num_classes: int, *, proj_dim: int = 128,
                  proj_bn: bool = False, mutual_guidance: bool = True, compensated: bool = True):
@@ -240,7 +251,7 @@ class SharpReCL(Method):
 def minilm_folder() -> str:
     """Finds the verified weights of all-MiniLM-L6-v2: in the installed package, else the hub's."""
     package = importlib.util.find_spec(MINILM_PACKAGE)
-    folder = Path(Path(package.origin).parent / "model" if package else
+    folder = Path(Path(package.origin).parent / "model" if package and package.origin else
                   load_pretrained(_snapshot, MINILM_HUB, "encoder", ENCODER_HINT))
     weights = folder / "model.safetensors"
     found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
@@ -315,7 +326,7 @@ def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder
 
 
 @torch.no_grad()
-def first_token_sees_the_text(backbone: nn.Module) -> bool:
+def first_token_sees_the_text(backbone: PreTrainedModel) -> bool:
     """Tells whether the first token's state depends on the token behind it."""
     ids = torch.tensor([[2, 3], [2, 4]])
     states = backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state

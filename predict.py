@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 import data
+from baselines.tfidf import Tfidf
 from engine import files, loader, reading
 from engine.files import InputError
 from model import device as available_device
@@ -65,12 +66,19 @@ def is_file_name(given: str) -> bool:
             or given.lower().endswith(PACKED))
 
 
+class Source(NamedTuple):
+    """A file, or stdin."""
+    name: str
+    stream: BinaryIO
+    form: str
+
+
 @contextlib.contextmanager
-def source(args: argparse.Namespace) -> Iterator[tuple[str | None, BinaryIO | None, str | None]]:
-    """Name, bytes and format of the file or stdin; three times None where texts are given."""
+def source(args: argparse.Namespace) -> Iterator[Source | None]:
+    """The file or stdin; None where texts are given."""
     named = args.inputs if args.format else list(filter(is_file_name, args.inputs))
     if args.inputs and not named:
-        yield None, None, None
+        yield None
         return
     if len(args.inputs) > 1:
         raise InputError(f"{named[0]} is a file (it exists, is named like one, or --format says "
@@ -78,7 +86,7 @@ def source(args: argparse.Namespace) -> Iterator[tuple[str | None, BinaryIO | No
                          "is named like a file goes through stdin")
     file, = args.inputs or ["-"]
     with opened(file) as stream:
-        yield "stdin" if file == "-" else file, stream, format_of(file, args.format)
+        yield Source("stdin" if file == "-" else file, stream, format_of(file, args.format))
 
 
 @contextlib.contextmanager
@@ -118,11 +126,10 @@ def named_texts(texts: Iterable[str], of: str = "") -> Iterator[TextRow]:
 
 
 @contextlib.contextmanager
-def table_rows(name: str, stream: BinaryIO, form: str, columns: list[str]
-               ) -> Iterator[Iterator[TextRow]]:
+def table_rows(given: Source, columns: list[str]) -> Iterator[Iterator[TextRow]]:
     """The rows of a file or of stdin; says on stderr what was found in it."""
-    with reading.open_table(stream, form, name) as table:
-        texts = ["text"] if form == "lines" else reading.find_columns(table, columns)[0]
+    with reading.open_table(given.stream, given.form, given.name) as table:
+        texts = ["text"] if given.form == "lines" else reading.find_columns(table, columns)[0]
         for note in table.notes:
             print(note, file=sys.stderr)
         yield ((row, reading.joined_text(where, row, texts)) for where, row in table.rows)
@@ -235,32 +242,31 @@ class Predictor:
                ) -> tuple[list[dict], list[bool], data.Tokens | list[str] | None]:
         """The rows, which have a text, and these as the model takes them; None: no row has."""
         has_text = [bool(text.strip()) for _, text in pool]
-        texts = [text for (_, text), filled in zip(pool, has_text) if filled]
-        if texts and self.trained.tokenizer is not None:
-            texts = data.tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
-        return [row for row, _ in pool], has_text, texts or None
+        texts = [text for _, text in pool if text.strip()]
+        inputs: data.Tokens | list[str] | None = texts or None
+        if texts and self.about.max_length is not None:     # else tfidf, which takes strings
+            inputs = data.tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
+        return [row for row, _ in pool], has_text, inputs
 
-    def answers(self, inputs: data.Tokens | list[str]) -> list[dict]:
-        """The new columns of each text."""
-        if isinstance(inputs, list):
-            logits = torch.from_numpy(self.trained.method.scores(inputs))
-            feats = [None] * len(logits)
-        else:
-            logits, feats = self.encode(inputs)
-            self.cut += round(inputs.truncated * len(logits))
+    def answers(self, inputs) -> list[dict]:
+        """The new columns of each text that is not empty, from what inputs() made of them."""
+        logits, feats = self.encode(inputs)
         temperature = 1.0 if self.fit is None else self.fit["temperature"]
         probabilities = export.reweighted(self.about, logits.double(), self.shares, temperature)
         return list(map(self.answer, probabilities.softmax(dim=1).numpy(), feats))
 
-    def encode(self, tokens: data.Tokens) -> tuple[Tensor, np.ndarray]:
-        """Logits (n, C) as trained, on the CPU, and feat (n, h)."""
+    def encode(self, inputs) -> tuple[Tensor, Iterable[np.ndarray | None]]:
+        """Logits (n, C) as trained, on the CPU, and feat (n, h), which tfidf has none of."""
         method = self.trained.method
+        if isinstance(method, Tfidf):
+            return torch.from_numpy(method.scores(inputs)), [None] * len(inputs)
         logits, feats = loader.predict(
-            method, method.prepare(tokens), len(self.about.label_names),
+            method, method.prepare(inputs), len(self.about.label_names),
             batch_size=self.batch_size, device=next(method.parameters()).device)
         if not np.isfinite(logits).all():
             raise InputError("the model gives a text logits that are not finite: train it again, "
                              "with a lower --lr")
+        self.cut += round(inputs.truncated * len(logits))
         return torch.from_numpy(logits), feats
 
     def answer(self, p: np.ndarray | None = None, feat: np.ndarray | None = None) -> dict:
@@ -288,7 +294,7 @@ def rounded(p: float) -> float:
 # ---- class shares ----
 
 
-def named_numbers(path: Path) -> list[tuple[str, object]]:
+def named_numbers(path: Path) -> list[tuple[str, Any]]:
     """(label, number) of each row of a CSV file, or of each entry of a JSON object."""
     form = ("class shares are a CSV file with the columns label and share (or count), or a JSON "
             'object {"label": share}')
@@ -329,16 +335,18 @@ def read_shares(path: Path, label_names: list[str]) -> Tensor:
     if not 0 < sum(shares.values()) < math.inf:
         raise InputError(f"{path}: the shares sum to {sum(shares.values())}; at least one class "
                          "must occur, and not infinitely often")
-    shares = torch.tensor([shares[name] for name in label_names], dtype=torch.float64)
-    return shares / shares.sum()
+    in_order = torch.tensor([shares[name] for name in label_names], dtype=torch.float64)
+    return in_order / in_order.sum()
 
 
 def prior(given: str | None, about: export.About) -> Tensor | None:
     """(C,) of test_prior; None as it is."""
+    if given is None:
+        return None
+    if given == "train":
+        return about.train_shares()
     if given == "uniform":
         return torch.ones(len(about.label_names), dtype=torch.float64) / len(about.label_names)
-    if given is None or given == "train":
-        return given and about.train_shares()
     if not os.path.exists(given):
         raise InputError(f"--test_prior {given}: neither train, uniform nor a file that is there; "
                          "write train for the class shares of the training texts, or name a file")
@@ -379,7 +387,7 @@ def words_on(predictor: Predictor, has_prior: bool) -> Iterator[str]:
         yield (f"temperature {fit['temperature']:.3f}: expected calibration error "
                f"{fit['ece_before']:.1f} % before, {fit['ece_after']:.1f} % after, on "
                f"{fit['texts']} validation texts")
-    if predictor.abstain is not None:
+    if fit and predictor.abstain is not None:
         line = coverage_line(fit["coverage"], fit["texts"], predictor.abstain)
         yield line + (" (measured without --test_prior)" if has_prior else "")
 
@@ -466,10 +474,10 @@ def sink(output: Path | None) -> Iterator[BinaryIO]:
         yield file
 
 
-def spare_input(output: Path | None, stream: BinaryIO | None) -> None:
+def spare_input(output: Path | None, stream: BinaryIO) -> None:
     """InputError where the output is the input itself, also by a link or another path to it."""
     try:
-        if output and stream and os.path.samestat(os.fstat(stream.fileno()), output.stat()):
+        if output and os.path.samestat(os.fstat(stream.fileno()), output.stat()):
             raise InputError(f"--output {output} is the input itself: name another file, or "
                              "replace it with --overwrite")
     except (FileNotFoundError, NotADirectoryError, io.UnsupportedOperation):
@@ -487,9 +495,9 @@ def output_form(output: Path | None, given: str | None) -> str:
 def classify(args: argparse.Namespace) -> None:
     """Reads, predicts and writes, pool by pool."""
     out_form = output_form(args.output, args.output_format)
-    with source(args) as (name, stream, form):
-        if not args.overwrite:
-            spare_input(args.output, stream)
+    with source(args) as given:
+        if given and not args.overwrite:
+            spare_input(args.output, given.stream)
         predictor = Predictor(
             args.model_dir, device=args.device, batch_size=args.batch_size,
             test_prior=args.test_prior, calibrated=args.calibrated, abstain=args.abstain,
@@ -498,23 +506,23 @@ def classify(args: argparse.Namespace) -> None:
             print(line, file=sys.stderr)
         columns, table = args.text_column or predictor.about.text_column, Predictions(out_form)
         columns = [columns] if isinstance(columns, str) else columns
-        rows = (contextlib.nullcontext(named_texts(args.inputs, " of the command line"))
-                if stream is None else table_rows(name, stream, form, columns))
+        opened_rows = (table_rows(given, columns) if given else
+                       contextlib.nullcontext(named_texts(args.inputs, " of the command line")))
         # some formats are read at once, and of a pipe the size is not known
-        is_streamed = form in ("lines", "csv", "tsv", "jsonl")
-        size = size_of(stream) if stream is not None and is_streamed else None
+        size = (size_of(given.stream) if given and given.form in ("lines", "csv", "tsv", "jsonl")
+                else None)
         bar = tqdm(total=size, unit=" texts" if size is None else "B", unit_scale=True,
                    disable=None)
         texts = 0
-        with rows as rows, sink(args.output) as out, bar:
+        with opened_rows as rows, sink(args.output) as out, bar:
             for pool, answers in predictor.stream(rows):
                 out.write(table.lines(pool, answers))
                 out.flush()
                 texts += len(pool)
                 bar.set_postfix_str(f"{texts:,} texts", refresh=False)
-                bar.update((texts if size is None else stream.tell()) - bar.n)
-            if texts == 0:
-                raise InputError(f"{name}: no rows; it needs a text")
+                bar.update((given.stream.tell() if given and size is not None else texts) - bar.n)
+            if given and texts == 0:
+                raise InputError(f"{given.name}: no rows; it needs a text")
     for count, what in ((predictor.empty, "empty, without a prediction"),
                         (predictor.cut, f"cut at {predictor.about.max_length} tokens"),
                         (predictor.abstained, f"less probable than {args.abstain}, without a "
