@@ -66,8 +66,10 @@ class RunFolder:
         """Keeps other runs out for as long as this process lives; finishes a swap that was cut."""
         if distributed.is_main():
             self.stack.enter_context(locked(self.path))
-            if (self.path / "new" / "result.json").exists():
+            if (self.path / "new" / "result.json").exists() or (self.path / "moving").exists():
                 self.swap()
+            if self.is_finished:
+                self.tidy()         # of what a stop right before the end left
         distributed.barrier()
         if self.args.overwrite and self.is_finished:
             self.place = self.path / "new"
@@ -260,12 +262,16 @@ class RunFolder:
         if self.keeps_model:
             export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
         write_json(self.place / "result.json", self.result(kept["epoch"]))
-        for kind in ("checkpoint", "best"):
-            for number in numbered(self.place, kind):
-                shutil.rmtree(self.place / f"{kind}-{number}")
+        self.tidy()
         if self.place != self.path:
             self.swap()
         self.draw()
+
+    def tidy(self) -> None:
+        """A finished run has no use for its checkpoints."""
+        for kind in ("checkpoint", "best"):
+            for number in numbered(self.place, kind):
+                shutil.rmtree(self.place / f"{kind}-{number}")
 
     def result(self, kept_epoch: int) -> dict:
         """Metrics under each protocol, the settings, and which epoch is kept."""
@@ -286,12 +292,17 @@ class RunFolder:
             "data_hash": self.data_hash}
 
     def swap(self) -> None:
-        """The new run, which is whole, takes the place of the old one."""
-        new = self.path / "new"
-        clear(self.path, but=new)
-        for entry in sorted(new.iterdir(), key=lambda entry: entry.name == "result.json"):
+        """
+        The new run, which is whole, takes the place of the old one. new/ is called moving/ from the
+        moment on when nothing of the old run is left: a swap that was cut goes on from there.
+        """
+        new, moving = self.path / "new", self.path / "moving"
+        if not moving.exists():
+            clear(self.path, but=new)
+            os.replace(new, moving)
+        for entry in sorted(moving.iterdir(), key=lambda entry: entry.name == "result.json"):
             os.replace(entry, self.path / entry.name)       # the mark of a whole run comes last
-        new.rmdir()
+        moving.rmdir()
         self.place = self.path
 
     def draw(self) -> None:
