@@ -5,9 +5,9 @@ is, which epoch is kept, and what is left at the end.
     with RunFolder(args, corpus) as folder:
         folder.keep(fit(args, corpus, folder))      # fit yields an epoch at a time
 
-Every way to fit a model is such a generator. It calls folder.begin() when all that can fail has been
-built, and yields (record, test_logits, val_logits) after each epoch: what is to be noted of it, with
-its number under "epoch", and the logits (n, C), or None where the epoch was not evaluated.
+Every way to fit a model is such a generator. It calls folder.begin() when all that can fail has
+been built, and yields (record, test_logits, val_logits) after each epoch: what is to be noted of
+it, with its number under "epoch", and the logits (n, C), or None where the epoch was not evaluated.
 """
 import argparse
 import contextlib
@@ -171,7 +171,7 @@ class RunFolder:
         figures.save_figure(figure, self.place / "label_distribution.png")
 
     def restore(self) -> list[dict]:
-        """Loads the newest whole epoch into the parts; the history up to it, [] at the beginning."""
+        """Loads the newest whole epoch into the parts; returns the history up to it."""
         newest = max(numbered(self.place, "checkpoint"), default=None)
         if newest is None:
             return []
@@ -191,7 +191,7 @@ class RunFolder:
             self.finish()
 
     def note(self, record: dict, logits: np.ndarray | None, val_logits: np.ndarray | None) -> None:
-        """One epoch: its line, its metrics, its predictions if it is kept so far, its checkpoint."""
+        """Keeps an epoch's line and metrics, its predictions if it is the best so far, a checkpoint."""
         record |= evaluation(self.corpus, record.pop("extra", {}), logits, val_logits)
         record["seconds"] = round(time.perf_counter() - self.clock, 2)
         self.history.append(record)
@@ -306,7 +306,7 @@ class RunFolder:
         self.place = self.path
 
     def draw(self) -> None:
-        """--plots, from the model that is kept; which goes after them where --no_weights says so."""
+        """Draws --plots from the kept model, which --no_weights removes after that."""
         if self.args.plots and distributed.is_main():
             plots.draw(self.args, self.corpus, self.path)
             if self.args.no_weights:
