@@ -262,7 +262,7 @@ def load(folder: str | Path, device: str = "cpu") -> LoraClassifier:
 
 
 def fit(args, corpus, folder):
-    """The epochs of such a model, see engine/run_folder.py; of its weights the adapters are kept."""
+    """The epochs of such a model, see engine/run_folder.py; the adapters alone are kept."""
     if distributed.world_size() > 1:
         raise InputError(f"{args.method} runs in one process: start it without torchrun")
     distributed.set_seed(args.seed)

@@ -1,6 +1,6 @@
 """
-What happens inside SharpReCL while it trains, measured once an epoch: how strong each branch is, and
-the signs of the failures to look out for.
+What happens inside SharpReCL while it trains, measured once an epoch: how strong each branch is,
+and the signs of the failures to look out for.
 """
 import argparse
 import time

@@ -52,7 +52,7 @@ def _is_whole(path: Path, size: int) -> bool:
 
 
 def _digest(tokens: data.Tokens, encoder: TextEncoder) -> str:
-    """Of all that decides the states: the texts' tokens, and the frozen parts with their weights."""
+    """Of all that decides the states: the texts' tokens, and the weights of the frozen parts."""
     digest = hashlib.sha256(encoder.backbone.config.to_json_string().encode())
     digest.update(str(encoder.frozen_layers).encode())
     digest.update(tokens.ids.tobytes() + tokens.offsets.tobytes())

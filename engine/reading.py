@@ -131,7 +131,7 @@ def find_encoding(name: str, stream: BinaryIO) -> str:
 
 def check_decodes(name: str, stream: BinaryIO, encoding: str) -> None:
     try:
-        for text in codecs.iterdecode(iter(lambda: stream.read(1 << 20), b""), encoding):
+        for _ in codecs.iterdecode(iter(lambda: stream.read(1 << 20), b""), encoding):
             pass
     except UnicodeDecodeError:
         raise InputError(f"{name}: neither UTF-8 nor UTF-16 nor Windows-1252; open it in the "

@@ -5,9 +5,9 @@ is, which epoch is kept, and what is left at the end.
     with RunFolder(args, corpus) as folder:
         folder.keep(fit(args, corpus, folder))      # fit yields an epoch at a time
 
-Every way to fit a model is such a generator. It calls folder.begin() when all that can fail has been
-built, and yields (record, test_logits, val_logits) after each epoch: what is to be noted of it, with
-its number under "epoch", and the logits (n, C), or None where the epoch was not evaluated.
+Every way to fit a model is such a generator. It calls folder.begin() when all that can fail has
+been built, and yields (record, test_logits, val_logits) after each epoch: what is to be noted of
+it, with its number under "epoch", and the logits (n, C), or None where the epoch was not evaluated.
 """
 import argparse
 import contextlib
@@ -66,8 +66,10 @@ class RunFolder:
         """Keeps other runs out for as long as this process lives; finishes a swap that was cut."""
         if distributed.is_main():
             self.stack.enter_context(locked(self.path))
-            if (self.path / "new" / "result.json").exists():
+            if (self.path / "new" / "result.json").exists() or (self.path / "moving").exists():
                 self.swap()
+            if self.is_finished:
+                self.tidy()         # of what a stop right before the end left
         distributed.barrier()
         if self.args.overwrite and self.is_finished:
             self.place = self.path / "new"
@@ -169,7 +171,7 @@ class RunFolder:
         figures.save_figure(figure, self.place / "label_distribution.png")
 
     def restore(self) -> list[dict]:
-        """Loads the newest whole epoch into the parts; the history up to it, [] at the beginning."""
+        """Loads the newest whole epoch into the parts; returns the history up to it."""
         newest = max(numbered(self.place, "checkpoint"), default=None)
         if newest is None:
             return []
@@ -189,7 +191,7 @@ class RunFolder:
             self.finish()
 
     def note(self, record: dict, logits: np.ndarray | None, val_logits: np.ndarray | None) -> None:
-        """One epoch: its line, its metrics, its predictions if it is kept so far, its checkpoint."""
+        """Keeps an epoch's line and metrics, its predictions if it is the best so far, a checkpoint."""
         record |= evaluation(self.corpus, record.pop("extra", {}), logits, val_logits)
         record["seconds"] = round(time.perf_counter() - self.clock, 2)
         self.history.append(record)
@@ -260,12 +262,16 @@ class RunFolder:
         if self.keeps_model:
             export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
         write_json(self.place / "result.json", self.result(kept["epoch"]))
-        for kind in ("checkpoint", "best"):
-            for number in numbered(self.place, kind):
-                shutil.rmtree(self.place / f"{kind}-{number}")
+        self.tidy()
         if self.place != self.path:
             self.swap()
         self.draw()
+
+    def tidy(self) -> None:
+        """A finished run has no use for its checkpoints."""
+        for kind in ("checkpoint", "best"):
+            for number in numbered(self.place, kind):
+                shutil.rmtree(self.place / f"{kind}-{number}")
 
     def result(self, kept_epoch: int) -> dict:
         """Metrics under each protocol, the settings, and which epoch is kept."""
@@ -286,16 +292,21 @@ class RunFolder:
             "data_hash": self.data_hash}
 
     def swap(self) -> None:
-        """The new run, which is whole, takes the place of the old one."""
-        new = self.path / "new"
-        clear(self.path, but=new)
-        for entry in sorted(new.iterdir(), key=lambda entry: entry.name == "result.json"):
+        """
+        The new run, which is whole, takes the place of the old one. new/ is called moving/ from the
+        moment on when nothing of the old run is left: a swap that was cut goes on from there.
+        """
+        new, moving = self.path / "new", self.path / "moving"
+        if not moving.exists():
+            clear(self.path, but=new)
+            os.replace(new, moving)
+        for entry in sorted(moving.iterdir(), key=lambda entry: entry.name == "result.json"):
             os.replace(entry, self.path / entry.name)       # the mark of a whole run comes last
-        new.rmdir()
+        moving.rmdir()
         self.place = self.path
 
     def draw(self) -> None:
-        """--plots, from the model that is kept; which goes after them where --no_weights says so."""
+        """Draws --plots from the kept model, which --no_weights removes after that."""
         if self.args.plots and distributed.is_main():
             plots.draw(self.args, self.corpus, self.path)
             if self.args.no_weights:

@@ -335,9 +335,10 @@ def save_network(folder: Path, method: Method, tokenizer, about: About, reason: 
 
 def model_folder(path: Path) -> Path:
     """The model folder that this is or has; InputError that says why there is none."""
-    # new/: a run of --overwrite that was whole when it was killed; main.py's next start moves it
+    # new/, moving/: of a run of --overwrite that was whole when it was killed; main.py's next start
+    # puts it into its place
     new = [path / "new" / "model"] if (path / "new" / "result.json").is_file() else []
-    for folder in (*new, path, path / "model"):
+    for folder in (*new, path / "moving" / "model", path, path / "model"):
         if (folder / "sharprecl.json").is_file():
             return folder
     if not path.is_dir():

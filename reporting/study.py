@@ -29,7 +29,7 @@ RESAMPLES = 2000
 
 
 class Run(NamedTuple):
-    """A finished run: the row it belongs to, where it stands, and its history, an epoch a record."""
+    """A finished run: its row, its data set and seed, its result, and a record of each epoch."""
     row: str
     dataset: str
     seed: int

@@ -376,7 +376,7 @@ def test_an_interrupted_translation_goes_on_where_it_stopped(monkeypatch, tmp_pa
 # ---- the registry, and the language of the texts ----------------------------------------------
 
 def test_an_entry_has_a_range_for_each_number_and_names_its_models():
-    for name, entry in AUGMENTATIONS.items():
+    for entry in AUGMENTATIONS.values():
         numbers = {option for option, value in entry.options.items()
                    if not isinstance(value, str)}
         assert set(entry.ranges) == numbers
@@ -392,7 +392,7 @@ def test_an_entry_has_a_range_for_each_number_and_names_its_models():
 OTHER_LANGUAGES = {
     "French": """Le chat dort sur la table de la cuisine. Bonjour, je cherche un livre pour ma
         fille. La machine est tombée en panne après trois mois. Le service est long et la cuisine
-        moyenne. Question sur la facture du mois de mars. La situation politique en France est complexe.""",
+        moyenne. Question sur la facture du mois de mars. La situation politique est complexe.""",
     "German": """Das Handy war nach zwei Wochen kaputt. Man kann die Rechnung in der App finden.
         Wo ist mein Paket? Der Kellner war nett, und das Essen war warm und gut. Die Mannschaft hat
         das Spiel am Sonntag gewonnen. Der Wind war still, das Land war arm.""",
@@ -420,7 +420,7 @@ OTHER_LANGUAGES = {
 @pytest.mark.parametrize("language", OTHER_LANGUAGES)
 @pytest.mark.parametrize("method", ["word_substitution", "contextual", "back_translation"])
 def test_texts_that_are_not_english_stop_with_one_line(method, language, tmp_path):
-    """The limits were chosen with these samples in view, so this shows no more than that they hold."""
+    """The limits were chosen with these samples in view: this shows that they hold, no more."""
     texts = OTHER_LANGUAGES[language].split(". ")
     for act in (augment.check_augmentation,
                 lambda method, texts: augment.augment(texts, method, cache_dir=tmp_path)):

@@ -267,9 +267,9 @@ def test_a_batch_without_positives_gives_zero_and_a_zero_gradient(name):
 @pytest.mark.parametrize("name", CONTRASTIVE)
 def test_loss_and_gradient_are_finite_for_finite_features(name, labels, dtype):
     rows, y, num_classes = drawn_rows(name, labels, dtype=dtype)
-    for rows in (rows, 0 * rows, rows[:1].expand_as(rows), 1e30 * rows, 1e-30 * rows):
+    for scaled in (rows, 0 * rows, rows[:1].expand_as(rows), 1e30 * rows, 1e-30 * rows):
         for tau in (0.01, 1):
-            leaf = rows.clone().requires_grad_()
+            leaf = scaled.clone().requires_grad_()
             loss = CONTRASTIVE[name][1](leaf, y, num_classes, tau)
             loss.backward()
             assert loss.isfinite() and loss.dtype == torch.float32 and leaf.grad.isfinite().all()

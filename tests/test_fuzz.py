@@ -15,7 +15,6 @@ import pytest
 from conftest import untrained
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from conftest import untrained
 
 import data
 from engine.network import Trained

@@ -16,11 +16,11 @@ import pytest
 from conftest import save_tiny_encoder
 
 import augment
-import main as main_module
+from engine.run_folder import locked
 from engine import grid as grid_module
 from baselines import METHODS
 from baselines.language_models import MODELS
-from engine.arguments import ABLATIONS
+from engine.arguments import ABLATIONS, parse_args, run_folder
 from engine.grid import read_cells, state
 
 ROOT = Path(__file__).parent.parent
@@ -334,9 +334,9 @@ def test_a_run_without_its_plots_is_not_finished_where_they_are_asked_for(grid, 
 
 
 def test_a_run_of_another_process_is_waited_for(grid, tmp_path):
-    args = main_module.parse_args(shlex.split(line(1, tmp_path)))
+    args = parse_args(shlex.split(line(1, tmp_path)))
     with contextlib.ExitStack() as other:
-        other.enter_context(main_module.locked(main_module.run_folder(args)))
+        other.enter_context(locked(run_folder(args)))
         assert grid([1, 2], "--dry_run")[1].startswith("running   python main.py")
         threading.Timer(2, other.pop_all().close).start()
         code, output = grid([1, 2])

@@ -1,4 +1,7 @@
-"""baselines/lora.py and hosted.py: the prompt, LoRA on tiny Llamas and Blooms, GPT-3.5 against a server that fails."""
+"""
+baselines/lora.py and hosted.py: the prompt, LoRA on tiny Llamas and Blooms, GPT-3.5 against a server
+that fails.
+"""
 import csv
 import importlib.util
 import json

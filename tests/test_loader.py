@@ -1,4 +1,4 @@
-"""engine/loader.py: a batch in pieces is a batch in one pass, with little padding and no waiting."""
+"""engine/loader.py: a batch in pieces is a batch in one pass; little is padded, nothing waits."""
 import contextlib
 from pathlib import Path
 

@@ -609,7 +609,7 @@ def test_changed_data_does_not_go_on_with_an_old_run(command, corpus_folder, tmp
 
 def test_a_training_that_diverges_says_at_which_step_and_what_to_try(command, capsys):
     assert main([*command, "--lr", "1e30"]) == 2
-    assert re.search(r"diverged at step \d+ of epoch 1.*--lr", capsys.readouterr().err)
+    assert re.search(r"diverged at step \d+, in epoch 1.*--lr", capsys.readouterr().err)
 
 
 def test_a_divergence_in_the_last_step_is_found_by_the_evaluation(command, tmp_path, capsys):
@@ -644,10 +644,10 @@ def test_a_damaged_checkpoint_is_named_and_kept(command, tmp_path, capsys, monke
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "finish", stopped)
         assert main(command) == 130
-    path = folder_of(tmp_path) / "checkpoint-2" / file
+    path = folder_of(tmp_path) / "checkpoint-1" / file
     path.write_bytes(path.read_bytes()[:-50])
     assert main(command) == 2
-    assert "checkpoint-2 is damaged" in capsys.readouterr().err and path.exists()
+    assert "checkpoint-1 is damaged" in capsys.readouterr().err and path.exists()
 
 
 def test_settings_name_the_folder_and_two_settings_never_share_one(command):

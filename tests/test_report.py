@@ -13,14 +13,16 @@ from reporting import tables
 from engine import files
 from engine.files import InputError
 
+SHARPRECL = arguments.names_of(arguments.Role.SHARPRECL)
 LANGUAGE_MODEL = arguments.names_of(arguments.Role.LARGE, arguments.Role.LORA)
 PLAIN = arguments.settings(arguments.parse_args(["--dataset", "trec"]))
 
 
 def write_run(folder, accuracy=90.0, macro_f1=80.0, *, seed=0, method="sharprecl", dataset="trec",
-              ir=50.0, seconds=10.0, changed={}, data_hash="same", **others):
+              ir=50.0, seconds=10.0, changed=None, data_hash="same", **others):
     """The folder of a made-up run, as main.py would leave it."""
-    flags = {name: value for name, value in changed.items() if name in arguments.names_of(arguments.Role.SHARPRECL)}
+    changed = changed or {}
+    flags = {name: value for name, value in changed.items() if name in SHARPRECL}
     own = PLAIN | {"dataset": dataset, "ir": ir, "seed": seed, "method": method} | flags | others
     run = folder / f"run{len(list(folder.glob('*'))):03d}"
     run.mkdir(parents=True)
@@ -411,7 +413,7 @@ def test_the_curves_are_the_means_and_the_bands_reach_one_deviation(tmp_path):
 
 def test_macro_f1_against_three_ratios_is_drawn_a_line_a_method(tmp_path):
     for ir, f1 in ((10.0, 90.0), (1000.0, 50.0), (100.0, 70.0)):
-        write_seeds(tmp_path, [f1, f1 + 4], ir=ir, method="bert")      # mean f1 + 2, spread 2 sqrt 2
+        write_seeds(tmp_path, [f1, f1 + 4], ir=ir, method="bert")  # mean f1 + 2
         write_run(tmp_path, f1, f1, ir=ir)
     write_run(tmp_path, ir=None)
     write_run(tmp_path, ir=50.0, dataset="cr"), write_run(tmp_path, ir=10.0, dataset="cr")

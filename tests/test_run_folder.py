@@ -1,5 +1,6 @@
 """engine/run_folder.py: which epoch is kept, what a stop leaves, and that nothing whole is lost."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,35 +168,49 @@ def test_overwrite_leaves_the_old_run_or_the_new_one_at_every_moment(run, monkey
                 stops += 1
             else:
                 break
-        if not (folder / "new" / "result.json").exists():   # else the next start ends the swap
+        # while a swap is under way, the new run is whole in one of these; the next start ends it
+        if not ((folder / "new" / "result.json").exists() or (folder / "moving").exists()):
             assert whole_run(folder) in (2, 3), f"stop {stop}"
-    assert stops > 20 and whole_run(folder) == 3 and not (folder / "new").exists()
+    assert stops > 20 and whole_run(folder) == 3
+    assert not (folder / "new").exists() and not (folder / "moving").exists()
 
 
-def test_a_swap_that_was_cut_is_ended_by_the_next_start(run, monkeypatch):
-    folder, replace, left = run(fit_of([0.2])), run_folder.os.replace, [0]
-    for stop in range(1, 40):
-        run(fit_of([0.2]), "--overwrite")
-        left[0] = stop
+def files_in(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
-        def stopping(source, target):
-            if "new" in str(source) and "new" not in str(target):
+
+@pytest.mark.parametrize("name", ["replace", "unlink", "rmtree"])
+def test_a_swap_that_was_cut_anywhere_is_ended_by_the_next_start(run, corpus_folder, monkeypatch, name):
+    """A stop before each file of the old run goes, and before each of the new one moves."""
+    new = run(fit_of([0.2, 0.3]))
+    expected = files_in(new)
+    stops = 0
+    for stop in range(60):
+        folder, left = run(fit_of([0.2]), "--overwrite"), [stop]
+        place = {"replace": run_folder.os, "unlink": Path, "rmtree": run_folder.shutil}[name]
+        function = getattr(place, name)
+
+        def stopping(*arguments, **options):
+            if (folder / "new" / "result.json").exists() or (folder / "moving").exists():
                 left[0] -= 1
-                if left[0] == 0:
+                if left[0] < 0:
                     raise KeyboardInterrupt
-            replace(source, target)
+            return function(*arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(run_folder.os, "replace", stopping)
+            patch.setattr(place, name, stopping)
             try:
                 run(fit_of([0.2, 0.3]), "--overwrite")
             except KeyboardInterrupt:
-                pass
+                stops += 1
             else:
                 break
-        run(fit_of([0.2, 0.3]))     # without --overwrite: it ends the swap, and begins nothing
-        assert whole_run(folder) == 2 and not (folder / "new").exists()
-    assert stop > 5
+        args = parse_args(["--dataset", str(corpus_folder), "--method", "tfidf", "--output_dir",
+                           str(folder.parent)])
+        with RunFolder(args, load_corpus(args)) as again:
+            assert again.is_finished
+        assert files_in(folder) == expected and whole_run(folder) == 2, f"stop {stop}"
+    assert stops > 0
 
 
 def test_an_interrupted_new_run_goes_on(run):
