@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import save_tiny_encoder, untrained
 
-from engine import distributed as D
+from engine import distributed
 import main as main_module
 
 ROOT = Path(__file__).parent.parent
@@ -22,11 +22,11 @@ COMMON = ["--device", "cpu", "--batch_size", "16", "--lr", "1e-3"]
 
 GRADIENTS = """
 import sys, torch
-from engine import distributed as D
+from engine import distributed
 from test_distributed import METHODS, gradients
-with D.joined("cpu"), D.quiet_but_main():
+with distributed.joined("cpu"), distributed.quiet_but_main():
     torch.save({name: gradients(name, *sys.argv[2:]) for name in METHODS},
-               f"{sys.argv[1]}-{D.rank()}")
+               f"{sys.argv[1]}-{distributed.rank()}")
 """
 
 
@@ -35,20 +35,20 @@ def gradients(method, dataset, encoder, output_dir, num_texts=11):
     run = untrained(["--dataset", dataset, "--encoder", encoder, "--method", method,
                      "--output_dir", output_dir, *COMMON])
     run.model.train()
-    D.set_seed(5)
+    distributed.set_seed(5)
     rows = np.arange(num_texts)
     for t in range(2):      # tsc has nothing to contrast with at its first step
         texts, labels = run.loader.batch(rows)
-        with D.own_draws(run.loader.device, t):
+        with distributed.own_draws(run.loader.device, t):
             feat = run.model.encode(run.loader.forward, texts)
-        feat = D.gather(feat.float(), len(rows), len(run.model.views))
+        feat = distributed.gather(feat.float(), len(rows), len(run.model.views))
         if method == "sharprecl":
             step = main_module.objective(run.model, feat, labels, run.loader.class_counts, 0.6,
                                          run.args)
         else:
             step = run.model.losses(feat, labels, 1)
     step.loss.backward()
-    D.combine_gradients(run.model.encoder, run.model)
+    distributed.combine_gradients(run.model.encoder, run.model)
     return {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
 
 
@@ -89,13 +89,14 @@ def test_the_gradients_are_those_of_one_process(processes, corpus_folder, still_
 
 
 def test_a_process_beyond_the_last_text_encodes_one_that_does_not_count(monkeypatch):
-    monkeypatch.setattr(D, "rank", lambda: 2)
-    monkeypatch.setattr(D, "world_size", lambda: 3)
-    monkeypatch.setattr(D, "all_reduce", lambda whole: whole.add_(1))      # what the others have
-    assert D.share(np.array([7, 8])).tolist() == [7]
+    monkeypatch.setattr(distributed, "rank", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    # what the other processes have is 1
+    monkeypatch.setattr(distributed, "all_reduce", lambda whole: whole.add_(1))
+    assert distributed.share(np.array([7, 8])).tolist() == [7]
     feat = torch.ones(2, 4, requires_grad=True)                             # two views of text 7
-    whole = D.gather(feat, 2, 2)
-    assert whole.tolist() == [[1.0] * 4] * 4 and not D.share(np.arange(3))[1:].size
+    whole = distributed.gather(feat, 2, 2)
+    assert whole.tolist() == [[1.0] * 4] * 4 and not distributed.share(np.arange(3))[1:].size
     whole.sum().backward()
     assert feat.grad.abs().sum() == 0
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from transformers import AutoConfig, AutoModel
 
 import data
-import losses as L
+import losses
 from augment import augment
 from engine import loader
 from engine.arguments import parse_args
@@ -225,7 +225,8 @@ def test_micro_batches_repeat_their_dropout(monkeypatch):
 @pytest.mark.parametrize("family", sorted(LAYERS))
 def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states):
     """Tensors of the device "meta" have no values: what would wait for a GPU fails on them."""
-    monkeypatch.setattr(L, "no_autocast", lambda x: contextlib.nullcontext())  # "meta" has none
+    # the device "meta" has no autocast
+    monkeypatch.setattr(losses, "no_autocast", lambda x: contextlib.nullcontext())
     monkeypatch.setitem(loader.START_COST, "meta", 24)
     meta, args = torch.device("meta"), parse_args(["--dataset", "trec"])
     sizes = SHAPES["distilbert" if family == "distilbert" else "bert"]

@@ -19,7 +19,7 @@ import torch
 from conftest import glosses, save_tiny_encoder, untrained, write_csv
 from matplotlib.image import imread
 
-import losses as L
+import losses
 import main as main_module
 from augment import AUGMENTATIONS
 import report
@@ -98,7 +98,7 @@ def test_the_overall_loss_is_the_sum_of_both_branches(batch):
     assert step.loss.item() == pytest.approx(step.loss_cls.item() + 0.7 * step.loss_cl.item())
     logits = run.model.classify(run.loader.forward(texts))
     assert step.loss_cls.item() == pytest.approx(
-        L.logit_compensation(logits, labels, run.loader.class_counts).item(), rel=1e-5)
+        losses.logit_compensation(logits, labels, run.loader.class_counts).item(), rel=1e-5)
     assert step.extended.shape == (43, 128)
     assert {name: built.weight.shape for name, built in step.mixtures.items()} == {
         "pos": (3, 6), "neg": (3, 300)}
@@ -128,10 +128,11 @@ def test_which_parts_each_branch_trains(batch, ablation, reached):
 def test_the_sampling_ablations_leave_out_their_part_of_the_built_samples(batch, monkeypatch,
                                                                           ablation, shares):
     run, texts, labels = batch(*(["--ablation", ablation] if ablation else []))
-    args, contrastive, built = run.args, L.rebalanced_contrastive, []
-    monkeypatch.setattr(L, "rebalanced_contrastive", lambda extended, labels, *sets, **options: (
-        built.extend(sets) or contrastive(extended, labels, *sets, **options)))
-    ratio = L.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
+    args, contrastive, built = run.args, losses.rebalanced_contrastive, []
+    monkeypatch.setattr(
+        losses, "rebalanced_contrastive", lambda extended, labels, *sets, **options: (
+            built.extend(sets) or contrastive(extended, labels, *sets, **options)))
+    ratio = losses.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
     objective(run.model, run.loader.forward(texts), labels, run.loader.class_counts, ratio, args)
     positives, negatives = built
     if shares is None:
@@ -171,11 +172,11 @@ def test_the_prior_ablations_take_the_prior_out_of_their_own_loss(batch):
     ("cl", (False, False)), ("cls", (False, False)), ("delta_cls", (True, False)),
     ("delta_cl", (False, True)), ("delta_both", (True, True))])
 def test_an_ablation_moves_its_own_loss_and_leaves_the_other_where_it_was(batch, ablation, moved):
-    def losses(*options):
+    def step_of(*options):
         run, texts, labels = batch(*options)
         run.model.eval()
         args = run.args
-        ratio = L.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
+        ratio = losses.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
         torch.manual_seed(5)
         step = objective(run.model, run.loader.forward(texts), labels, run.loader.class_counts,
                          ratio, args)
@@ -183,7 +184,7 @@ def test_an_ablation_moves_its_own_loss_and_leaves_the_other_where_it_was(batch,
             step.loss_cls.item() + args.mu * step.loss_cl.item())
         return step, gradients(step.loss, run.model)
 
-    (full, _), (without, gradient) = losses(), losses("--ablation", ablation)
+    (full, _), (without, gradient) = step_of(), step_of("--ablation", ablation)
     assert (full.loss_cls.item() != without.loss_cls.item(),
             full.loss_cl.item() != without.loss_cl.item()) == moved
     if ablation == "cl":        # nothing but the classification loss is left
@@ -208,7 +209,8 @@ class Nothing(torch.nn.Module):
 @pytest.mark.parametrize("options", [[], ["--ablation", "mi"], ["--proj_bn"]])
 def test_no_step_reads_a_value_on_the_device(monkeypatch, options):
     """Tensors of the device "meta" have no values: what would wait for a GPU fails on them."""
-    monkeypatch.setattr(L, "no_autocast", lambda x: contextlib.nullcontext())  # "meta" has none
+    # the device "meta" has no autocast
+    monkeypatch.setattr(losses, "no_autocast", lambda x: contextlib.nullcontext())
     args = parse_args(["--dataset", "trec", *options])
     with torch.device("meta"):
         network = SharpReCL(TextEncoder(Nothing(), "cls"), 5, proj_bn=args.proj_bn,
