@@ -326,8 +326,9 @@ def actions(run: Run, short: dict, rows: list[dict]) -> list[Action]:
         found.append(
             Action(
                 f"An F1 below {FAIR} and fewer than 20 training texts: this holds for {len(weak)} "
-                f"of the {len(rows)} classes. Let the model look for more such texts: classify texts "
-                "without a label, and check by hand those that it takes for one of these classes.",
+                f"of the {len(rows)} classes. Let the model look for more such texts: classify "
+                "texts without a label, and check by hand those that it takes for one of these "
+                "classes.",
                 predict_command(run, "unlabelled.csv", "--output", "found.csv"),
             )
         )
