@@ -65,6 +65,7 @@ note() { { printf '%q ' "$@"; echo; } >> "$NOTES"; }
 python() { note python "$@"; }
 .venv/bin/python() { note python "$@"; }
 .venv/bin/ruff() { note ruff "$@"; }
+.venv/bin/mypy() { note mypy "$@"; }
 torchrun() { note torchrun "$@"; }
 pip() { note pip "$@"; }
 hf() { :; }
@@ -159,7 +160,7 @@ def check_call(call: list[str], monkeypatch) -> None:
         known = (ROOT / "tests" / "requirements.txt").read_text()
         assert argv[0] == "install" and all(f"{name}==" in known for name in argv[1:]), argv
     else:
-        assert program in ("bash", "ruff"), call  # "failed" names what went wrong
+        assert program in ("bash", "ruff", "mypy"), call  # "failed" names what went wrong
 
 
 def check_test(file: str, expression: str) -> None:

@@ -120,7 +120,7 @@ def in_background(stub, folder, seeds, *options) -> subprocess.Popen:
     return process
 
 
-def wait_for(condition, seconds: float = 30):
+def wait_for(condition, seconds: float = 120):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it never came"
