@@ -78,6 +78,7 @@ def interleaved(forms: Forms, repeats: int, device: str = "cpu",
                 form()
             synchronize(device)
             taken = (now() - start) / calls[name]
+            print(f"{name}: {taken:.3g} s", file=sys.stderr, flush=True)
             if repeat > 0:
                 seconds[name].append(taken)
             else:
@@ -136,8 +137,7 @@ def run_of(args: argparse.Namespace, *flags: str, views: tuple[str, ...] | None 
         "--dataset", args.dataset, "--data_dir", args.data_dir, "--encoder", encoder, *pooling,
         "--batch_size", str(args.batch_size), "--amp", args.amp, "--device", args.device,
         "--output_dir", folder, *flags])
-    if args.dataset == "wordnet":       # 26 classes, 1,000 texts or so
-        own.max_per_class = 40
+    own.max_per_class = args.per_class
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         corpus = load_corpus(own)
         model = new_model(own, corpus)

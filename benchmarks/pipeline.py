@@ -101,6 +101,8 @@ def benchmark() -> None:
     args = parse(__doc__, ("--encoder", {"default": "minilm", "help": "or bert-base: its shape, "
                                          "with random weights"}),
                  ("--dataset", {"default": "wordnet"}), ("--data_dir", {"default": "data"}),
+                 ("--per_class", {"type": int, "default": 40, "help": "texts at the most; of "
+                                  "WordNet's 26 classes 1,038 in all"}),
                  ("--batch_size", {"type": int, "default": 64}), ("--amp", {"default": "off"}))
     run, other = run_of(args), run_of(args)
     texts, counted = run.corpus.train_texts, [0, 0]
