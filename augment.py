@@ -28,7 +28,7 @@ import sys
 import warnings
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import lru_cache
@@ -40,20 +40,20 @@ from tqdm import tqdm
 
 from engine.files import InputError, load_pretrained, save
 
-if TYPE_CHECKING:       # NLTK takes 1.5 s to import, and most runs find their texts in the cache:
+if TYPE_CHECKING:  # NLTK takes 1.5 s to import, and most runs find their texts in the cache:
     from nltk.corpus.reader.wordnet import WordNetCorpusReader  # so functions import it themselves
 
-CACHE_FORMAT = 1            # raise it when the same settings would give other texts
+CACHE_FORMAT = 1  # raise it when the same settings would give other texts
 
 # Both rates are shares of a text's words. 0.3 changes 25.9 % of the words of TREC and 26.1 % of
 # Ohsumed's, because some texts lack synonyms; the authors' own texts differ in 27.6 % and 23.6 %
 # (benchmarks/augment.py).
 SUBSTITUTION_RATE = 0.3
-NOISE_RATE = 0.1            # alpha of Wei & Zou 2019
+NOISE_RATE = 0.1  # alpha of Wei & Zou 2019
 
-NUM_CANDIDATES = 5          # synonyms kept a word, drawn with weights 1, 1/2, 1/3, 1/4, 1/5
-SPELLING_VARIANT = 0.75     # similarity of gray and grey; center and centre have 0.83
-INFLECTED = 0.25            # a verb's count in WordNet is spread over about four forms
+NUM_CANDIDATES = 5  # synonyms kept a word, drawn with weights 1, 1/2, 1/3, 1/4, 1/5
+SPELLING_VARIANT = 0.75  # similarity of gray and grey; center and centre have 0.83
+INFLECTED = 0.25  # a verb's count in WordNet is spread over about four forms
 
 DEBIAN_WORDNET = "/usr/share/wordnet"
 LEXNAMES = """adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute
@@ -62,15 +62,17 @@ LEXNAMES = """adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artif
     noun.process noun.quantity noun.relation noun.shape noun.state noun.substance noun.time
     verb.body verb.change verb.cognition verb.communication verb.competition verb.consumption
     verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession
-    verb.social verb.stative verb.weather adj.ppl""".split()     # in the order of lexnames(5WN)
+    verb.social verb.stative verb.weather adj.ppl""".split()  # in the order of lexnames(5WN)
 
-NAME = re.compile("[A-Za-z]{2,}([-_][A-Za-z]{2,})*")     # what a synonym may look like
-PAST_DIFFERS = re.compile(      # verbs, with their compounds, whose participle is the verb itself
+NAME = re.compile("[A-Za-z]{2,}([-_][A-Za-z]{2,})*")  # what a synonym may look like
+PAST_DIFFERS = re.compile(  # verbs, with their compounds, whose participle is the verb itself
     "(bet|bid|burst|cast|come|cost|cut|hit|hurt|knit|let|put|quit|read|rid|run|set|shed|shut|split"
-    "|spread|thrust|wed)$")
+    "|spread|thrust|wed)$"
+)
 
 # A synonym of a function word or a number word would change the sense, not the wording.
-STOP_WORDS = frozenset("""
+STOP_WORDS = frozenset(
+    """
     the this that these those some any each every either neither both all another other others
     such same own few little less least many much more most several enough none
     mine you your yours his her hers its our ours their theirs she him they them who whom whose
@@ -90,13 +92,15 @@ STOP_WORDS = frozenset("""
     often here there where when why how now thus hence therefore however
     etc get got let
     zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty
-    sixty seventy eighty ninety hundred thousand million billion first second third half""".split())
+    sixty seventy eighty ninety hundred thousand million billion first second third half""".split()
+)
 
 # A token is a word with what is tied to it: don't, decision-making, mid-1990s; but company | 's.
 TOKEN = re.compile(r"\w+(?:[-'’](?!s\b)\w+)*")
 
 
 # ---- WordNet ---------------------------------------------------------------------------------
+
 
 @lru_cache(maxsize=None)
 def load_wordnet() -> "WordNetCorpusReader":
@@ -106,16 +110,20 @@ def load_wordnet() -> "WordNetCorpusReader":
     raises  InputError where none of the three is there, or what is there is damaged
     """
     from nltk.corpus.reader.wordnet import WordNetError
+
     try:
         return _nltk_wordnet() or _debian_wordnet() or _downloaded_wordnet()
     except (OSError, ValueError, AssertionError, WordNetError, zipfile.BadZipFile) as error:
-        raise InputError(f"WordNet cannot be read ({error!r}); install it again: apt-get install "
-                         "--reinstall wordnet-base, or delete corpora/wordnet* in nltk_data and "
-                         "run: python -m nltk.downloader wordnet") from error
+        raise InputError(
+            f"WordNet cannot be read ({error!r}); install it again: apt-get install "
+            "--reinstall wordnet-base, or delete corpora/wordnet* in nltk_data and "
+            "run: python -m nltk.downloader wordnet"
+        ) from error
 
 
 def _nltk_wordnet() -> "WordNetCorpusReader | None":
     import nltk
+
     try:
         nltk.corpus.wordnet.ensure_loaded()
         return nltk.corpus.wordnet
@@ -132,8 +140,12 @@ def _debian_wordnet() -> "WordNetCorpusReader | None":
             """Opens a file of the dictionary; `lexnames` (number, name, pos) is made here."""
             if file == "lexnames":
                 pos = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
-                return io.StringIO("".join(f"{number:02d}\t{name}\t{pos[name.split('.')[0]]}\n"
-                                           for number, name in enumerate(LEXNAMES)))
+                return io.StringIO(
+                    "".join(
+                        f"{number:02d}\t{name}\t{pos[name.split('.')[0]]}\n"
+                        for number, name in enumerate(LEXNAMES)
+                    )
+                )
             return super().open(file)
 
         def map_wn(self, version: str = "wordnet") -> None:
@@ -141,22 +153,25 @@ def _debian_wordnet() -> "WordNetCorpusReader | None":
 
     if not os.path.isdir(DEBIAN_WORDNET):
         return None
-    if DEBIAN_WORDNET not in nltk.data.path:        # NLTK opens no file outside these folders
+    if DEBIAN_WORDNET not in nltk.data.path:  # NLTK opens no file outside these folders
         nltk.data.path.append(DEBIAN_WORDNET)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")             # "no multilingual functions": none needed
+        warnings.simplefilter("ignore")  # "no multilingual functions": none needed
         return DebianWordNet(DEBIAN_WORDNET, None)
 
 
 def _downloaded_wordnet() -> "WordNetCorpusReader":
     import nltk
+
     print("WordNet is not on this machine: NLTK downloads it (11 MB)", file=sys.stderr)
-    nltk.downloader.NETWORK_TIMEOUT = 10    # seconds; where packets get lost 120 look like a hang
+    nltk.downloader.NETWORK_TIMEOUT = 10  # seconds; where packets get lost 120 look like a hang
     nltk.download("wordnet", quiet=True, print_error_to=io.StringIO())
     reader = _nltk_wordnet()
     if reader is None:
-        raise InputError("WordNet is not on this machine and could not be downloaded; run: "
-                         "apt-get install wordnet-base, or: python -m nltk.downloader wordnet")
+        raise InputError(
+            "WordNet is not on this machine and could not be downloaded; run: "
+            "apt-get install wordnet-base, or: python -m nltk.downloader wordnet"
+        )
     return reader
 
 
@@ -181,8 +196,10 @@ def _irregular_forms(pos: str) -> dict[str, list[str]]:
 
 # ---- word substitution, Wei & Zou 2019 ---------------------------------------------------------
 
-def word_substitution(texts: Sequence[str], *, seed: int = 0,
-                      rate: float = SUBSTITUTION_RATE) -> list[str]:
+
+def word_substitution(
+    texts: Sequence[str], *, seed: int = 0, rate: float = SUBSTITUTION_RATE
+) -> list[str]:
     """
     Replaces some of the words of each text by WordNet synonyms (Wei & Zou 2019, "EDA").
 
@@ -193,9 +210,8 @@ def word_substitution(texts: Sequence[str], *, seed: int = 0,
     returns  N strings
     raises   InputError where WordNet is missing
     """
-    load_wordnet()                                  # before the progress bar starts
-    return [_substitute(text, seed, rate)
-            for text in tqdm(texts, "word substitution", leave=False)]
+    load_wordnet()  # before the progress bar starts
+    return [_substitute(text, seed, rate) for text in tqdm(texts, "word substitution", leave=False)]
 
 
 def _substitute(text: str, seed: int, rate: float) -> str:
@@ -208,7 +224,7 @@ def _substitute(text: str, seed: int, rate: float) -> str:
     for word in (open_words[i] for i in chosen):
         options = synonyms(word.group())
         [synonym] = rng.choices(options, weights=[1 / (r + 1) for r in range(len(options))])
-        pieces += [text[end:word.start()], synonym]
+        pieces += [text[end : word.start()], synonym]
         end = word.end()
     return "".join(pieces) + text[end:]
 
@@ -239,7 +255,7 @@ def synonyms(word: str) -> tuple[str, ...]:
     return ()
 
 
-def _readings(form: str) -> list[tuple[str, str, list[str]]]:
+def _readings(form: str) -> list[tuple[str, str, Iterable[str]]]:
     """
     Lists what a word form can be: (base form, part of speech, names of synonyms), likeliest first.
 
@@ -253,8 +269,16 @@ def _readings(form: str) -> list[tuple[str, str, list[str]]]:
             for sense, (own_count, others) in enumerate(_senses(base, pos)):
                 frequency += own_count
                 # senses that the tagged texts lack come last, phrases and rare senses before them
-                ranked += [(own_count == 0, "_" in other.name(), sense,
-                            -counts.get(other.key(), 0), other.name()) for other in others]
+                ranked += [
+                    (
+                        own_count == 0,
+                        "_" in other.name(),
+                        sense,
+                        -counts.get(other.key(), 0),
+                        other.name(),
+                    )
+                    for other in others
+                ]
             names = dict.fromkeys(name for *_, name in sorted(ranked))
             readings.append((frequency * (1 if form == base else INFLECTED), base, pos, names))
     return [reading[1:] for reading in sorted(readings, key=lambda reading: -reading[0])]
@@ -266,9 +290,14 @@ def _senses(base: str, pos: str) -> Iterator[tuple[int, list]]:
         own = next((lemma for lemma in synset.lemmas() if lemma.name().lower() == base), None)
         # west is not Rebecca West, and some synsets belong to another word with the same form
         if own and not (synset.lexname() == "noun.person" and synset.instance_hypernyms()):
-            yield _sense_counts().get(own.key(), 0), [
-                other for other in synset.lemmas()
-                if NAME.fullmatch(other.name()) and not _is_variant(other.name(), base)]
+            yield (
+                _sense_counts().get(own.key(), 0),
+                [
+                    other
+                    for other in synset.lemmas()
+                    if NAME.fullmatch(other.name()) and not _is_variant(other.name(), base)
+                ],
+            )
 
 
 def _is_variant(name: str, base: str) -> bool:
@@ -279,17 +308,18 @@ def _is_variant(name: str, base: str) -> bool:
 
 # ---- English inflection, as far as it is regular or in WordNet's exception lists ---------------
 
+
 def _inflect_like(form: str, base: str, name: str, pos: str) -> str | None:
     """Gives `name` the ending that turns base into form: (dogs, dog, hound, n) gives hounds."""
     if form == base:
         return name
     if pos == "n":
-        head, space, tail = name.rpartition("_")        # ice_cream -> ice_creams
+        head, space, tail = name.rpartition("_")  # ice_cream -> ice_creams
         plural = _with_ending(tail, "s", pos)
         return plural and head + space + plural
     if pos == "v" and "_" not in name:
         return _with_ending(name, next((e for e in ("ing", "s") if form.endswith(e)), "ed"), pos)
-    return None                             # carry_out, and comparatives such as bigger
+    return None  # carry_out, and comparatives such as bigger
 
 
 def _with_ending(name: str, ending: str, pos: str) -> str | None:
@@ -297,13 +327,13 @@ def _with_ending(name: str, ending: str, pos: str) -> str | None:
     listed = _irregular_forms(pos).get(name, [])
     fitting = [form for form in listed if form.endswith(ending) or pos == "n"]
     if fitting:
-        return fitting[0]                               # women, stopped, running
+        return fitting[0]  # women, stopped, running
     if ending == "ed":
         return _past(name, [form for form in listed if not form.endswith("ing")])
     if ending == "ing":
         return re.sub("ie$", "y", re.sub("(?<=[^eioy])e$", "", name)) + "ing"
     if pos == "n" and re.search("(?<!s)s$", name):
-        return None                                     # it may be a plural: rules, economics
+        return None  # it may be a plural: rules, economics
     if name.endswith("woman"):
         return name[:-2] + "en"
     if re.search("(s|x|z|ch|sh)$", name):
@@ -321,6 +351,7 @@ def _past(name: str, irregular: list[str]) -> str | None:
 
 
 # ---- noise, Xie et al. 2017; Wei & Zou 2019 ----------------------------------------------------
+
 
 def noise(texts: Sequence[str], *, seed: int = 0, rate: float = NOISE_RATE) -> list[str]:
     """
@@ -355,15 +386,16 @@ def _disturb(text: str, vocabulary: list[str], seed: int, rate: float) -> str:
 
 # ---- back translation and contextual insertion, with models of Hugging Face --------------------
 
-TRANSLATION_BATCH, INSERTION_BATCH = 32, 64     # sentences, texts
+TRANSLATION_BATCH, INSERTION_BATCH = 32, 64  # sentences, texts
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-LONGEST_SENTENCE = 100      # words; the models were trained on sentences and take 512 tokens
-CONTEXT = 64                # words on either side that a model sees when it inserts one
+LONGEST_SENTENCE = 100  # words; the models were trained on sentences and take 512 tokens
+CONTEXT = 64  # words on either side that a model sees when it inserts one
 MODEL_HINT = "Name another model, or the folder of one, with --augment_options"
 
 
 def _device(name: str) -> str:
     import torch
+
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -371,13 +403,19 @@ def _batches(texts: list[str], size: int) -> Iterator[list[int]]:
     """Yields rows of up to `size` texts of like length, the longest first: memory fails at once."""
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
     for start in tqdm(range(0, len(order), size), "batches", leave=False, disable=None):
-        yield order[start:start + size]
+        yield order[start : start + size]
 
 
-def back_translation(texts: Sequence[str], *, seed: int = 0, device: str = "auto",
-                     forth: str = "Helsinki-NLP/opus-mt-en-fr",
-                     back: str = "Helsinki-NLP/opus-mt-fr-en", beams: int = 4,
-                     sampling: int = 0) -> list[str]:
+def back_translation(
+    texts: Sequence[str],
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    forth: str = "Helsinki-NLP/opus-mt-en-fr",
+    back: str = "Helsinki-NLP/opus-mt-fr-en",
+    beams: int = 4,
+    sampling: int = 0,
+) -> list[str]:
     """
     Translates each text and translates it back, sentence by sentence, by two MarianMT models
     (Edunov et al. 2018, Yu et al. 2018). The default models give English, French, English, as in
@@ -397,45 +435,59 @@ def back_translation(texts: Sequence[str], *, seed: int = 0, device: str = "auto
     distinct = list(dict.fromkeys(piece for pieces in sentences for piece in pieces))
     translated = distinct
     for name in (forth, back):
-        translated = _translate(translated, name, _device(device), beams,
-                                seed if sampling else None)
+        translated = _translate(
+            translated, name, _device(device), beams, seed if sampling else None
+        )
     there_and_back = dict(zip(distinct, translated))
     # a text that is lost on the way (nothing but signs, say) stays as it is
-    return [" ".join(filter(None, map(there_and_back.get, pieces))) or text
-            for text, pieces in zip(texts, sentences)]
+    return [
+        " ".join(filter(None, map(there_and_back.get, pieces))) or text
+        for text, pieces in zip(texts, sentences)
+    ]
 
 
 def _sentences(text: str) -> list[str]:
     """Splits a text into its sentences, and these into pieces of LONGEST_SENTENCE words."""
     sentences = [sentence.split() for sentence in SENTENCE_END.split(text)]
-    return [" ".join(words[start:start + LONGEST_SENTENCE]) for words in sentences
-            for start in range(0, len(words), LONGEST_SENTENCE)]
+    return [
+        " ".join(words[start : start + LONGEST_SENTENCE])
+        for words in sentences
+        for start in range(0, len(words), LONGEST_SENTENCE)
+    ]
 
 
 @lru_cache(maxsize=2)
 def _translator(name: str, device: str):
     from transformers import MarianTokenizer
+
     tokenizer = load_pretrained(MarianTokenizer.from_pretrained, name, "model", MODEL_HINT)
-    from transformers import MarianMTModel      # takes seconds, so the model must be there first
+    from transformers import MarianMTModel  # takes seconds, so the model must be there first
+
     model = load_pretrained(MarianMTModel.from_pretrained, name, "model", MODEL_HINT)
     return tokenizer, model.to(device).eval()
 
 
-def _translate(texts: list[str], name: str, device: str, beams: int, seed: int | None
-               ) -> list[str]:
+def _translate(texts: list[str], name: str, device: str, beams: int, seed: int | None) -> list[str]:
     """Translates sentences by beam search or, with a seed, by sampling."""
     from transformers import LogitsProcessorList
+
     tokenizer, model = _translator(name, device)
     translated = [""] * len(texts)
     for rows in _batches(texts, TRANSLATION_BATCH):
         batch = [texts[row] for row in rows]
-        inputs = tokenizer(batch, padding=True, truncation=True, max_length=512,
-                           return_tensors="pt").to(device)
+        inputs = tokenizer(
+            batch, padding=True, truncation=True, max_length=512, return_tensors="pt"
+        ).to(device)
         limits = (2 * inputs["attention_mask"].sum(dim=1) + 10).clamp(max=511).tolist()
         output = model.generate(
-            **inputs, num_beams=beams if seed is None else 1, do_sample=False,
-            max_new_tokens=max(limits), logits_processor=LogitsProcessorList(
-                [] if seed is None else [_GumbelNoise(seed, batch)]))
+            **inputs,
+            num_beams=beams if seed is None else 1,
+            do_sample=False,
+            max_new_tokens=max(limits),
+            logits_processor=LogitsProcessorList(
+                [] if seed is None else [_GumbelNoise(seed, batch)]
+            ),
+        )
         # A translation that finds no end is cut as if it were alone in the batch, where its last
         # token would be an end.
         ids = [tokens[:limit] for tokens, limit in zip(output.tolist(), limits)]
@@ -452,20 +504,30 @@ class _GumbelNoise:
 
     def __init__(self, seed: int, texts: list[str]):
         import torch
-        self.generators = [torch.Generator().manual_seed(_rng(seed, text).getrandbits(63))
-                           for text in texts]
+
+        self.generators = [
+            torch.Generator().manual_seed(_rng(seed, text).getrandbits(63)) for text in texts
+        ]
 
     def __call__(self, input_ids, scores):
         import torch
-        uniform = torch.stack([torch.rand(scores.shape[1], generator=generator)
-                               for generator in self.generators])           # (B, V)
+
+        uniform = torch.stack(
+            [torch.rand(scores.shape[1], generator=generator) for generator in self.generators]
+        )  # (B, V)
         gumbel = -torch.log(-torch.log(uniform.clamp(min=1e-20)))
         return scores.float() + gumbel.to(scores.device)
 
 
-def contextual(texts: Sequence[str], *, seed: int = 0, device: str = "auto",
-               model: str = "bert-base-uncased", top_n: int = 10,
-               rate: float = SUBSTITUTION_RATE) -> list[str]:
+def contextual(
+    texts: Sequence[str],
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    model: str = "bert-base-uncased",
+    top_n: int = 10,
+    rate: float = SUBSTITUTION_RATE,
+) -> list[str]:
     """
     Inserts words at random places of each text. They are drawn by their probability from the top n
     that a masked language model finds suitable there (Appendix A.1; the paper gives neither n nor
@@ -485,8 +547,9 @@ def contextual(texts: Sequence[str], *, seed: int = 0, device: str = "auto",
     left = [max(1, round(rate * len(row))) if row else 0 for row in words]
     while open_rows := [row for row, count in enumerate(left) if count > 0]:
         gaps = {row: rngs[row].randint(0, len(words[row])) for row in open_rows}
-        choices = _choices([(words[row], gaps[row]) for row in open_rows], model,
-                           _device(device), top_n)
+        choices = _choices(
+            [(words[row], gaps[row]) for row in open_rows], model, _device(device), top_n
+        )
         for row, (options, weights) in zip(open_rows, choices):
             words[row].insert(gaps[row], rngs[row].choices(options, weights)[0])
             left[row] -= 1
@@ -498,35 +561,56 @@ def _masked_model(name: str, device: str):
     """Loads (tokenizer, model, ids, words); ids and words are the tokens that are whole words."""
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
-    tokenizer, model = (load_pretrained(kind.from_pretrained, name, "model", MODEL_HINT)
-                        for kind in (AutoTokenizer, AutoModelForMaskedLM))
+
+    tokenizer, model = (
+        load_pretrained(kind.from_pretrained, name, "model", MODEL_HINT)
+        for kind in (AutoTokenizer, AutoModelForMaskedLM)
+    )
     model = model.to(device).eval()
     if tokenizer.mask_token is None:
         raise InputError(f"model {name} has no mask token; name a masked language model")
     # A word begins with RoBERTa's Ġ or sentencepiece's ▁; BERT marks with ## what continues one.
     mark = tokenizer.tokenize("a a")[-1].removesuffix("a")
-    words = {i: token.removeprefix(mark) for token, i in tokenizer.get_vocab().items()
-             if token.startswith(mark) and token.removeprefix(mark).isalpha()}
+    words = {
+        i: token.removeprefix(mark)
+        for token, i in tokenizer.get_vocab().items()
+        if token.startswith(mark) and token.removeprefix(mark).isalpha()
+    }
     ids = sorted(words)
     return tokenizer, model, torch.tensor(ids, device=device), [words[i] for i in ids]
 
 
-def _choices(places: list[tuple[list[str], int]], name: str, device: str, top_n: int
-             ) -> list[tuple[list[str], list[float]]]:
+def _choices(
+    places: list[tuple[list[str], int]], name: str, device: str, top_n: int
+) -> list[tuple[list[str], list[float]]]:
     """Returns for each (words, gap) the model's top n words for the gap and their probabilities."""
     import torch
+
     tokenizer, model, ids, words = _masked_model(name, device)
-    masked = [" ".join([*row[max(0, gap - CONTEXT):gap], tokenizer.mask_token,
-                        *row[gap:gap + CONTEXT]]) for row, gap in places]
+    masked = [
+        " ".join(
+            [*row[max(0, gap - CONTEXT) : gap], tokenizer.mask_token, *row[gap : gap + CONTEXT]]
+        )
+        for row, gap in places
+    ]
     choices: list = [None] * len(places)
     for rows in _batches(masked, INSERTION_BATCH):
-        inputs = tokenizer([masked[row] for row in rows], padding=True, truncation=True,
-                           max_length=512, return_tensors="pt").to(device)
+        inputs = tokenizer(
+            [masked[row] for row in rows],
+            padding=True,
+            truncation=True,
+            max_length=512,
+            return_tensors="pt",
+        ).to(device)
         with torch.inference_mode():
             logits = model(**inputs).logits
         place = (inputs["input_ids"] == tokenizer.mask_token_id).int().argmax(dim=1)
-        best = logits[torch.arange(len(rows)), place][:, ids].float().softmax(dim=1).topk(
-            min(top_n, len(ids)))
+        best = (
+            logits[torch.arange(len(rows)), place][:, ids]
+            .float()
+            .softmax(dim=1)
+            .topk(min(top_n, len(ids)))
+        )
         for row, weights, positions in zip(rows, best.values.tolist(), best.indices.tolist()):
             choices[row] = [words[i] for i in positions], weights
     return choices
@@ -541,10 +625,11 @@ def _choices(places: list[tuple[list[str], int]], name: str, device: str, top_n:
 #     six to fifteen sentences in each of 12 other languages, the most              61 % and 3 %
 # English keywords without function words pass by the first, English jargon by the second.
 MIN_KNOWN, MIN_FUNCTION = 0.70, 0.04
-MIN_WORDS = 20              # fewer words say too little about their language
-LANGUAGE_SAMPLE = 500       # texts that are looked at, the first 100 words of each
-FUNCTION_WORDS = STOP_WORDS - frozenset(    # these are words of other languages, too
-    "for under over was had are her also still once per even most will all but don can".split())
+MIN_WORDS = 20  # fewer words say too little about their language
+LANGUAGE_SAMPLE = 500  # texts that are looked at, the first 100 words of each
+FUNCTION_WORDS = STOP_WORDS - frozenset(  # these are words of other languages, too
+    "for under over was had are her also still once per even most will all but don can".split()
+)
 WORD = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -556,10 +641,17 @@ def check_english(texts: Sequence[str], method: str) -> None:
     """
     wordnet = load_wordnet()
     counts = Counter(
-        word.lower() for text in texts[::math.ceil(len(texts) / LANGUAGE_SAMPLE) or 1]
-        for word in islice(map(re.Match.group, WORD.finditer(text)), 100))
-    unknown = Counter({word: count for word, count in counts.items()
-                       if word not in STOP_WORDS and wordnet.morphy(word) is None})
+        word.lower()
+        for text in texts[:: math.ceil(len(texts) / LANGUAGE_SAMPLE) or 1]
+        for word in islice(map(re.Match.group, WORD.finditer(text)), 100)
+    )
+    unknown = Counter(
+        {
+            word: count
+            for word, count in counts.items()
+            if word not in STOP_WORDS and wordnet.morphy(word) is None
+        }
+    )
     total = counts.total()
     known = 1 - unknown.total() / max(1, total)
     function = sum(counts[word] for word in FUNCTION_WORDS) / max(1, total)
@@ -570,10 +662,12 @@ def check_english(texts: Sequence[str], method: str) -> None:
         f"the texts do not look English, and {method} is for English: only {known:.0%} of "
         f"{total:,} words in a sample are English (words such as {examples} are not); take "
         f"--augment noise or none, or let it treat them as English with --augment {method} "
-        "--augment_options language=any")
+        "--augment_options language=any"
+    )
 
 
 # ---- the registry ------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -590,6 +684,7 @@ class Augmentation:
     english      says that its texts must be English, unless the option language=any is given
     in_pieces    says that a text's result does not depend on the other texts
     """
+
     function: Callable | None
     title: str
     good_for: str
@@ -602,51 +697,71 @@ class Augmentation:
     @property
     def options(self) -> dict:
         """What can be set beside the seed, with the default values."""
-        own = dict(self.function.__kwdefaults__) if self.function else {}
-        for name in ("seed", "device"):
-            own.pop(name, None)
-        return own | ({"language": "english"} if self.english else {})
+        own = getattr(self.function, "__kwdefaults__", None) or {}
+        return {name: value for name, value in own.items() if name not in ("seed", "device")} | (
+            {"language": "english"} if self.english else {}
+        )
 
 
-AUGMENTATIONS = {       # to add one, write its function and its entry
+AUGMENTATIONS = {  # to add one, write its function and its entry
     "word_substitution": Augmentation(
-        word_substitution, "Word substitution",
+        word_substitution,
+        "Word substitution",
         "replaces words by WordNet synonyms: the paper's choice, for English",
-        ranges={"rate": (0, 1)}, english=True),
+        ranges={"rate": (0, 1)},
+        english=True,
+    ),
     "back_translation": Augmentation(
-        back_translation, "Back translation",
+        back_translation,
+        "Back translation",
         "translates to French and back: it changes the wording most, takes hours without a GPU",
         ranges={"beams": (1, math.inf), "sampling": (0, 1)},
-        packages=("sentencepiece", "sacremoses"), models=("forth", "back"), english=True),
+        packages=("sentencepiece", "sacremoses"),
+        models=("forth", "back"),
+        english=True,
+    ),
     "contextual": Augmentation(
-        contextual, "Contextual embedding",
+        contextual,
+        "Contextual embedding",
         "inserts words that a masked language model finds suitable: slow without a GPU",
-        ranges={"top_n": (1, math.inf), "rate": (0, 1)}, models=("model",), english=True),
+        ranges={"top_n": (1, math.inf), "rate": (0, 1)},
+        models=("model",),
+        english=True,
+    ),
     "noise": Augmentation(
-        noise, "Noise", "inserts, swaps and deletes words at random: for every language",
-        ranges={"rate": (0, 1)}, in_pieces=False),
+        noise,
+        "Noise",
+        "inserts, swaps and deletes words at random: for every language",
+        ranges={"rate": (0, 1)},
+        in_pieces=False,
+    ),
     "none": Augmentation(
-        None, "None", "leaves the views to differ by dropout alone (Gao et al. 2021)"),
+        None, "None", "leaves the views to differ by dropout alone (Gao et al. 2021)"
+    ),
 }
 
 
 def entry_of(method: str) -> Augmentation:
     """Returns the entry of an augmentation; InputError for an unknown name."""
     if method not in AUGMENTATIONS:
-        raise InputError(f"augmentation {method!r} is unknown; choose one of "
-                         f"{', '.join(AUGMENTATIONS)}")
+        raise InputError(
+            f"augmentation {method!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}"
+        )
     return AUGMENTATIONS[method]
 
 
 def _require_packages(method: str) -> None:
     packages = AUGMENTATIONS[method].packages
     if any(importlib.util.find_spec(package) is None for package in packages):
-        raise InputError(f"{method} needs the packages {' and '.join(packages)}: "
-                         f"pip install {' '.join(packages)}")
+        raise InputError(
+            f"{method} needs the packages {' and '.join(packages)}: "
+            f"pip install {' '.join(packages)}"
+        )
 
 
-def check_augmentation(method: str, texts: Sequence[str], *, language: str = "english",
-                       **options) -> None:
+def check_augmentation(
+    method: str, texts: Sequence[str], *, language: str = "english", **options
+) -> None:
     """
     Raises InputError where something that the augmentation needs is missing, or where the texts are
     not in its language; options are those of its entry.
@@ -660,13 +775,20 @@ def check_augmentation(method: str, texts: Sequence[str], *, language: str = "en
 
 # ---- all texts, once ---------------------------------------------------------------------------
 
-PIECE = 10_000              # texts that are augmented, and kept, together
-MODEL_PIECE = 500           # the same where a model does it, some minutes without a GPU
-SAMPLE = 10_000             # texts that the shares of what was changed are counted on
+PIECE = 10_000  # texts that are augmented, and kept, together
+MODEL_PIECE = 500  # the same where a model does it, some minutes without a GPU
+SAMPLE = 10_000  # texts that the shares of what was changed are counted on
 
 
-def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path,
-            device: str = "auto", **options) -> list[str]:
+def augment(
+    texts: Sequence[str],
+    method: str,
+    *,
+    seed: int = 0,
+    cache_dir: Path,
+    device: str = "auto",
+    **options,
+) -> list[str]:
     """
     Applies AUGMENTATIONS[method] to all texts once, keeps the result in cache_dir, and prints what
     it changed.
@@ -685,28 +807,36 @@ def augment(texts: Sequence[str], method: str, *, seed: int = 0, cache_dir: Path
         print("augment: none, the two views of a text differ by dropout alone")
         return list(texts)
     settings = {"seed": seed} | entry.options | options
-    size = (max(1, len(texts)) if not entry.in_pieces else MODEL_PIECE if entry.models else PIECE)
-    pieces = [list(texts[start:start + size]) for start in range(0, len(texts), size)]
-    paths = [Path(cache_dir) / f"{method}-{_digest([CACHE_FORMAT, method, settings, piece])[:16]}"
-             ".json" for piece in pieces]
-    try:                                            # before the work, which may take hours
+    size = max(1, len(texts)) if not entry.in_pieces else MODEL_PIECE if entry.models else PIECE
+    pieces = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
+    paths = [
+        Path(cache_dir) / f"{method}-{_digest([CACHE_FORMAT, method, settings, piece])[:16]}.json"
+        for piece in pieces
+    ]
+    try:  # before the work, which may take hours
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        changed = [_read_cache(path) for path in paths]
+        changed = {
+            i: kept for i, path in enumerate(paths) if (kept := _read_cache(path)) is not None
+        }
     except OSError as error:
-        raise InputError(f"the augmentation cache {cache_dir} cannot be used ({error.strerror}); "
-                         "name a folder that you can write to") from error
-    missing = [i for i, piece in enumerate(changed) if piece is None]
+        raise InputError(
+            f"the augmentation cache {cache_dir} cannot be used ({error.strerror}); "
+            "name a folder that you can write to"
+        ) from error
+    missing = [i for i in range(len(pieces)) if i not in changed]
     if settings.pop("language", "any") != "any" and missing:
         check_english(texts, method)
     if entry.models:
-        settings["device"] = device                 # it is not in the key: it makes no difference
+        settings["device"] = device  # it is not in the key: it makes no difference
     for i in tqdm(missing, f"{method}, pieces of {size:,} texts", disable=len(missing) < 2):
         changed[i] = entry.function(pieces[i], **settings)
         _write_cache(paths[i], changed[i])
-    result = [text for piece in changed for text in piece]
+    result = [text for i in range(len(pieces)) for text in changed[i]]
     share_texts, share_words = change_shares(texts[:SAMPLE], result[:SAMPLE])
-    print(f"augment: {method} changed {100 * share_texts:.1f} % of {len(texts[:SAMPLE]):,} texts, "
-          f"{100 * share_words:.1f} % of their words (cached: {cache_dir})")
+    print(
+        f"augment: {method} changed {100 * share_texts:.1f} % of {len(texts[:SAMPLE]):,} texts, "
+        f"{100 * share_words:.1f} % of their words (cached: {cache_dir})"
+    )
     return result
 
 
@@ -722,7 +852,7 @@ def _read_cache(path: Path) -> list[str] | None:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["sha256"] == _digest(stored["texts"]):
             return stored["texts"]
-    except (ValueError, KeyError, TypeError):       # it is not JSON, or not ours
+    except (ValueError, KeyError, TypeError):  # it is not JSON, or not ours
         pass
     print(f"augment: {path} is damaged and computed anew")
     return None

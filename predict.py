@@ -17,6 +17,7 @@ In Python, three lines:
 Each row of the input is a row of the output, in the same order and with all its columns, and has a
 prediction and its probability; where a text is empty, these are empty.
 """
+
 import argparse
 import contextlib
 import csv
@@ -30,7 +31,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 import data
+from baselines.tfidf import Tfidf
 from engine import files, loader, reading
 from engine.files import InputError
 from model import device as available_device
@@ -46,39 +48,55 @@ from reporting import export
 
 # ---- reading: rows with their text, one after the other ----
 
-FORMATS = tuple(form for form in reading.FORMS if form != "txt")    # a .txt file has lines here
+FORMATS = tuple(form for form in reading.FORMS if form != "txt")  # a .txt file has lines here
 PACKED = (".gz", ".bz2", ".zip")
 
 
 def format_of(file: str, given: str | None) -> str:
     """Of the input: the given one, else by the file's name; stdin has lines."""
     form = given or ("lines" if file == "-" else reading.form_of(file))
-    if not form and not file.lower().endswith(PACKED):      # what is packed may have another name
-        raise InputError(f"{file}: its name ends in none of {reading.ENDINGS}: say with --format "
-                         f"what it is ({', '.join(FORMATS)})")
+    if not form and not file.lower().endswith(PACKED):  # what is packed may have another name
+        raise InputError(
+            f"{file}: its name ends in none of {reading.ENDINGS}: say with --format "
+            f"what it is ({', '.join(FORMATS)})"
+        )
     return "lines" if form == "txt" else form
 
 
 def is_file_name(given: str) -> bool:
     """Whether an argument is taken for a file: what exists is one, and what ends like one."""
-    return (given == "-" or os.path.exists(given) or reading.form_of(given) != ""
-            or given.lower().endswith(PACKED))
+    return (
+        given == "-"
+        or os.path.exists(given)
+        or reading.form_of(given) != ""
+        or given.lower().endswith(PACKED)
+    )
+
+
+class Source(NamedTuple):
+    """A file, or stdin."""
+
+    name: str
+    stream: BinaryIO
+    form: str
 
 
 @contextlib.contextmanager
-def source(args: argparse.Namespace) -> Iterator[tuple[str | None, BinaryIO | None, str | None]]:
-    """Name, bytes and format of the file or stdin; three times None where texts are given."""
+def source(args: argparse.Namespace) -> Iterator[Source | None]:
+    """The file or stdin; None where texts are given."""
     named = args.inputs if args.format else list(filter(is_file_name, args.inputs))
     if args.inputs and not named:
-        yield None, None, None
+        yield None
         return
     if len(args.inputs) > 1:
-        raise InputError(f"{named[0]} is a file (it exists, is named like one, or --format says "
-                         "so) beside other arguments: give one file, or texts alone; a text that "
-                         "is named like a file goes through stdin")
-    file, = args.inputs or ["-"]
+        raise InputError(
+            f"{named[0]} is a file (it exists, is named like one, or --format says "
+            "so) beside other arguments: give one file, or texts alone; a text that "
+            "is named like a file goes through stdin"
+        )
+    (file,) = args.inputs or ["-"]
     with opened(file) as stream:
-        yield "stdin" if file == "-" else file, stream, format_of(file, args.format)
+        yield Source("stdin" if file == "-" else file, stream, format_of(file, args.format))
 
 
 @contextlib.contextmanager
@@ -92,8 +110,10 @@ def opened(file: str) -> Iterator[BinaryIO]:
     try:
         stream = open(file, "rb")
     except OSError as error:
-        raise InputError(f"{file}: cannot be read as a file ({error.strerror}); check the path; a "
-                         "text that is named like a file goes through stdin") from None
+        raise InputError(
+            f"{file}: cannot be read as a file ({error.strerror}); check the path; a "
+            "text that is named like a file goes through stdin"
+        ) from None
     with stream:
         yield stream
 
@@ -108,7 +128,7 @@ def size_of(stream: BinaryIO) -> int | None:
     return size
 
 
-TextRow = tuple[dict, str]      # a row as it came in, and its text
+TextRow = tuple[dict, str]  # a row as it came in, and its text
 
 
 def named_texts(texts: Iterable[str], of: str = "") -> Iterator[TextRow]:
@@ -118,11 +138,10 @@ def named_texts(texts: Iterable[str], of: str = "") -> Iterator[TextRow]:
 
 
 @contextlib.contextmanager
-def table_rows(name: str, stream: BinaryIO, form: str, columns: list[str]
-               ) -> Iterator[Iterator[TextRow]]:
+def table_rows(given: Source, columns: list[str]) -> Iterator[Iterator[TextRow]]:
     """The rows of a file or of stdin; says on stderr what was found in it."""
-    with reading.open_table(stream, form, name) as table:
-        texts = ["text"] if form == "lines" else reading.find_columns(table, columns)[0]
+    with reading.open_table(given.stream, given.form, given.name) as table:
+        texts = ["text"] if given.form == "lines" else reading.find_columns(table, columns)[0]
         for note in table.notes:
             print(note, file=sys.stderr)
         yield ((row, reading.joined_text(where, row, texts)) for where, row in table.rows)
@@ -194,21 +213,32 @@ class Predictor:
     message is one line with a remedy.
     """
 
-    def __init__(self, folder: str | Path, *, device: str = "auto", batch_size: int = 64,
-                 test_prior: str | None = None, calibrated: bool = False,
-                 abstain: float | None = None, top: int | None = None,
-                 probabilities: bool = False, embedding: bool = False):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        batch_size: int = 64,
+        test_prior: str | None = None,
+        calibrated: bool = False,
+        abstain: float | None = None,
+        top: int | None = None,
+        probabilities: bool = False,
+        embedding: bool = False,
+    ):
         with quiet_transformers():
             self.trained = export.read_model(folder, available_device(device))
         self.about, self.batch_size = self.trained.about, batch_size
-        self.shares = prior(test_prior, self.about)                     # (C,), or None
-        self.fit = calibration_of(self.about, calibrated, abstain)      # None: not asked for
+        self.shares = prior(test_prior, self.about)  # (C,), or None
+        self.fit = calibration_of(self.about, calibrated, abstain)  # None: not asked for
         self.abstain, self.top = abstain, top
         self.probabilities, self.embedding = probabilities, embedding
         self.empty = self.cut = self.abstained = 0
         if top is not None and not 1 <= top <= len(self.about.label_names):
-            raise InputError(f"--top {top}: the model has {len(self.about.label_names)} classes; "
-                             "ask for 1 up to this number")
+            raise InputError(
+                f"--top {top}: the model has {len(self.about.label_names)} classes; "
+                "ask for 1 up to this number"
+            )
         if embedding and self.trained.tokenizer is None:
             raise InputError("--embedding: tfidf has no encoder, and so no embedding; leave it out")
 
@@ -231,43 +261,52 @@ class Predictor:
             self.empty += len(pool) - sum(has_text)
             yield pool, [next(answers) if filled else self.answer() for filled in has_text]
 
-    def inputs(self, pool: list[TextRow]
-               ) -> tuple[list[dict], list[bool], data.Tokens | list[str] | None]:
+    def inputs(
+        self, pool: list[TextRow]
+    ) -> tuple[list[dict], list[bool], data.Tokens | list[str] | None]:
         """The rows, which have a text, and these as the model takes them; None: no row has."""
         has_text = [bool(text.strip()) for _, text in pool]
-        texts = [text for (_, text), filled in zip(pool, has_text) if filled]
-        if texts and self.trained.tokenizer is not None:
-            texts = data.tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
-        return [row for row, _ in pool], has_text, texts or None
+        texts = [text for _, text in pool if text.strip()]
+        inputs: data.Tokens | list[str] | None = texts or None
+        if texts and self.about.max_length is not None:  # else tfidf, which takes strings
+            inputs = data.tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
+        return [row for row, _ in pool], has_text, inputs
 
-    def answers(self, inputs: data.Tokens | list[str]) -> list[dict]:
-        """The new columns of each text."""
-        if isinstance(inputs, list):
-            logits = torch.from_numpy(self.trained.method.scores(inputs))
-            feats = [None] * len(logits)
-        else:
-            logits, feats = self.encode(inputs)
-            self.cut += round(inputs.truncated * len(logits))
+    def answers(self, inputs) -> list[dict]:
+        """The new columns of each text that is not empty, from what inputs() made of them."""
+        logits, feats = self.encode(inputs)
         temperature = 1.0 if self.fit is None else self.fit["temperature"]
         probabilities = export.reweighted(self.about, logits.double(), self.shares, temperature)
         return list(map(self.answer, probabilities.softmax(dim=1).numpy(), feats))
 
-    def encode(self, tokens: data.Tokens) -> tuple[Tensor, np.ndarray]:
-        """Logits (n, C) as trained, on the CPU, and feat (n, h)."""
+    def encode(self, inputs) -> tuple[Tensor, Iterable[np.ndarray | None]]:
+        """Logits (n, C) as trained, on the CPU, and feat (n, h), which tfidf has none of."""
         method = self.trained.method
+        if isinstance(method, Tfidf):
+            return torch.from_numpy(method.scores(inputs)), [None] * len(inputs)
         logits, feats = loader.predict(
-            method, method.prepare(tokens), len(self.about.label_names),
-            batch_size=self.batch_size, device=next(method.parameters()).device)
+            method,
+            method.prepare(inputs),
+            len(self.about.label_names),
+            batch_size=self.batch_size,
+            device=next(method.parameters()).device,
+        )
         if not np.isfinite(logits).all():
-            raise InputError("the model gives a text logits that are not finite: train it again, "
-                             "with a lower --lr")
+            raise InputError(
+                "the model gives a text logits that are not finite: train it again, "
+                "with a lower --lr"
+            )
+        self.cut += round(inputs.truncated * len(logits))
         return torch.from_numpy(logits), feats
 
     def answer(self, p: np.ndarray | None = None, feat: np.ndarray | None = None) -> dict:
         """The new columns of one text, from its probabilities (C,); of an empty text all None."""
         names, k = self.about.label_names, self.top or 1
-        ranked = [(None, None)] * k if p is None else [
-            (names[i], rounded(p[i])) for i in np.argsort(-p, kind="stable")[:k]]
+        ranked = (
+            [(None, None)] * k
+            if p is None
+            else [(names[i], rounded(p[i])) for i in np.argsort(-p, kind="stable")[:k]]
+        )
         is_sure = p is not None and (self.abstain is None or p.max() >= self.abstain)
         self.abstained += p is not None and not is_sure
         new = {"prediction": ranked[0][0] if is_sure else None, "probability": ranked[0][1]}
@@ -288,10 +327,12 @@ def rounded(p: float) -> float:
 # ---- class shares ----
 
 
-def named_numbers(path: Path) -> list[tuple[str, object]]:
+def named_numbers(path: Path) -> list[tuple[str, Any]]:
     """(label, number) of each row of a CSV file, or of each entry of a JSON object."""
-    form = ("class shares are a CSV file with the columns label and share (or count), or a JSON "
-            'object {"label": share}')
+    form = (
+        "class shares are a CSV file with the columns label and share (or count), or a JSON "
+        'object {"label": share}'
+    )
     with opened(str(path)) as stream:
         if not stream.read().strip():
             raise InputError(f"{path}: the file is empty; {form}")
@@ -311,8 +352,10 @@ def read_shares(path: Path, label_names: list[str]) -> Tensor:
     shares = {}
     for label, value in named_numbers(path):
         if label not in label_names:
-            raise InputError(f"{path}: the model has no class {label!r:.60}, only "
-                             f"{', '.join(map(repr, label_names))[:300]}")
+            raise InputError(
+                f"{path}: the model has no class {label!r:.60}, only "
+                f"{', '.join(map(repr, label_names))[:300]}"
+            )
         if label in shares:
             raise InputError(f"{path}: the class {label!r:.60} stands there twice; keep one")
         try:
@@ -320,28 +363,38 @@ def read_shares(path: Path, label_names: list[str]) -> Tensor:
         except (TypeError, ValueError):
             shares[label] = math.nan
         if not (math.isfinite(shares[label]) and shares[label] >= 0):
-            raise InputError(f"{path}: {value!r:.40} is no share or count for the class "
-                             f"{label!r:.60}; write a number of at least 0")
+            raise InputError(
+                f"{path}: {value!r:.40} is no share or count for the class "
+                f"{label!r:.60}; write a number of at least 0"
+            )
     missing = [name for name in label_names if name not in shares]
     if missing:
-        raise InputError(f"{path}: no share for the classes {', '.join(map(repr, missing))[:300]}; "
-                         "add them, 0 for a class that does not occur")
+        raise InputError(
+            f"{path}: no share for the classes {', '.join(map(repr, missing))[:300]}; "
+            "add them, 0 for a class that does not occur"
+        )
     if not 0 < sum(shares.values()) < math.inf:
-        raise InputError(f"{path}: the shares sum to {sum(shares.values())}; at least one class "
-                         "must occur, and not infinitely often")
-    shares = torch.tensor([shares[name] for name in label_names], dtype=torch.float64)
-    return shares / shares.sum()
+        raise InputError(
+            f"{path}: the shares sum to {sum(shares.values())}; at least one class "
+            "must occur, and not infinitely often"
+        )
+    in_order = torch.tensor([shares[name] for name in label_names], dtype=torch.float64)
+    return in_order / in_order.sum()
 
 
 def prior(given: str | None, about: export.About) -> Tensor | None:
     """(C,) of test_prior; None as it is."""
+    if given is None:
+        return None
+    if given == "train":
+        return about.train_shares()
     if given == "uniform":
         return torch.ones(len(about.label_names), dtype=torch.float64) / len(about.label_names)
-    if given is None or given == "train":
-        return given and about.train_shares()
     if not os.path.exists(given):
-        raise InputError(f"--test_prior {given}: neither train, uniform nor a file that is there; "
-                         "write train for the class shares of the training texts, or name a file")
+        raise InputError(
+            f"--test_prior {given}: neither train, uniform nor a file that is there; "
+            "write train for the class shares of the training texts, or name a file"
+        )
     return read_shares(Path(given), about.label_names)
 
 
@@ -354,15 +407,21 @@ def calibration_of(about: export.About, calibrated: bool, abstain: float | None)
     if not calibrated and abstain is None:
         return None
     if about.calibration is None:
-        raise InputError(f"{flag}: this model was trained without validation texts; train it with "
-                         "--val_fraction 0.1")
-    fit = {"why_not": "", "coverage": []} | about.calibration      # older versions lack the two
+        raise InputError(
+            f"{flag}: this model was trained without validation texts; train it with "
+            "--val_fraction 0.1"
+        )
+    fit = {"why_not": "", "coverage": []} | about.calibration  # older versions lack the two
     if calibrated and fit["why_not"]:
-        raise InputError(f"--calibrated: this model has no temperature, for {fit['why_not']}; "
-                         "leave --calibrated out")
+        raise InputError(
+            f"--calibrated: this model has no temperature, for {fit['why_not']}; "
+            "leave --calibrated out"
+        )
     if abstain is not None and not fit["coverage"]:
-        raise InputError("--abstain: this model was trained by a version that did not record what "
-                         "it would leave; train it again with --overwrite")
+        raise InputError(
+            "--abstain: this model was trained by a version that did not record what "
+            "it would leave; train it again with --overwrite"
+        )
     return fit
 
 
@@ -370,16 +429,20 @@ def words_on(predictor: Predictor, has_prior: bool) -> Iterator[str]:
     """What a user should know of the probabilities before they come."""
     fit = predictor.fit
     if predictor.about.compensated and not has_prior:
-        yield ("note: this model was trained to predict for classes of equal share, and so are its "
-               "probabilities; --test_prior train puts the training shares back, or name a file of "
-               "other shares")
+        yield (
+            "note: this model was trained to predict for classes of equal share, and so are its "
+            "probabilities; --test_prior train puts the training shares back, or name a file of "
+            "other shares"
+        )
     if fit and fit["why_not"]:
         yield f"no temperature: {fit['why_not']}"
     elif fit:
-        yield (f"temperature {fit['temperature']:.3f}: expected calibration error "
-               f"{fit['ece_before']:.1f} % before, {fit['ece_after']:.1f} % after, on "
-               f"{fit['texts']} validation texts")
-    if predictor.abstain is not None:
+        yield (
+            f"temperature {fit['temperature']:.3f}: expected calibration error "
+            f"{fit['ece_before']:.1f} % before, {fit['ece_after']:.1f} % after, on "
+            f"{fit['texts']} validation texts"
+        )
+    if fit and predictor.abstain is not None:
         line = coverage_line(fit["coverage"], fit["texts"], predictor.abstain)
         yield line + (" (measured without --test_prior)" if has_prior else "")
 
@@ -390,9 +453,14 @@ def coverage_line(rows: list[dict], texts: int, p: float) -> str:
     above = min((row["p"] for row in rows if row["p"] >= p), default=below)
     shown = [row for row in rows if row["p"] in (below, above)]
     return f"--abstain on the {texts} validation texts: " + "; ".join(
-        f"{row['p']:g} answers {row['answered']:.1f} %, " + (
-            "so no accuracy is known" if row["accuracy"] is None else
-            f"and {row['accuracy']:.1f} % of these are right") for row in shown)
+        f"{row['p']:g} answers {row['answered']:.1f} %, "
+        + (
+            "so no accuracy is known"
+            if row["accuracy"] is None
+            else f"and {row['accuracy']:.1f} % of these are right"
+        )
+        for row in shown
+    )
 
 
 # ---- writing ----
@@ -401,7 +469,8 @@ def coverage_line(rows: list[dict], texts: int, p: float) -> str:
 @dataclass
 class Predictions:
     """Predictions as CSV or JSONL."""
-    form: str                   # csv, jsonl
+
+    form: str  # csv, jsonl
     header: list[str] | None = None
 
     def lines(self, pool: list[dict], answers: list[dict]) -> bytes:
@@ -410,8 +479,9 @@ class Predictions:
         for row, added in zip(pool, answers):
             twice = row.keys() & added.keys()
             if twice:
-                raise InputError(f"the input has a column {min(twice)!r} already, which would be "
-                                 "lost; rename it")
+                raise InputError(
+                    f"the input has a column {min(twice)!r} already, which would be lost; rename it"
+                )
             if self.form == "jsonl":
                 text.write(json.dumps(row | added, ensure_ascii=False) + "\n")
             else:
@@ -419,8 +489,9 @@ class Predictions:
         try:
             return text.getvalue().encode()
         except UnicodeEncodeError:
-            raise InputError("the input has half a surrogate pair in a column; write the whole "
-                             "character") from None
+            raise InputError(
+                "the input has half a surrogate pair in a column; write the whole character"
+            ) from None
 
     def write_csv(self, text: io.StringIO, row: dict) -> None:
         writer = csv.writer(text, lineterminator="\n")
@@ -428,11 +499,15 @@ class Predictions:
             self.header = list(row)
             writer.writerow(self.header)
         if list(row) != self.header:
-            raise InputError(f"the rows have different fields ({', '.join(row)[:200]}; at first "
-                             f"{', '.join(self.header)[:200]}), as CSV cannot: write JSONL, with "
-                             "--output_format jsonl")
-        writer.writerow(value if value is None or isinstance(value, (str, int, float))
-                        else json.dumps(value) for value in row.values())
+            raise InputError(
+                f"the rows have different fields ({', '.join(row)[:200]}; at first "
+                f"{', '.join(self.header)[:200]}), as CSV cannot: write JSONL, with "
+                "--output_format jsonl"
+            )
+        writer.writerow(
+            value if value is None or isinstance(value, (str, int, float)) else json.dumps(value)
+            for value in row.values()
+        )
 
 
 @contextlib.contextmanager
@@ -445,7 +520,7 @@ def standard_output() -> Iterator[BinaryIO]:
         raise InputError("stdout is closed: open it, or name a file with --output")
     try:
         number = sys.stdout.fileno()
-    except io.UnsupportedOperation:     # a stand-in in memory, as in a notebook or a test
+    except io.UnsupportedOperation:  # a stand-in in memory, as in a notebook or a test
         yield sys.stdout.buffer
         return
     with open(number, "wb", closefd=False) as out:
@@ -460,65 +535,86 @@ def sink(output: Path | None) -> Iterator[BinaryIO]:
             yield out
         return
     if output.exists() and not output.is_file() and not output.is_dir():
-        raise InputError(f"--output {output}: a device or a pipe, not a file; leave --output out "
-                         f"and write > {output}")
+        raise InputError(
+            f"--output {output}: a device or a pipe, not a file; leave --output out "
+            f"and write > {output}"
+        )
     with files.saving(output) as file:
         yield file
 
 
-def spare_input(output: Path | None, stream: BinaryIO | None) -> None:
+def spare_input(output: Path | None, stream: BinaryIO) -> None:
     """InputError where the output is the input itself, also by a link or another path to it."""
     try:
-        if output and stream and os.path.samestat(os.fstat(stream.fileno()), output.stat()):
-            raise InputError(f"--output {output} is the input itself: name another file, or "
-                             "replace it with --overwrite")
+        if output and os.path.samestat(os.fstat(stream.fileno()), output.stat()):
+            raise InputError(
+                f"--output {output} is the input itself: name another file, or "
+                "replace it with --overwrite"
+            )
     except (FileNotFoundError, NotADirectoryError, io.UnsupportedOperation):
-        return      # a new file; or a stand-in for stdin, which is no file
+        return  # a new file; or a stand-in for stdin, which is no file
 
 
 def output_form(output: Path | None, given: str | None) -> str:
     suffix = "csv" if output is None else output.suffix.lower().removeprefix(".")
     if (given or suffix) not in ("csv", "jsonl"):
-        raise InputError(f"--output {output}: its name ends in neither .csv nor .jsonl: say with "
-                         "--output_format which of them it is to be")
+        raise InputError(
+            f"--output {output}: its name ends in neither .csv nor .jsonl: say with "
+            "--output_format which of them it is to be"
+        )
     return given or suffix
 
 
 def classify(args: argparse.Namespace) -> None:
     """Reads, predicts and writes, pool by pool."""
     out_form = output_form(args.output, args.output_format)
-    with source(args) as (name, stream, form):
-        if not args.overwrite:
-            spare_input(args.output, stream)
+    with source(args) as given:
+        if given and not args.overwrite:
+            spare_input(args.output, given.stream)
         predictor = Predictor(
-            args.model_dir, device=args.device, batch_size=args.batch_size,
-            test_prior=args.test_prior, calibrated=args.calibrated, abstain=args.abstain,
-            top=args.top, probabilities=args.probabilities, embedding=args.embedding)
+            args.model_dir,
+            device=args.device,
+            batch_size=args.batch_size,
+            test_prior=args.test_prior,
+            calibrated=args.calibrated,
+            abstain=args.abstain,
+            top=args.top,
+            probabilities=args.probabilities,
+            embedding=args.embedding,
+        )
         for line in words_on(predictor, args.test_prior is not None):
             print(line, file=sys.stderr)
         columns, table = args.text_column or predictor.about.text_column, Predictions(out_form)
         columns = [columns] if isinstance(columns, str) else columns
-        rows = (contextlib.nullcontext(named_texts(args.inputs, " of the command line"))
-                if stream is None else table_rows(name, stream, form, columns))
+        opened_rows = (
+            table_rows(given, columns)
+            if given
+            else contextlib.nullcontext(named_texts(args.inputs, " of the command line"))
+        )
         # some formats are read at once, and of a pipe the size is not known
-        is_streamed = form in ("lines", "csv", "tsv", "jsonl")
-        size = size_of(stream) if stream is not None and is_streamed else None
-        bar = tqdm(total=size, unit=" texts" if size is None else "B", unit_scale=True,
-                   disable=None)
+        size = (
+            size_of(given.stream)
+            if given and given.form in ("lines", "csv", "tsv", "jsonl")
+            else None
+        )
+        bar = tqdm(
+            total=size, unit=" texts" if size is None else "B", unit_scale=True, disable=None
+        )
         texts = 0
-        with rows as rows, sink(args.output) as out, bar:
+        with opened_rows as rows, sink(args.output) as out, bar:
             for pool, answers in predictor.stream(rows):
                 out.write(table.lines(pool, answers))
                 out.flush()
                 texts += len(pool)
                 bar.set_postfix_str(f"{texts:,} texts", refresh=False)
-                bar.update((texts if size is None else stream.tell()) - bar.n)
-            if texts == 0:
-                raise InputError(f"{name}: no rows; it needs a text")
-    for count, what in ((predictor.empty, "empty, without a prediction"),
-                        (predictor.cut, f"cut at {predictor.about.max_length} tokens"),
-                        (predictor.abstained, f"less probable than {args.abstain}, without a "
-                                              "prediction")):
+                bar.update((given.stream.tell() if given and size is not None else texts) - bar.n)
+            if given and texts == 0:
+                raise InputError(f"{given.name}: no rows; it needs a text")
+    for count, what in (
+        (predictor.empty, "empty, without a prediction"),
+        (predictor.cut, f"cut at {predictor.about.max_length} tokens"),
+        (predictor.abstained, f"less probable than {args.abstain}, without a prediction"),
+    ):
         if count:
             print(f"{count:,} of {texts:,} texts are {what}", file=sys.stderr)
 
@@ -543,47 +639,86 @@ def probability(text: str) -> float:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = files.Parser(description=__doc__, allow_abbrev=False,
-                          formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = files.Parser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("model_dir", help="the folder of a run, or its model/")
-    add("inputs", nargs="*", metavar="FILE|TEXT",
+    add(
+        "inputs",
+        nargs="*",
+        metavar="FILE|TEXT",
         help="one file, or one or more texts. What exists as a path, or ends in "
-             f"{reading.ENDINGS}, .gz, .bz2 or .zip, is a file; all else is a text. A .txt file "
-             "has a text a line. Left out, or -: stdin")
-    add("--format", choices=FORMATS, help="of the input, which then is a file; default: by its "
-        "name, lines of stdin")
-    add("--text_column", action="append", metavar="NAME",
+        f"{reading.ENDINGS}, .gz, .bz2 or .zip, is a file; all else is a text. A .txt file "
+        "has a text a line. Left out, or -: stdin",
+    )
+    add(
+        "--format",
+        choices=FORMATS,
+        help="of the input, which then is a file; default: by its name, lines of stdin",
+    )
+    add(
+        "--text_column",
+        action="append",
+        metavar="NAME",
         help="given several times, their texts are joined, a line each; default: as in the "
-             "training data")
-    add("--output", type=Path, help="a .csv or .jsonl file, written whole or not at all (with "
-        "--export: a folder); default: stdout")
+        "training data",
+    )
+    add(
+        "--output",
+        type=Path,
+        help="a .csv or .jsonl file, written whole or not at all (with "
+        "--export: a folder); default: stdout",
+    )
     add("--output_format", choices=("csv", "jsonl"), help="default: by --output's name, else csv")
     add("--overwrite", action="store_true", help="let --output replace the input itself")
-    add("--top", type=positive, metavar="K",
-        help="columns for the K likeliest labels, top_1 to top_K, and their probabilities")
+    add(
+        "--top",
+        type=positive,
+        metavar="K",
+        help="columns for the K likeliest labels, top_1 to top_K, and their probabilities",
+    )
     add("--probabilities", action="store_true", help="a column for each class's probability")
     add("--embedding", action="store_true", help="a column for the text's embedding, feat")
-    add("--test_prior", metavar="train|uniform|FILE",
+    add(
+        "--test_prior",
+        metavar="train|uniform|FILE",
         help="the class shares of these texts, if they are known: as in training, all equal, or "
-             "those in a CSV (label, share or count) or JSON file; default: what the model was "
-             "trained to predict for")
-    add("--calibrated", action="store_true",
-        help="divide the logits by the temperature found on the validation texts of the training")
-    add("--abstain", type=probability, metavar="P",
+        "those in a CSV (label, share or count) or JSON file; default: what the model was "
+        "trained to predict for",
+    )
+    add(
+        "--calibrated",
+        action="store_true",
+        help="divide the logits by the temperature found on the validation texts of the training",
+    )
+    add(
+        "--abstain",
+        type=probability,
+        metavar="P",
         help="no prediction where the calibrated probability is below P; what share of the "
-             "validation texts that answers, and how many of these are right, goes to stderr")
+        "validation texts that answers, and how many of these are right, goes to stderr",
+    )
     add("--batch_size", type=positive, default=64, help="default: 64")
-    add("--device", type=available_device, default="auto",
-        help="auto (default), cpu, cuda, cuda:1 or mps")
-    add("--export", choices=tuple(export.EXPORTS),
+    add(
+        "--device",
+        type=available_device,
+        default="auto",
+        help="auto (default), cpu, cuda, cuda:1 or mps",
+    )
+    add(
+        "--export",
+        choices=tuple(export.EXPORTS),
         help="instead: write the model for ONNX, or as a folder of sentence-transformers with the "
-             "embedding, or its projection into the contrastive space")
+        "embedding, or its projection into the contrastive space",
+    )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = make_parser().parse_intermixed_args(argv)    # FILE may stand behind the options
+    args = make_parser().parse_intermixed_args(argv)  # FILE may stand behind the options
     try:
         if args.export and args.inputs:
             raise InputError(f"--export classifies no texts: leave {args.inputs[0]} out")
@@ -597,9 +732,12 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:        # a full disk behind stdout, a file that cannot be read on
-        print(f"error: {error.filename or 'stdin or stdout'}: {error.strerror or error}; make room "
-              "or take another path", file=sys.stderr)
+    except OSError as error:  # a full disk behind stdout, a file that cannot be read on
+        print(
+            f"error: {error.filename or 'stdin or stdout'}: {error.strerror or error}; make room "
+            "or take another path",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -608,5 +746,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)       # | head ends it without a traceback
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # | head ends it without a traceback
     sys.exit(main())

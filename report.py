@@ -7,6 +7,7 @@ Finished runs -> tables, figures, pages, and the method to take.
     python report.py runs --choose                      # which method, on these texts
     python report.py runs/trec_ir50_seed0               # one run: report.html in its folder
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -17,15 +18,25 @@ from reporting import choice, page, tables
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folder", type=Path, help="the --output_dir of main.py, or one run in it")
-    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="last",
-                        help="which epoch counts (default: last)")
+    parser.add_argument(
+        "--protocol",
+        choices=list(PROTOCOLS),
+        default="last",
+        help="which epoch counts (default: last)",
+    )
     parser.add_argument("--output_dir", type=Path, help="where files of the tables and figures go")
-    parser.add_argument("--choose", action="store_true",
-                        help="compare the methods of the runs on one data set by their validation "
-                             "texts, and name the one to take")
+    parser.add_argument(
+        "--choose",
+        action="store_true",
+        help="compare the methods of the runs on one data set by their validation "
+        "texts, and name the one to take",
+    )
     return parser
 
 
@@ -33,8 +44,10 @@ def report(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """The page of one run, or what was asked for of many."""
     is_one_run = (args.folder / "result.json").exists()
     if is_one_run and (args.protocol != "last" or args.choose):
-        parser.error(f"{args.folder} is one run, whose page shows every epoch: --protocol and "
-                     "--choose are for a folder of many")
+        parser.error(
+            f"{args.folder} is one run, whose page shows every epoch: --protocol and "
+            "--choose are for a folder of many"
+        )
     if is_one_run:
         path = (args.output_dir or args.folder) / "report.html"
         page.write(args.folder, path)

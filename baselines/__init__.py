@@ -5,6 +5,7 @@ tables, run_all.sh and the tests read it, and it imports a method only when one 
 To add a method, write its class in one of the rooms here, on Baseline of base.py, and its entry in
 METHODS. `python -m baselines` shows them all.
 """
+
 import math
 from importlib import import_module
 from typing import NamedTuple
@@ -12,10 +13,11 @@ from typing import NamedTuple
 
 class Constant(NamedTuple):
     """A constant of a method: its official value, and the values that --constants may give it."""
+
     default: int | float
     lowest: float = 0.0
     highest: float = math.inf
-    is_open: bool = False       # then `lowest` itself is out of range
+    is_open: bool = False  # then `lowest` itself is out of range
 
 
 def positive(default: int | float) -> Constant:
@@ -30,7 +32,7 @@ def share(default: float) -> Constant:
     return Constant(default, highest=1.0)
 
 
-GROUPS = {      # the sections of the tables, in their order: the four of Appendix A.3, then ours
+GROUPS = {  # the sections of the tables, in their order: the four of Appendix A.3, then ours
     "pretrained": "Pretrained language models and their imbalanced learning versions",
     "contrastive": "Contrastive learning models",
     "imbalanced": "Imbalanced contrastive learning models",
@@ -38,16 +40,17 @@ GROUPS = {      # the sections of the tables, in their order: the four of Append
     "simple": "What a user tries first, beside the paper's list",
     "ours": "SharpReCL",
 }
-OF_LORA = {"alpha": at_least_0, "dropout": share}      # what is not above 0 of a language model
+OF_LORA = {"alpha": at_least_0, "dropout": share}  # what is not above 0 of a language model
 
 
 class Entry(NamedTuple):
     """A method as the command line, the tables and the grid know it."""
-    name: str                   # of --method
-    title: str                  # in the tables
-    group: str                  # of GROUPS
-    source: str                 # module and name of its class
-    loss: str = ""              # module and name of the loss that gives it its name, if it has one
+
+    name: str  # of --method
+    title: str  # in the tables
+    group: str  # of GROUPS
+    source: str  # module and name of its class
+    loss: str = ""  # module and name of the loss that gives it its name, if it has one
     encoder: str | None = None  # the default of --encoder, where it is the method's own
 
     @property
@@ -88,54 +91,124 @@ def find(source: str):
     return getattr(import_module(module), name)
 
 
-METHODS = {entry.name: entry for entry in (
-    Entry("bert", "BERT", "pretrained", "baselines.base.CrossEntropy",
-          "torch.nn.functional.cross_entropy"),
-    Entry("dice", "BERT + Dice", "pretrained", "baselines.pretrained.Dice",
-          "baselines.losses.dice"),
-    Entry("focal", "BERT + Focal", "pretrained", "baselines.pretrained.Focal",
-          "baselines.losses.focal"),
-    Entry("roberta", "RoBERTa", "pretrained", "baselines.base.CrossEntropy",
-          "torch.nn.functional.cross_entropy", encoder="roberta-base"),
-
-    Entry("simcse", "SimCSE", "contrastive", "baselines.contrastive.SimCSE",
-          "baselines.losses.info_nce"),
-    Entry("sclce", "SCLCE", "contrastive", "baselines.contrastive.SCLCE",
-          "baselines.losses.supervised_contrastive"),
-    Entry("spcl", "SPCL", "contrastive", "baselines.contrastive.SPCL",
-          "baselines.losses.prototypical_contrastive"),
-    Entry("dualcl", "DualCL", "contrastive", "baselines.contrastive.DualCL",
-          "baselines.losses.dual_contrastive"),
-
-    Entry("hybrid_sc", "Hybrid-SC", "imbalanced", "baselines.imbalanced.HybridSC",
-          "baselines.losses.supervised_contrastive"),
-    Entry("bcl", "BCL", "imbalanced", "baselines.imbalanced.BCL",
-          "baselines.losses.balanced_contrastive"),
-    Entry("tsc", "TSC", "imbalanced", "baselines.imbalanced.TSC",
-          "baselines.losses.targeted_contrastive"),
-
-    Entry("gpt35", "GPT-3.5", "large", "baselines.hosted.HostedModel"),
-    Entry("bloom", "Bloom-7.1B", "large", "baselines.lora.LoraClassifier"),
-    Entry("llama2", "Llama2-7B", "large", "baselines.lora.LoraClassifier"),
-    Entry("llama3", "Llama3-8B", "large", "baselines.lora.LoraClassifier"),
-
-    Entry("la", "logit adjustment", "simple", "baselines.simple.LogitAdjustment",
-          "losses.logit_compensation"),
-    Entry("vs", "vector scaling", "simple", "baselines.simple.VectorScaling",
-          "baselines.losses.vector_scaling"),
-    Entry("wce", "weighted CE", "simple", "baselines.simple.WeightedCrossEntropy",
-          "torch.nn.functional.cross_entropy"),
-    Entry("tfidf", "TF-IDF + SVM", "simple", "baselines.tfidf.Tfidf"),
-    Entry("probe", "linear probe", "simple", "baselines.simple.Probe"),
-
-    Entry("sharprecl", "SharpReCL", "ours", "model.SharpReCL", "losses.rebalanced_contrastive"),
-)}
+METHODS = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "bert",
+            "BERT",
+            "pretrained",
+            "baselines.base.CrossEntropy",
+            "torch.nn.functional.cross_entropy",
+        ),
+        Entry(
+            "dice",
+            "BERT + Dice",
+            "pretrained",
+            "baselines.pretrained.Dice",
+            "baselines.losses.dice",
+        ),
+        Entry(
+            "focal",
+            "BERT + Focal",
+            "pretrained",
+            "baselines.pretrained.Focal",
+            "baselines.losses.focal",
+        ),
+        Entry(
+            "roberta",
+            "RoBERTa",
+            "pretrained",
+            "baselines.base.CrossEntropy",
+            "torch.nn.functional.cross_entropy",
+            encoder="roberta-base",
+        ),
+        Entry(
+            "simcse",
+            "SimCSE",
+            "contrastive",
+            "baselines.contrastive.SimCSE",
+            "baselines.losses.info_nce",
+        ),
+        Entry(
+            "sclce",
+            "SCLCE",
+            "contrastive",
+            "baselines.contrastive.SCLCE",
+            "baselines.losses.supervised_contrastive",
+        ),
+        Entry(
+            "spcl",
+            "SPCL",
+            "contrastive",
+            "baselines.contrastive.SPCL",
+            "baselines.losses.prototypical_contrastive",
+        ),
+        Entry(
+            "dualcl",
+            "DualCL",
+            "contrastive",
+            "baselines.contrastive.DualCL",
+            "baselines.losses.dual_contrastive",
+        ),
+        Entry(
+            "hybrid_sc",
+            "Hybrid-SC",
+            "imbalanced",
+            "baselines.imbalanced.HybridSC",
+            "baselines.losses.supervised_contrastive",
+        ),
+        Entry(
+            "bcl",
+            "BCL",
+            "imbalanced",
+            "baselines.imbalanced.BCL",
+            "baselines.losses.balanced_contrastive",
+        ),
+        Entry(
+            "tsc",
+            "TSC",
+            "imbalanced",
+            "baselines.imbalanced.TSC",
+            "baselines.losses.targeted_contrastive",
+        ),
+        Entry("gpt35", "GPT-3.5", "large", "baselines.hosted.HostedModel"),
+        Entry("bloom", "Bloom-7.1B", "large", "baselines.lora.LoraClassifier"),
+        Entry("llama2", "Llama2-7B", "large", "baselines.lora.LoraClassifier"),
+        Entry("llama3", "Llama3-8B", "large", "baselines.lora.LoraClassifier"),
+        Entry(
+            "la",
+            "logit adjustment",
+            "simple",
+            "baselines.simple.LogitAdjustment",
+            "losses.logit_compensation",
+        ),
+        Entry(
+            "vs",
+            "vector scaling",
+            "simple",
+            "baselines.simple.VectorScaling",
+            "baselines.losses.vector_scaling",
+        ),
+        Entry(
+            "wce",
+            "weighted CE",
+            "simple",
+            "baselines.simple.WeightedCrossEntropy",
+            "torch.nn.functional.cross_entropy",
+        ),
+        Entry("tfidf", "TF-IDF + SVM", "simple", "baselines.tfidf.Tfidf"),
+        Entry("probe", "linear probe", "simple", "baselines.simple.Probe"),
+        Entry("sharprecl", "SharpReCL", "ours", "model.SharpReCL", "losses.rebalanced_contrastive"),
+    )
+}
 
 
 def titles(*groups: str) -> dict[str, str]:
     """{name: title} of the methods of these groups; of all without any, in the tables' order."""
-    return {entry.name: entry.title for entry in METHODS.values()
-            if not groups or entry.group in groups}
+    return {
+        entry.name: entry.title for entry in METHODS.values() if not groups or entry.group in groups
+    }
 
 
 def make(method: str, encoder, task, options: dict):

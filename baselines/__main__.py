@@ -5,6 +5,7 @@ The methods of main.py, and what --constants may change.
     python -m baselines table2      # the names of the methods of Table 2, and of ours beside it
     python -m baselines table3      # of the language models
 """
+
 import argparse
 import math
 
@@ -14,8 +15,13 @@ TABLES = {"table2": [group for group in GROUPS if group != "large"], "table3": [
 
 
 def shown(name: str, constant: Constant) -> str:
-    bounds = (f"above {constant.lowest:g}" if constant.is_open else f"at least {constant.lowest:g}"
-              if math.isinf(constant.highest) else f"{constant.lowest:g} to {constant.highest:g}")
+    bounds = (
+        f"above {constant.lowest:g}"
+        if constant.is_open
+        else f"at least {constant.lowest:g}"
+        if math.isinf(constant.highest)
+        else f"{constant.lowest:g} to {constant.highest:g}"
+    )
     return f"{name}={constant.default:g} ({bounds})"
 
 
@@ -31,8 +37,11 @@ def overview() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m baselines", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m baselines",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("table", nargs="?", choices=list(TABLES))
     table = parser.parse_args().table
     print(" ".join(titles(*TABLES[table])) if table else overview())

@@ -2,6 +2,7 @@
 What the methods share that SharpReCL is compared with: what they know of the data, how they
 predict, and what a step returns.
 """
+
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,9 +19,10 @@ from model import Method, TextEncoder
 @dataclass(frozen=True)
 class Task:
     """What a method may need to know of the data and the run."""
+
     label_names: list[str]
-    train_labels: np.ndarray        # (N,) int64
-    class_counts: Tensor            # (C,) texts of each class in the training set
+    train_labels: np.ndarray  # (N,) int64
+    class_counts: Tensor  # (C,) texts of each class in the training set
     tokenizer: object
     epochs: int
     batch_size: int
@@ -28,6 +30,7 @@ class Task:
 
 class Losses(NamedTuple):
     """Of one batch; loss is what is minimised, the others are its parts before weighting."""
+
     loss: Tensor
     loss_cls: Tensor
     loss_cl: Tensor
@@ -44,8 +47,9 @@ class Baseline(Method):
     a text that a step encodes and its own constants, and says what it minimises: losses(). What
     outlives a batch (queues, targets, class centres) is a buffer, so that every checkpoint has it.
     """
+
     views = ("original",)
-    constants: dict[str, Constant] = {}      # with their official values; --constants changes them
+    constants: dict[str, Constant] = {}  # with their official values; --constants changes them
 
     def __init__(self, encoder: TextEncoder, task: Task, **constants: float):
         super().__init__(encoder)
@@ -79,7 +83,7 @@ def fit_balanced(linear: nn.Linear, feat: Tensor, labels: Tensor) -> None:
     fitted = LogisticRegression(class_weight="balanced", max_iter=1000)
     fitted.fit(feat.cpu().numpy(), labels.cpu().numpy())
     weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
-    if len(weight) == 1:        # of two classes scikit-learn gives the logit of the second alone
+    if len(weight) == 1:  # of two classes scikit-learn gives the logit of the second alone
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     linear.weight.copy_(weight)
     linear.bias.copy_(bias)

@@ -1,4 +1,5 @@
 """Contrastive learning models (Appendix A.3)."""
+
 import inspect
 
 import numpy as np
@@ -18,6 +19,7 @@ class SimCSE(CrossEntropy):
     Gao et al. 2021: each text twice, with two dropouts; their InfoNCE beside the cross-entropy of
     both. The paper of SharpReCL gives no weight for the sum.
     """
+
     views = ("original", "original")
     constants = {"temperature": positive(0.05), "weight": share(0.1)}
 
@@ -27,19 +29,22 @@ class SimCSE(CrossEntropy):
 
     def losses(self, feat, labels, epoch):
         loss_cls = self.loss(self.classify(feat), labels)
-        loss_cl = losses.info_nce(*self.head(feat).chunk(2),
-                                  temperature=self.constant["temperature"])
+        loss_cl = losses.info_nce(
+            *self.head(feat).chunk(2), temperature=self.constant["temperature"]
+        )
         return weighted_sum(loss_cls, loss_cl, self.constant["weight"])
 
 
 class SCLCE(CrossEntropy):
     """Gunel et al. 2021, Eq. 1: supervised contrastive loss on feat itself, one view."""
+
     constants = {"temperature": positive(0.3), "weight": share(0.9)}
 
     def losses(self, feat, labels, epoch):
         loss_cls = self.loss(self.classify(feat), labels)
-        loss_cl = losses.supervised_contrastive(feat, labels,
-                                                temperature=self.constant["temperature"])
+        loss_cl = losses.supervised_contrastive(
+            feat, labels, temperature=self.constant["temperature"]
+        )
         return weighted_sum(loss_cls, loss_cl, self.constant["weight"])
 
 
@@ -52,29 +57,34 @@ class SPCL(Baseline):
     nearest class centre. The official code trains a linear head beside it, on detached features,
     that takes no part in training the encoder or in predicting: it is left out.
     """
+
     constants = {"temperature": positive(0.05), "pool": positive(256), "support": positive(64)}
     sees_features = True
-    compensated = True      # the nearest centre, however many texts it is the centre of
+    compensated = True  # the nearest centre, however many texts it is the centre of
 
     def __init__(self, encoder, task, **constants):
         super().__init__(encoder, task, **constants)
         if self.constant["support"] > self.constant["pool"]:
-            raise InputError(f"spcl: no pool of {self.constant['pool']} ever has the "
-                             f"{self.constant['support']} members of a prototype: lower support "
-                             "or raise pool with --constants")
+            raise InputError(
+                f"spcl: no pool of {self.constant['pool']} ever has the "
+                f"{self.constant['support']} members of a prototype: lower support "
+                "or raise pool with --constants"
+            )
         if not any(p.requires_grad for p in encoder.parameters()):
-            raise InputError("spcl trains nothing but the encoder, and --freeze_layers "
-                             f"{encoder.frozen_layers} leaves nothing of it to train: give fewer")
+            raise InputError(
+                "spcl trains nothing but the encoder, and --freeze_layers "
+                f"{encoder.frozen_layers} leaves nothing of it to train: give fewer"
+            )
         self.phi = None
-        self.register_buffer("centres", torch.zeros(len(task.label_names), self.h))     # (C, h)
-        self.register_buffer("difficulty", torch.zeros(len(task.train_labels)))         # (N,)
+        self.register_buffer("centres", torch.zeros(len(task.label_names), self.h))  # (C, h)
+        self.register_buffer("difficulty", torch.zeros(len(task.train_labels)))  # (N,)
         self.pools: list[Tensor] = []
 
     def observe(self, feat, labels):
         """The class centres, and how hard each text is: its own centre's share of all distances."""
-        members = F.one_hot(labels, len(self.centres)).to(feat)                         # (N, C)
+        members = F.one_hot(labels, len(self.centres)).to(feat)  # (N, C)
         self.centres = members.T @ feat / members.sum(dim=0)[:, None]
-        distance = (1 - self.cosines(feat)) / 2 + 1e-8                                  # (N, C)
+        distance = (1 - self.cosines(feat)) / 2 + 1e-8  # (N, C)
         self.difficulty = distance.gather(1, labels[:, None])[:, 0] / distance.sum(dim=1)
 
     def cosines(self, feat: Tensor) -> Tensor:
@@ -93,27 +103,33 @@ class SPCL(Baseline):
         return (1 - done) + (2 * done - 1) * rank
 
     def epoch_rows(self, epoch, num_texts):
-        self.pools = list(self.centres[:, None].unbind())                           # C of (1, h)
+        self.pools = list(self.centres[:, None].unbind())  # C of (1, h)
         drawn = torch.bernoulli(self.keep_probability(epoch)).nonzero()[:, 0].cpu().numpy()
         return drawn if len(drawn) else super().epoch_rows(epoch, num_texts)
 
     def prototypes(self) -> Tensor:
         """T_k, (C, h)."""
         support = self.constant["support"]
-        return torch.stack([
-            pool[torch.randperm(len(pool), device=pool.device)[:support]].mean(dim=0)
-            if len(pool) >= support else centre for pool, centre in zip(self.pools, self.centres)])
+        return torch.stack(
+            [
+                pool[torch.randperm(len(pool), device=pool.device)[:support]].mean(dim=0)
+                if len(pool) >= support
+                else centre
+                for pool, centre in zip(self.pools, self.centres)
+            ]
+        )
 
     def fill_pools(self, feat: Tensor, labels: Tensor) -> None:
         """Puts the batch into its classes' pools, which keep a random `pool` of their members."""
         for label in labels.unique().tolist():
             pool = torch.cat([self.pools[label], feat[labels == label].detach()])
-            kept = torch.randperm(len(pool), device=pool.device)[:self.constant["pool"]]
+            kept = torch.randperm(len(pool), device=pool.device)[: self.constant["pool"]]
             self.pools[label] = pool[kept]
 
     def losses(self, feat, labels, epoch):
-        loss = losses.prototypical_contrastive(feat, labels, self.prototypes(),
-                                          temperature=self.constant["temperature"])
+        loss = losses.prototypical_contrastive(
+            feat, labels, self.prototypes(), temperature=self.constant["temperature"]
+        )
         self.fill_pools(feat, labels)
         return Losses(loss, torch.zeros_like(loss), loss)
 
@@ -131,12 +147,13 @@ class LabelAwareEncoder(TextEncoder):
         # code puts them on that of [CLS], where MiniLM takes whatever it reads for [CLS].
         position = column.clamp(max=1) + (column - self.num_labels).clamp(min=0)
         position = position + first_position(self.backbone)
-        hidden = self.hidden(input_ids, attention_mask, words,
-                             position_ids=position.expand_as(attention_mask))
+        hidden = self.hidden(
+            input_ids, attention_mask, words, position_ids=position.expand_as(attention_mask)
+        )
         is_label = (column > 0) & (column <= self.num_labels)
-        text = self.pool(hidden, attention_mask * ~is_label)                            # (rows, h)
-        labels = hidden[:, 1:self.num_labels + 1]                                    # (rows, C, h)
-        return torch.cat([text[:, None], labels], dim=1)                            # (rows, 1+C, h)
+        text = self.pool(hidden, attention_mask * ~is_label)  # (rows, h)
+        labels = hidden[:, 1 : self.num_labels + 1]  # (rows, C, h)
+        return torch.cat([text[:, None], labels], dim=1)  # (rows, 1+C, h)
 
 
 class DualCL(Baseline):
@@ -147,27 +164,38 @@ class DualCL(Baseline):
     The official code takes the label's name as its token, which must be one word piece. Here each
     label has a token of its own, whose embedding starts as the mean of its name's pieces.
     """
+
     constants = {"temperature": positive(0.1), "weight": share(0.5)}
-    extra_positions = 2     # one that the labels share, one of the second separator
+    extra_positions = 2  # one that the labels share, one of the second separator
 
     def __init__(self, encoder, task, **constants):
         backbone, names = encoder.backbone, task.label_names
-        if ("position_ids" not in inspect.signature(backbone.forward).parameters
-                or task.tokenizer.sep_token_id is None):
-            raise InputError("dualcl sets the positions of its label tokens and needs a separator: "
-                             f"not to be had with {backbone.config.model_type}, choose a BERT or "
-                             "RoBERTa as --encoder")
+        if (
+            "position_ids" not in inspect.signature(backbone.forward).parameters
+            or task.tokenizer.sep_token_id is None
+        ):
+            raise InputError(
+                "dualcl sets the positions of its label tokens and needs a separator: "
+                f"not to be had with {backbone.config.model_type}, choose a BERT or "
+                "RoBERTa as --encoder"
+            )
         if encoder.frozen_layers > 0:
-            raise InputError("dualcl learns an embedding of each label, and --freeze_layers keeps "
-                             "the embeddings as they are: leave it out, or choose another --method")
+            raise InputError(
+                "dualcl learns an embedding of each label, and --freeze_layers keeps "
+                "the embeddings as they are: leave it out, or choose another --method"
+            )
         super().__init__(LabelAwareEncoder(encoder, len(names)), task, **constants)
         self.phi = None
-        pieces = [task.tokenizer(name, add_special_tokens=False)["input_ids"]
-                  or [task.tokenizer.unk_token_id] for name in names]
-        if getattr(backbone.config, "label_tokens", None) != names:     # else it has them, trained
+        pieces = [
+            task.tokenizer(name, add_special_tokens=False)["input_ids"]
+            or [task.tokenizer.unk_token_id]
+            for name in names
+        ]
+        if getattr(backbone.config, "label_tokens", None) != names:  # else it has them, trained
             vocabulary = backbone.get_input_embeddings().num_embeddings
-            embedding = backbone.resize_token_embeddings(vocabulary + len(names),
-                                                         mean_resizing=False)
+            embedding = backbone.resize_token_embeddings(
+                vocabulary + len(names), mean_resizing=False
+            )
             with torch.no_grad():
                 for token, ids in enumerate(pieces, start=vocabulary):
                     embedding.weight[token] = embedding.weight[ids].mean(dim=0)
@@ -187,8 +215,9 @@ class DualCL(Baseline):
         return torch.einsum("bch,bh->bc", feat[:, 1:], feat[:, 0])
 
     def losses(self, feat, labels, epoch):
-        theta = feat[torch.arange(len(labels), device=labels.device), 1 + labels]       # (B, h)
+        theta = feat[torch.arange(len(labels), device=labels.device), 1 + labels]  # (B, h)
         loss_cls = F.cross_entropy(self.classify(feat), labels)
-        loss_cl = losses.dual_contrastive(feat[:, 0], theta, labels,
-                                     temperature=self.constant["temperature"])
+        loss_cl = losses.dual_contrastive(
+            feat[:, 0], theta, labels, temperature=self.constant["temperature"]
+        )
         return weighted_sum(loss_cls, loss_cl, self.constant["weight"])

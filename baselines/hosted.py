@@ -3,6 +3,7 @@ A language model that its provider fine-tunes and asks: GPT-3.5, or another one 
 
     python main.py --dataset trec --ir 50 --method gpt35 --prices 8 3 6 # asks before it sends
 """
+
 import contextlib
 import hashlib
 import json
@@ -22,10 +23,10 @@ from baselines.language_models import messages, require
 from engine import distributed
 from engine.files import InputError, save
 
-LEAST_EXAMPLES, MOST_TOKENS = 10, 16_385    # of the provider's fine-tuning guide, an example
-WORKERS = 8                                 # questions at a time
-RETRIES = 8                                 # of the client, with its growing pauses: a minute
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0      # seconds between two looks at the job
+LEAST_EXAMPLES, MOST_TOKENS = 10, 16_385  # of the provider's fine-tuning guide, an example
+WORKERS = 8  # questions at a time
+RETRIES = 8  # of the client, with its growing pauses: a minute
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between two looks at the job
 
 
 class Journal:
@@ -37,12 +38,14 @@ class Journal:
     def __init__(self, path: Path, is_new: bool = False):
         self.path, self.lock = path, threading.Lock()
         content = path.read_bytes() if path.exists() and not is_new else b""
-        whole = content[:content.rfind(b"\n") + 1]
+        whole = content[: content.rfind(b"\n") + 1]
         try:
             self.records = [json.loads(line) for line in whole.splitlines()]
         except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}): it holds what was paid for, so mend "
-                             "it by hand, or pay again with --overwrite") from error
+            raise InputError(
+                f"{path} is damaged ({error}): it holds what was paid for, so mend "
+                "it by hand, or pay again with --overwrite"
+            ) from error
         if whole != content:
             os.truncate(path, len(whole))
 
@@ -62,13 +65,16 @@ class Journal:
 def provider_errors(task: str):
     """The provider's errors as one line each, without the key, whatever the server wrote."""
     import openai
+
     try:
         yield
-    except (openai.OpenAIError, ValueError) as error:       # ValueError: an answer that is no JSON
+    except (openai.OpenAIError, ValueError) as error:  # ValueError: an answer that is no JSON
         reason = " ".join(str(error).split())
         reason = reason.replace(os.environ["OPENAI_API_KEY"], "***")
-        raise InputError(f"{task}: {type(error).__name__} ({reason}); what is done is kept, and "
-                         "the same command goes on from there") from None
+        raise InputError(
+            f"{task}: {type(error).__name__} ({reason}); what is done is kept, and "
+            "the same command goes on from there"
+        ) from None
 
 
 def about_tokens(chat: list[dict[str, str]]) -> int:
@@ -88,12 +94,16 @@ def check_examples(path: Path, label_names: list[str]) -> None:
     longest = max(map(about_tokens, chats))
     problem = (
         f"{len(chats)} examples, at least {LEAST_EXAMPLES} are asked for"
-        if len(chats) < LEAST_EXAMPLES else
-        "an example without its question or answer" if roles != {("system", "user", "assistant")}
+        if len(chats) < LEAST_EXAMPLES
+        else "an example without its question or answer"
+        if roles != {("system", "user", "assistant")}
         else f"answers that are no labels: {sorted(answers - set(label_names))[:3]}"
-        if not answers <= set(label_names) else
-        f"an example of about {longest:,} tokens, where {MOST_TOKENS:,} are taken: shorten the "
-        "texts" if longest > MOST_TOKENS else None)
+        if not answers <= set(label_names)
+        else f"an example of about {longest:,} tokens, where {MOST_TOKENS:,} are taken: shorten "
+        "the texts"
+        if longest > MOST_TOKENS
+        else None
+    )
     if problem:
         raise InputError(f"{path}: {problem}")
 
@@ -113,18 +123,31 @@ class HostedModel:
     raises   InputError without the package openai or the key in OPENAI_API_KEY
     """
 
-    def __init__(self, name: str, label_names: list[str], epochs: int, seed: int,
-                 prices: list[float], folder: Path, is_new: bool = False):
+    def __init__(
+        self,
+        name: str,
+        label_names: list[str],
+        epochs: int,
+        seed: int,
+        prices: list[float],
+        folder: Path,
+        is_new: bool = False,
+    ):
         require("openai", "--method gpt35")
         import openai
+
         key = os.environ.get("OPENAI_API_KEY", "")
         if not key.isascii() or key.split() != [key]:
-            raise InputError("--method gpt35 needs your key, as it was given to you, in the "
-                             "environment variable OPENAI_API_KEY; it is written nowhere")
+            raise InputError(
+                "--method gpt35 needs your key, as it was given to you, in the "
+                "environment variable OPENAI_API_KEY; it is written nowhere"
+            )
         self.names = [label.strip().casefold() for label in label_names]
         if len(set(self.names)) < len(self.names):
-            raise InputError("two labels differ in case or outer spaces alone, and the answers of "
-                             "a language model could not be told apart: rename one")
+            raise InputError(
+                "two labels differ in case or outer spaces alone, and the answers of "
+                "a language model could not be told apart: rename one"
+            )
         self.name, self.label_names, self.epochs, self.seed = name, label_names, epochs, seed
         self.prices, self.folder = prices, folder
         self.journal = Journal(folder / "openai.jsonl", is_new)
@@ -133,8 +156,9 @@ class HostedModel:
 
     # ---- cost ----
 
-    def confirm(self, examples: list[tuple[str, str]], questions: list[str], *,
-                is_confirmed: bool) -> None:
+    def confirm(
+        self, examples: list[tuple[str, str]], questions: list[str], *, is_confirmed: bool
+    ) -> None:
         """
         Shows what is still to be paid for, and asks before anything is sent, once for a run.
 
@@ -142,21 +166,28 @@ class HostedModel:
         questions     texts to classify
         is_confirmed  do not ask
         """
-        training = 0 if self.journal.last("job") else self.epochs * sum(
-            about_tokens(example(*pair, self.label_names)) for pair in examples)
+        training = (
+            0
+            if self.journal.last("job")
+            else self.epochs
+            * sum(about_tokens(example(*pair, self.label_names)) for pair in examples)
+        )
         model, answered = self.journal.last("model"), self.answered()
         chats = [messages(text, self.label_names) for text in dict.fromkeys(questions)]
         left = [chat for chat in chats if prompt_key(model, chat) not in answered]
         asking, answering = sum(map(about_tokens, left)), len(left) * self.answer_length()
-        print(f"{self.name} at {self.client.base_url.host}: about {training:,} tokens of training "
-              f"({self.epochs} epochs), {len(left):,} questions of about {asking:,} tokens, "
-              f"answers of at most {answering:,}: about "
-              f"${self.cost(training, asking, answering):.2f} at {self.prices} dollars a million")
+        print(
+            f"{self.name} at {self.client.base_url.host}: about {training:,} tokens of training "
+            f"({self.epochs} epochs), {len(left):,} questions of about {asking:,} tokens, "
+            f"answers of at most {answering:,}: about "
+            f"${self.cost(training, asking, answering):.2f} at {self.prices} dollars a million"
+        )
         if is_confirmed or self.journal.last("confirmed"):
             return
         if not sys.stdin.isatty():
-            raise InputError("nothing was sent: --yes agrees to this cost where there is no "
-                             "terminal to ask on")
+            raise InputError(
+                "nothing was sent: --yes agrees to this cost where there is no terminal to ask on"
+            )
         if input("send it? [y/N] ").strip().lower() not in ("y", "yes"):
             raise InputError("nothing was sent")
 
@@ -173,25 +204,42 @@ class HostedModel:
     def fine_tune(self, examples: list[tuple[str, str]]) -> None:
         """Writes and uploads the training file, starts the job, waits for it; each step once."""
         path, journal = self.folder / "training.jsonl", self.journal
-        save(path, "".join(json.dumps({"messages": example(*pair, self.label_names)},
-                                      ensure_ascii=False) + "\n" for pair in examples).encode())
+        save(
+            path,
+            "".join(
+                json.dumps({"messages": example(*pair, self.label_names)}, ensure_ascii=False)
+                + "\n"
+                for pair in examples
+            ).encode(),
+        )
         check_examples(path, self.label_names)
         if not journal.last("run"):
             journal.append(run=f"sharprecl-{secrets.token_hex(8)}", confirmed=True)
         run = journal.last("run")
         if not journal.last("file"):
             with provider_errors("uploading the training texts"):
-                file = once(lambda: self.uploaded(f"{run}.jsonl"),
-                            lambda: self.impatient.files.create(
-                                file=(f"{run}.jsonl", path.read_bytes()), purpose="fine-tune"))
+                file = once(
+                    lambda: self.uploaded(f"{run}.jsonl"),
+                    lambda: self.impatient.files.create(
+                        file=(f"{run}.jsonl", path.read_bytes()), purpose="fine-tune"
+                    ),
+                )
             journal.append(file=file.id)
         if not journal.last("job"):
             with provider_errors("starting the fine-tuning"):
-                job = once(lambda: self.started(journal.last("file")),
-                           lambda: self.impatient.fine_tuning.jobs.create(
-                               model=self.name, training_file=journal.last("file"), suffix=run,
-                               seed=self.seed, method={"type": "supervised", "supervised": {
-                                   "hyperparameters": {"n_epochs": self.epochs}}}))
+                job = once(
+                    lambda: self.started(journal.last("file")),
+                    lambda: self.impatient.fine_tuning.jobs.create(
+                        model=self.name,
+                        training_file=journal.last("file"),
+                        suffix=run,
+                        seed=self.seed,
+                        method={
+                            "type": "supervised",
+                            "supervised": {"hyperparameters": {"n_epochs": self.epochs}},
+                        },
+                    ),
+                )
             journal.append(job=job.id)
         if not journal.last("model"):
             with provider_errors("waiting for the fine-tuning"):
@@ -200,13 +248,17 @@ class HostedModel:
 
     def uploaded(self, name: str):
         """The uploaded file of this name, or None."""
-        return next((file for file in self.client.files.list(purpose="fine-tune")
-                     if file.filename == name), None)
+        return next(
+            (file for file in self.client.files.list(purpose="fine-tune") if file.filename == name),
+            None,
+        )
 
     def started(self, file_id: str):
         """The job that trains on this file, or None."""
-        return next((job for job in self.client.fine_tuning.jobs.list()
-                     if job.training_file == file_id), None)
+        return next(
+            (job for job in self.client.fine_tuning.jobs.list() if job.training_file == file_id),
+            None,
+        )
 
     def finished(self, job_id: str):
         """The job when it has succeeded; looks at it again and again, at growing intervals."""
@@ -220,8 +272,10 @@ class HostedModel:
                 return job
             if status in ("failed", "cancelled"):
                 reason = f": {job.error.message}" if job.error and job.error.message else ""
-                raise InputError(f"fine-tuning {job_id} was {status}{reason}; --overwrite starts "
-                                 "another one, which is paid for anew")
+                raise InputError(
+                    f"fine-tuning {job_id} was {status}{reason}; --overwrite starts "
+                    "another one, which is paid for anew"
+                )
             time.sleep(pause)
             pause = min(LONGEST_PAUSE, 1.5 * pause)
 
@@ -243,7 +297,7 @@ class HostedModel:
                 for task in tqdm(as_completed(tasks), "answers", total=len(tasks), disable=None):
                     task.result()
             finally:
-                pool.shutdown(cancel_futures=True)      # those under way are still recorded
+                pool.shutdown(cancel_futures=True)  # those under way are still recorded
         known = self.answered()
         column = [self.column(known[keys[text]]) for text in texts]
         scores = np.full((len(texts), len(self.names) + 1), -np.inf, dtype=np.float32)
@@ -251,18 +305,24 @@ class HostedModel:
         return scores, column.count(len(self.names))
 
     def answered(self) -> dict[str, str]:
-        return {record["prompt"]: record["answer"] for record in self.journal.records
-                if "prompt" in record}
+        return {
+            record["prompt"]: record["answer"]
+            for record in self.journal.records
+            if "prompt" in record
+        }
 
     def ask(self, model: str, chat: list[dict[str, str]], key: str) -> None:
         completion = self.client.chat.completions.create(
-            model=model, messages=chat, temperature=0,
-            max_completion_tokens=self.answer_length())
+            model=model, messages=chat, temperature=0, max_completion_tokens=self.answer_length()
+        )
         if not getattr(completion, "choices", None):
             raise ValueError("an answer without choices")
         usage = completion.usage
-        self.journal.append(prompt=key, answer=completion.choices[0].message.content or "",
-                            tokens=usage and [usage.prompt_tokens, usage.completion_tokens])
+        self.journal.append(
+            prompt=key,
+            answer=completion.choices[0].message.content or "",
+            tokens=usage and [usage.prompt_tokens, usage.completion_tokens],
+        )
 
     def column(self, answer: str) -> int:
         """The label that the answer is, but for case and outer spaces; C for none."""
@@ -274,8 +334,10 @@ class HostedModel:
         usage = [record["tokens"] for record in self.journal.records if record.get("tokens")]
         training = self.journal.last("trained_tokens") or 0
         asking, answering = map(sum, zip(*usage)) if usage else (0, 0)
-        return (f"the provider counted {training:,} tokens of training, {asking:,} of questions, "
-                f"{answering:,} of answers: ${self.cost(training, asking, answering):.2f}")
+        return (
+            f"the provider counted {training:,} tokens of training, {asking:,} of questions, "
+            f"{answering:,} of answers: ${self.cost(training, asking, answering):.2f}"
+        )
 
 
 def prompt_key(model: str, chat: list[dict[str, str]]) -> str:
@@ -289,6 +351,7 @@ def once(find, create):
     not try again by itself.
     """
     import openai
+
     for attempt in range(RETRIES + 1):
         found = find()
         if found is not None:
@@ -298,13 +361,20 @@ def once(find, create):
             if getattr(made, "id", None):
                 return made
             raise ValueError("an answer without an id")
-        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError,
-                openai.ConflictError, openai.BadRequestError, ValueError) as error:
-            is_refused = (isinstance(error, openai.BadRequestError)
-                          and "not ready" not in str(error))      # a file just uploaded may be
+        except (
+            openai.APIConnectionError,
+            openai.InternalServerError,
+            openai.RateLimitError,
+            openai.ConflictError,
+            openai.BadRequestError,
+            ValueError,
+        ) as error:
+            is_refused = isinstance(error, openai.BadRequestError) and "not ready" not in str(
+                error
+            )  # a file just uploaded may be
             if is_refused or attempt == RETRIES:
                 raise
-            time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** attempt))
+            time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt))
 
 
 def fit(args, corpus, folder):
@@ -314,16 +384,30 @@ def fit(args, corpus, folder):
     """
     if distributed.world_size() > 1:
         raise InputError(f"{args.method} runs in one process: start it without torchrun")
-    model = HostedModel(args.base_model, corpus.label_names, args.constants["epochs"], args.seed,
-                        args.prices, folder.place, is_new=folder.starts_anew)
-    examples = [(text, corpus.label_names[label])
-                for text, label in zip(corpus.train_texts, corpus.train_labels)]
+    model = HostedModel(
+        args.base_model,
+        corpus.label_names,
+        args.constants["epochs"],
+        args.seed,
+        args.prices,
+        folder.place,
+        is_new=folder.starts_anew,
+    )
+    examples = [
+        (text, corpus.label_names[label])
+        for text, label in zip(corpus.train_texts, corpus.train_labels)
+    ]
     model.confirm(examples, corpus.test_texts + corpus.val_texts, is_confirmed=args.yes)
     folder.begin()
     model.fine_tune(examples)
     logits, unknown = model.scores(corpus.test_texts)
     val_logits = model.scores(corpus.val_texts)[0] if corpus.val_texts else None
-    print(f"{unknown} of {len(logits)} answers are no label, and count as wrong; {model.paid()}",
-          flush=True)
-    yield ({"epoch": args.constants["epochs"], "extra": {"unknown_answers": unknown}}, logits,
-           val_logits)
+    print(
+        f"{unknown} of {len(logits)} answers are no label, and count as wrong; {model.paid()}",
+        flush=True,
+    )
+    yield (
+        {"epoch": args.constants["epochs"], "extra": {"unknown_answers": unknown}},
+        logits,
+        val_logits,
+    )

@@ -1,4 +1,5 @@
 """Imbalanced contrastive learning models (Appendix A.3), made for images and here on texts."""
+
 import math
 from copy import deepcopy
 
@@ -24,6 +25,7 @@ class HybridSC(CrossEntropy):
     of the weight. A rate that falls to 0 over the same epochs (--schedule linear) leaves it a sixth
     of what the rate sums to, and with warm-up 15 %.
     """
+
     views = ("original", "augmented")
     constants = {"temperature": positive(0.1), "proj_dim": positive(128)}
 
@@ -38,8 +40,9 @@ class HybridSC(CrossEntropy):
     def losses(self, feat, labels, epoch):
         original = len(feat) // 2
         loss_cls = self.loss(self.classify(feat[:original]), labels[:original])
-        loss_cl = losses.supervised_contrastive(self.head(feat), labels,
-                                           temperature=self.constant["temperature"])
+        loss_cl = losses.supervised_contrastive(
+            self.head(feat), labels, temperature=self.constant["temperature"]
+        )
         return weighted_sum(loss_cls, loss_cl, self.alpha(epoch))
 
 
@@ -49,9 +52,14 @@ class BCL(Baseline):
     on the original. Constants of CIFAR-LT. Its heads have batch norm; over the C rows of the
     classifier that is a sign function for two classes, so here they have none.
     """
+
     views = ("original", "augmented", "augmented again")
-    constants = {"temperature": positive(0.1), "weight_cls": at_least_0(2.0),
-                 "weight": at_least_0(0.6), "proj_dim": positive(128)}
+    constants = {
+        "temperature": positive(0.1),
+        "weight_cls": at_least_0(2.0),
+        "weight": at_least_0(0.6),
+        "proj_dim": positive(128),
+    }
     compensated = True
 
     def __init__(self, encoder, task, **constants):
@@ -65,8 +73,11 @@ class BCL(Baseline):
         logits = self.classify(feat[:batch])
         loss_cls = logit_compensation(logits, labels[:batch], self.task.class_counts)
         loss_cl = losses.balanced_contrastive(
-            self.head(feat[batch:]), labels[batch:], self.head_centres(self.phi.weight),
-            temperature=self.constant["temperature"])
+            self.head(feat[batch:]),
+            labels[batch:],
+            self.head_centres(self.phi.weight),
+            temperature=self.constant["temperature"],
+        )
         loss = self.constant["weight_cls"] * loss_cls + self.constant["weight"] * loss_cl
         return Losses(loss, loss_cls, loss_cl)
 
@@ -82,10 +93,16 @@ class TSC(Baseline):
     of the run. The official 0.999 averages over 1,000 steps, and would bring the keys 13 % of the
     way from the pretrained encoder in a run of 140. From 10,000 steps on it is the official one.
     """
+
     views = ("original", "augmented")
-    constants = {"temperature": positive(0.07), "weight": at_least_0(0.2),
-                 "num_positives": positive(6), "queue": positive(4096),
-                 "momentum": share(0.999), "proj_dim": positive(128)}
+    constants = {
+        "temperature": positive(0.07),
+        "weight": at_least_0(0.2),
+        "num_positives": positive(6),
+        "queue": positive(4096),
+        "momentum": share(0.999),
+        "proj_dim": positive(128),
+    }
     sees_features = True
     compensated = True
     training_only = ("key_encoder.",)
@@ -99,13 +116,15 @@ class TSC(Baseline):
         self.key_encoder = deepcopy(encoder).requires_grad_(False)
         self.key_head = deepcopy(self.head).requires_grad_(False)
         if num_classes > proj_dim + 1:
-            raise InputError(f"tsc: {num_classes} classes have no uniform targets in {proj_dim} "
-                             f"dimensions: --constants proj_dim={num_classes - 1}")
+            raise InputError(
+                f"tsc: {num_classes} classes have no uniform targets in {proj_dim} "
+                f"dimensions: --constants proj_dim={num_classes - 1}"
+            )
         self.register_buffer("targets", losses.simplex_targets(num_classes, proj_dim))
         self.register_buffer("centroids", F.normalize(torch.randn(num_classes, proj_dim), dim=1))
         self.register_buffer("queue", torch.zeros(queue, proj_dim))
         self.register_buffer("queue_labels", torch.zeros(queue, dtype=torch.int64))
-        self.register_buffer("seen", torch.tensor(0))       # keys that ever went into the queue
+        self.register_buffer("seen", torch.tensor(0))  # keys that ever went into the queue
 
     def encode(self, forward, texts):
         """The original texts by the encoder, the augmented ones by its moving average."""
@@ -136,10 +155,16 @@ class TSC(Baseline):
         is_targeted = epoch > self.task.epochs // 2
         filled = min(int(self.seen), len(self.queue))
         loss = losses.targeted_contrastive(
-            query, key, labels, self.queue[:filled].clone(), self.queue_labels[:filled],
+            query,
+            key,
+            labels,
+            self.queue[:filled].clone(),
+            self.queue_labels[:filled],
             self.match(query.detach(), labels) if is_targeted else None,
-            num_positives=self.constant["num_positives"], weight=self.constant["weight"],
-            temperature=self.constant["temperature"])
+            num_positives=self.constant["num_positives"],
+            weight=self.constant["weight"],
+            temperature=self.constant["temperature"],
+        )
         self.enqueue(key, labels)
         return Losses(loss, torch.zeros_like(loss), loss)
 
@@ -149,7 +174,7 @@ class TSC(Baseline):
         for label in labels.unique():
             mean = F.normalize(query[labels == label].mean(dim=0), dim=0)
             self.centroids[label] = F.normalize(0.9 * self.centroids[label] + 0.1 * mean, dim=0)
-        cosines = (self.centroids @ self.targets.T).cpu().numpy()                       # (C, C)
+        cosines = (self.centroids @ self.targets.T).cpu().numpy()  # (C, C)
         return self.targets[linear_sum_assignment(cosines, maximize=True)[1]]
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ Each is a mean over the rows or anchors of a batch. Embeddings are made unit row
 loss depends on their length. B, rows, C and D in the shapes: texts of a batch, rows of all its
 views, classes, width.
 """
+
 import math
 
 import torch
@@ -13,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import (
-    check_above_zero, check_labels, check_matrix, exact, log_class_prior, no_autocast, unit_rows)
+    check_above_zero,
+    check_labels,
+    check_matrix,
+    exact,
+    log_class_prior,
+    no_autocast,
+    unit_rows,
+)
 
 
 def balanced_weights(class_counts: Tensor) -> Tensor:
@@ -21,8 +29,9 @@ def balanced_weights(class_counts: Tensor) -> Tensor:
     return 1 / (log_class_prior(class_counts).exp() * len(class_counts))
 
 
-def vector_scaling(logits: Tensor, labels: Tensor, class_counts: Tensor, *, gamma: float = 0.3,
-                   tau: float = 1.0) -> Tensor:
+def vector_scaling(
+    logits: Tensor, labels: Tensor, class_counts: Tensor, *, gamma: float = 0.3, tau: float = 1.0
+) -> Tensor:
     """
     Vector scaling (Kini et al. 2021), mean over the rows: cross-entropy of logits that are scaled
     and shifted by the sizes of the classes.
@@ -44,11 +53,11 @@ def vector_scaling(logits: Tensor, labels: Tensor, class_counts: Tensor, *, gamm
     """
     check_matrix("logits", logits)
     check_labels(labels, *logits.shape)
-    prior = log_class_prior(class_counts).to(logits.device, non_blocking=True)      # (C,)
+    prior = log_class_prior(class_counts).to(logits.device, non_blocking=True)  # (C,)
     with no_autocast(logits):
         phi = exact(logits)
-        delta = (gamma * (prior - prior.max())).exp().to(phi)                       # (C,)
-        factor = delta if len(delta) != 2 else delta[labels, None]      # of columns, or of rows
+        delta = (gamma * (prior - prior.max())).exp().to(phi)  # (C,)
+        factor = delta if len(delta) != 2 else delta[labels, None]  # of columns, or of rows
         return F.cross_entropy(factor * phi + tau * prior.to(phi), labels)
 
 
@@ -67,8 +76,8 @@ def dice(logits: Tensor, labels: Tensor, *, alpha: float = 0.01, smooth: float =
     check_matrix("logits", logits)
     check_labels(labels, *logits.shape)
     with no_autocast(logits):
-        p = exact(logits).softmax(dim=1)                                   # (rows, C)
-        t = F.one_hot(labels, logits.shape[1]).to(p)                        # (rows, C)
+        p = exact(logits).softmax(dim=1)  # (rows, C)
+        t = F.one_hot(labels, logits.shape[1]).to(p)  # (rows, C)
         q = (1 - p).clamp(min=1e-6) ** alpha * p
         return (1 - (2 * q * t + smooth) / (q**2 + t**2 + smooth)).sum(dim=1).mean()
 
@@ -85,7 +94,7 @@ def focal(logits: Tensor, labels: Tensor, *, gamma: float = 2.0) -> Tensor:
     with no_autocast(logits):
         log_p = -F.cross_entropy(exact(logits), labels, reduction="none")  # (rows,)
         # 1 - p by expm1, and above 0: with gamma < 1 the slope at p = 1 is infinite
-        return (-(-torch.expm1(log_p)).clamp(min=1e-6) ** gamma * log_p).mean()
+        return (-((-torch.expm1(log_p)).clamp(min=1e-6) ** gamma) * log_p).mean()
 
 
 def info_nce(z1: Tensor, z2: Tensor, *, temperature: float = 0.05) -> Tensor:
@@ -98,7 +107,7 @@ def info_nce(z1: Tensor, z2: Tensor, *, temperature: float = 0.05) -> Tensor:
     check_matrix("z2", z2)
     check_above_zero("temperature", temperature)
     with no_autocast(z1):
-        logits = unit_rows(z1) @ unit_rows(z2).T / temperature                      # (B, B)
+        logits = unit_rows(z1) @ unit_rows(z2).T / temperature  # (B, B)
         return F.cross_entropy(logits, torch.arange(len(z1), device=z1.device))
 
 
@@ -108,7 +117,7 @@ def _mean_over_positives(logits: Tensor, is_positive: Tensor, is_target: Tensor)
     have one; 0 without any. All (anchors, targets).
     """
     log_p = logits - logits.masked_fill(~is_target, -math.inf).logsumexp(dim=1, keepdim=True)
-    counts = is_positive.sum(dim=1)                                         # (anchors,)
+    counts = is_positive.sum(dim=1)  # (anchors,)
     # where, not a product: a masked log_p may be infinite in the row of an anchor without targets
     per_anchor = -log_p.where(is_positive, 0.0).sum(dim=1) / counts.clamp(min=1)
     return per_anchor.sum() / (counts > 0).sum().clamp(min=1)
@@ -126,13 +135,19 @@ def supervised_contrastive(z: Tensor, labels: Tensor, *, temperature: float = 0.
     check_above_zero("temperature", temperature)
     with no_autocast(z):
         z = unit_rows(z)
-        is_other = ~torch.eye(len(z), dtype=torch.bool, device=z.device)    # (rows, rows)
+        is_other = ~torch.eye(len(z), dtype=torch.bool, device=z.device)  # (rows, rows)
         is_positive = (labels[:, None] == labels) & is_other
         return _mean_over_positives(z @ z.T / temperature, is_positive, is_other)
 
 
-def prototypical_contrastive(z: Tensor, labels: Tensor, prototypes: Tensor, *,
-                             temperature: float = 0.05, threshold: float = 0.3) -> Tensor:
+def prototypical_contrastive(
+    z: Tensor,
+    labels: Tensor,
+    prototypes: Tensor,
+    *,
+    temperature: float = 0.05,
+    threshold: float = 0.3,
+) -> Tensor:
     """
     SPCL (Song et al. 2022), with s(a, b) = (1 + cos(a, b)) / (2 temperature):
 
@@ -150,20 +165,22 @@ def prototypical_contrastive(z: Tensor, labels: Tensor, prototypes: Tensor, *,
     check_labels(labels, len(z), len(prototypes))
     check_above_zero("temperature", temperature)
     with no_autocast(z):
-        targets = torch.cat([unit_rows(z), unit_rows(prototypes.detach())])         # (B + C, D)
-        s = (1 + targets[:len(z)] @ targets.T) / (2 * temperature)          # (B, B + C)
+        targets = torch.cat([unit_rows(z), unit_rows(prototypes.detach())])  # (B + C, D)
+        s = (1 + targets[: len(z)] @ targets.T) / (2 * temperature)  # (B, B + C)
         classes = torch.arange(len(prototypes), device=labels.device)
         is_self = torch.eye(*s.shape, dtype=torch.bool, device=z.device)
         is_positive = (labels[:, None] == torch.cat([labels, classes])) & ~is_self
         positive = s.masked_fill(~is_positive, -math.inf).logsumexp(dim=1)  # (B,)
         loss = is_positive.sum(dim=1).to(s).log() - (
-            positive - s.masked_fill(is_self, -math.inf).logsumexp(dim=1))  # (B,)
+            positive - s.masked_fill(is_self, -math.inf).logsumexp(dim=1)
+        )  # (B,)
         is_open = loss > threshold
         return loss.where(is_open, 0.0).sum() / is_open.sum().clamp(min=1)
 
 
-def dual_contrastive(z: Tensor, theta: Tensor, labels: Tensor, *,
-                     temperature: float = 0.1) -> Tensor:
+def dual_contrastive(
+    z: Tensor, theta: Tensor, labels: Tensor, *, temperature: float = 0.1
+) -> Tensor:
     """
     DualCL (Chen et al. 2024): the mean of L_z (anchors z, targets theta) and L_theta (the reverse).
     Positives of i are the rows j != i of its class, targets all j != i, as the paper has it, and
@@ -178,15 +195,18 @@ def dual_contrastive(z: Tensor, theta: Tensor, labels: Tensor, *,
     check_matrix("theta", theta)
     check_above_zero("temperature", temperature)
     with no_autocast(z):
-        logits = unit_rows(z) @ unit_rows(theta).T / temperature                    # (B, B)
+        logits = unit_rows(z) @ unit_rows(theta).T / temperature  # (B, B)
         is_other = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
         is_positive = (labels[:, None] == labels) & is_other
-        return (_mean_over_positives(logits, is_positive, is_other)
-                + _mean_over_positives(logits.T, is_positive, is_other)) / 2
+        return (
+            _mean_over_positives(logits, is_positive, is_other)
+            + _mean_over_positives(logits.T, is_positive, is_other)
+        ) / 2
 
 
-def balanced_contrastive(z: Tensor, labels: Tensor, centres: Tensor, *,
-                         temperature: float = 0.1) -> Tensor:
+def balanced_contrastive(
+    z: Tensor, labels: Tensor, centres: Tensor, *, temperature: float = 0.1
+) -> Tensor:
     """
     BCL (Zhu et al. 2022, Eq. 6). Class complement: the centres are targets, so every class is
     present. Class averaging: a denominator sums, over the classes, the mean of exp over its
@@ -203,13 +223,13 @@ def balanced_contrastive(z: Tensor, labels: Tensor, centres: Tensor, *,
     check_labels(labels, len(z), len(centres))
     check_above_zero("temperature", temperature)
     with no_autocast(z):
-        targets = torch.cat([unit_rows(z), unit_rows(centres)])                     # (2B + C, D)
-        logits = targets[:len(z)] @ targets.T / temperature                 # (2B, 2B + C)
+        targets = torch.cat([unit_rows(z), unit_rows(centres)])  # (2B + C, D)
+        logits = targets[: len(z)] @ targets.T / temperature  # (2B, 2B + C)
         classes = torch.cat([labels, torch.arange(len(centres), device=labels.device)])
         is_other = ~torch.eye(*logits.shape, dtype=torch.bool, device=z.device)
         is_positive = (labels[:, None] == classes) & is_other
-        members = F.one_hot(classes, len(centres)).sum(dim=0)               # (C,), n_j
-        size = members[classes] - is_positive.int()                 # n_j, or n_y - 1 without i
+        members = F.one_hot(classes, len(centres)).sum(dim=0)  # (C,), n_j
+        size = members[classes] - is_positive.int()  # n_j, or n_y - 1 without i
         class_mean = (logits - size.to(logits).log()).masked_fill(~is_other, -math.inf)
         log_p = logits - class_mean.logsumexp(dim=1, keepdim=True)
         return -(log_p.where(is_positive, 0.0).sum(dim=1) / is_positive.sum(dim=1)).mean()
@@ -222,18 +242,26 @@ def simplex_targets(num_classes: int, dim: int) -> Tensor:
     random orientation.
     """
     if not 2 <= num_classes <= dim + 1:
-        raise ValueError(f"num_classes: expected 2 to {dim + 1} for {dim} dimensions, "
-                         f"got {num_classes}")
-    corners = torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes     # (C, C), rank C - 1
+        raise ValueError(
+            f"num_classes: expected 2 to {dim + 1} for {dim} dimensions, got {num_classes}"
+        )
+    corners = torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes  # (C, C), rank C - 1
     # an orthonormal basis of the plane they span brings them down to C - 1 coordinates
-    basis = torch.linalg.svd(corners).Vh[:num_classes - 1]                      # (C - 1, C)
+    basis = torch.linalg.svd(corners).Vh[: num_classes - 1]  # (C - 1, C)
     rotation = torch.linalg.qr(torch.randn(dim, num_classes - 1, dtype=torch.float64)).Q
-    return F.normalize(corners @ basis.T @ rotation.T, dim=1).float()           # (C, dim)
+    return F.normalize(corners @ basis.T @ rotation.T, dim=1).float()  # (C, dim)
 
 
 def targeted_contrastive(
-    query: Tensor, key: Tensor, labels: Tensor, queue: Tensor, queue_labels: Tensor,
-    targets: Tensor | None = None, *, num_positives: int = 6, weight: float = 0.2,
+    query: Tensor,
+    key: Tensor,
+    labels: Tensor,
+    queue: Tensor,
+    queue_labels: Tensor,
+    targets: Tensor | None = None,
+    *,
+    num_positives: int = 6,
+    weight: float = 0.2,
     temperature: float = 0.07,
 ) -> Tensor:
     """
@@ -261,15 +289,15 @@ def targeted_contrastive(
         columns = [(query * key).sum(dim=1, keepdim=True), query @ exact(queue).T]
         if targets is not None:
             columns.append(query @ exact(targets).T)
-        log_p = (torch.cat(columns, dim=1) / temperature).log_softmax(dim=1)    # (B, 1 + Q + C)
+        log_p = (torch.cat(columns, dim=1) / temperature).log_softmax(dim=1)  # (B, 1 + Q + C)
 
-        same = labels[:, None] == queue_labels                                  # (B, Q)
+        same = labels[:, None] == queue_labels  # (B, Q)
         order = torch.rand(same.shape, device=same.device).masked_fill(~same, -1.0)
-        drawn = order.topk(min(num_positives, len(queue)), dim=1)               # (B, K)
+        drawn = order.topk(min(num_positives, len(queue)), dim=1)  # (B, K)
         is_drawn = torch.zeros_like(same).scatter(1, drawn.indices, drawn.values >= 0)
-        of_queue = log_p[:, 1:1 + len(queue)]
+        of_queue = log_p[:, 1 : 1 + len(queue)]
         loss = -(log_p[:, 0] + of_queue.where(is_drawn, 0.0).sum(dim=1)) / (1 + is_drawn.sum(dim=1))
         if targets is not None:
-            own = log_p[:, 1 + len(queue):].gather(1, labels[:, None])[:, 0]    # (B,)
+            own = log_p[:, 1 + len(queue) :].gather(1, labels[:, None])[:, 0]  # (B,)
             loss = loss - weight * own
         return loss.mean()

@@ -2,6 +2,7 @@
 What a user tries first: one changed line of cross-entropy, or no training of the encoder at all.
 TF-IDF, which has no encoder, is in tfidf.py.
 """
+
 import torch.nn.functional as F
 
 from baselines import at_least_0, losses
@@ -11,6 +12,7 @@ from losses import logit_compensation
 
 class LogitAdjustment(CrossEntropy):
     """Menon et al. 2020, the adjusted loss; SharpReCL's Eq. (6) alone, on the original texts."""
+
     compensated = True
 
     def loss(self, logits, labels):
@@ -23,6 +25,7 @@ class VectorScaling(CrossEntropy):
     values it used for which data set is not in it. Prediction takes the logits as they are, as that
     code does.
     """
+
     constants = {"gamma": at_least_0(0.3), "tau": at_least_0(1.0)}
     compensated = True
 
@@ -32,6 +35,7 @@ class VectorScaling(CrossEntropy):
 
 class WeightedCrossEntropy(CrossEntropy):
     """Weights N / (C n_c), scikit-learn's "balanced"."""
+
     compensated = True
 
     def loss(self, logits, labels):
@@ -41,6 +45,7 @@ class WeightedCrossEntropy(CrossEntropy):
 
 class Probe(Baseline):
     """The pretrained encoder as it is, and a class-balanced logistic regression on feat."""
+
     trains = False
     sees_features = True
     compensated = True

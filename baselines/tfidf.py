@@ -3,6 +3,7 @@ TF-IDF and a linear SVM: what a user tries first, without an encoder.
 
     N  training texts     n  texts     C  classes     F  features (words, pairs, pieces of words)
 """
+
 import json
 from pathlib import Path
 
@@ -37,8 +38,10 @@ class Tfidf:
         try:
             self.svm.fit(self.vectorizer.fit_transform(texts), labels)
         except ValueError as error:
-            raise InputError(f"tfidf finds no word in these texts ({error}): take --method probe, "
-                             "whose tokenizer may") from error
+            raise InputError(
+                f"tfidf finds no word in these texts ({error}): take --method probe, "
+                "whose tokenizer may"
+            ) from error
         return self
 
     def scores(self, texts: list[str]) -> np.ndarray:
@@ -48,13 +51,22 @@ class Tfidf:
 
     def save(self, folder: Path) -> None:
         """As two files that hold data alone, no pickle: who loads them runs nobody's code."""
-        terms = {name: [str(term) for term in vectorizer.get_feature_names_out()]
-                 for name, vectorizer in (("words", self.words), ("pieces", self.pieces))}
+        terms = {
+            name: [str(term) for term in vectorizer.get_feature_names_out()]
+            for name, vectorizer in (("words", self.words), ("pieces", self.pieces))
+        }
         write_text(folder / "terms.json", json.dumps(terms, ensure_ascii=False))
-        save(folder / "tfidf.safetensors", safetensors.numpy.save({
-            "idf_words": self.words.idf_, "idf_pieces": self.pieces.idf_,       # F in all
-            "coef": np.ascontiguousarray(self.svm.coef_),                       # (C or 1, F)
-            "intercept": np.ascontiguousarray(self.svm.intercept_)}))
+        save(
+            folder / "tfidf.safetensors",
+            safetensors.numpy.save(
+                {
+                    "idf_words": self.words.idf_,
+                    "idf_pieces": self.pieces.idf_,  # F in all
+                    "coef": np.ascontiguousarray(self.svm.coef_),  # (C or 1, F)
+                    "intercept": np.ascontiguousarray(self.svm.intercept_),
+                }
+            ),
+        )
 
     @classmethod
     def load(cls, folder: Path) -> "Tfidf":
@@ -81,5 +93,8 @@ def fit(args, corpus, folder):
     """The one method without a network: a single epoch, see engine/run_folder.py."""
     model = Tfidf().fit(corpus.train_texts, corpus.train_labels)
     folder.begin(model)
-    yield {"epoch": 1}, model.scores(corpus.test_texts), (
-        model.scores(corpus.val_texts) if corpus.val_texts else None)
+    yield (
+        {"epoch": 1},
+        model.scores(corpus.test_texts),
+        (model.scores(corpus.val_texts) if corpus.val_texts else None),
+    )

@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from augment import SUBSTITUTION_RATE, change_shares, load_wordnet, synonyms, word_substitution
 from engine.files import InputError
-from augment import (SUBSTITUTION_RATE, change_shares, load_wordnet, synonyms,
-                     word_substitution)
 
 FILES = {"TREC": "trec/TREC_Train_aug.json", "Ohsumed": "ohsumed/ohsumed_Train_aug.json"}
 SPEED_FILE = "dblp/text_train.txt"
@@ -41,8 +40,12 @@ def compare(texts: list[str], theirs: list[str], seed: int, rate: float) -> dict
     ours = word_substitution(texts, seed=seed, rate=rate)
     by_authors = change_shares(normalised(texts), normalised(theirs))
     by_us = change_shares(normalised(texts), normalised(ours))
-    return {"texts_authors": 100 * by_authors[0], "texts_ours": 100 * by_us[0],
-            "words_authors": 100 * by_authors[1], "words_ours": 100 * by_us[1]}
+    return {
+        "texts_authors": 100 * by_authors[0],
+        "texts_ours": 100 * by_us[0],
+        "words_authors": 100 * by_authors[1],
+        "words_ours": 100 * by_us[1],
+    }
 
 
 def texts_per_second(texts: list[str], seed: int, rate: float) -> float:
@@ -55,8 +58,9 @@ def texts_per_second(texts: list[str], seed: int, rate: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data_dir", type=Path, required=True, help="holds trec/ ohsumed/ dblp/")
     parser.add_argument("--rate", type=float, default=SUBSTITUTION_RATE)
     parser.add_argument("--seed", type=int, default=0)
@@ -67,8 +71,12 @@ def main() -> None:
     try:
         for name, file in FILES.items():
             pairs = json.loads(read(args.data_dir / file))
-            rows[name] = compare([pair["text"] for pair in pairs],
-                                 [pair["aug_text"] for pair in pairs], args.seed, args.rate)
+            rows[name] = compare(
+                [pair["text"] for pair in pairs],
+                [pair["aug_text"] for pair in pairs],
+                args.seed,
+                args.rate,
+            )
         titles = read(args.data_dir / SPEED_FILE).splitlines()
         speed = texts_per_second(titles, args.seed, args.rate)
     except InputError as error:

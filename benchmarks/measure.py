@@ -1,4 +1,5 @@
 """What the benchmarks share: interleaved timing, peak memory, tables, JSON."""
+
 import argparse
 import atexit
 import contextlib
@@ -20,36 +21,41 @@ from typing import Callable
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["TQDM_DISABLE"] = "1"
 
-import numpy as np                                              # noqa: E402  after the path
-import torch                                                    # noqa: E402
-from torch.profiler import ProfilerActivity, profile            # noqa: E402
-from transformers import BertConfig, BertModel                  # noqa: E402
+import numpy as np  # noqa: E402  after the path
+import torch  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
+from transformers import BertConfig, BertModel  # noqa: E402
 
-import data                                                     # noqa: E402
-import main                                                     # noqa: E402
-from engine.arguments import parse_args                         # noqa: E402
-from engine.corpus import cache_dir, load_corpus, views_of      # noqa: E402
-from engine.frozen import keep_states                           # noqa: E402
-from engine.loader import Loader                                # noqa: E402
-from engine.network import new_model                            # noqa: E402
-from engine.optimizer import new_optimizer, new_scaler          # noqa: E402
-from model import Method, load_tokenizer                        # noqa: E402
+import data  # noqa: E402
+import main  # noqa: E402
+from engine.arguments import parse_args  # noqa: E402
+from engine.corpus import cache_dir, load_corpus, views_of  # noqa: E402
+from engine.frozen import keep_states  # noqa: E402
+from engine.loader import Loader  # noqa: E402
+from engine.network import new_model  # noqa: E402
+from engine.optimizer import new_optimizer, new_scaler  # noqa: E402
+from model import Method, load_tokenizer  # noqa: E402
 
-Forms = dict[str, Callable[[], object]]     # name -> what is measured; a call is one repeat
+Forms = dict[str, Callable[[], object]]  # name -> what is measured; a call is one repeat
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def parse(doc: str, *flags: tuple[str, dict]) -> argparse.Namespace:
     """The flags of every benchmark, and these; sets the threads."""
-    parser = argparse.ArgumentParser(description=doc,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, options in flags:
         parser.add_argument(name, **options)
     parser.add_argument("--repeats", type=int, default=7, help="of each form, in turn")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: the seconds of this "
-                        "process on all cores, for a machine that is shared")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: the seconds of this process on all cores, for a machine that is shared",
+    )
     parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -61,11 +67,12 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-SHORTEST = 0.1      # seconds of a repeat: a quick form is called so often that it fills them
+SHORTEST = 0.1  # seconds of a repeat: a quick form is called so often that it fills them
 
 
-def interleaved(forms: Forms, repeats: int, device: str = "cpu",
-                clock: str = "wall") -> dict[str, list[float]]:
+def interleaved(
+    forms: Forms, repeats: int, device: str = "cpu", clock: str = "wall"
+) -> dict[str, list[float]]:
     """Seconds a call of each form, `repeats` times in turn, A B A B, after a warm-up of each."""
     now = CLOCKS[clock]
     calls, seconds = dict.fromkeys(forms, 1), {name: [] for name in forms}
@@ -110,6 +117,7 @@ def peak_memory(form: Callable[[], object], device: str = "cpu") -> int:
 @dataclass
 class Run:
     """What main.train makes before its first epoch."""
+
     args: argparse.Namespace
     corpus: data.Corpus
     model: Method
@@ -121,8 +129,12 @@ class Run:
         return main.train_epoch(self.model, self.loader, self.optimizer, self.scaler, 1, self.args)
 
 
-def run_of(args: argparse.Namespace, *flags: str, views: tuple[str, ...] | None = None,
-           keeps_states: bool = True) -> Run:
+def run_of(
+    args: argparse.Namespace,
+    *flags: str,
+    views: tuple[str, ...] | None = None,
+    keeps_states: bool = True,
+) -> Run:
     """
     A run that has not trained, on args.dataset and args.encoder, with these flags of main.py.
 
@@ -133,10 +145,26 @@ def run_of(args: argparse.Namespace, *flags: str, views: tuple[str, ...] | None 
     atexit.register(shutil.rmtree, folder)
     encoder = random_bert(folder) if args.encoder == "bert-base" else args.encoder
     pooling = ["--pooling", "cls"] if args.encoder == "bert-base" else []
-    own = parse_args([
-        "--dataset", args.dataset, "--data_dir", args.data_dir, "--encoder", encoder, *pooling,
-        "--batch_size", str(args.batch_size), "--amp", args.amp, "--device", args.device,
-        "--output_dir", folder, *flags])
+    own = parse_args(
+        [
+            "--dataset",
+            args.dataset,
+            "--data_dir",
+            args.data_dir,
+            "--encoder",
+            encoder,
+            *pooling,
+            "--batch_size",
+            str(args.batch_size),
+            "--amp",
+            args.amp,
+            "--device",
+            args.device,
+            "--output_dir",
+            folder,
+            *flags,
+        ]
+    )
     own.max_per_class = args.per_class
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         corpus = load_corpus(own)
@@ -144,10 +172,12 @@ def run_of(args: argparse.Namespace, *flags: str, views: tuple[str, ...] | None 
         model.views = views or model.views
         tokens = views_of(own, corpus, model)
         if keeps_states:
-            tokens = [keep_states(view, model.encoder, own.device, cache_dir(own))
-                      for view in tokens]
-        loader = Loader(model, model.encoder, tokens, corpus.train_labels,
-                        len(corpus.label_names), own)
+            tokens = [
+                keep_states(view, model.encoder, own.device, cache_dir(own)) for view in tokens
+            ]
+        loader = Loader(
+            model, model.encoder, tokens, corpus.train_labels, len(corpus.label_names), own
+        )
         return Run(own, corpus, model, loader, new_optimizer(model, own), new_scaler(own))
 
 
@@ -166,9 +196,11 @@ def flops(run: Run, rows: np.ndarray) -> float:
     layers = [p for name, p in run.model.encoder.named_parameters() if "embeddings" not in name]
     config = run.model.encoder.backbone.config
     lengths = [view.lengths[rows].astype(float) for view in run.loader.views]
-    return sum(6 * sum(p.numel() for p in layers) * length.sum()
-               + 12 * config.num_hidden_layers * config.hidden_size * (length**2).sum()
-               for length in lengths)
+    return sum(
+        6 * sum(p.numel() for p in layers) * length.sum()
+        + 12 * config.num_hidden_layers * config.hidden_size * (length**2).sum()
+        for length in lengths
+    )
 
 
 def machine_rate(device: str, amp: str) -> float:
@@ -187,8 +219,9 @@ def ratios(seconds: dict[str, list[float]], name: str, base: str) -> list[float]
 
 def spread(values: list[float], digits: int = 1, unit: str = "") -> str:
     """median (lowest to highest)"""
-    low, middle, high = (f"{value:.{digits}f}" for value in
-                         (min(values), statistics.median(values), max(values)))
+    low, middle, high = (
+        f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values))
+    )
     return f"{middle}{unit} ({low}–{high})"
 
 
@@ -198,8 +231,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def machine(args: argparse.Namespace) -> str:
-    name = (torch.cuda.get_device_name(args.device) if torch.device(args.device).type == "cuda"
-            else f"{args.threads} threads of {_processor()}")
+    name = (
+        torch.cuda.get_device_name(args.device)
+        if torch.device(args.device).type == "cuda"
+        else f"{args.threads} threads of {_processor()}"
+    )
     seconds = {"wall": "by the clock", "cpu": "by CPU time"}[args.clock]
     return f"{name}, torch {torch.__version__}, {args.repeats} repeats, {seconds}"
 
@@ -216,5 +252,6 @@ def finish(args: argparse.Namespace, text: str, numbers: dict) -> None:
     """Prints the text under a line about the machine, and writes the numbers where asked."""
     print(f"{machine(args)}\n\n{text}")
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine(args), **numbers}, indent=1) + "\n",
-                             encoding="utf-8")
+        args.json.write_text(
+            json.dumps({"machine": machine(args), **numbers}, indent=1) + "\n", encoding="utf-8"
+        )

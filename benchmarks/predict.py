@@ -19,16 +19,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data
-from reporting import export
 import predict
 from augment import load_wordnet
+from reporting import export
 
 
 def glosses(count: int) -> list[str]:
     """Real texts of many lengths: WordNet's glosses with their examples, spread over its nouns."""
-    lines = [line.split("|")[1].strip() for line in load_wordnet().open("data.noun")
-             if not line.startswith(" ")]
-    return lines[::max(1, len(lines) // count)][:count]
+    lines = [
+        line.split("|")[1].strip()
+        for line in load_wordnet().open("data.noun")
+        if not line.startswith(" ")
+    ]
+    return lines[:: max(1, len(lines) // count)][:count]
 
 
 def clocks() -> np.ndarray:
@@ -43,7 +46,7 @@ def bare_seconds(trained: export.Trained, texts: list[str], batch_size: int) -> 
     device = next(method.parameters()).device
     batches = []
     for texts in map(tokens.take, data.eval_batches(tokens.lengths, batch_size)):
-        whole, = data.pieces(texts, start_cost=sys.maxsize // 2)
+        (whole,) = data.pieces(texts, start_cost=sys.maxsize // 2)
         ids = texts.ids.astype(np.int64)[whole.places]
         batches.append([torch.from_numpy(part).to(device) for part in (ids, whole.is_token)])
     start = clocks()
@@ -55,16 +58,20 @@ def bare_seconds(trained: export.Trained, texts: list[str], batch_size: int) -> 
 def predict_seconds(predictor: predict.Predictor, source: Path, target: Path) -> np.ndarray:
     start = clocks()
     table = predict.Predictions("csv")
-    with (predict.opened(str(source)) as stream, predict.sink(target) as out,
-          predict.table_rows(str(source), stream, "lines", ["text"]) as rows):
+    with (
+        predict.opened(str(source)) as stream,
+        predict.sink(target) as out,
+        predict.table_rows(str(source), stream, "lines", ["text"]) as rows,
+    ):
         for pool, answers in predictor.stream(rows):
             out.write(table.lines(pool, answers))
     return clocks() - start
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model_dir", required=True, help="a run's folder, or its model/")
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--batch_size", type=int, default=64)
@@ -78,17 +85,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "texts.txt", Path(folder) / "out.csv"
         source.write_text("\n".join(texts))
-        bare_seconds(trained, texts[:200], args.batch_size)     # the first call is slower
+        bare_seconds(trained, texts[:200], args.batch_size)  # the first call is slower
         for _ in range(args.repeat):
             bare.append(bare_seconds(trained, texts, args.batch_size))
             whole.append(predict_seconds(predictor, source, target))
-    print(f"{len(texts)} texts, batches of {args.batch_size}, {args.device}, "
-          f"{torch.get_num_threads()} threads, {args.repeat} times\n")
+    print(
+        f"{len(texts)} texts, batches of {args.batch_size}, {args.device}, "
+        f"{torch.get_num_threads()} threads, {args.repeat} times\n"
+    )
     print("| texts a second, median | bare encoder | predict.py | its share, pair by pair |")
     print("|---|---:|---:|---|")
     for name, b, w in zip(("by the clock", "by CPU time"), np.transpose(bare), np.transpose(whole)):
-        print(f"| {name} | {len(texts) / np.median(b):.1f} | {len(texts) / np.median(w):.1f} | "
-              f"{np.median(b / w):.1%} ({min(b / w):.1%} to {max(b / w):.1%}) |")
+        print(
+            f"| {name} | {len(texts) / np.median(b):.1f} | {len(texts) / np.median(w):.1f} | "
+            f"{np.median(b / w):.1%} ({min(b / w):.1%} to {max(b / w):.1%}) |"
+        )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Large data: how long main.py takes to its first training step, and how much memo
 
 Reads /proc: Linux only.
 """
+
 import csv
 import os
 import random
@@ -21,9 +22,8 @@ import threading
 import time
 from pathlib import Path
 
-from measure import finish, parse, table
-
 import torch
+from measure import finish, parse, table
 from transformers import BertConfig, BertModel
 
 from data import read_wordnet
@@ -44,16 +44,19 @@ def make_corpus(path: Path, num_texts: int, num_classes: int) -> None:
         rows = csv.writer(file)
         rows.writerow(["text", "label"])
         for _ in range(num_texts):
-            label = int(num_classes * rng.random()**2)
-            pair = rng.choices(glosses[label * size:(label + 1) * size], k=2)
+            label = int(num_classes * rng.random() ** 2)
+            pair = rng.choices(glosses[label * size : (label + 1) * size], k=2)
             rows.writerow([" ".join("; ".join(pair).split()[:14]), f"class {label}"])
 
 
 def small_encoder(folder: Path) -> None:
     load_tokenizer("minilm").save_pretrained(folder)
     torch.manual_seed(0)
-    BertModel(BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
-                         intermediate_size=128)).save_pretrained(folder)
+    BertModel(
+        BertConfig(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128
+        )
+    ).save_pretrained(folder)
 
 
 def resident(pid: int) -> int:
@@ -61,7 +64,7 @@ def resident(pid: int) -> int:
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:         # it has ended
+    except OSError:  # it has ended
         return 0
     return pages * PAGE + sum(resident(int(child)) for child in children)
 
@@ -71,14 +74,17 @@ class Job:
 
     def __init__(self, *flags: str):
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        del environment["TQDM_DISABLE"]     # set by measure.py; the bar shows the first step
+        del environment["TQDM_DISABLE"]  # set by measure.py; the bar shows the first step
         self.start, self.to_first_step, self.peak = time.monotonic(), None, 0
         self.last_line = ""
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "main.py"), *flags], stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, env=environment,
+            [sys.executable, str(ROOT / "main.py"), *flags],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
             # a shell starts what is in its background with SIGINT ignored, and children inherit it
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         threading.Thread(target=self.listen, daemon=True).start()
 
     def listen(self) -> None:
@@ -108,30 +114,47 @@ def row(name: str, job: Job) -> list[str]:
 
 
 def benchmark() -> None:
-    args = parse(__doc__, ("--texts", {"type": int, "default": 1_000_000}),
-                 ("--classes", {"type": int, "default": 1000}),
-                 ("--interrupt", {"type": float, "default": 60, "help": "the first start, after so "
-                                  "many seconds"}),
-                 ("--train", {"type": float, "default": 60, "help": "seconds of training"}),
-                 ("--data_dir", {"default": "data"}))
+    args = parse(
+        __doc__,
+        ("--texts", {"type": int, "default": 1_000_000}),
+        ("--classes", {"type": int, "default": 1000}),
+        (
+            "--interrupt",
+            {"type": float, "default": 60, "help": "the first start, after so many seconds"},
+        ),
+        ("--train", {"type": float, "default": 60, "help": "seconds of training"}),
+        ("--data_dir", {"default": "data"}),
+    )
     with tempfile.TemporaryDirectory() as name:
         folder, rows = Path(name), []
         make_corpus(folder / "million.csv", args.texts, args.classes)
         small_encoder(folder / "encoder")
         common = ["--device", args.device, "--output_dir", str(folder / "runs")]
-        flags = ["--dataset", str(folder / "million.csv"), "--encoder", str(folder / "encoder"),
-                 "--batch_size", "512", *common]
+        flags = [
+            "--dataset",
+            str(folder / "million.csv"),
+            "--encoder",
+            str(folder / "encoder"),
+            "--batch_size",
+            "512",
+            *common,
+        ]
         rows.append(row(f"{args.texts:,} texts, interrupted", Job(*flags).run(args.interrupt)))
-        rows.append(row("… started again, trained",
-                        Job(*flags).run(after_first_step=args.train)))
+        rows.append(row("… started again, trained", Job(*flags).run(after_first_step=args.train)))
         rows.append(row("… and again", Job(*flags).run(after_first_step=0)))
         if (Path(args.data_dir) / "dblp").is_dir():
-            dblp = ["--dataset", "dblp", "--data_dir", args.data_dir, "--encoder", "minilm",
-                    *common]
+            dblp = [
+                "--dataset",
+                "dblp",
+                "--data_dir",
+                args.data_dir,
+                "--encoder",
+                "minilm",
+                *common,
+            ]
             rows.append(row("DBLP", Job(*dblp).run(after_first_step=0)))
             rows.append(row("… second start", Job(*dblp).run(after_first_step=0)))
-    finish(args, table(["", "to the first step", "peak memory"], rows),
-           {"rows": rows})
+    finish(args, table(["", "to the first step", "peak memory"], rows), {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """
 The command line of main.py: its flags, what they mean together, and the folder of a run.
 """
+
 import argparse
 import hashlib
 import math
@@ -18,11 +19,11 @@ from model import default_pooling, device
 ENCODER = "bert-base-uncased"
 
 ABLATIONS = {  # Table 4, row by row: what each sets
-    "sshm": {"n_pos": 0, "n_neg": 0},                               # the targets are D_hat alone
+    "sshm": {"n_pos": 0, "n_neg": 0},  # the targets are D_hat alone
     "cl": {"mu": 0.0},
     "cls": {"no_cls": True},
-    "ss": {"hard_ratio_start": 1.0, "hard_ratio_end": 1.0},         # D_tilde = D_syn
-    "hm": {"hard_ratio_start": 0.0, "hard_ratio_end": 0.0},         # D_tilde = D_samp
+    "ss": {"hard_ratio_start": 1.0, "hard_ratio_end": 1.0},  # D_tilde = D_syn
+    "hm": {"hard_ratio_start": 0.0, "hard_ratio_end": 0.0},  # D_tilde = D_samp
     "mi": {"no_mutual_guidance": True},
     "delta_both": {"no_delta_cls": True, "no_delta_cl": True},
     "delta_cls": {"no_delta_cls": True},
@@ -32,15 +33,18 @@ ABLATIONS = {  # Table 4, row by row: what each sets
 
 def number(kind, lowest: float, highest: float = math.inf, open_interval: bool = False):
     """An argparse type: int or float in [lowest, highest], or above lowest if open_interval."""
+
     def parse(text: str):
         value = kind(text)
         if not (lowest <= value <= highest and math.isfinite(value)) or (
-                open_interval and value == lowest):
+            open_interval and value == lowest
+        ):
             bounds = f"above {lowest:g}" if open_interval else f"at least {lowest:g}"
             bounds += "" if math.isinf(highest) else f" and at most {highest:g}"
             raise argparse.ArgumentTypeError(f"{text} must be {bounds}")
         return value
-    parse.__name__ = kind.__name__          # argparse: "invalid int value"
+
+    parse.__name__ = kind.__name__  # argparse: "invalid int value"
     return parse
 
 
@@ -49,6 +53,7 @@ class Role(Enum):
     What a flag is for. All but HOW and HOSTED decide the numbers of a run: they are its settings,
     and those that are not at their default are in its folder's name.
     """
+
     SHARED = "all runs of a table have the same value"
     TRAINING = "as SHARED; a method without an encoder does not look at it"
     DATA = "all runs of a table on one data set have the same value"
@@ -64,9 +69,12 @@ def concerns(role: Role, method: str) -> bool:
     """Whether a flag of this role has a meaning for the method."""
     entry = METHODS[method]
     is_hosted = entry.source.startswith("baselines.hosted.")
-    return {Role.SHARPRECL: entry.group == "ours", Role.LARGE: entry.group == "large",
-            Role.LORA: entry.group == "large" and not is_hosted,
-            Role.HOSTED: is_hosted}.get(role, True)
+    return {
+        Role.SHARPRECL: entry.group == "ours",
+        Role.LARGE: entry.group == "large",
+        Role.LORA: entry.group == "large" and not is_hosted,
+        Role.HOSTED: is_hosted,
+    }.get(role, True)
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -82,53 +90,137 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
         def add(name: str, role: Role = role, **options) -> None:
             flags.add_argument(name, **options).role = role
+
         return add
 
     positive, share = number(float, 0, open_interval=True), number(float, 0, 1)
     count, size = number(int, 0), number(int, 1)
 
     add = group("data (Section 4)")
-    add("--dataset", Role.VARIES, required=True, metavar="NAME|PATH",
+    add(
+        "--dataset",
+        Role.VARIES,
+        required=True,
+        metavar="NAME|PATH",
         help=", ".join(data.DATASETS) + f"; or a file of your own ({ENDINGS}, or these with .gz, "
-             ".bz2 or .zip), a folder with train.* and perhaps test.* and validation.* of these, a "
-             "folder of datasets' save_to_disk, or hf:NAME[:CONFIG] of the Hugging Face hub")
-    add("--ir", Role.VARIES, type=number(float, 1),
+        ".bz2 or .zip), a folder with train.* and perhaps test.* and validation.* of these, a "
+        "folder of datasets' save_to_disk, or hf:NAME[:CONFIG] of the Hugging Face hub",
+    )
+    add(
+        "--ir",
+        Role.VARIES,
+        type=number(float, 1),
         help="imbalance ratio to build, Eq. (3); None: as it is. An error where the data are too "
-             "imbalanced or too small for it")
-    add("--profile", choices=("exp", "step", "consecutive"), default="exp",
-        help="the class sizes that --ir gives")
-    add("--max_per_class", Role.DATA, type=size, help="before --ir, keep this many training texts a class")
-    add("--label_noise", Role.VARIES, type=share, default=0.0, help="share of the training labels to flip")
-    add("--val_fraction", Role.DATA, type=number(float, 0, 0.9), default=0.0,
-        help="share of the training texts held out for validation, of data that bring none")
-    add("--val_left_out", Role.DATA, type=size, metavar="N",
+        "imbalanced or too small for it",
+    )
+    add(
+        "--profile",
+        choices=("exp", "step", "consecutive"),
+        default="exp",
+        help="the class sizes that --ir gives",
+    )
+    add(
+        "--max_per_class",
+        Role.DATA,
+        type=size,
+        help="before --ir, keep this many training texts a class",
+    )
+    add(
+        "--label_noise",
+        Role.VARIES,
+        type=share,
+        default=0.0,
+        help="share of the training labels to flip",
+    )
+    add(
+        "--val_fraction",
+        Role.DATA,
+        type=number(float, 0, 0.9),
+        default=0.0,
+        help="share of the training texts held out for validation, of data that bring none",
+    )
+    add(
+        "--val_left_out",
+        Role.DATA,
+        type=size,
+        metavar="N",
         help="up to N validation texts of each class, of those that --ir and --max_per_class leave "
-             "out: they have the shares of a balanced test set, and none of its texts")
-    add("--test_fraction", type=number(float, 0.01, 0.9), default=0.2,
-        help="share for testing, of own data without a test file")
-    add("--data_seed", Role.VARIES, type=count, default=0, help="picks subsets, splits, noise and second views")
-    add("--data_dir", Role.HOW, default="data", help="where the datasets lie, or go when downloaded")
-    add("--text_column", nargs="+", default="text", metavar="NAME",
-        help="of own data; several are joined, a line each")
+        "out: they have the shares of a balanced test set, and none of its texts",
+    )
+    add(
+        "--test_fraction",
+        type=number(float, 0.01, 0.9),
+        default=0.2,
+        help="share for testing, of own data without a test file",
+    )
+    add(
+        "--data_seed",
+        Role.VARIES,
+        type=count,
+        default=0,
+        help="picks subsets, splits, noise and second views",
+    )
+    add(
+        "--data_dir", Role.HOW, default="data", help="where the datasets lie, or go when downloaded"
+    )
+    add(
+        "--text_column",
+        nargs="+",
+        default="text",
+        metavar="NAME",
+        help="of own data; several are joined, a line each",
+    )
     add("--label_column", default="label", metavar="NAME", help="of own data")
-    add("--drop_unlabelled", action="store_true",
-        help="leave out the rows of own data that have a text and no label, and say how many")
-    add("--max_length", Role.TRAINING, type=number(int, 3), default=256, help="tokens that a text is cut to")
-    add("--augment", Role.VARIES, choices=[*AUGMENTATIONS, "auto"], default="word_substitution",
+    add(
+        "--drop_unlabelled",
+        action="store_true",
+        help="leave out the rows of own data that have a text and no label, and say how many",
+    )
+    add(
+        "--max_length",
+        Role.TRAINING,
+        type=number(int, 3),
+        default=256,
+        help="tokens that a text is cut to",
+    )
+    add(
+        "--augment",
+        Role.VARIES,
+        choices=[*AUGMENTATIONS, "auto"],
+        default="word_substitution",
         help=f"makes the second view of a text; {augmentations()}; auto tries all that are "
-             "available, and takes the one with the best macro-F1 on held-out training texts")
-    add("--augment_options", Role.VARIES, nargs="+", metavar="NAME=VALUE", default=[],
+        "available, and takes the one with the best macro-F1 on held-out training texts",
+    )
+    add(
+        "--augment_options",
+        Role.VARIES,
+        nargs="+",
+        metavar="NAME=VALUE",
+        default=[],
         help="other values for its options, as rate=0.2; language=any makes an augmentation for "
-             "English treat texts that do not look English")
+        "English treat texts that do not look English",
+    )
     add("--check_only", Role.HOW, action="store_true", help="print the data report and stop")
 
     add = group("method")
-    add("--method", Role.VARIES, choices=list(METHODS), default="sharprecl",
-        help="; ".join(f"{heading}: {', '.join(titles(group))}"
-                       for group, heading in GROUPS.items())
-             + "; `python -m baselines` shows their constants")
-    add("--constants", Role.VARIES, nargs="+", metavar="NAME=VALUE", default=[],
-        help="other values for the constants of such a method, instead of its paper's")
+    add(
+        "--method",
+        Role.VARIES,
+        choices=list(METHODS),
+        default="sharprecl",
+        help="; ".join(
+            f"{heading}: {', '.join(titles(group))}" for group, heading in GROUPS.items()
+        )
+        + "; `python -m baselines` shows their constants",
+    )
+    add(
+        "--constants",
+        Role.VARIES,
+        nargs="+",
+        metavar="NAME=VALUE",
+        default=[],
+        help="other values for the constants of such a method, instead of its paper's",
+    )
 
     add = group("SharpReCL (the defaults are the paper's)", Role.SHARPRECL)
     add("--tau", type=positive, default=0.5, help="temperature, Eq. (11); the paper: 0.3, 0.5 or 1")
@@ -139,71 +231,144 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--lam", type=positive, default=0.5, help="lambda of Beta(lambda, lambda), Eq. (10)")
     add("--hard_ratio_start", type=share, default=0.5, help="share of mixed samples at first")
     add("--hard_ratio_end", type=share, default=1.0, help="and at the last step")
-    add("--positives", choices=("mean", "sum"), default="mean",
-        help="over the positives of an anchor, Eq. (11); sum is its letter")
-    add("--cl_weight", default="log_prior",
+    add(
+        "--positives",
+        choices=("mean", "sum"),
+        default="mean",
+        help="over the positives of an anchor, Eq. (11); sum is its letter",
+    )
+    add(
+        "--cl_weight",
+        default="log_prior",
         choices=("log_prior", "log_prior_normalised", "effective_number", "none"),
-        help="weight w of an anchor's class, Eq. (11)")
-    add("--cl_reduction", choices=("weighted_mean", "mean"), default="weighted_mean",
+        help="weight w of an anchor's class, Eq. (11)",
+    )
+    add(
+        "--cl_reduction",
+        choices=("weighted_mean", "mean"),
+        default="weighted_mean",
         help="over the N anchors, Eq. (11): sum of w L / sum of w, or sum of w L / N, whose size "
-             "is that of the weights")
+        "is that of the weights",
+    )
     add("--no_delta_cls", action="store_true", help="no class prior in Eq. (6)")
     add("--no_delta_cl", action="store_true", help="no class weight in Eq. (11)")
     add("--no_mutual_guidance", action="store_true", help="free prototypes instead of proj_h(w)")
     add("--no_cls", action="store_true", help="only the contrastive branch trains the encoder")
-    add("--ablation", Role.HOW, choices=list(ABLATIONS), help="a row of Table 4, short for the flags above")
+    add(
+        "--ablation",
+        Role.HOW,
+        choices=list(ABLATIONS),
+        help="a row of Table 4, short for the flags above",
+    )
     add("--proj_dim", type=size, default=128, help="size of the projected texts and prototypes")
     add("--proj_bn", action="store_true", help="batch norm in both heads, as in the authors' code")
 
     add = group(f"language models ({', '.join(titles('large'))})", Role.LARGE)
-    add("--base_model", metavar="NAME|FOLDER",
+    add(
+        "--base_model",
+        metavar="NAME|FOLDER",
         help="any causal model of Hugging Face, or a model that OpenAI fine-tunes; None: the "
-             "paper's")
-    add("--base_type", Role.LORA, choices=language_models.BASE_TYPES, default="4bit",
-        help="how the frozen base is held; 4bit and 8bit need bitsandbytes")
-    add("--lora_targets", Role.LORA, nargs="+", metavar="MODULE",
-        help="layers that get adapters; None: all linear ones but the last")
-    add("--prices", Role.HOSTED, type=positive, nargs=3, metavar=("TRAIN", "INPUT", "OUTPUT"),
+        "paper's",
+    )
+    add(
+        "--base_type",
+        Role.LORA,
+        choices=language_models.BASE_TYPES,
+        default="4bit",
+        help="how the frozen base is held; 4bit and 8bit need bitsandbytes",
+    )
+    add(
+        "--lora_targets",
+        Role.LORA,
+        nargs="+",
+        metavar="MODULE",
+        help="layers that get adapters; None: all linear ones but the last",
+    )
+    add(
+        "--prices",
+        Role.HOSTED,
+        type=positive,
+        nargs=3,
+        metavar=("TRAIN", "INPUT", "OUTPUT"),
         help="gpt35: today's dollars for a million tokens, of the provider's price list; they "
-             "change, so there is no default")
+        "change, so there is no default",
+    )
     add("--yes", Role.HOSTED, action="store_true", help="gpt35: agree to the estimated cost")
 
     add = group("encoder", Role.TRAINING)
-    add("--encoder", help=f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and '
-                          "roberta-base for --method roberta")
-    add("--pooling", choices=("cls", "mean"),
+    add(
+        "--encoder",
+        help=f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and '
+        "roberta-base for --method roberta",
+    )
+    add(
+        "--pooling",
+        choices=("cls", "mean"),
         help="feat is the first token's state or the mean of all; None: cls where the encoder's "
-             "tokenizer begins a text with [CLS], mean where it does not (as GPT-2's) and for "
-             "minilm")
+        "tokenizer begins a text with [CLS], mean where it does not (as GPT-2's) and for "
+        "minilm",
+    )
 
-    add("--freeze_layers", type=count, default=0, metavar="N",
+    add(
+        "--freeze_layers",
+        type=count,
+        default=0,
+        metavar="N",
         help="the embeddings and the lowest N layers stay as pretrained: an epoch takes half the "
-             "time or less, with a model that is nearly as good")
+        "time or less, with a model that is nearly as good",
+    )
 
     add = group("training", Role.TRAINING)
     add("--epochs", type=size, default=30, help="over the training texts")
-    add("--eval_every", Role.VARIES, type=size, default=1, metavar="N",
+    add(
+        "--eval_every",
+        Role.VARIES,
+        type=size,
+        default=1,
+        metavar="N",
         help="evaluate after every N-th epoch and after the last; best_test and best_val are "
-             "chosen among the evaluated epochs")
+        "chosen among the evaluated epochs",
+    )
     add("--batch_size", type=size, default=128, help="texts, each in two views")
-    add("--micro_batch", Role.VARIES, type=size,
-        help="texts that are in memory at a time; the gradient stays that of the whole batch")
+    add(
+        "--micro_batch",
+        Role.VARIES,
+        type=size,
+        help="texts that are in memory at a time; the gradient stays that of the whole batch",
+    )
     add("--lr", type=positive, default=5e-5, help="of AdamW")
     add("--weight_decay", type=number(float, 0), default=5e-4, help="not on biases and norms")
     add("--warmup", type=share, default=0.0, help="share of the steps in which the rate rises")
-    add("--schedule", choices=("constant", "linear", "cosine"), default="constant",
-        help="of the learning rate")
-    add("--patience", type=size, metavar="N",
-        help="stop when N evaluations in a row brought no better validation macro-F1")
+    add(
+        "--schedule",
+        choices=("constant", "linear", "cosine"),
+        default="constant",
+        help="of the learning rate",
+    )
+    add(
+        "--patience",
+        type=size,
+        metavar="N",
+        help="stop when N evaluations in a row brought no better validation macro-F1",
+    )
     add("--compile", Role.HOW, action="store_true", help="torch.compile the encoder")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
-    add("--seed", Role.VARIES, type=count, default=0, help="of the network, the batches and the built samples")
+    add(
+        "--seed",
+        Role.VARIES,
+        type=count,
+        default=0,
+        help="of the network, the batches and the built samples",
+    )
     add("--device", Role.HOW, type=device, default="auto", help="auto, cpu, cuda, cuda:1 or mps")
 
     add = group("results", Role.HOW)
     add("--output_dir", default="runs", help="holds a folder for each run")
-    add("--plots", action="store_true", help="confusion matrix and t-SNE of the test texts "
-        "(tfidf: no t-SNE)")
+    add(
+        "--plots",
+        action="store_true",
+        help="confusion matrix and t-SNE of the test texts (tfidf: no t-SNE)",
+    )
     add("--no_weights", action="store_true", help="keep the numbers of the run alone")
     add("--overwrite", action="store_true", help="start anew where there is a result")
     return parser
@@ -218,8 +383,7 @@ def augmentations() -> str:
     return "; ".join(lines)
 
 
-def parse_args(argv: list[str] | None = None, description: str | None = None
-               ) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None, description: str | None = None) -> argparse.Namespace:
     """
     Returns the arguments, with --ablation and --constants spelled out, encoder and pooling decided.
 
@@ -228,7 +392,7 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
     parser = make_parser(description)
     args = parser.parse_args(argv)
     if isinstance(args.text_column, list) and len(args.text_column) == 1:
-        args.text_column, = args.text_column        # one name is a string, as the default is
+        (args.text_column,) = args.text_column  # one name is a string, as the default is
     for name, value in ABLATIONS.get(args.ablation, {}).items():
         if getattr(args, name) not in (value, parser.get_default(name)):
             parser.error(f"--ablation {args.ablation} sets --{name} {value}: leave it out")
@@ -247,21 +411,26 @@ def parse_args(argv: list[str] | None = None, description: str | None = None
         parser.error("--patience needs validation texts: give --val_fraction or --val_left_out")
     if args.val_left_out is not None:
         if args.ir is None and args.max_per_class is None:
-            parser.error("--val_left_out takes what --ir and --max_per_class leave out: give one "
-                         "of them, or take --val_fraction")
+            parser.error(
+                "--val_left_out takes what --ir and --max_per_class leave out: give one "
+                "of them, or take --val_fraction"
+            )
         if args.val_fraction > 0:
             parser.error("--val_left_out and --val_fraction both make validation texts: give one")
     if args.plots and METHODS[args.method].group == "large":
-        parser.error(f"--plots draws what an encoder makes of the texts, and {args.method} has "
-                     "none")
+        parser.error(
+            f"--plots draws what an encoder makes of the texts, and {args.method} has none"
+        )
     if concerns(Role.HOSTED, args.method) and args.prices is None and not args.check_only:
-        parser.error(f"{args.method} costs money, and prices change: give --prices TRAIN INPUT "
-                     "OUTPUT, dollars for a million tokens, of the provider's price list")
+        parser.error(
+            f"{args.method} costs money, and prices change: give --prices TRAIN INPUT "
+            "OUTPUT, dollars for a million tokens, of the provider's price list"
+        )
     if args.base_model is None:
         args.base_model = language_models.MODELS.get(args.method)
     if args.encoder is None:
         args.encoder = METHODS[args.method].encoder or ENCODER
-    args.chosen_augment = args.augment      # of --augment auto, engine.auto decides it
+    args.chosen_augment = args.augment  # of --augment auto, engine.auto decides it
     if args.pooling is None:
         args.pooling = pooling_of(args.method, args.encoder)
     return args
@@ -275,12 +444,15 @@ def pooling_of(method: str, encoder: str) -> str:
 def check_roles(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """An error for a flag that has no meaning for the method."""
     for flag in flags_of(parser):
-        if (not concerns(flag.role, args.method)
-                and getattr(args, flag.dest) != parser.get_default(flag.dest)):
+        if not concerns(flag.role, args.method) and getattr(args, flag.dest) != parser.get_default(
+            flag.dest
+        ):
             if flag.role is Role.SHARPRECL:
                 own = constants_of(args.method) or "nothing"
-                parser.error(f"--{flag.dest} belongs to sharprecl, not to {args.method}; what that "
-                             f"has is set by --constants ({own})")
+                parser.error(
+                    f"--{flag.dest} belongs to sharprecl, not to {args.method}; what that "
+                    f"has is set by --constants ({own})"
+                )
             parser.error(f"--{flag.dest} does not concern {args.method}")
 
 
@@ -346,8 +518,11 @@ def changed(args: argparse.Namespace) -> dict:
     """What the method does otherwise than by default: its own flags and constants."""
     parser, own = make_parser(), constants_of(args.method)
     default = {"base_model": language_models.MODELS.get(args.method)}
-    flags = {name: getattr(args, name) for name in names_of(Role.SHARPRECL, Role.LARGE, Role.LORA)
-             if getattr(args, name) != default.get(name, parser.get_default(name))}
+    flags = {
+        name: getattr(args, name)
+        for name in names_of(Role.SHARPRECL, Role.LARGE, Role.LORA)
+        if getattr(args, name) != default.get(name, parser.get_default(name))
+    }
     constants = {name: value for name, value in args.constants.items() if value != own[name]}
     return flags | constants | args.augment_options
 
@@ -356,8 +531,12 @@ def model_options(args: argparse.Namespace) -> dict:
     """What the network is made with, beside the encoder and the task."""
     if args.method != "sharprecl":
         return args.constants
-    return {"proj_dim": args.proj_dim, "proj_bn": args.proj_bn,
-            "mutual_guidance": not args.no_mutual_guidance, "compensated": not args.no_delta_cls}
+    return {
+        "proj_dim": args.proj_dim,
+        "proj_bn": args.proj_bn,
+        "mutual_guidance": not args.no_mutual_guidance,
+        "compensated": not args.no_delta_cls,
+    }
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -366,26 +545,40 @@ def run_folder(args: argparse.Namespace) -> Path:
     has a folder of its own, so that it never touches a run's.
     """
     defaults = vars(make_parser().parse_args(["--dataset", args.dataset])) | {
-        "encoder": ENCODER, "pooling": pooling_of(args.method, args.encoder)}
+        "encoder": ENCODER,
+        "pooling": pooling_of(args.method, args.encoder),
+    }
     parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
-    own = {"dataset", "ir", "seed", "constants", "augment_options",
-           *names_of(Role.SHARPRECL, Role.LARGE, Role.LORA)}      # changed() names the method's own
-    others = {name: value for name, value in settings(args).items()
-              if value != defaults[name] and name not in own}
+    own = {
+        "dataset",
+        "ir",
+        "seed",
+        "constants",
+        "augment_options",
+        *names_of(Role.SHARPRECL, Role.LARGE, Role.LORA),
+    }  # changed() names the method's own
+    others = {
+        name: value
+        for name, value in settings(args).items()
+        if value != defaults[name] and name not in own
+    }
     for name, value in (others | changed(args)).items():
         value = "+".join(value) if isinstance(value, list) else value
         value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
         parts.append(name if value == "True" else f"{name}-{value}")
     name, seed = re.sub(r"[^\w.+-]", "-", "_".join(parts)), f"seed{args.seed}"
-    if len(name.encode()) > 180:    # a file name has 255 bytes; the digest keeps settings apart
+    if len(name.encode()) > 180:  # a file name has 255 bytes; the digest keeps settings apart
         name = name[:40] + "-" + hashlib.sha256(name.encode()).hexdigest()[:16]
     return Path(args.output_dir) / f"{name}_{'check' if args.check_only else seed}"
 
 
 def settings(args: argparse.Namespace) -> dict:
     """The arguments that decide the numbers of this method."""
-    values = {flag.dest: getattr(args, flag.dest) for flag in flags_of(make_parser())
-              if flag.role not in (Role.HOW, Role.HOSTED) and concerns(flag.role, args.method)}
+    values = {
+        flag.dest: getattr(args, flag.dest)
+        for flag in flags_of(make_parser())
+        if flag.role not in (Role.HOW, Role.HOSTED) and concerns(flag.role, args.method)
+    }
     if not args.augment_options:
         del values["augment_options"]
-    return values | {"dataset": Path(args.dataset).name}    # the data's hash says which file it is
+    return values | {"dataset": Path(args.dataset).name}  # the data's hash says which file it is

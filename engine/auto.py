@@ -1,6 +1,7 @@
 """
 --augment auto: which augmentation is best for these texts, decided before the run begins.
 """
+
 import argparse
 import json
 from collections.abc import Callable
@@ -31,17 +32,28 @@ def decide(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) 
             print(f"auto leaves out {name}: {error}", flush=True)
             continue
         print(f"auto tries {name}", flush=True)
-        trial = argparse.Namespace(**vars(args) | {
-            "augment": name, "chosen_augment": name, "val_fraction": args.val_fraction or 0.1,
-            "no_weights": True, "plots": False, "overwrite": False,
-            "output_dir": run_folder(args) / "augmentations"})
+        trial = argparse.Namespace(
+            **vars(args)
+            | {
+                "augment": name,
+                "chosen_augment": name,
+                "val_fraction": args.val_fraction or 0.1,
+                "no_weights": True,
+                "plots": False,
+                "overwrite": False,
+                "output_dir": run_folder(args) / "augmentations",
+            }
+        )
         run(trial)
-        distributed.barrier()     # for rank 0's files
+        distributed.barrier()  # for rank 0's files
         last = (run_folder(trial) / "metrics.jsonl").read_text().splitlines()[-1]
         scores[name] = json.loads(last)["val"]["macro_f1"]
     args.chosen_augment = max(scores, key=scores.get)
-    print("auto: macro-F1 on held-out texts "
-          + ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
-          + f"; takes {args.chosen_augment}", flush=True)
+    print(
+        "auto: macro-F1 on held-out texts "
+        + ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
+        + f"; takes {args.chosen_augment}",
+        flush=True,
+    )
     if distributed.is_main():
         write_json(path, {"macro_f1_on_validation": scores, "chosen": args.chosen_augment})

@@ -2,6 +2,7 @@
 What stands around a run on the command line: its arguments, the processes of torchrun, and one line
 and an exit code for whatever ends it.
 """
+
 import argparse
 import sys
 import traceback
@@ -28,15 +29,24 @@ def run(argv: list[str] | None, doc: str | None, work: Callable[[argparse.Namesp
             if args.augment == "auto":
                 decide(args, work)
             work(args)
-    except (InputError, OSError, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt,
-            distributed.Ended) as error:
+    except (
+        InputError,
+        OSError,
+        MemoryError,
+        torch.OutOfMemoryError,
+        KeyboardInterrupt,
+        distributed.Ended,
+    ) as error:
         text, code = one_line(error, args)
         print(text, file=sys.stderr)
         return code
     except Exception:
         traceback.print_exc()
-        print("error: this is a fault of main.py, not of your input; please report it with the "
-              "lines above", file=sys.stderr)
+        print(
+            "error: this is a fault of main.py, not of your input; please report it with the "
+            "lines above",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -46,14 +56,19 @@ def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str
     if isinstance(error, InputError):
         # 75: EX_TEMPFAIL of sysexits.h, try later
         return f"error: {error}", 75 if isinstance(error, Busy) else 2
-    if isinstance(error, OSError):      # a folder in the way, a full disk, no permission
+    if isinstance(error, OSError):  # a folder in the way, a full disk, no permission
         place = error.filename or (args and args.output_dir)
-        return (f"error: {place}: {error.strerror or error}; make room or choose another "
-                "--output_dir"), 2
+        return (
+            f"error: {place}: {error.strerror or error}; make room or choose another --output_dir"
+        ), 2
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return (f"error: out of memory ({error!r:.80}): take a smaller --micro_batch, --max_length "
-                "or --batch_size"), 2
+        return (
+            f"error: out of memory ({error!r:.80}): take a smaller --micro_batch, --max_length "
+            "or --batch_size"
+        ), 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted: the same command goes on from the last whole epoch", 130
-    return (f"error: another process of this job has ended ({error}); the same command, with any "
-            "number of processes, goes on from the last whole epoch"), 1
+    return (
+        f"error: another process of this job has ended ({error}); the same command, with any "
+        "number of processes, goes on from the last whole epoch"
+    ), 1

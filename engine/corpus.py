@@ -1,6 +1,7 @@
 """
 The texts of a run as its flags ask for them: the corpus, its report, tokens and second views.
 """
+
 import argparse
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 
 import data
 from augment import augment
-from engine import distributed
 from baselines import METHODS
+from engine import distributed
 from engine.files import InputError
 from model import Method, load_tokenizer, max_positions
 
@@ -18,12 +19,20 @@ from model import Method, load_tokenizer, max_positions
 def load_corpus(args: argparse.Namespace) -> data.Corpus:
     """The corpus as it is trained on: capped, made imbalanced, split, its labels noisy if asked."""
     seed = args.data_seed
-    corpus = data.load(args.dataset, data_dir=args.data_dir, text_column=args.text_column,
-                       label_column=args.label_column, drop_unlabelled=args.drop_unlabelled,
-                       test_fraction=args.test_fraction, seed=seed)
+    corpus = data.load(
+        args.dataset,
+        data_dir=args.data_dir,
+        text_column=args.text_column,
+        label_column=args.label_column,
+        drop_unlabelled=args.drop_unlabelled,
+        test_fraction=args.test_fraction,
+        seed=seed,
+    )
     if corpus.val_texts and (args.val_fraction > 0 or args.val_left_out is not None):
-        raise InputError(f"{args.dataset} brings {len(corpus.val_texts)} validation texts of its "
-                         "own: leave --val_fraction and --val_left_out out")
+        raise InputError(
+            f"{args.dataset} brings {len(corpus.val_texts)} validation texts of its "
+            "own: leave --val_fraction and --val_left_out out"
+        )
     rows, labels = np.arange(len(corpus.train_labels)), corpus.train_labels
     if args.max_per_class is not None:
         rows = rows[data.cap_per_class(labels[rows], args.max_per_class, seed=seed)]
@@ -32,16 +41,18 @@ def load_corpus(args: argparse.Namespace) -> data.Corpus:
         rows = rows[data.imbalanced_rows(labels[rows], args.ir, profile=args.profile, seed=seed)]
         corpus = data.check_ratio(corpus, capped, rows, args.ir, args.profile)
     if args.val_left_out is not None:
-        corpus = data.hold_out(corpus, "val", *data.left_out(labels, rows, args.val_left_out,
-                                                             seed=seed))
+        corpus = data.hold_out(
+            corpus, "val", *data.left_out(labels, rows, args.val_left_out, seed=seed)
+        )
     else:
         corpus = data.select(corpus, rows)
     if args.val_fraction > 0:
         split = data.stratified_split(corpus.train_labels, args.val_fraction, seed=seed)
         corpus = data.hold_out(corpus, "val", *split)
     if args.label_noise > 0:
-        noisy = data.flip_labels(corpus.train_labels, args.label_noise, len(corpus.label_names),
-                                 seed=seed)
+        noisy = data.flip_labels(
+            corpus.train_labels, args.label_noise, len(corpus.label_names), seed=seed
+        )
         corpus = replace(corpus, train_labels=noisy)
     return corpus
 
@@ -52,8 +63,10 @@ def report(args: argparse.Namespace, corpus: data.Corpus) -> dict:
     print(data.format_report(summary))
     if METHODS[args.method].has_encoder:
         summary["truncated"] = tokenize(args, corpus.train_texts).truncated
-        print(f"  longer than {args.max_length} tokens, and cut: {summary['truncated']:>11.2%}",
-              flush=True)
+        print(
+            f"  longer than {args.max_length} tokens, and cut: {summary['truncated']:>11.2%}",
+            flush=True,
+        )
     return summary
 
 
@@ -73,9 +86,14 @@ def views_of(args: argparse.Namespace, corpus: data.Corpus, model: Method) -> li
     for name, seed in (("augmented", args.data_seed), ("augmented again", args.data_seed + 1)):
         if name in model.views:
             with distributed.main_first():
-                texts = augment(corpus.train_texts, args.chosen_augment, seed=seed,
-                                cache_dir=cache_dir(args), device=args.device,
-                                **args.augment_options)
+                texts = augment(
+                    corpus.train_texts,
+                    args.chosen_augment,
+                    seed=seed,
+                    cache_dir=cache_dir(args),
+                    device=args.device,
+                    **args.augment_options,
+                )
             views[name] = tokenize(args, texts)
     return [prepared(args, views[name], model) for name in model.views]
 
@@ -84,6 +102,8 @@ def prepared(args: argparse.Namespace, tokens: data.Tokens, model: Method) -> da
     """The texts as the method's encoder takes them. InputError where one is too long for it."""
     limit, longest = max_positions(model.encoder), tokens.lengths.max()
     if limit is not None and longest > (limit := limit - model.extra_positions):
-        raise InputError(f"a text has {longest} tokens and {args.method} with {args.encoder} takes "
-                         f"{limit}: --max_length {limit} cuts it")
+        raise InputError(
+            f"a text has {longest} tokens and {args.method} with {args.encoder} takes "
+            f"{limit}: --max_length {limit} cuts it"
+        )
     return model.prepare(tokens)

@@ -1,7 +1,8 @@
 """
-What happens inside SharpReCL while it trains, measured once an epoch: how strong each branch is, and
-the signs of the failures to look out for.
+What happens inside SharpReCL while it trains, measured once an epoch: how strong each branch is,
+and the signs of the failures to look out for.
 """
+
 import argparse
 import time
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ def gradient_shares(loss_cls: Tensor, loss_cl: Tensor, feat: Tensor) -> dict[str
     loss_cls, loss_cl  the two terms of Eq. (12), as they are weighted there
     feat               (2B, h), which both come from
     """
+
     def length(loss: Tensor) -> float:
-        gradient, = torch.autograd.grad(loss, feat, retain_graph=True, allow_unused=True)
+        (gradient,) = torch.autograd.grad(loss, feat, retain_graph=True, allow_unused=True)
         return 0.0 if gradient is None else gradient.norm().item()
 
     cls, cl = length(loss_cls), length(loss_cl)
@@ -34,8 +36,9 @@ def gradient_shares(loss_cls: Tensor, loss_cl: Tensor, feat: Tensor) -> dict[str
 
 
 @torch.no_grad()
-def prototype_signs(extended: Tensor, labels: Tensor, class_sums: Tensor,
-                    mixtures: dict[str, losses.Built]) -> dict[str, float]:
+def prototype_signs(
+    extended: Tensor, labels: Tensor, class_sums: Tensor, mixtures: dict[str, losses.Built]
+) -> dict[str, float]:
     """
     Drift shows in prototype_cosine, between a prototype and the mean of its class's texts over the
     epoch. Collapse shows in mixing_std, of the mixing coefficients, and in mixed_to_prototype, the
@@ -69,7 +72,7 @@ class EpochLog:
     def __init__(self, model: Method, class_counts: Tensor, args: argparse.Namespace, epoch: int):
         self.model, self.args, self.epoch = model, args, epoch
         device = torch.device(args.device)
-        self.sums = torch.zeros(3, device=device)       # of loss, loss_cls, loss_cl
+        self.sums = torch.zeros(3, device=device)  # of loss, loss_cls, loss_cl
         self.fitted = torch.zeros((), device=device)
         self.class_sums = torch.zeros(len(class_counts), args.proj_dim, device=device)
         self.texts = self.steps = 0
@@ -93,16 +96,18 @@ class EpochLog:
         self.sums += torch.stack([step.loss, step.loss_cls, step.loss_cl]).detach()
         self.fitted += count_fitted(self.model, feat[:num_texts], labels[:num_texts])
         if isinstance(self.model, SharpReCL):
-            self.class_sums.index_add_(0, labels, step.extended[:len(labels)].detach())
+            self.class_sums.index_add_(0, labels, step.extended[: len(labels)].detach())
             if is_last:
                 shares = gradient_shares(step.loss_cls, self.args.mu * step.loss_cl, feat)
-                self.inside = shares | prototype_signs(step.extended, step.labels, self.class_sums,
-                                                       step.mixtures)
-        if is_last or self.steps % 10 == 0:   # to read a loss, a GPU's host waits
+                self.inside = shares | prototype_signs(
+                    step.extended, step.labels, self.class_sums, step.mixtures
+                )
+        if is_last or self.steps % 10 == 0:  # to read a loss, a GPU's host waits
             check_finite(self.sums, f"at step {self.steps} of epoch {self.epoch}")
             _, loss_cls, loss_cl = (self.sums / self.steps).tolist()
-            self.bar.set_postfix_str(f"cls {loss_cls:.3f}, cl {loss_cl:.3f}, lr {lr:.1e}, "
-                                     f"{self.speed():.0f} texts/s")
+            self.bar.set_postfix_str(
+                f"cls {loss_cls:.3f}, cl {loss_cl:.3f}, lr {lr:.1e}, {self.speed():.0f} texts/s"
+            )
 
     def speed(self) -> float:
         return self.texts / (time.perf_counter() - self.start)
@@ -110,9 +115,15 @@ class EpochLog:
     def record(self) -> dict:
         """The numbers of the whole epoch."""
         loss, loss_cls, loss_cl = (self.sums / self.steps).tolist()
-        record = {"epoch": self.epoch, "loss": loss, "loss_cls": loss_cls, "loss_cl": loss_cl,
-                  "lr": self.lr, "texts_per_second": round(self.speed(), 1),
-                  "diagnostics": self.inside}
+        record = {
+            "epoch": self.epoch,
+            "loss": loss,
+            "loss_cls": loss_cls,
+            "loss_cl": loss_cl,
+            "lr": self.lr,
+            "texts_per_second": round(self.speed(), 1),
+            "diagnostics": self.inside,
+        }
         if self.model.phi is not None:
             record["train_accuracy"] = 100 * self.fitted.item() / self.texts
         return record

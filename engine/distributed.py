@@ -5,6 +5,7 @@ Each process encodes its share of a batch's texts. Then all have all features, a
 same losses from the same draws, so the contrastive set is the whole batch whatever their number.
 `rank` and `world_size` below are torchrun's: this process and how many there are.
 """
+
 import contextlib
 import os
 import re
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-TIMEOUT = timedelta(hours=2)    # others wait while rank 0 makes tokens and second views of millions
+TIMEOUT = timedelta(hours=2)  # others wait while rank 0 makes tokens and second views of millions
 
 
 def rank() -> int:
@@ -42,7 +43,7 @@ def _others() -> Iterator[None]:
     """Around whatever waits for the other processes."""
     try:
         yield
-    except RuntimeError as error:       # gloo's and NCCL's; the first is in the form
+    except RuntimeError as error:  # gloo's and NCCL's; the first is in the form
         # "[a C++ file:its line] what happened. Advice"
         raise Ended(re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0]) from error
 
@@ -76,7 +77,7 @@ def joined(device: str) -> Iterator[str]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if is_cuda else "gloo", timeout=TIMEOUT)
     yield device
-    dist.destroy_process_group()    # not after an error: it would wait for whoever is gone
+    dist.destroy_process_group()  # not after an error: it would wait for whoever is gone
 
 
 @contextlib.contextmanager
@@ -85,8 +86,11 @@ def quiet_but_main() -> Iterator[None]:
     if is_main():
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), \
-            contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield
 
 
@@ -139,7 +143,7 @@ def share(rows: np.ndarray) -> np.ndarray:
     The rows that this process encodes: every world_size-th, so that all get texts of like length.
     Never none: a process beyond the last row encodes the first, and gather() leaves it out.
     """
-    own = rows[rank()::world_size()]
+    own = rows[rank() :: world_size()]
     return own if len(own) else rows[:1]
 
 
@@ -155,12 +159,12 @@ def gather(feat: Tensor, num_texts: int, num_views: int) -> Tensor:
     """
     if world_size() == 1:
         return feat
-    own = feat.unflatten(0, (num_views, -1))                                # (V, b, ...)
-    own = own[:, :len(range(rank(), num_texts, world_size()))]
-    whole = own.new_zeros(num_views, num_texts, *own.shape[2:])             # (V, B, ...)
-    whole[:, rank()::world_size()] = own.detach()
+    own = feat.unflatten(0, (num_views, -1))  # (V, b, ...)
+    own = own[:, : len(range(rank(), num_texts, world_size()))]
+    whole = own.new_zeros(num_views, num_texts, *own.shape[2:])  # (V, B, ...)
+    whole[:, rank() :: world_size()] = own.detach()
     all_reduce(whole)
-    whole[:, rank()::world_size()] = own        # the same numbers, now with their gradient
+    whole[:, rank() :: world_size()] = own  # the same numbers, now with their gradient
     return whole.flatten(0, 1)
 
 
@@ -173,8 +177,9 @@ def combine_gradients(encoder: nn.Module, model: nn.Module) -> None:
         return
     of_encoder = set(encoder.parameters())
     parameters = [p for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([(p.grad if p in of_encoder else p.grad / world_size()).flatten()
-                      for p in parameters])
+    flat = torch.cat(
+        [(p.grad if p in of_encoder else p.grad / world_size()).flatten() for p in parameters]
+    )
     all_reduce(flat)
     for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
         p.grad.copy_(part.view_as(p))

@@ -3,6 +3,7 @@ What every room needs: the error that the user reads as one line, a command line
 line too, files that appear whole or not at all, and pretrained models without waiting for a hub
 that cannot be reached.
 """
+
 import argparse
 import contextlib
 import hashlib
@@ -36,13 +37,15 @@ def saving(path: Path) -> Iterator[io.BufferedWriter]:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())     # else a power cut could leave the new name with no content
+            os.fsync(file.fileno())  # else a power cut could leave the new name with no content
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room there, or name "
-                         "another place with --output, --data_dir or --output_dir") from None
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); make room there, or name "
+            "another place with --output, --data_dir or --output_dir"
+        ) from None
     finally:
-        with contextlib.suppress(OSError):      # it has its name now, or was not wanted
+        with contextlib.suppress(OSError):  # it has its name now, or was not wanted
             temporary.unlink()
 
 
@@ -74,15 +77,22 @@ def read_json(path: Path) -> dict:
             raise ValueError("not an object")
         return value
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}): run its command again with "
-                         "--overwrite, or move its folder away") from error
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}): run its command again with "
+            "--overwrite, or move its folder away"
+        ) from error
 
 
 def duration(seconds: float) -> str:
     """A time as a reader says it: 40 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
-    return (f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else
-            f"{minutes // 60} h {minutes % 60} min")
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{minutes} min"
+        if minutes < 100
+        else f"{minutes // 60} h {minutes % 60} min"
+    )
 
 
 # ---- pretrained models ----
@@ -91,6 +101,7 @@ def duration(seconds: float) -> str:
 def ask_hub(name: str) -> None:
     """Asks the Hugging Face hub once for a model; raises whatever its client raises."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
     # a download would ask an unreachable hub six times, for 23 s, with a warning each
     get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
 
@@ -106,17 +117,21 @@ def load_pretrained(load, source: str, kind: str, hint: str, **options):
     raises  InputError where the model is not available
     """
     from huggingface_hub import snapshot_download
+
     try:
         if Path(source).is_dir():
             return load(source, local_files_only=True, **options)
         try:
             folder = snapshot_download(source, local_files_only=True)
             return load(folder, local_files_only=True, **options)
-        except (OSError, ValueError):       # the cache has nothing of it, or not all
+        except (OSError, ValueError):  # the cache has nothing of it, or not all
             ask_hub(source)
             return load(source, **options)
-    except Exception as error:      # of httpx, requests or safetensors, by version and by fault
+    except Exception as error:  # of httpx, requests or safetensors, by version and by fault
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        found = ("is not a complete model folder" if Path(source).is_dir() else
-                 "is neither a folder, nor in the cache, nor available on the Hugging Face hub")
+        found = (
+            "is not a complete model folder"
+            if Path(source).is_dir()
+            else "is neither a folder, nor in the cache, nor available on the Hugging Face hub"
+        )
         raise InputError(f"{kind} {source} {found} ({reason}). {hint}") from error

@@ -5,6 +5,7 @@ both views of a text are fixed, and so are these states.
 They are kept as float16 in a file below the cache folder, which is mapped into memory: several
 times the machine's memory has room, and the next run on the same texts finds them.
 """
+
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,13 @@ from engine import distributed, loader
 from engine.files import saving
 from model import TextEncoder
 
-MOST_BYTES = 20e9       # of one part's states; beyond it they are computed anew at each step
-BATCH = 256             # texts at a time
+MOST_BYTES = 20e9  # of one part's states; beyond it they are computed anew at each step
+BATCH = 256  # texts at a time
 
 
-def keep_states(tokens: data.Tokens, encoder: TextEncoder, device: str,
-                cache_dir: Path) -> data.Tokens:
+def keep_states(
+    tokens: data.Tokens, encoder: TextEncoder, device: str, cache_dir: Path
+) -> data.Tokens:
     """
     The texts with their states, from the cache or computed. The texts as they are where all layers
     are trained, or, with a line that says so, where the states would take more than MOST_BYTES.
@@ -33,8 +35,10 @@ def keep_states(tokens: data.Tokens, encoder: TextEncoder, device: str,
     shape = len(tokens.ids), encoder.backbone.config.hidden_size
     size = 2 * shape[0] * shape[1]
     if size > MOST_BYTES:
-        print(f"what the frozen layers make of {len(tokens.lengths):,} texts would take "
-              f"{size / 1e9:.0f} GB, and is computed anew at each step")
+        print(
+            f"what the frozen layers make of {len(tokens.lengths):,} texts would take "
+            f"{size / 1e9:.0f} GB, and is computed anew at each step"
+        )
         return tokens
     path = Path(cache_dir) / f"states-{_digest(tokens, encoder)[:16]}.f16"
     with distributed.main_first():
@@ -52,7 +56,7 @@ def _is_whole(path: Path, size: int) -> bool:
 
 
 def _digest(tokens: data.Tokens, encoder: TextEncoder) -> str:
-    """Of all that decides the states: the texts' tokens, and the frozen parts with their weights."""
+    """Of all that decides the states: the texts' tokens, and the weights of the frozen parts."""
     digest = hashlib.sha256(encoder.backbone.config.to_json_string().encode())
     digest.update(str(encoder.frozen_layers).encode())
     digest.update(tokens.ids.tobytes() + tokens.offsets.tobytes())

@@ -7,6 +7,7 @@ Runs a grid: every line of standard input holds the arguments of one run of main
 Finished runs are left alone, so the same command again goes on where it stopped, and any number of
 runners may work on a grid at once. Exit code: 1 if a run failed, 2 on bad input, 130 if stopped.
 """
+
 import argparse
 import contextlib
 import fcntl
@@ -28,14 +29,15 @@ import torch
 from engine.arguments import changed, make_parser, number, parse_args, run_folder, settings
 from engine.files import InputError, duration
 
-BUSY = 75       # main.py's exit code where another process has the run
-STARTUP = 6     # seconds of a process beside those that its result.json counts
+BUSY = 75  # main.py's exit code where another process has the run
+STARTUP = 6  # seconds of a process beside those that its result.json counts
 
 # ---- the runs ----
 
 
 class Cell(NamedTuple):
     """One run: its arguments, as typed and as understood, and its folder."""
+
     argv: list[str]
     args: argparse.Namespace
     folder: Path
@@ -52,14 +54,16 @@ def read_cells(lines: Iterable[str]) -> list[Cell]:
         try:
             with contextlib.redirect_stderr(errors):
                 args = parse_args(shlex.split(line))
-        except (SystemExit, ValueError) as error:       # of argparse, of shlex
+        except (SystemExit, ValueError) as error:  # of argparse, of shlex
             reason = (errors.getvalue().strip() or str(error)).split("error: ")[-1]
             raise InputError(f"line {line!r}: {reason}") from error
         cell = Cell(shlex.split(line), args, run_folder(args))
         before = cells.setdefault(cell.folder, cell)
         if identity(before) != identity(cell):
-            raise InputError(f"line {line!r} and {shlex.join(before.argv)!r} are different runs "
-                             f"for one folder, {cell.folder.name}: give them two --output_dir")
+            raise InputError(
+                f"line {line!r} and {shlex.join(before.argv)!r} are different runs "
+                f"for one folder, {cell.folder.name}: give them two --output_dir"
+            )
         if args.plots:
             cells[cell.folder] = cell
     if not cells:
@@ -73,7 +77,7 @@ def identity(cell: Cell) -> dict:
 
 def state(cell: Cell) -> str:
     """finished, with the plots where they are asked for; running, by its lock; or open."""
-    plot = "confusion_matrix.png" if cell.args.method == "tfidf" else "tsne.csv"    # made last
+    plot = "confusion_matrix.png" if cell.args.method == "tfidf" else "tsne.csv"  # made last
     wanted = ["result.json", plot] if cell.args.plots else ["result.json"]
     if all((cell.folder / name).exists() for name in wanted):
         return "finished"
@@ -82,7 +86,7 @@ def state(cell: Cell) -> str:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return "running"
-    except OSError:     # no lock file yet; or a file system without locks, as main.py will say
+    except OSError:  # no lock file yet; or a file system without locks, as main.py will say
         return "open"
     return "open"
 
@@ -115,8 +119,13 @@ def log_of(cell: Cell) -> Path:
 def environment(cell: Cell, slot: int, jobs: int) -> dict[str, str]:
     """Each of several jobs has its share of the cores, and one GPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    env = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **os.environ, "PYTHONUNBUFFERED": "1",
-           "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+    env = {
+        "OMP_NUM_THREADS": str(max(1, cores // jobs)),
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+    }
     if jobs > 1 and cell.args.device == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = visible.split(",") if visible else range(torch.cuda.device_count())
@@ -130,12 +139,19 @@ def start(cell: Cell, slot: int, jobs: int, script: str) -> subprocess.Popen:
     log_of(cell).parent.mkdir(parents=True, exist_ok=True)
     with open(log_of(cell), "a", encoding="utf-8") as log:
         print("$", shlex.join(command), file=log, flush=True)
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                env=environment(cell, slot, jobs), start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment(cell, slot, jobs),
+            start_new_session=True,
+        )
 
 
-def execute(cells: list[Cell], jobs: int, script: str,
-            signals: list[int]) -> Iterator[tuple[Cell, int]]:
+def execute(
+    cells: list[Cell], jobs: int, script: str, signals: list[int]
+) -> Iterator[tuple[Cell, int]]:
     """
     Runs the cells and yields each with its exit code; leaves none running when it is left. A cell
     that another process has goes to the end of the line, until it is finished, or free.
@@ -166,7 +182,7 @@ def execute(cells: list[Cell], jobs: int, script: str,
                         yield cell, process.returncode
     finally:
         for _, process in running.values():
-            process.send_signal(signal.SIGINT)      # main.py leaves its whole epochs
+            process.send_signal(signal.SIGINT)  # main.py leaves its whole epochs
         for _, process in running.values():
             process.wait()
 
@@ -176,6 +192,7 @@ def execute(cells: list[Cell], jobs: int, script: str,
 
 def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:
     """By the finished runs of the same method, dataset and ratio; else of the method; else all."""
+
     def keys(args: argparse.Namespace) -> list[tuple]:
         return [(args.method, args.dataset, args.ir), (args.method,), ()]
 
@@ -185,8 +202,10 @@ def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:
     for cell in finished:
         for key in keys(cell.args):
             seconds[key].append(read_result(cell)["seconds"])
-    total = sum(STARTUP + mean(next(seconds[key] for key in keys(cell.args) if key in seconds))
-                for cell in todo)
+    total = sum(
+        STARTUP + mean(next(seconds[key] for key in keys(cell.args) if key in seconds))
+        for cell in todo
+    )
     return f"about {duration(total / jobs)}, by the times of {len(finished)} finished"
 
 
@@ -194,8 +213,10 @@ def ending(cell: Cell, code: int) -> tuple[bool, str]:
     """Whether a run left its result, with the numbers or the reason."""
     if code == 0 and state(cell) == "finished":
         result = read_result(cell)
-        return True, (f"accuracy {result['last']['accuracy']:.1f}, macro-F1 "
-                      f"{result['last']['macro_f1']:.1f}, {duration(result['seconds'])}")
+        return True, (
+            f"accuracy {result['last']['accuracy']:.1f}, macro-F1 "
+            f"{result['last']['macro_f1']:.1f}, {duration(result['seconds'])}"
+        )
     lines = log_of(cell).read_text(encoding="utf-8", errors="replace").splitlines()
     return False, f"FAILED (exit {code}): {[line for line in lines if line.strip()][-1]}"
 
@@ -207,8 +228,10 @@ def dry_run(cells: list[Cell], all_cells: list[Cell], jobs: int) -> None:
     count = Counter(states[cell.folder] for cell in cells)
     todo = [cell for cell in cells if states[cell.folder] == "open"]
     finished = [cell for cell in all_cells if states[cell.folder] == "finished"]
-    print(f"{len(cells)} runs: {count['finished']} finished, {count['running']} running elsewhere, "
-          f"{count['open']} open, {jobs} at a time: {estimate(todo, finished, jobs)}")
+    print(
+        f"{len(cells)} runs: {count['finished']} finished, {count['running']} running elsewhere, "
+        f"{count['open']} open, {jobs} at a time: {estimate(todo, finished, jobs)}"
+    )
 
 
 def run(cells: list[Cell], jobs: int, script: str) -> int:
@@ -226,8 +249,11 @@ def run(cells: list[Cell], jobs: int, script: str) -> int:
         left = (time.monotonic() - begin) / (done - before) * (len(cells) - done)
         print(f"[{done}/{len(cells)}] {label(cell)}: {text}; {duration(left)} left", flush=True)
     if signals:
-        print(f"stopped: {sum(state(cell) == 'finished' for cell in cells)} of {len(cells)} runs "
-              "are finished; the same command goes on", flush=True)
+        print(
+            f"stopped: {sum(state(cell) == 'finished' for cell in cells)} of {len(cells)} runs "
+            "are finished; the same command goes on",
+            flush=True,
+        )
         return 130
     for text in failed:
         print(text, flush=True)
@@ -246,8 +272,11 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        usage=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--jobs", type=number(int, 1), default=1, help="processes at a time")
     add("--shard", type=shard, default=(1, 1), metavar="i/n", help="every n-th run, from the i-th")
@@ -256,18 +285,21 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         all_cells, (i, n) = read_cells(sys.stdin), args.shard
-        cells = all_cells[i - 1::n]
+        cells = all_cells[i - 1 :: n]
         if args.dry_run:
             dry_run(cells, all_cells, args.jobs)
             return 0
         return run(cells, args.jobs, args.script)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:   # before the first run, which has its own way to stop
+    except KeyboardInterrupt:  # before the first run, which has its own way to stop
         return 130
-    except OSError as error:    # a full disk, no permission
-        print(f"error: {error.filename or 'a log'}: {error.strerror or error}; make room or "
-              "choose another --output_dir", file=sys.stderr)
+    except OSError as error:  # a full disk, no permission
+        print(
+            f"error: {error.filename or 'a log'}: {error.strerror or error}; make room or "
+            "choose another --output_dir",
+            file=sys.stderr,
+        )
     return 2
 
 

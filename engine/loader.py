@@ -2,6 +2,7 @@
 Batches on their way through the encoder: words are looked up once, the texts are cut into pieces of
 like length, so that little is padded, and their features are put back in order.
 """
+
 import argparse
 
 import numpy as np
@@ -28,8 +29,9 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def encode(encoder: nn.Module, texts: data.Tokens, device: torch.device,
-           most_rows: int | None = None) -> Tensor:
+def encode(
+    encoder: nn.Module, texts: data.Tokens, device: torch.device, most_rows: int | None = None
+) -> Tensor:
     """
     feat of each text, (rows, h), as one pass over the whole batch would give it.
 
@@ -67,9 +69,16 @@ def encode(encoder: nn.Module, texts: data.Tokens, device: torch.device,
 
 
 @torch.inference_mode()
-def predict(model: Method, texts: data.Tokens, num_classes: int, *, batch_size: int,
-            device: str | torch.device, amp: str = "off",
-            encoder: nn.Module | None = None) -> tuple[np.ndarray, np.ndarray]:
+def predict(
+    model: Method,
+    texts: data.Tokens,
+    num_classes: int,
+    *,
+    batch_size: int,
+    device: str | torch.device,
+    amp: str = "off",
+    encoder: nn.Module | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """
     Logits (n, C), never compensated, and feat (n, h) of n texts, in their order. Several processes
     share the batches, so that each encodes a part, and all receive the whole.
@@ -78,11 +87,15 @@ def predict(model: Method, texts: data.Tokens, num_classes: int, *, batch_size: 
     raises    InputError where a feature is not finite
     """
     model.eval()
-    n, h, device = len(texts.lengths), model.encoder.backbone.config.hidden_size, torch.device(device)
+    n, h, device = (
+        len(texts.lengths),
+        model.encoder.backbone.config.hidden_size,
+        torch.device(device),
+    )
     logits = np.zeros((n, num_classes), dtype=np.float32)
     feats = np.zeros((n, h), dtype=np.float32)
     batches = data.eval_batches(texts.lengths, batch_size)
-    for rows in batches[distributed.rank()::distributed.world_size()]:
+    for rows in batches[distributed.rank() :: distributed.world_size()]:
         with autocast(device, amp):
             feat = encode(encoder or model.encoder, texts.take(rows), device).float()
         check_finite(feat, "before this evaluation")
@@ -94,8 +107,10 @@ def predict(model: Method, texts: data.Tokens, num_classes: int, *, batch_size: 
 
 def check_finite(x: Tensor, when: str) -> None:
     if not x.isfinite().all():
-        raise InputError(f"training diverged {when}: not all is finite; try a lower --lr, or "
-                         "--amp bf16 or off instead of fp16")
+        raise InputError(
+            f"training diverged {when}: not all is finite; try a lower --lr, or "
+            "--amp bf16 or off instead of fp16"
+        )
 
 
 class Loader:
@@ -107,19 +122,28 @@ class Loader:
     labels       (N,) int64
     """
 
-    def __init__(self, model: Method, encoder: nn.Module, views: list[data.Tokens],
-                 labels: np.ndarray, num_classes: int, args: argparse.Namespace):
+    def __init__(
+        self,
+        model: Method,
+        encoder: nn.Module,
+        views: list[data.Tokens],
+        labels: np.ndarray,
+        num_classes: int,
+        args: argparse.Namespace,
+    ):
         self.model, self.encoder, self.views, self.labels = model, encoder, views, labels
-        self.class_counts = torch.from_numpy(data.class_counts(labels, num_classes))    # (C,), CPU
+        self.class_counts = torch.from_numpy(data.class_counts(labels, num_classes))  # (C,), CPU
         self.batch_size, self.seed = args.batch_size, args.seed
         self.device = torch.device(args.device)
-        self.most_rows = args.micro_batch and len(views) * args.micro_batch     # of a piece
+        self.most_rows = args.micro_batch and len(views) * args.micro_batch  # of a piece
 
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
         """The rows of each batch of an epoch: of all training texts, or of SPCL's curriculum."""
         rows = self.model.epoch_rows(epoch, len(self.labels))
-        return [rows[batch] for batch in data.epoch_batches(len(rows), self.batch_size,
-                                                            seed=self.seed, epoch=epoch)]
+        return [
+            rows[batch]
+            for batch in data.epoch_batches(len(rows), self.batch_size, seed=self.seed, epoch=epoch)
+        ]
 
     def texts(self, rows: np.ndarray) -> data.Tokens:
         """All V views of these texts, view after view."""
@@ -139,8 +163,13 @@ class Loader:
 
     def summary(self) -> str:
         """A line on the first epoch: its batches, and the share of padding in them."""
-        is_token = [piece.is_token for rows in self.epoch_batches(1)
-                    for piece in data.pieces(self.texts(rows), START_COST[self.device.type])]
+        is_token = [
+            piece.is_token
+            for rows in self.epoch_batches(1)
+            for piece in data.pieces(self.texts(rows), START_COST[self.device.type])
+        ]
         padding = 1 - sum(mask.sum() for mask in is_token) / sum(mask.size for mask in is_token)
-        return (f"{self.batch_size} texts a batch, each in {len(self.views)} "
-                f"view{'s' * (len(self.views) > 1)}; padding: {padding:.1%}")
+        return (
+            f"{self.batch_size} texts a batch, each in {len(self.views)} "
+            f"view{'s' * (len(self.views) > 1)}; padding: {padding:.1%}"
+        )

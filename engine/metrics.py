@@ -1,6 +1,7 @@
 """
 How good predictions are, and how honest their probabilities.
 """
+
 import math
 
 import numpy as np
@@ -17,31 +18,42 @@ def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray)
     tested = np.unique(labels)
     accuracy = 100 * accuracy_score(labels, predicted)
     macro_f1 = 100 * f1_score(labels, predicted, labels=tested, average="macro", zero_division=0)
-    result = {"accuracy": accuracy, "macro_f1": macro_f1,
-              "balanced_accuracy": 100 * recall_score(labels, predicted, labels=tested,
-                                                      average="macro"),
-              "gap": accuracy - macro_f1, "groups": {}}
+    result = {
+        "accuracy": accuracy,
+        "macro_f1": macro_f1,
+        "balanced_accuracy": 100 * recall_score(labels, predicted, labels=tested, average="macro"),
+        "gap": accuracy - macro_f1,
+        "groups": {},
+    }
     for name, lowest, highest in (("many", 101, math.inf), ("medium", 20, 100), ("few", 0, 19)):
         in_group = (train_counts >= lowest) & (train_counts <= highest)
         members = np.intersect1d(np.flatnonzero(in_group), tested)
         if len(members):
             is_member = np.isin(labels, members)
             result["groups"][name] = {
-                "classes": len(members), "texts": int(is_member.sum()),
+                "classes": len(members),
+                "texts": int(is_member.sum()),
                 "accuracy": 100 * accuracy_score(labels[is_member], predicted[is_member]),
-                "macro_f1": 100 * f1_score(labels, predicted, labels=members, average="macro",
-                                           zero_division=0)}
-    result["f1"] = (100 * f1_score(labels, predicted, labels=range(len(train_counts)), average=None,
-                                   zero_division=0)).tolist()
+                "macro_f1": 100
+                * f1_score(labels, predicted, labels=members, average="macro", zero_division=0),
+            }
+    result["f1"] = (
+        100
+        * f1_score(
+            labels, predicted, labels=range(len(train_counts)), average=None, zero_division=0
+        )
+    ).tolist()
     result["never_predicted"] = np.setdiff1d(np.arange(len(train_counts)), predicted).tolist()
     return result
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray,
-                               bins: int = 15) -> float:
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
+) -> float:
     """The calibration error of the most probable class, of texts with probabilities (n, C)."""
-    return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels,
-                             bins)
+    return calibration_error(
+        probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins
+    )
 
 
 def calibration_error(probability: np.ndarray, is_right: np.ndarray, bins: int = 15) -> float:

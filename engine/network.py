@@ -1,6 +1,7 @@
 """
 The network of a run, as its flags ask for it, and what a checkpoint holds of it.
 """
+
 import argparse
 
 import torch
@@ -19,17 +20,27 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
     """The pretrained encoder, and everything new fixed by the seed."""
     set_seed(args.seed)
     encoder = load_encoder(args.encoder, args.pooling, args.freeze_layers)
-    print(f"encoder {args.encoder}, pooling {args.pooling}: a text is " + {
-        "cls": "its first token's state", "mean": "the mean of its tokens' states"}[args.pooling])
+    print(
+        f"encoder {args.encoder}, pooling {args.pooling}: a text is "
+        + {"cls": "its first token's state", "mean": "the mean of its tokens' states"}[args.pooling]
+    )
     family = encoder.backbone.config.model_type
     if args.method == "roberta" and "roberta" not in family:
-        raise InputError(f"--method roberta with --encoder {args.encoder}, a {family}: leave "
-                         "--encoder out, or take --method bert")
+        raise InputError(
+            f"--method roberta with --encoder {args.encoder}, a {family}: leave "
+            "--encoder out, or take --method bert"
+        )
     if args.compile:
         encoder.backbone.compile(dynamic=True)
     counts = torch.from_numpy(data.class_counts(corpus.train_labels, len(corpus.label_names)))
-    task = Task(corpus.label_names, corpus.train_labels, counts, load_tokenizer(args.encoder),
-                args.epochs, args.batch_size)
+    task = Task(
+        corpus.label_names,
+        corpus.train_labels,
+        counts,
+        load_tokenizer(args.encoder),
+        args.epochs,
+        args.batch_size,
+    )
     return make(args.method, encoder, task, model_options(args)).to(args.device)
 
 
@@ -40,8 +51,10 @@ def spreads(args: argparse.Namespace) -> bool:
     """
     several = args.device == "cuda" and torch.cuda.device_count() > 1 and not args.micro_batch
     if several and args.compile:
-        raise InputError("--compile does not go with torch.nn.DataParallel: start it with "
-                         "torchrun, or name one GPU, --device cuda:0")
+        raise InputError(
+            "--compile does not go with torch.nn.DataParallel: start it with "
+            "torchrun, or name one GPU, --device cuda:0"
+        )
     return several
 
 
@@ -52,10 +65,14 @@ class Trained:
         self.model = model
 
     def state_dict(self) -> dict[str, Tensor]:
-        frozen = {p.data_ptr() for part in self.model.encoder.frozen_parts()
-                  for p in part.parameters()}
-        return {name: tensor for name, tensor in self.model.state_dict().items()
-                if tensor.data_ptr() not in frozen}
+        frozen = {
+            p.data_ptr() for part in self.model.encoder.frozen_parts() for p in part.parameters()
+        }
+        return {
+            name: tensor
+            for name, tensor in self.model.state_dict().items()
+            if tensor.data_ptr() not in frozen
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """ValueError where it is the state of another network."""

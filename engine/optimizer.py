@@ -1,6 +1,7 @@
 """
 The optimizer of a run, its learning rate, and its precision.
 """
+
 import argparse
 import contextlib
 import math
@@ -14,21 +15,30 @@ def new_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Ada
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1]
     vectors = [p for p in trained if p.ndim <= 1]
-    return torch.optim.AdamW([{"params": matrices, "weight_decay": args.weight_decay},
-                              {"params": vectors, "weight_decay": 0.0}], lr=args.lr,
-                             fused=torch.device(args.device).type in ("cpu", "cuda"))
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": args.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=args.lr,
+        fused=torch.device(args.device).type in ("cpu", "cuda"),
+    )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, t: int, total_steps: int,
-                      args: argparse.Namespace) -> float:
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, t: int, total_steps: int, args: argparse.Namespace
+) -> float:
     """Of step t = 1..T: linear warm-up over a share of the steps, then --schedule down to 0."""
     warmup_steps = args.warmup * total_steps
     if t <= warmup_steps:
         factor = t / warmup_steps
     else:
-        done = (t - warmup_steps - 1) / max(1, total_steps - warmup_steps)      # from 0, below 1
-        factor = {"constant": 1.0, "linear": 1 - done,
-                  "cosine": (1 + math.cos(math.pi * done)) / 2}[args.schedule]
+        done = (t - warmup_steps - 1) / max(1, total_steps - warmup_steps)  # from 0, below 1
+        factor = {
+            "constant": 1.0,
+            "linear": 1 - done,
+            "cosine": (1 + math.cos(math.pi * done)) / 2,
+        }[args.schedule]
     for group in optimizer.param_groups:
         group["lr"] = args.lr * factor
     return args.lr * factor

@@ -11,6 +11,7 @@ Text formats are read strictly and as a stream, by Python's csv and json, which 
 each row. pandas reads Parquet and Excel; of a CSV file it would fill short rows, rename repeated
 columns and forget the lines. Whatever is wrong with a table is an InputError of one line.
 """
+
 import ast
 import bz2
 import codecs
@@ -33,17 +34,18 @@ from typing import BinaryIO, NamedTuple
 
 from engine.files import InputError
 
-Row = tuple[str, dict]          # where it stands, and its values by column
-Rows = list[tuple[str, str | None]]     # text and label, None without one
+Row = tuple[str, dict]  # where it stands, and its values by column
+Rows = list[tuple[str, str | None]]  # text and label, None without one
 
 
 @dataclass
 class Table:
     """A table whose rows are read once, one after the other."""
-    name: str                   # what messages call it
-    columns: list[str]          # of the header, or of the first object
+
+    name: str  # what messages call it
+    columns: list[str]  # of the header, or of the first object
     rows: Iterator[Row]
-    notes: list[str] = field(default_factory=list)      # what was found, a line each, to be said
+    notes: list[str] = field(default_factory=list)  # what was found, a line each, to be said
 
 
 # ---- bytes: what is packed is unpacked, by its first bytes ----
@@ -64,17 +66,22 @@ def unpacked(name: str, stream: BinaryIO, form: str) -> tuple[BinaryIO, str]:
     is_gzip, is_bz2 = start[:2] == b"\x1f\x8b", re.match(rb"BZh[1-9]1AY&", start)
     if not (is_gzip or is_bz2 or start[:4] == b"PK\x03\x04") or form == "xlsx":
         return stream, form
-    packed = stream if stream.seekable() else in_memory(stream)     # it is read twice
+    packed = stream if stream.seekable() else in_memory(stream)  # it is read twice
     if is_gzip or is_bz2:
         return io.BufferedReader(gzip.open(packed) if is_gzip else bz2.open(packed)), form
     archive = zipfile.ZipFile(packed)
-    members = [member for member in archive.namelist() if not member.endswith("/")
-               and not member.startswith("__MACOSX")]
+    members = [
+        member
+        for member in archive.namelist()
+        if not member.endswith("/") and not member.startswith("__MACOSX")
+    ]
     if "xl/workbook.xml" in members:
         raise InputError(f"{name}: an Excel file; let its name end in .xlsx")
     if len(members) != 1:
-        raise InputError(f"{name}: a zip with {len(members)} files ({', '.join(members)[:200]}); "
-                         "pack the table alone, or name one that you unpacked")
+        raise InputError(
+            f"{name}: a zip with {len(members)} files ({', '.join(members)[:200]}); "
+            "pack the table alone, or name one that you unpacked"
+        )
     return io.BufferedReader(archive.open(members[0])), form or form_of(members[0])
 
 
@@ -84,7 +91,7 @@ def in_memory(stream: BinaryIO) -> BinaryIO:
 
 # ---- characters: the encoding is found ----
 
-ESCAPED = re.compile("[\udc80-\udcff]")     # what surrogateescape makes of a byte
+ESCAPED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte
 
 
 def scan_utf8(name: str, stream: BinaryIO) -> bool:
@@ -109,11 +116,15 @@ def scan_utf8(name: str, stream: BinaryIO) -> bool:
     if broken > wide:
         return False
     if tail:
-        raise InputError(f"{name}, line {first or 1 + lines}: not UTF-8; the file ends within a "
-                         "character: bring the whole of it")
+        raise InputError(
+            f"{name}, line {first or 1 + lines}: not UTF-8; the file ends within a "
+            "character: bring the whole of it"
+        )
     if broken:
-        raise InputError(f"{name}, line {first}: not UTF-8, though most of the file is; correct "
-                         "this line, or save the file as UTF-8")
+        raise InputError(
+            f"{name}, line {first}: not UTF-8, though most of the file is; correct "
+            "this line, or save the file as UTF-8"
+        )
     return True
 
 
@@ -124,18 +135,20 @@ def find_encoding(name: str, stream: BinaryIO) -> str:
     start = stream.peek(1000)[:1000]
     if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return "utf-16"
-    if start.count(0) >= max(len(start) / 4, 1):    # of Western text every second byte is zero
+    if start.count(0) >= max(len(start) / 4, 1):  # of Western text every second byte is zero
         return "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
     return "utf-8-sig" if not stream.seekable() or scan_utf8(name, stream) else "cp1252"
 
 
 def check_decodes(name: str, stream: BinaryIO, encoding: str) -> None:
     try:
-        for text in codecs.iterdecode(iter(lambda: stream.read(1 << 20), b""), encoding):
+        for _ in codecs.iterdecode(iter(lambda: stream.read(1 << 20), b""), encoding):
             pass
     except UnicodeDecodeError:
-        raise InputError(f"{name}: neither UTF-8 nor UTF-16 nor Windows-1252; open it in the "
-                         "program that wrote it and save it as UTF-8") from None
+        raise InputError(
+            f"{name}: neither UTF-8 nor UTF-16 nor Windows-1252; open it in the "
+            "program that wrote it and save it as UTF-8"
+        ) from None
 
 
 class Text(io.TextIOWrapper):
@@ -156,9 +169,10 @@ def open_text(name: str, stream: BinaryIO, newline: str) -> tuple[io.TextIOWrapp
         stream.seek(begin)
         shown = next((line for line in Text(stream, encoding) if not line.isascii()), "").strip()
         title = {"cp1252": "Windows-1252"}.get(encoding, encoding.upper())
-        notes.append(f"{name}: read as {title}, since it is not UTF-8"
-                     + (f"; its first line beyond plain English letters: {shown[:60]}"
-                        if shown else ""))
+        notes.append(
+            f"{name}: read as {title}, since it is not UTF-8"
+            + (f"; its first line beyond plain English letters: {shown[:60]}" if shown else "")
+        )
     if is_file:
         stream.seek(begin)
     return Text(stream, encoding, newline=newline), notes
@@ -170,14 +184,17 @@ def checked_lines(name: str, text: io.TextIOWrapper) -> Iterator[str]:
     try:
         for number, line in enumerate(text, 1):
             if "\0" in line:
-                raise InputError(f"{name}, line {number}: a NUL byte; the file is damaged or not a "
-                                 "text file")
+                raise InputError(
+                    f"{name}, line {number}: a NUL byte; the file is damaged or not a text file"
+                )
             yield line
         if number == 0:
             raise is_empty(name)
     except UnicodeDecodeError:
-        raise InputError(f"{name}, below line {number}: not UTF-8; save it as UTF-8, or give it "
-                         "as a file, whose encoding is found") from None
+        raise InputError(
+            f"{name}, below line {number}: not UTF-8; save it as UTF-8, or give it "
+            "as a file, whose encoding is found"
+        ) from None
 
 
 def is_empty(name: str) -> InputError:
@@ -191,19 +208,21 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 
 def find_separator(lines: list[str], usual: str) -> str:
     """The one that gives all these lines as many fields as the first, then gives it the most."""
+
     def score(separator: str) -> tuple:
         widths = []
-        with suppress(csv.Error):       # of a quoted field that is open where the sample ends, too
+        with suppress(csv.Error):  # of a quoted field that is open where the sample ends, too
             for fields in csv.reader(lines, delimiter=separator, strict=True):
                 widths += [len(fields)] if fields else []
         width = widths[0] if widths else 0
         return width > 1 and set(widths) == {width}, width, separator == usual
+
     return max(SEPARATORS, key=score)
 
 
 def csv_records(name: str, lines: Iterable[str], separator: str) -> Iterator[tuple[str, list[str]]]:
     """Where it begins, and its fields, of each record that is not blank."""
-    csv.field_size_limit(2**31 - 1)    # one field may be a whole book; the usual limit is 128 kB
+    csv.field_size_limit(2**31 - 1)  # one field may be a whole book; the usual limit is 128 kB
     # strict: an open quote is an error here instead of one text that swallows the rest of the file
     reader, line = csv.reader(lines, delimiter=separator, strict=True), 1
     try:
@@ -212,8 +231,9 @@ def csv_records(name: str, lines: Iterable[str], separator: str) -> Iterator[tup
                 yield f"{name}, line {line}", fields
             line = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{name}, line {line}: {error}; "
-                         "write a quote inside a quoted field twice, and close it") from None
+        raise InputError(
+            f"{name}, line {line}: {error}; write a quote inside a quoted field twice, and close it"
+        ) from None
 
 
 def named_columns(where: str, header: list[str]) -> list[str]:
@@ -222,8 +242,10 @@ def named_columns(where: str, header: list[str]) -> list[str]:
         header = [column or f"Unnamed: {i}" for i, column in enumerate(header, 1)]
     column, times = Counter(header).most_common(1)[0]
     if times > 1:
-        raise InputError(f"{where}: two columns are named {column!r}; rename one, or put a line "
-                         "with the columns' names at the top")
+        raise InputError(
+            f"{where}: two columns are named {column!r}; rename one, or put a line "
+            "with the columns' names at the top"
+        )
     return header
 
 
@@ -238,9 +260,12 @@ def table_of(name: str, records: Iterator[tuple[str, list]], separator: str) -> 
         for where, fields in records:
             if len(fields) != len(columns):
                 found = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
-                raise InputError(f"{where}: {found} where the header has {len(columns)}; put "
-                                 f"quotes round a field that contains {separator!r}")
+                raise InputError(
+                    f"{where}: {found} where the header has {len(columns)}; put "
+                    f"quotes round a field that contains {separator!r}"
+                )
             yield where, dict(zip(columns, fields))
+
     return Table(name, columns, rows())
 
 
@@ -248,9 +273,9 @@ def read_delimited(name: str, stream: BinaryIO, usual: str) -> Table:
     is_file = stream.seekable()
     text, notes = open_text(name, stream, newline="")
     lines = checked_lines(name, text)
-    sample = list(islice(lines, 50 if is_file else 1))      # a pipe may bring the rest much later
+    sample = list(islice(lines, 50 if is_file else 1))  # a pipe may bring the rest much later
     separator = find_separator(sample, usual)
-    if sample and (said := re.fullmatch(r"sep=(.)\s*", sample[0])):     # Excel's own first line
+    if sample and (said := re.fullmatch(r"sep=(.)\s*", sample[0])):  # Excel's own first line
         separator, sample[0] = said[1], "\n"
     if separator != usual:
         notes.append(f"{name}: columns are separated by {SEPARATORS.get(separator, separator)}")
@@ -262,8 +287,12 @@ def read_lines(name: str, stream: BinaryIO) -> Table:
     """A text a line."""
     text, notes = open_text(name, stream, newline="\n")
     lines = (line.removesuffix("\n").removesuffix("\r") for line in checked_lines(name, text))
-    return Table(name, ["text"], ((f"{name}, line {number}", {"text": line})
-                                  for number, line in enumerate(lines, 1)), notes)
+    return Table(
+        name,
+        ["text"],
+        ((f"{name}, line {number}", {"text": line}) for number, line in enumerate(lines, 1)),
+        notes,
+    )
 
 
 # ---- JSON ----
@@ -290,6 +319,7 @@ def table_of_objects(name: str, items: Iterator[tuple[str, object]], notes: list
             if not isinstance(item, dict):
                 raise InputError(f"{where}: {item!r:.40} is not an object with named fields")
             yield where, item
+
     objects = rows()
     first = next(objects, None)
     if first is None:
@@ -299,9 +329,12 @@ def table_of_objects(name: str, items: Iterator[tuple[str, object]], notes: list
 
 def read_jsonl(name: str, stream: BinaryIO) -> Table:
     """One object a line."""
-    text, notes = open_text(name, stream, newline="\n")     # a string may hold U+2028: no line end
-    items = ((f"{name}, line {number}", parse_json(f"{name}, line {number}", line))
-             for number, line in enumerate(checked_lines(name, text), 1) if line.strip())
+    text, notes = open_text(name, stream, newline="\n")  # a string may hold U+2028: no line end
+    items = (
+        (f"{name}, line {number}", parse_json(f"{name}, line {number}", line))
+        for number, line in enumerate(checked_lines(name, text), 1)
+        if line.strip()
+    )
     return table_of_objects(name, items, notes)
 
 
@@ -335,12 +368,17 @@ def read_json(name: str, stream: BinaryIO) -> Table:
 def rows_of_columns(name: str, columns: dict) -> list[dict]:
     """Rows of {"text": {"0": ..., "1": ...}}, as pandas writes it, or of {"text": [..., ...]}."""
     parts = [dict(enumerate(part)) if isinstance(part, list) else part for part in columns.values()]
-    if not parts or not all(isinstance(part, dict) and part.keys() == parts[0].keys()
-                            for part in parts):
-        raise InputError(f"{name}: neither a list of objects nor columns of equal length; one "
-                         "object a line is a .jsonl file")
-    return [dict(zip(columns, values)) for values in zip(*(
-        [part[key] for key in parts[0]] for part in parts))]
+    if not parts or not all(
+        isinstance(part, dict) and part.keys() == parts[0].keys() for part in parts
+    ):
+        raise InputError(
+            f"{name}: neither a list of objects nor columns of equal length; one "
+            "object a line is a .jsonl file"
+        )
+    return [
+        dict(zip(columns, values))
+        for values in zip(*([part[key] for key in parts[0]] for part in parts))
+    ]
 
 
 # ---- Parquet and Excel, by pandas ----
@@ -348,7 +386,7 @@ def rows_of_columns(name: str, columns: dict) -> list[dict]:
 
 def plain(value: object) -> object:
     """As JSON has it: None where pandas has NaN, NaT or NA, lists of arrays, dates as text."""
-    if hasattr(value, "tolist"):        # of numpy
+    if hasattr(value, "tolist"):  # of numpy
         value = value.tolist()
     if value is None or isinstance(value, (str, bool, int, list, dict)):
         return value
@@ -363,12 +401,14 @@ def needing(name: str, package: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except ImportError:
-        raise InputError(f"{name}: reading it needs the package {package}: pip install {package}"
-                         ) from None
+        raise InputError(
+            f"{name}: reading it needs the package {package}: pip install {package}"
+        ) from None
     except Exception as error:
         line = " ".join(str(error).split())[:80]
-        raise InputError(f"{name}: cannot be read by {package} ({type(error).__name__}: {line}); "
-                         f"{remedy}") from None
+        raise InputError(
+            f"{name}: cannot be read by {package} ({type(error).__name__}: {line}); {remedy}"
+        ) from None
 
 
 ANOTHER = "it is damaged, or another format: save it as CSV"
@@ -377,38 +417,51 @@ ANOTHER = "it is damaged, or another format: save it as CSV"
 def read_parquet(name: str, stream: BinaryIO) -> Table:
     with needing(name, "pyarrow", ANOTHER):
         import pandas
+
         frame = pandas.read_parquet(in_memory(stream), engine="pyarrow", dtype_backend="pyarrow")
     columns = named_columns(name, list(map(str, frame.columns)))
-    return Table(name, columns, (
-        (f"{name}, row {number}", dict(zip(columns, map(plain, values))))
-        for number, values in enumerate(frame.itertuples(index=False, name=None), 1)))
+    return Table(
+        name,
+        columns,
+        (
+            (f"{name}, row {number}", dict(zip(columns, map(plain, values))))
+            for number, values in enumerate(frame.itertuples(index=False, name=None), 1)
+        ),
+    )
 
 
 def sheet_cells(name: str, stream: BinaryIO, data_only: bool):
     """The names of the sheets, and the first one's cells as strings, without a header."""
     with needing(name, "openpyxl", ANOTHER):
         import pandas
+
         with pandas.ExcelFile(stream, "openpyxl", engine_kwargs={"data_only": data_only}) as book:
             frame = pandas.read_excel(book, header=None, dtype=object, na_filter=False)
             return book.sheet_names, frame.map(
-                lambda value: "" if plain(value) is None else str(value))
+                lambda value: "" if plain(value) is None else str(value)
+            )
 
 
 def read_xlsx(name: str, stream: BinaryIO) -> Table:
     """The first sheet; each cell is text, as in CSV."""
     stream = in_memory(stream)
     sheets, cells = sheet_cells(name, stream, data_only=True)
-    records = ((f"{name}, row {number}", list(values)) for number, values
-               in enumerate(cells.itertuples(index=False, name=None), 1) if any(values))
+    records = (
+        (f"{name}, row {number}", list(values))
+        for number, values in enumerate(cells.itertuples(index=False, name=None), 1)
+        if any(values)
+    )
     table = table_of(name, records, ",")
-    if (cells == "").iloc[1:].all().any():      # a column of formulas, as some programs write it?
+    if (cells == "").iloc[1:].all().any():  # a column of formulas, as some programs write it?
         stream.seek(0)
         _, formulas = sheet_cells(name, stream, data_only=False)
         lost = (cells == "") & formulas.map(lambda value: value.startswith("="))
         if lost.any(axis=None):
             first = formulas.to_numpy()[lost.to_numpy()][0]
-            raise InputError(f"{name}: it has formulas without their values, such as {first:.60}; "
-                             "open it in Excel or LibreOffice, which work them out, and save it")
+            raise InputError(
+                f"{name}: it has formulas without their values, such as {first:.60}; "
+                "open it in Excel or LibreOffice, which work them out, and save it"
+            )
     if len(sheets) > 1:
         table.notes.append(f"{name}: read its first sheet, {sheets[0]!r:.40}, of {len(sheets)}")
     return table
@@ -417,9 +470,13 @@ def read_xlsx(name: str, stream: BinaryIO) -> Table:
 FORMS: dict[str, Callable[[str, BinaryIO], Table]] = {
     "csv": lambda name, stream: read_delimited(name, stream, ","),
     "tsv": lambda name, stream: read_delimited(name, stream, "\t"),
-    "txt": lambda name, stream: read_delimited(name, stream, "\t"),     # Excel's "Unicode text"
-    "jsonl": read_jsonl, "json": read_json, "parquet": read_parquet, "xlsx": read_xlsx,
-    "lines": read_lines}
+    "txt": lambda name, stream: read_delimited(name, stream, "\t"),  # Excel's "Unicode text"
+    "jsonl": read_jsonl,
+    "json": read_json,
+    "parquet": read_parquet,
+    "xlsx": read_xlsx,
+    "lines": read_lines,
+}
 ENDINGS = ", ".join(f".{form}" for form in FORMS if form != "lines")
 
 
@@ -436,25 +493,27 @@ def open_table(source: str | Path | BinaryIO, form: str = "", name: str = "") ->
             try:
                 stream = stack.enter_context(open(source, "rb"))
             except OSError as error:
-                raise InputError(f"{name}: cannot be read ({error.strerror}); check the path"
-                                 ) from None
+                raise InputError(
+                    f"{name}: cannot be read ({error.strerror}); check the path"
+                ) from None
         else:
             stream = source if hasattr(source, "peek") else io.BufferedReader(source)
         try:
             content, form = unpacked(name, stream, form)
         except InputError:
             raise
-        except Exception as error:      # whatever a damaged archive makes of zipfile
+        except Exception as error:  # whatever a damaged archive makes of zipfile
             raise is_damaged(name, error) from None
         if form not in FORMS:
-            raise InputError(f"{name}: its name must end in one of {ENDINGS}, or these with .gz, "
-                             ".bz2 or .zip")
+            raise InputError(
+                f"{name}: its name must end in one of {ENDINGS}, or these with .gz, .bz2 or .zip"
+            )
         try:
             yield FORMS[form](name, content)
         except (EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise is_damaged(name, error) from None
         except OSError as error:
-            if error.errno in (None, errno.EINVAL):     # of gzip, bz2 and zipfile; else a disk
+            if error.errno in (None, errno.EINVAL):  # of gzip, bz2 and zipfile; else a disk
                 raise is_damaged(name, error) from None
             raise
 
@@ -466,15 +525,20 @@ def is_damaged(name: str, error: Exception) -> InputError:
 
 # ---- columns: those that are asked for, or leave no doubt ----
 
-USUAL = {"text": ("text", "sentence", "content", "review", "title"),
-         "label": ("label", "class", "category", "target", "tag")}
-ONE_CLASS = ("a text has one class here, and files with several labels a text are not supported: "
-             "keep one of them")
+USUAL = {
+    "text": ("text", "sentence", "content", "review", "title"),
+    "label": ("label", "class", "category", "target", "tag"),
+}
+ONE_CLASS = (
+    "a text has one class here, and files with several labels a text are not supported: "
+    "keep one of them"
+)
 LIST_LIKE = re.compile(r"[\[({].*[\])}]", re.DOTALL)
 
 
-def find_columns(table: Table, texts: list[str], label: str | None = None
-                 ) -> tuple[list[str], str | None]:
+def find_columns(
+    table: Table, texts: list[str], label: str | None = None
+) -> tuple[list[str], str | None]:
     """
     The table's columns of these names. A name may differ in case and outer blanks, and for "text"
     and "label", the defaults, one of USUAL is taken, if it is the only one; a note says so.
@@ -510,18 +574,27 @@ def find_column(table: Table, wanted: str, role: str) -> str:
 def missing_column(table: Table, wanted: str, role: str, candidates: list[str]) -> str:
     """What find_column says: every column with a value of it, and what to do."""
     rows = []
-    with suppress(InputError):      # a fault further down is not what is to be told now
+    with suppress(InputError):  # a fault further down is not what is to be told now
         rows += (row for _, row in islice(table.rows, 50))
     if is_data(table.columns, rows):
-        return (f"{table.name}: the first row {short(table.columns)} looks like data, and names no "
-                "columns: put a line with the names at the top, such as text,label")
-    values = {column: next((row[column] for row in rows if row.get(column) not in (None, "")), None)
-              for column in table.columns}
+        return (
+            f"{table.name}: the first row {short(table.columns)} looks like data, and names no "
+            "columns: put a line with the names at the top, such as text,label"
+        )
+    values = {
+        column: next((row[column] for row in rows if row.get(column) not in (None, "")), None)
+        for column in table.columns
+    }
     shown = ", ".join(column_shown(*item) for item in values.items())
-    doubt = (f"{' and '.join(map(repr, candidates))} may both be it" if candidates else
-             f"no column {wanted!r}")
-    return (f"{table.name}: {doubt}; its columns, with a value of each: {shown[:600]}; name yours "
-            f"with --{role}_column")
+    doubt = (
+        f"{' and '.join(map(repr, candidates))} may both be it"
+        if candidates
+        else f"no column {wanted!r}"
+    )
+    return (
+        f"{table.name}: {doubt}; its columns, with a value of each: {shown[:600]}; name yours "
+        f"with --{role}_column"
+    )
 
 
 def column_shown(column: str, value: object) -> str:
@@ -534,8 +607,13 @@ def short(names: list[str]) -> str:
 
 def is_data(header: list[str], rows: list[dict]) -> bool:
     """Whether a first row reads like texts and labels, and not like the names of columns."""
-    return any(len(name.split()) > 4 or re.fullmatch(r"-?\d+(\.\d+)?", name.strip())
-               or name and any(row.get(name) == name for row in rows) for name in header)
+    return any(
+        len(name.split()) > 4
+        or re.fullmatch(r"-?\d+(\.\d+)?", name.strip())
+        or name
+        and any(row.get(name) == name for row in rows)
+        for name in header
+    )
 
 
 # ---- cells ----
@@ -543,9 +621,10 @@ def is_data(header: list[str], rows: list[dict]) -> bool:
 
 def cell(where: str, row: dict, column: str) -> object:
     if column not in row:
-        raise InputError(f"{where}: no column {column!r}, only {short(list(row))}; every row needs "
-                         "it")
-    return None if row[column] != row[column] else row[column]      # JSON's NaN
+        raise InputError(
+            f"{where}: no column {column!r}, only {short(list(row))}; every row needs it"
+        )
+    return None if row[column] != row[column] else row[column]  # JSON's NaN
 
 
 def text_of(where: str, text: object, is_optional: bool = True) -> str:
@@ -599,6 +678,7 @@ def holds_a_list(label: str) -> bool:
 
 class Parts(NamedTuple):
     """The rows of each part, None where there is no such part, and what is to be said."""
+
     train: Rows
     test: Rows | None
     val: Rows | None
@@ -611,12 +691,14 @@ PARTS = {"train": ("train",), "test": ("test",), "val": ("validation", "valid", 
 def read_rows(table: Table, texts: list[str], label: str, drop_unlabelled: bool) -> Rows:
     """Text and label of every row. InputError where a text has no label, unless it may be so."""
     texts, label = find_columns(table, texts, label)
-    rows, interned = [], {}     # few labels, many rows: one string each
+    rows, interned = [], {}  # few labels, many rows: one string each
     for where, row in table.rows:
         text, name = joined_text(where, row, texts), label_of(where, row, label)
         if name is None and text.strip() and not drop_unlabelled:
-            raise InputError(f"{where}: the label is empty; fill it in, or leave such rows out "
-                             "with --drop_unlabelled")
+            raise InputError(
+                f"{where}: the label is empty; fill it in, or leave such rows out "
+                "with --drop_unlabelled"
+            )
         rows.append((text, interned.setdefault(name, name)))
     check_one_class(table.name, interned.keys() - {None})
     return rows
@@ -625,11 +707,15 @@ def read_rows(table: Table, texts: list[str], label: str, drop_unlabelled: bool)
 def check_one_class(name: str, labels: set[str]) -> None:
     """InputError where most labels are others put together, as "comedy|drama" is."""
     for mark in "|;,":
-        composed = sorted(label for label in labels if mark in label and all(
-            part.strip() in labels for part in label.split(mark)))
+        composed = sorted(
+            label
+            for label in labels
+            if mark in label and all(part.strip() in labels for part in label.split(mark))
+        )
         if len(composed) >= max(3, len(labels) / 2):
-            raise InputError(f"{name}: labels such as {composed[0]!r:.60} are several labels in "
-                             f"one; {ONE_CLASS}")
+            raise InputError(
+                f"{name}: labels such as {composed[0]!r:.60} are several labels in one; {ONE_CLASS}"
+            )
 
 
 def read_own(dataset: str, texts: list[str], label: str, drop_unlabelled: bool = False) -> Parts:
@@ -655,26 +741,38 @@ def sources(dataset: str, notes: list[str]) -> dict[str, AbstractContextManager[
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         with needing(dataset, "datasets", "save it once more with save_to_disk"):
             import datasets
+
             splits = datasets.load_from_disk(dataset)
         return split_tables(dataset, splits, notes)
     if not path.is_dir():
         return {"train": open_table(path)}
-    found = {part: [file for file in sorted(path.iterdir()) if form_of(file.name)
-                    and file.name.split(".")[0].lower() in names]
-             for part, names in PARTS.items()}
+    found = {
+        part: [
+            file
+            for file in sorted(path.iterdir())
+            if form_of(file.name) and file.name.split(".")[0].lower() in names
+        ]
+        for part, names in PARTS.items()
+    }
     if len(found["train"]) != 1 or max(map(len, found.values())) > 1:
-        raise InputError(f"{path}: a folder needs exactly one train file, and at most one test and "
-                         "one validation (or valid, val, dev) file, ending in one of "
-                         f"{ENDINGS}; remove or rename the others")
+        raise InputError(
+            f"{path}: a folder needs exactly one train file, and at most one test and "
+            "one validation (or valid, val, dev) file, ending in one of "
+            f"{ENDINGS}; remove or rename the others"
+        )
     return {part: open_table(files[0]) for part, files in found.items() if files}
 
 
 def from_hub(dataset: str):
     """The splits of hf:NAME[:CONFIG], a dataset of the Hugging Face hub."""
     name, _, config = dataset.removeprefix("hf:").partition(":")
-    with needing(dataset, "datasets", "correct its name, hf:NAME or hf:NAME:CONFIG, or try again "
-                 "with a network"):
+    with needing(
+        dataset,
+        "datasets",
+        "correct its name, hf:NAME or hf:NAME:CONFIG, or try again with a network",
+    ):
         import datasets
+
         return datasets.load_dataset(name, config or None)
 
 
@@ -683,23 +781,42 @@ def split_tables(dataset: str, splits, notes: list[str]) -> dict:
     splits = splits if isinstance(splits, dict) else {"train": splits}
     found = {part: [name for name in splits if name in names] for part, names in PARTS.items()}
     if len(found["train"]) != 1 or max(map(len, found.values())) > 1:
-        raise InputError(f"{dataset}: it has the splits {short(list(splits))}; one called train is "
-                         "needed, and at most one test and one validation split")
+        raise InputError(
+            f"{dataset}: it has the splits {short(list(splits))}; one called train is "
+            "needed, and at most one test and one validation split"
+        )
     others = set(splits) - {name for names in found.values() for name in names}
     if others:
         notes.append(f"{dataset}: the splits {short(sorted(others))} are not used")
-    return {part: nullcontext(split_table(f"{dataset}, {names[0]}", splits[names[0]]))
-            for part, names in found.items() if names}
+    return {
+        part: nullcontext(split_table(f"{dataset}, {names[0]}", splits[names[0]]))
+        for part, names in found.items()
+        if names
+    }
 
 
 def split_table(name: str, split) -> Table:
     """A datasets.Dataset as a table; a class number of -1, "no label" there, is None."""
-    classes = {column: feature.names for column, feature in split.features.items()
-               if hasattr(feature, "names")}
+    classes = {
+        column: feature.names
+        for column, feature in split.features.items()
+        if hasattr(feature, "names")
+    }
 
     def named(row: dict) -> dict:
-        return row | {column: names[row[column]] if row[column] not in (None, -1) else None
-                      for column, names in classes.items()}
-    return Table(name, list(split.column_names), (
-        (f"{name}, row {number}", {column: plain(value) for column, value in named(row).items()})
-        for number, row in enumerate(split, 1)))
+        return row | {
+            column: names[row[column]] if row[column] not in (None, -1) else None
+            for column, names in classes.items()
+        }
+
+    return Table(
+        name,
+        list(split.column_names),
+        (
+            (
+                f"{name}, row {number}",
+                {column: plain(value) for column, value in named(row).items()},
+            )
+            for number, row in enumerate(split, 1)
+        ),
+    )

@@ -1,6 +1,7 @@
 """
 The files of one run beside its numbers, and its lines for the screen.
 """
+
 import csv
 import io
 from pathlib import Path
@@ -19,11 +20,17 @@ def csv_text(header: list[str], rows) -> str:
     return table.getvalue()
 
 
-UNKNOWN = "(no label)"      # an answer of a language model; its column comes after the classes
+UNKNOWN = "(no label)"  # an answer of a language model; its column comes after the classes
 
 
-def write_predictions(path: Path, texts: list[str], labels: np.ndarray, logits: np.ndarray,
-                      names: list[str], epoch: int) -> None:
+def write_predictions(
+    path: Path,
+    texts: list[str],
+    labels: np.ndarray,
+    logits: np.ndarray,
+    names: list[str],
+    epoch: int,
+) -> None:
     """
     A CSV file with the columns text, label, prediction, probability and epoch, a row for each text.
 
@@ -34,27 +41,39 @@ def write_predictions(path: Path, texts: list[str], labels: np.ndarray, logits: 
     """
     names, predicted = [*names, UNKNOWN], logits.argmax(axis=1)
     probability = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
-    write_text(path, csv_text(
-        ["text", "label", "prediction", "probability", "epoch"],
-        ((text, names[label], names[prediction], f"{p:.6f}", epoch) for text, label, prediction, p
-         in zip(texts, labels, predicted, probability))))
+    write_text(
+        path,
+        csv_text(
+            ["text", "label", "prediction", "probability", "epoch"],
+            (
+                (text, names[label], names[prediction], f"{p:.6f}", epoch)
+                for text, label, prediction, p in zip(texts, labels, predicted, probability)
+            ),
+        ),
+    )
 
 
-def write_reports(folder: Path, corpus: Corpus, epoch: int, logits: np.ndarray,
-                  val_logits: np.ndarray | None) -> None:
+def write_reports(
+    folder: Path, corpus: Corpus, epoch: int, logits: np.ndarray, val_logits: np.ndarray | None
+) -> None:
     """predictions.csv, validation.csv, and scikit-learn's report of the test texts, of an epoch."""
     labels, names = corpus.test_labels, corpus.label_names
     write_predictions(folder / "predictions.csv", corpus.test_texts, labels, logits, names, epoch)
     if val_logits is not None:
-        write_predictions(folder / "validation.csv", corpus.val_texts, corpus.val_labels,
-                          val_logits, names, epoch)
-    tested = np.unique(labels)      # as in metrics(): the same classes, the same means
+        write_predictions(
+            folder / "validation.csv", corpus.val_texts, corpus.val_labels, val_logits, names, epoch
+        )
+    tested = np.unique(labels)  # as in metrics(): the same classes, the same means
     options = dict(labels=tested, target_names=[names[c] for c in tested], zero_division=0)
     predicted = logits.argmax(axis=1)
-    write_text(folder / "classification_report.txt",
-               classification_report(labels, predicted, digits=4, **options))
-    write_json(folder / "classification_report.json",
-               classification_report(labels, predicted, output_dict=True, **options))
+    write_text(
+        folder / "classification_report.txt",
+        classification_report(labels, predicted, digits=4, **options),
+    )
+    write_json(
+        folder / "classification_report.json",
+        classification_report(labels, predicted, output_dict=True, **options),
+    )
 
 
 # ---- lines for the screen ----
@@ -65,21 +84,28 @@ def epoch_lines(record: dict) -> str:
     test, inside = record.get("test"), record.get("diagnostics")
     lines = [f"epoch {record['epoch']}"]
     if test:
-        groups = ", ".join(f"{name} {group['macro_f1']:.1f}"
-                           for name, group in test["groups"].items())
-        lines[0] += (f"  accuracy {test['accuracy']:.2f}, macro-F1 {test['macro_f1']:.2f} "
-                     f"({groups})")
+        groups = ", ".join(
+            f"{name} {group['macro_f1']:.1f}" for name, group in test["groups"].items()
+        )
+        lines[0] += f"  accuracy {test['accuracy']:.2f}, macro-F1 {test['macro_f1']:.2f} ({groups})"
     if "val" in record:
         lines[0] += f"  val {record['val']['accuracy']:.2f}, {record['val']['macro_f1']:.2f}"
     if "loss" in record:
-        lines[0] += (f"  cls {record['loss_cls']:.3f}, cl {record['loss_cl']:.3f}, "
-                     f"{record['texts_per_second']:.0f} texts/s")
+        lines[0] += (
+            f"  cls {record['loss_cls']:.3f}, cl {record['loss_cl']:.3f}, "
+            f"{record['texts_per_second']:.0f} texts/s"
+        )
     if inside:
-        mixed = [f"{name} {inside[f'mixed_to_prototype_{name}']:.2f}" for name in ("pos", "neg")
-                 if f"mixed_to_prototype_{name}" in inside]
-        lines.append(f"  cosine of prototypes to class means {inside['prototype_cosine']:.2f}, "
-                     f"to mixed samples {', '.join(mixed) or '-'}; gradient from cls "
-                     f"{inside['gradient_share_cls']:.0%}")
+        mixed = [
+            f"{name} {inside[f'mixed_to_prototype_{name}']:.2f}"
+            for name in ("pos", "neg")
+            if f"mixed_to_prototype_{name}" in inside
+        ]
+        lines.append(
+            f"  cosine of prototypes to class means {inside['prototype_cosine']:.2f}, "
+            f"to mixed samples {', '.join(mixed) or '-'}; gradient from cls "
+            f"{inside['gradient_share_cls']:.0%}"
+        )
     return "\n".join(lines)
 
 
@@ -87,7 +113,7 @@ PROTOCOLS = {
     "last": "after the last epoch: the headline",
     "best_val": "of the evaluated epochs, the best in validation macro-F1: its model is kept",
     "best_test": "of the evaluated epochs, the best in test accuracy, as in the authors' code: "
-                 "optimistic",
+    "optimistic",
 }
 
 
@@ -99,14 +125,19 @@ def print_result(folder: Path) -> None:
     try:
         print((folder / "classification_report.txt").read_text())
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}; run its command again with "
-                         "--overwrite") from error
-    print(f"above: epoch {result['kept_epoch']}; never predicted: "
-          + (", ".join(missing) or "no class"))
+        raise InputError(
+            f"{error.filename}: {error.strerror}; run its command again with --overwrite"
+        ) from error
+    print(
+        f"above: epoch {result['kept_epoch']}; never predicted: "
+        + (", ".join(missing) or "no class")
+    )
     for name, meaning in PROTOCOLS.items():
         if name in result:
-            print(f"{name + ':':<10} accuracy {result[name]['accuracy']:.2f}, macro-F1 "
-                  f"{result[name]['macro_f1']:.2f}, epoch {result[name]['epoch']} ({meaning})")
+            print(
+                f"{name + ':':<10} accuracy {result[name]['accuracy']:.2f}, macro-F1 "
+                f"{result[name]['macro_f1']:.2f}, epoch {result[name]['epoch']} ({meaning})"
+            )
     print(f"in {folder}")
 
 

@@ -5,10 +5,11 @@ is, which epoch is kept, and what is left at the end.
     with RunFolder(args, corpus) as folder:
         folder.keep(fit(args, corpus, folder))      # fit yields an epoch at a time
 
-Every way to fit a model is such a generator. It calls folder.begin() when all that can fail has been
-built, and yields (record, test_logits, val_logits) after each epoch: what is to be noted of it, with
-its number under "epoch", and the logits (n, C), or None where the epoch was not evaluated.
+Every way to fit a model is such a generator. It calls folder.begin() when all that can fail has
+been built, and yields (record, test_logits, val_logits) after each epoch: what is to be noted of
+it, with its number under "epoch", and the logits (n, C), or None where the epoch was not evaluated.
 """
+
 import argparse
 import contextlib
 import fcntl
@@ -55,7 +56,7 @@ class RunFolder:
     def __init__(self, args: argparse.Namespace, corpus: data.Corpus):
         self.args, self.corpus = args, corpus
         self.path = self.place = run_folder(args)
-        self.summary: dict = {}     # of the texts, see engine.corpus.report
+        self.summary: dict = {}  # of the texts, see engine.corpus.report
         self.clock = 0.0
         self.history: list[dict] = []
         self.parts: dict[str, Any] = {}
@@ -66,8 +67,10 @@ class RunFolder:
         """Keeps other runs out for as long as this process lives; finishes a swap that was cut."""
         if distributed.is_main():
             self.stack.enter_context(locked(self.path))
-            if (self.path / "new" / "result.json").exists():
+            if (self.path / "new" / "result.json").exists() or (self.path / "moving").exists():
                 self.swap()
+            if self.is_finished:
+                self.tidy()  # of what a stop right before the end left
         distributed.barrier()
         if self.args.overwrite and self.is_finished:
             self.place = self.path / "new"
@@ -106,8 +109,11 @@ class RunFolder:
             return ""
         before, now = read_json(path), settings(self.args)
         own = before.get("settings", {})
-        differing = [name for name in {**own, **now} if own.get(name) != now.get(name)
-                     or (name in own) != (name in now)]     # a setting that a version lacks
+        differing = [
+            name
+            for name in {**own, **now}
+            if own.get(name) != now.get(name) or (name in own) != (name in now)
+        ]  # a setting that a version lacks
         if differing:
             return "settings (" + ", ".join(differing) + ")"
         return "data" if before.get("data_hash") != self.data_hash else ""
@@ -116,8 +122,10 @@ class RunFolder:
         """InputError if the folder holds a run of other settings or other data."""
         what = self.difference()
         if what:
-            raise InputError(f"{self.place / 'args.json'}: a run with other {what} began here; "
-                             "--overwrite starts anew, another --output_dir keeps both")
+            raise InputError(
+                f"{self.place / 'args.json'}: a run with other {what} began here; "
+                "--overwrite starts anew, another --output_dir keeps both"
+            )
 
     def begin(self, model: Any = None, epochs: int = 1, **parts: Any) -> int:
         """
@@ -130,7 +138,7 @@ class RunFolder:
                  weights is what is kept of the best epoch
         """
         self.model, self.epochs, self.parts = model, epochs, parts
-        self.val_logits = None      # of the kept epoch
+        self.val_logits = None  # of the kept epoch
         with distributed.main_first():
             if distributed.is_main():
                 if self.starts_anew:
@@ -139,8 +147,10 @@ class RunFolder:
                 self.leave_report()
         self.history = self.restore()
         if not distributed.all_agree(len(self.history)):
-            raise InputError(f"{self.path}: not all processes see the same files; give "
-                             "--output_dir a folder that all machines share")
+            raise InputError(
+                f"{self.path}: not all processes see the same files; give "
+                "--output_dir a folder that all machines share"
+            )
         if self.history:
             print(f"goes on after epoch {len(self.history)}", flush=True)
         self.clock, self.is_first = time.perf_counter(), True
@@ -149,27 +159,41 @@ class RunFolder:
     def record_settings(self) -> None:
         """args.json, and train_rows.txt: the rows of the source that are trained on."""
         if (self.place / "args.json").exists():
-            return                          # of the run that goes on
-        versions = {"code": code_version(), "python": platform.python_version(),
-                    "torch": torch.__version__, "transformers": transformers.__version__,
-                    "platform": platform.platform()}
-        write_text(self.place / "train_rows.txt",
-                   "".join(f"{row}\n" for row in self.corpus.train_rows))
-        write_json(self.place / "args.json", {
-            "settings": settings(self.args), "data_hash": self.data_hash,
-            "command": sys.argv, "device": self.args.device, "versions": versions,
-            "label_names": self.corpus.label_names})
+            return  # of the run that goes on
+        versions = {
+            "code": code_version(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "platform": platform.platform(),
+        }
+        write_text(
+            self.place / "train_rows.txt", "".join(f"{row}\n" for row in self.corpus.train_rows)
+        )
+        write_json(
+            self.place / "args.json",
+            {
+                "settings": settings(self.args),
+                "data_hash": self.data_hash,
+                "command": sys.argv,
+                "device": self.args.device,
+                "versions": versions,
+                "label_names": self.corpus.label_names,
+            },
+        )
 
     def leave_report(self) -> None:
         """data_report.json, and the label distribution (Fig. 1)."""
         write_json(self.place / "data_report.json", self.summary)
         figure = figures.label_distribution(
-            [row["train"] for row in self.summary["classes"]], self.corpus.label_names,
-            f"{self.corpus.name}, ir = {self.summary['ir']:.1f}")
+            [row["train"] for row in self.summary["classes"]],
+            self.corpus.label_names,
+            f"{self.corpus.name}, ir = {self.summary['ir']:.1f}",
+        )
         figures.save_figure(figure, self.place / "label_distribution.png")
 
     def restore(self) -> list[dict]:
-        """Loads the newest whole epoch into the parts; the history up to it, [] at the beginning."""
+        """Loads the newest whole epoch into the parts; returns the history up to it."""
         newest = max(numbered(self.place, "checkpoint"), default=None)
         if newest is None:
             return []
@@ -182,14 +206,17 @@ class RunFolder:
         for record, logits, val_logits in epochs:
             self.note(record, logits, val_logits)
             if self.is_patience_over():
-                print(f"{self.args.patience} evaluations brought nothing better on the validation "
-                      "texts: stops", flush=True)
+                print(
+                    f"{self.args.patience} evaluations brought nothing better on the validation "
+                    "texts: stops",
+                    flush=True,
+                )
                 break
         if distributed.is_main():
             self.finish()
 
     def note(self, record: dict, logits: np.ndarray | None, val_logits: np.ndarray | None) -> None:
-        """One epoch: its line, its metrics, its predictions if it is kept so far, its checkpoint."""
+        """Keeps an epoch's metrics, its predictions if it is the best so far, and a checkpoint."""
         record |= evaluation(self.corpus, record.pop("extra", {}), logits, val_logits)
         record["seconds"] = round(time.perf_counter() - self.clock, 2)
         self.history.append(record)
@@ -197,15 +224,19 @@ class RunFolder:
             print(results.epoch_lines(record), flush=True)
             left = self.epochs - record["epoch"]
             if self.is_first and left > 0:
-                print(f"about {duration(left * record['seconds'])} for the other {left} epochs",
-                      flush=True)
+                print(
+                    f"about {duration(left * record['seconds'])} for the other {left} epochs",
+                    flush=True,
+                )
             self.is_first = False
             if logits is not None and self.kept_epoch() == record["epoch"]:
                 results.write_reports(self.place, self.corpus, record["epoch"], logits, val_logits)
                 self.val_logits = val_logits
                 self.save_best(record["epoch"], val_logits)
-            write_text(self.place / "metrics.jsonl",
-                       "".join(json.dumps(line) + "\n" for line in self.history))
+            write_text(
+                self.place / "metrics.jsonl",
+                "".join(json.dumps(line) + "\n" for line in self.history),
+            )
             self.save_checkpoint(record["epoch"])
         self.clock = time.perf_counter()
 
@@ -217,8 +248,9 @@ class RunFolder:
         evaluated = [record for record in self.history if "test" in record]
         if "val" not in evaluated[-1]:
             return evaluated[-1]["epoch"]
-        return max(evaluated, key=lambda record: (record["val"]["macro_f1"], record["epoch"])
-                   )["epoch"]
+        return max(evaluated, key=lambda record: (record["val"]["macro_f1"], record["epoch"]))[
+            "epoch"
+        ]
 
     def is_patience_over(self) -> bool:
         waited = [record for record in self.history if "val" in record]
@@ -235,12 +267,15 @@ class RunFolder:
     def save_best(self, epoch: int, val_logits: np.ndarray | None) -> None:
         """The model of the best epoch so far, beside the checkpoint, which goes on from another."""
         if val_logits is not None and "weights" in self.parts and self.keeps_model:
-            save_whole(self.place / f"best-{epoch}", {"weights": self.parts["weights"]},
-                       {"val_logits": torch.from_numpy(val_logits)})
+            save_whole(
+                self.place / f"best-{epoch}",
+                {"weights": self.parts["weights"]},
+                {"val_logits": torch.from_numpy(val_logits)},
+            )
 
     def save_checkpoint(self, epoch: int) -> None:
         """All that the next epoch needs; then what is older goes."""
-        if not self.parts or epoch == self.epochs:      # the result is the next to be written
+        if not self.parts or epoch == self.epochs:  # the result is the next to be written
             return
         save_whole(self.place / f"checkpoint-{epoch}", self.parts, {"history": self.history})
         kept = self.kept_epoch() if any("test" in record for record in self.history) else 0
@@ -255,47 +290,62 @@ class RunFolder:
         """The model, result.json, which marks the run as finished, and the plots."""
         kept = next(record for record in self.history if record["epoch"] == self.kept_epoch())
         best, val_logits = self.place / f"best-{kept['epoch']}", self.val_logits
-        if best.exists():       # else its weights are still those of the model
+        if best.exists():  # else its weights are still those of the model
             val_logits = load_whole(best, {"weights": self.parts["weights"]})["val_logits"].numpy()
         if self.keeps_model:
             export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
         write_json(self.place / "result.json", self.result(kept["epoch"]))
-        for kind in ("checkpoint", "best"):
-            for number in numbered(self.place, kind):
-                shutil.rmtree(self.place / f"{kind}-{number}")
+        self.tidy()
         if self.place != self.path:
             self.swap()
         self.draw()
 
+    def tidy(self) -> None:
+        """A finished run has no use for its checkpoints."""
+        for kind in ("checkpoint", "best"):
+            for number in numbered(self.place, kind):
+                shutil.rmtree(self.place / f"{kind}-{number}")
+
     def result(self, kept_epoch: int) -> dict:
         """Metrics under each protocol, the settings, and which epoch is kept."""
         evaluated = [record for record in self.history if "test" in record]
-        chosen = {"last": self.history[-1],
-                  "best_test": max(evaluated, key=lambda record: record["test"]["accuracy"])}
+        chosen = {
+            "last": self.history[-1],
+            "best_test": max(evaluated, key=lambda record: record["test"]["accuracy"]),
+        }
         if "val" in evaluated[-1]:
-            chosen["best_val"] = next(record for record in evaluated
-                                      if record["epoch"] == kept_epoch)
-        if "test" not in chosen["last"]:        # --patience is over, or the run was cut short
+            chosen["best_val"] = next(
+                record for record in evaluated if record["epoch"] == kept_epoch
+            )
+        if "test" not in chosen["last"]:  # --patience is over, or the run was cut short
             chosen["last"] = evaluated[-1]
-        by_protocol = {name: {"epoch": record["epoch"], **record["test"]}
-                       for name, record in chosen.items()}
+        by_protocol = {
+            name: {"epoch": record["epoch"], **record["test"]} for name, record in chosen.items()
+        }
         return by_protocol | {
             "kept_epoch": kept_epoch,
             "seconds": round(sum(record["seconds"] for record in self.history), 1),
-            "settings": settings(self.args), "changed": changed(self.args),
-            "data_hash": self.data_hash}
+            "settings": settings(self.args),
+            "changed": changed(self.args),
+            "data_hash": self.data_hash,
+        }
 
     def swap(self) -> None:
-        """The new run, which is whole, takes the place of the old one."""
-        new = self.path / "new"
-        clear(self.path, but=new)
-        for entry in sorted(new.iterdir(), key=lambda entry: entry.name == "result.json"):
-            os.replace(entry, self.path / entry.name)       # the mark of a whole run comes last
-        new.rmdir()
+        """
+        The new run, which is whole, takes the place of the old one. new/ is called moving/ from the
+        moment on when nothing of the old run is left: a swap that was cut goes on from there.
+        """
+        new, moving = self.path / "new", self.path / "moving"
+        if not moving.exists():
+            clear(self.path, but=new)
+            os.replace(new, moving)
+        for entry in sorted(moving.iterdir(), key=lambda entry: entry.name == "result.json"):
+            os.replace(entry, self.path / entry.name)  # the mark of a whole run comes last
+        moving.rmdir()
         self.place = self.path
 
     def draw(self) -> None:
-        """--plots, from the model that is kept; which goes after them where --no_weights says so."""
+        """Draws --plots from the kept model, which --no_weights removes after that."""
         if self.args.plots and distributed.is_main():
             plots.draw(self.args, self.corpus, self.path)
             if self.args.no_weights:
@@ -324,12 +374,16 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Busy(f"{folder}: another process is running this; wait for it, or give "
-                       "--output_dir another folder") from error
+            raise Busy(
+                f"{folder}: another process is running this; wait for it, or give "
+                "--output_dir another folder"
+            ) from error
         except OSError as error:
-            raise InputError(f"{folder}: its file system has no locks ({error.strerror}); give "
-                             "--output_dir a folder on another one") from error
-        for part in folder.glob(".*.part"):     # of a write that was killed
+            raise InputError(
+                f"{folder}: its file system has no locks ({error.strerror}); give "
+                "--output_dir a folder on another one"
+            ) from error
+        for part in folder.glob(".*.part"):  # of a write that was killed
             part.unlink()
         yield
 
@@ -338,7 +392,7 @@ def clear(folder: Path, but: Path | None = None) -> None:
     """Removes what an earlier run left, so that nothing of it mixes with the new one."""
     if not folder.exists():
         return
-    (folder / "result.json").unlink(missing_ok=True)    # first: half a run must not pass for whole
+    (folder / "result.json").unlink(missing_ok=True)  # first: half a run must not pass for whole
     for path in folder.iterdir():
         if path.is_dir() and path != but:
             shutil.rmtree(path)
@@ -346,8 +400,9 @@ def clear(folder: Path, but: Path | None = None) -> None:
             path.unlink()
 
 
-def evaluation(corpus: data.Corpus, extra: dict, logits: np.ndarray | None,
-               val_logits: np.ndarray | None) -> dict:
+def evaluation(
+    corpus: data.Corpus, extra: dict, logits: np.ndarray | None, val_logits: np.ndarray | None
+) -> dict:
     """The metrics of an epoch's record, under "test" and "val"; extra goes to the test's."""
     counts = data.class_counts(corpus.train_labels, len(corpus.label_names))
     record = {}
@@ -371,8 +426,10 @@ def save_whole(folder: Path, parts: dict[str, Any], values: dict) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     others = {name: part.state_dict() for name, part in parts.items() if name != "weights"}
     torch.save(others | values, trainer)
-    contents = {"trainer.pt": trainer.getvalue(),
-                "model.safetensors": safetensors.torch.save(parts["weights"].state_dict())}
+    contents = {
+        "trainer.pt": trainer.getvalue(),
+        "model.safetensors": safetensors.torch.save(parts["weights"].state_dict()),
+    }
     for name, content in contents.items():
         files.save(temporary / name, content)
     write_json(temporary / "sha256.json", {name: sha256(temporary / name) for name in contents})
@@ -388,19 +445,27 @@ def load_whole(folder: Path, parts: dict[str, Any]) -> dict:
             raise ValueError("its files are not those that were written")
         values = torch.load(trainer, map_location="cpu", weights_only=True)
         for name, part in parts.items():
-            part.load_state_dict(safetensors.torch.load_file(model) if name == "weights"
-                                 else values[name])
+            part.load_state_dict(
+                safetensors.torch.load_file(model) if name == "weights" else values[name]
+            )
         return values
-    except Exception as error:      # whatever a damaged file makes of torch, pickle or safetensors
-        raise InputError(f"{folder} is damaged, or of another version ({type(error).__name__}): "
-                         "delete this folder, and the same command goes on from the epoch before "
-                         "it, or begins anew") from error
+    except Exception as error:  # whatever a damaged file makes of torch, pickle or safetensors
+        raise InputError(
+            f"{folder} is damaged, or of another version ({type(error).__name__}): "
+            "delete this folder, and the same command goes on from the epoch before "
+            "it, or begins anew"
+        ) from error
 
 
 def code_version() -> str:
     """git's name for this state of the code, or "unknown" outside a clone."""
     try:
-        return subprocess.run(["git", "describe", "--always", "--dirty"], text=True, check=True,
-                              cwd=Path(__file__).parent, capture_output=True).stdout.strip()
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

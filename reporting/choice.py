@@ -5,6 +5,7 @@ that names the method to take: python report.py RUNS --choose (bash run_all.sh o
 The validation texts choose, so that the test texts still say what to expect of the choice. How far
 a difference is chance is told by resampling the validation texts (Efron 1979).
 """
+
 import csv
 import statistics
 from collections import defaultdict
@@ -16,7 +17,7 @@ import numpy as np
 from engine.files import InputError, read_json
 
 RESAMPLES = 1000
-CERTAIN = 0.95      # share of the resamples in which the better method must stay the better one
+CERTAIN = 0.95  # share of the resamples in which the better method must stay the better one
 
 
 class Method(NamedTuple):
@@ -27,6 +28,7 @@ class Method(NamedTuple):
     predicted   (S, n)  of S seeds
     macro_f1    of the test texts, in percent, a number a seed; rare: of the rarest third of classes
     """
+
     name: str
     labels: np.ndarray
     predicted: np.ndarray
@@ -53,8 +55,10 @@ def chance_to_lead(best: Method, other: Method) -> float:
     rng, n, wins = np.random.default_rng(0), len(best.labels), 0
     for _ in range(RESAMPLES):
         weights = np.bincount(rng.integers(0, n, n), minlength=n)
-        wins += (macro_f1(best.labels, best.predicted, weights).mean()
-                 > macro_f1(other.labels, other.predicted, weights).mean())
+        wins += (
+            macro_f1(best.labels, best.predicted, weights).mean()
+            > macro_f1(other.labels, other.predicted, weights).mean()
+        )
     return wins / RESAMPLES
 
 
@@ -65,12 +69,16 @@ def read_methods(folder: Path) -> list[Method]:
         result = read_json(path)
         runs[result["settings"]["method"]].append((path.parent, result))
     if len(runs) < 2:
-        raise InputError(f"{folder}: finished runs of {len(runs)} methods; --choose compares at "
-                         "least two: bash run_all.sh own FILE makes them")
+        raise InputError(
+            f"{folder}: finished runs of {len(runs)} methods; --choose compares at "
+            "least two: bash run_all.sh own FILE makes them"
+        )
     hashes = {result["settings"]["dataset"] for of_one in runs.values() for _, result in of_one}
     if len(hashes) > 1:
-        raise InputError(f"{folder}: runs on several data sets ({', '.join(sorted(hashes))}); give "
-                         "a folder with the runs on one")
+        raise InputError(
+            f"{folder}: runs on several data sets ({', '.join(sorted(hashes))}); give "
+            "a folder with the runs on one"
+        )
     return [read_method(name, of_one) for name, of_one in runs.items()]
 
 
@@ -82,7 +90,7 @@ def read_method(name: str, runs: list[tuple[Path, dict]]) -> Method:
         predicted.append([prediction for _, prediction in rows])
         own = result.get("best_val", result["last"])
         counts = [row["train"] for row in read_json(path / "data_report.json")["classes"]]
-        rarest = np.argsort(counts, kind="stable")[:max(1, len(counts) // 3)]
+        rarest = np.argsort(counts, kind="stable")[: max(1, len(counts) // 3)]
         scores.append(own["macro_f1"])
         rare.append(statistics.mean(own["f1"][label] for label in rarest))
     minutes = statistics.mean(result["seconds"] for _, result in runs) / 60
@@ -93,8 +101,10 @@ def read_validation(folder: Path) -> list[tuple[str, str]]:
     """Label and prediction of each validation text."""
     path = folder / "validation.csv"
     if not path.exists():
-        raise InputError(f"{folder}: the run has no validation texts, which --choose compares by; "
-                         "give --val_fraction 0.2 to its command")
+        raise InputError(
+            f"{folder}: the run has no validation texts, which --choose compares by; "
+            "give --val_fraction 0.2 to its command"
+        )
     with open(path, newline="", encoding="utf-8") as file:
         return [(row["label"], row["prediction"]) for row in csv.DictReader(file)]
 
@@ -109,19 +119,28 @@ def choose(folder: Path) -> str:
     """The table, best validation macro-F1 first, and the sentence."""
     methods = read_methods(folder)
     ones = np.ones(len(methods[0].labels), dtype=int)
-    if any(len(method.labels) != len(ones) or (method.labels != methods[0].labels).any()
-           for method in methods):
-        raise InputError(f"{folder}: the runs have different validation texts; give them one "
-                         "--data_seed and one --val_fraction")
-    score = {method.name: macro_f1(method.labels, method.predicted, ones).mean()
-             for method in methods}
+    if any(
+        len(method.labels) != len(ones) or (method.labels != methods[0].labels).any()
+        for method in methods
+    ):
+        raise InputError(
+            f"{folder}: the runs have different validation texts; give them one "
+            "--data_seed and one --val_fraction"
+        )
+    score = {
+        method.name: macro_f1(method.labels, method.predicted, ones).mean() for method in methods
+    }
     methods.sort(key=lambda method: -score[method.name])
-    lines = [f"{'method':<12} {'validation':>10} {'test macro-F1':>14} {'rarest third':>14} "
-             f"{'minutes':>8} {'seeds':>6}"]
+    lines = [
+        f"{'method':<12} {'validation':>10} {'test macro-F1':>14} {'rarest third':>14} "
+        f"{'minutes':>8} {'seeds':>6}"
+    ]
     for method in methods:
-        lines.append(f"{method.name:<12} {score[method.name]:>10.1f} "
-                     f"{spread(method.macro_f1):>14} {spread(method.rare):>14} "
-                     f"{method.minutes:>8.1f} {len(method.macro_f1):>6}")
+        lines.append(
+            f"{method.name:<12} {score[method.name]:>10.1f} "
+            f"{spread(method.macro_f1):>14} {spread(method.rare):>14} "
+            f"{method.minutes:>8.1f} {len(method.macro_f1):>6}"
+        )
     return "\n".join([*lines, "", sentence(methods, score)])
 
 
@@ -131,12 +150,16 @@ def sentence(methods: list[Method], score: dict[str, float]) -> str:
     level = [other for other in others if chance_to_lead(best, other) < CERTAIN]
     if not level:
         second = others[0]
-        return (f"Take {best.name}: on the validation texts its macro-F1 is "
-                f"{score[best.name]:.1f}, {score[best.name] - score[second.name]:.1f} above "
-                f"{second.name}, the next best, and hardly by chance "
-                f"({chance_to_lead(best, second):.0%} of {RESAMPLES:,} resamples).")
+        return (
+            f"Take {best.name}: on the validation texts its macro-F1 is "
+            f"{score[best.name]:.1f}, {score[best.name] - score[second.name]:.1f} above "
+            f"{second.name}, the next best, and hardly by chance "
+            f"({chance_to_lead(best, second):.0%} of {RESAMPLES:,} resamples)."
+        )
     cheapest = min([best, *level], key=lambda method: method.minutes)
     names = ", ".join(method.name for method in (best, *level) if method is not cheapest)
-    return (f"Take {cheapest.name}: the differences between it and {names} are chance by the "
-            f"validation texts, and it is the cheapest of them ({cheapest.minutes:.1f} minutes). "
-            "More validation texts would tell more.")
+    return (
+        f"Take {cheapest.name}: the differences between it and {names} are chance by the "
+        f"validation texts, and it is the cheapest of them ({cheapest.minutes:.1f} minutes). "
+        "More validation texts would tell more."
+    )

@@ -12,6 +12,7 @@ top, transformers would take it for a classifier, and its random last layer for 
 
     h  width of the encoder     C  classes     n  texts
 """
+
 import argparse
 import contextlib
 import dataclasses
@@ -47,21 +48,22 @@ from engine.metrics import expected_calibration_error
 from engine.results import write_predictions
 from model import Method, load_encoder, load_tokenizer
 
-FORMAT = 1          # of the folder; another number in sharprecl.json is another layout
+FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
 
 
 @dataclass(frozen=True)
 class About:
     """What one must know of a trained model to predict with it."""
+
     method: str
-    options: dict                   # what it is made with, see baselines.make
-    pooling: str | None             # None: no encoder, tfidf
-    max_length: int | None          # in tokens; None: tfidf
-    text_column: str | list[str]    # of the training data; several were joined, a line each
-    label_names: list[str]          # C
-    class_counts: list[int]         # training texts of each class
-    compensated: bool               # see model.Method
-    calibration: dict | None = None     # see calibrate; None: there were no validation texts
+    options: dict  # what it is made with, see baselines.make
+    pooling: str | None  # None: no encoder, tfidf
+    max_length: int | None  # in tokens; None: tfidf
+    text_column: str | list[str]  # of the training data; several were joined, a line each
+    label_names: list[str]  # C
+    class_counts: list[int]  # training texts of each class
+    compensated: bool  # see model.Method
+    calibration: dict | None = None  # see calibrate; None: there were no validation texts
 
     def train_shares(self) -> Tensor:
         """P_y, (C,) float64."""
@@ -69,8 +71,9 @@ class About:
         return counts / counts.sum()
 
 
-def about_tfidf(text_column: str | list[str], label_names: list[str],
-                class_counts: list[int]) -> About:
+def about_tfidf(
+    text_column: str | list[str], label_names: list[str], class_counts: list[int]
+) -> About:
     """Of the one method without an encoder; its SVM is balanced, as if all classes were equal."""
     return About("tfidf", {}, None, None, text_column, label_names, class_counts, compensated=True)
 
@@ -78,8 +81,9 @@ def about_tfidf(text_column: str | list[str], label_names: list[str],
 # ---- probabilities: other class shares, temperature, what --abstain leaves ----
 
 
-def reweighted(about: About, logits: Tensor, shares: Tensor | None,
-               temperature: float = 1.0) -> Tensor:
+def reweighted(
+    about: About, logits: Tensor, shares: Tensor | None, temperature: float = 1.0
+) -> Tensor:
     """
     Logits (n, C), up to a constant of each text, for texts whose classes have these shares (C,).
 
@@ -109,7 +113,7 @@ def calibrate(about: About, logits: np.ndarray, labels: np.ndarray) -> About:
     """
     texts, target = torch.from_numpy(logits).double(), torch.from_numpy(labels)
     counts = torch.from_numpy(np.bincount(labels, minlength=logits.shape[1]))
-    shares = counts.clamp(min=0.5).double() / counts.clamp(min=0.5).sum()   # none is impossible
+    shares = counts.clamp(min=0.5).double() / counts.clamp(min=0.5).sum()  # none is impossible
 
     def error(temperature: float) -> float:
         probabilities = reweighted(about, texts, shares, temperature).softmax(dim=1)
@@ -124,21 +128,34 @@ def calibrate(about: About, logits: np.ndarray, labels: np.ndarray) -> About:
     before, after, why_not = error(1), error(math.exp(found)), ""
     right = int((logits.argmax(axis=1) == labels).sum())
     if right == len(labels) or not low + 0.01 < found < high - 0.01:
-        why_not = (f"{len(labels)} validation texts, {right} of them right, do not determine a "
-                   "temperature")
+        why_not = (
+            f"{len(labels)} validation texts, {right} of them right, do not determine a temperature"
+        )
     elif after > before:
-        why_not = (f"the best temperature for the {len(labels)} validation texts, "
-                   f"{math.exp(found):.3f}, makes the expected calibration error worse, "
-                   f"{after:.1f} % instead of {before:.1f} %")
+        why_not = (
+            f"the best temperature for the {len(labels)} validation texts, "
+            f"{math.exp(found):.3f}, makes the expected calibration error worse, "
+            f"{after:.1f} % instead of {before:.1f} %"
+        )
     temperature = 1.0 if why_not else math.exp(found)
     after = before if why_not else after
-    print(f"no temperature: {why_not}" if why_not else
-          f"temperature {temperature:.3f} from {len(labels)} validation texts: expected "
-          f"calibration error {before:.1f} % before, {after:.1f} % after")
-    return replace(about, calibration={
-        "temperature": temperature, "texts": len(labels), "ece_before": before, "ece_after": after,
-        "why_not": why_not,
-        "coverage": coverage((texts / temperature).softmax(dim=1).numpy(), labels)})
+    print(
+        f"no temperature: {why_not}"
+        if why_not
+        else f"temperature {temperature:.3f} from {len(labels)} validation texts: expected "
+        f"calibration error {before:.1f} % before, {after:.1f} % after"
+    )
+    return replace(
+        about,
+        calibration={
+            "temperature": temperature,
+            "texts": len(labels),
+            "ece_before": before,
+            "ece_after": after,
+            "why_not": why_not,
+            "coverage": coverage((texts / temperature).softmax(dim=1).numpy(), labels),
+        },
+    )
 
 
 def coverage(probabilities: np.ndarray, labels: np.ndarray) -> list[dict]:
@@ -159,11 +176,13 @@ def coverage(probabilities: np.ndarray, labels: np.ndarray) -> list[dict]:
 
 # The error of tanh(s x) / s is s^2 x^3 / 3: up to |x| = 7 below the rounding of float32, 3e-5 at
 # 30. A smaller scale would leave half precision no digits.
-SCALE = 2.0 ** -14
-TANH_HEADS = {"bert": ("bert.pooler.dense", "classifier"),
-              "roberta": ("classifier.dense", "classifier.out_proj"),
-              "xlm-roberta": ("classifier.dense", "classifier.out_proj"),
-              "camembert": ("classifier.dense", "classifier.out_proj")}
+SCALE = 2.0**-14
+TANH_HEADS = {
+    "bert": ("bert.pooler.dense", "classifier"),
+    "roberta": ("classifier.dense", "classifier.out_proj"),
+    "xlm-roberta": ("classifier.dense", "classifier.out_proj"),
+    "camembert": ("classifier.dense", "classifier.out_proj"),
+}
 
 
 def why_not_stock(method: Method | Tfidf, name: str) -> str:
@@ -203,13 +222,13 @@ def stock_classifier(method: Method, label_names: list[str]) -> nn.Module:
     backbone, phi = method.encoder.backbone, method.phi
     config = with_labels(backbone.config, label_names)
     stock = AutoModelForSequenceClassification.from_config(config)
-    stock.base_model.load_state_dict(backbone.state_dict(), strict=False)   # it may have a pooler
-    weight = phi.weight.cpu()                                                       # (C, h)
-    bias = torch.zeros(len(weight)) if phi.bias is None else phi.bias.cpu()         # (C,)
+    stock.base_model.load_state_dict(backbone.state_dict(), strict=False)  # it may have a pooler
+    weight = phi.weight.cpu()  # (C, h)
+    bias = torch.zeros(len(weight)) if phi.bias is None else phi.bias.cpu()  # (C,)
     if config.model_type == "distilbert":
         dense, last = stock.pre_classifier, stock.classifier
         rest, identity = config.dim - 2 * len(weight), torch.eye(len(weight))
-        dense.weight.copy_(F.pad(torch.cat([weight, -weight]), (0, 0, 0, rest)))    # (h, h)
+        dense.weight.copy_(F.pad(torch.cat([weight, -weight]), (0, 0, 0, rest)))  # (h, h)
         dense.bias.copy_(F.pad(torch.cat([bias, -bias]), (0, rest)))
         last.weight.copy_(F.pad(torch.cat([identity, -identity], dim=1), (0, rest)))
         last.bias.zero_()
@@ -237,8 +256,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); make room there, "
-                         "or name another place with --output or --output_dir") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); make room there, "
+            "or name another place with --output or --output_dir"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -260,8 +281,9 @@ def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def write_model(path: Path, method: Method | Tfidf, tokenizer, about: About, facts: dict,
-                metrics: dict) -> str:
+def write_model(
+    path: Path, method: Method | Tfidf, tokenizer, about: About, facts: dict, metrics: dict
+) -> str:
     """
     The folder.
 
@@ -279,14 +301,26 @@ def write_model(path: Path, method: Method | Tfidf, tokenizer, about: About, fac
         else:
             save_network(folder, method, tokenizer, about, reason)
         files = sorted(file for file in folder.rglob("*") if file.is_file())
-        write_json(folder / "sharprecl.json", {"format": FORMAT, **asdict(about), "files": {
-            str(file.relative_to(folder)): sha256(file) for file in files}})
+        write_json(
+            folder / "sharprecl.json",
+            {
+                "format": FORMAT,
+                **asdict(about),
+                "files": {str(file.relative_to(folder)): sha256(file) for file in files},
+            },
+        )
         write_text(folder / "README.md", model_card(about, facts, metrics, reason))
     return reason
 
 
-def keep_model(args: argparse.Namespace, corpus: Corpus, model, folder: Path, record: dict,
-               val_logits: np.ndarray | None) -> None:
+def keep_model(
+    args: argparse.Namespace,
+    corpus: Corpus,
+    model,
+    folder: Path,
+    record: dict,
+    val_logits: np.ndarray | None,
+) -> None:
     """
     Leaves a run's model in its folder: model/ for predict.py and other tools, or adapter/ of a
     language model; and calibrates it, so that validation.csv has the calibrated probabilities.
@@ -304,19 +338,36 @@ def keep_model(args: argparse.Namespace, corpus: Corpus, model, folder: Path, re
     else:
         tokenizer = load_tokenizer(args.encoder)
         about = About(
-            method=args.method, options=model_options(args), pooling=args.pooling,
-            max_length=args.max_length, text_column=args.text_column,
-            label_names=corpus.label_names, class_counts=counts, compensated=model.compensated)
-        facts = {"data": corpus.name, "encoder": args.encoder, "seed": args.seed,
-                 "epochs": args.epochs, "batch size": args.batch_size, "learning rate": args.lr,
-                 **changed(args)}
+            method=args.method,
+            options=model_options(args),
+            pooling=args.pooling,
+            max_length=args.max_length,
+            text_column=args.text_column,
+            label_names=corpus.label_names,
+            class_counts=counts,
+            compensated=model.compensated,
+        )
+        facts = {
+            "data": corpus.name,
+            "encoder": args.encoder,
+            "seed": args.seed,
+            "epochs": args.epochs,
+            "batch size": args.batch_size,
+            "learning rate": args.lr,
+            **changed(args),
+        }
     if val_logits is not None:
         about = calibrate(about, val_logits, corpus.val_labels)
         facts["kept epoch"] = record["epoch"]
-        if not args.no_weights:     # else nobody could have these probabilities again
-            write_predictions(folder / "validation.csv", corpus.val_texts, corpus.val_labels,
-                              val_logits / np.float32(about.calibration["temperature"]),
-                              corpus.label_names, record["epoch"])
+        if not args.no_weights:  # else nobody could have these probabilities again
+            write_predictions(
+                folder / "validation.csv",
+                corpus.val_texts,
+                corpus.val_labels,
+                val_logits / np.float32(about.calibration["temperature"]),
+                corpus.label_names,
+                record["epoch"],
+            )
     reason = write_model(folder / "model", model, tokenizer, about, facts, record["test"])
     if reason and tokenizer is not None:
         print(f"model/ is for predict.py and its --export, not for transformers: {reason}")
@@ -328,34 +379,46 @@ def save_network(folder: Path, method: Method, tokenizer, about: About, reason: 
     network = method.encoder.backbone if reason else stock_classifier(method, about.label_names)
     network.save_pretrained(where)
     save_tokenizer(tokenizer, where, about.max_length)
-    heads = {name: tensor.contiguous() for name, tensor in method.state_dict().items()
-             if not name.startswith(("encoder.backbone.", *method.training_only))}
+    heads = {
+        name: tensor.contiguous()
+        for name, tensor in method.state_dict().items()
+        if not name.startswith(("encoder.backbone.", *method.training_only))
+    }
     save(folder / "heads.safetensors", safetensors.torch.save(heads))
 
 
 def model_folder(path: Path) -> Path:
     """The model folder that this is or has; InputError that says why there is none."""
-    # new/: a run of --overwrite that was whole when it was killed; main.py's next start moves it
+    # new/, moving/: of a run of --overwrite that was whole when it was killed; main.py's next start
+    # puts it into its place
     new = [path / "new" / "model"] if (path / "new" / "result.json").is_file() else []
-    for folder in (*new, path, path / "model"):
+    for folder in (*new, path / "moving" / "model", path, path / "model"):
         if (folder / "sharprecl.json").is_file():
             return folder
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give that of a run of main.py, or its model/")
     if not (path / "args.json").is_file():
-        raise InputError(f"{path}: neither a run's folder nor its model/ (no sharprecl.json); give "
-                         "the folder that main.py names at its end")
+        raise InputError(
+            f"{path}: neither a run's folder nor its model/ (no sharprecl.json); give "
+            "the folder that main.py names at its end"
+        )
     if not (path / "result.json").is_file():
         raise InputError(f"{path}: this run is not finished; its command, given again, goes on")
     if (path / "adapter").is_dir():
-        raise InputError(f"{path}: this is a language model's run, which predict.py does not read; "
-                         "baselines.lora.load(FOLDER) in Python does")
+        raise InputError(
+            f"{path}: this is a language model's run, which predict.py does not read; "
+            "baselines.lora.load(FOLDER) in Python does"
+        )
     if read_json(path / "args.json").get("settings", {}).get("method") == "gpt35":
-        raise InputError(f"{path}: the model of this run lies with its provider, and predict.py "
-                         "reads models on this machine alone: give another run's folder")
-    raise InputError(f"{path}: its weights were not kept in model/ (--no_weights, or an older "
-                     "version of main.py): its command with --overwrite and without --no_weights "
-                     "trains it again and keeps them")
+        raise InputError(
+            f"{path}: the model of this run lies with its provider, and predict.py "
+            "reads models on this machine alone: give another run's folder"
+        )
+    raise InputError(
+        f"{path}: its weights were not kept in model/ (--no_weights, or an older "
+        "version of main.py): its command with --overwrite and without --no_weights "
+        "trains it again and keeps them"
+    )
 
 
 def read_about(folder: Path) -> About:
@@ -364,8 +427,10 @@ def read_about(folder: Path) -> About:
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
-            raise InputError(f"{path}: a model folder of format {content['format']}, and this code "
-                             f"reads {FORMAT}: use the code that wrote it, or train again")
+            raise InputError(
+                f"{path}: a model folder of format {content['format']}, and this code "
+                f"reads {FORMAT}: use the code that wrote it, or train again"
+            )
         about = About(**{field.name: content[field.name] for field in dataclasses.fields(About)})
         for name, digest in content["files"].items():
             if not (folder / name).is_file():
@@ -379,8 +444,9 @@ def read_about(folder: Path) -> About:
 
 class Trained(NamedTuple):
     """A trained model, a network in eval mode, and what it needs."""
+
     method: Method | Tfidf
-    tokenizer: object       # None of tfidf
+    tokenizer: object  # None of tfidf
     about: About
 
 
@@ -393,9 +459,11 @@ def read_model(path: str | Path, device: str) -> Trained:
             return Trained(Tfidf.load(folder), None, about)
         return read_network(folder, about, device)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: sharprecl.json and the weights beside it are not those of "
-                         f"{about.method} as this code has it ({str(error).splitlines()[-1]}): use "
-                         "the code that wrote them, or train again") from error
+        raise InputError(
+            f"{folder}: sharprecl.json and the weights beside it are not those of "
+            f"{about.method} as this code has it ({str(error).splitlines()[-1]}): use "
+            "the code that wrote them, or train again"
+        ) from error
 
 
 def read_network(folder: Path, about: About, device: str) -> Trained:
@@ -404,11 +472,20 @@ def read_network(folder: Path, about: About, device: str) -> Trained:
     tokenizer, encoder = load_tokenizer(where), load_encoder(where, about.pooling)
     heads = safetensors.torch.load_file(folder / "heads.safetensors")
     counts = np.array(about.class_counts)
-    task = Task(about.label_names, np.repeat(np.arange(len(counts)), counts),
-                torch.from_numpy(counts), tokenizer, epochs=1, batch_size=1)
+    task = Task(
+        about.label_names,
+        np.repeat(np.arange(len(counts)), counts),
+        torch.from_numpy(counts),
+        tokenizer,
+        epochs=1,
+        batch_size=1,
+    )
     method = make(about.method, encoder, task, about.options)
-    kept = {name: tensor for name, tensor in method.state_dict().items()
-            if name.startswith(("encoder.backbone.", *method.training_only))}
+    kept = {
+        name: tensor
+        for name, tensor in method.state_dict().items()
+        if name.startswith(("encoder.backbone.", *method.training_only))
+    }
     method.load_state_dict(kept | heads)
     return Trained(method.to(device).eval(), tokenizer, about)
 
@@ -424,20 +501,33 @@ def cell(value: object) -> str:
 def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
     """README.md: use, data, settings, results and limits, by templates/model_card.md.jinja."""
     # a file or folder is named without its path: where it lay is nobody's business
-    facts = {name: Path(value).name if name in ("data", "encoder") and os.path.exists(value) else
-             value for name, value in facts.items()}
+    facts = {
+        name: Path(value).name if name in ("data", "encoder") and os.path.exists(value) else value
+        for name, value in facts.items()
+    }
     settings = {"method": about.method, **facts}
     if about.pooling is not None:
-        settings |= {"pooling": about.pooling,
-                     "longest text": f"{about.max_length} tokens, what is longer is cut"}
+        settings |= {
+            "pooling": about.pooling,
+            "longest text": f"{about.max_length} tokens, what is longer is cut",
+        }
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
     templates.filters["cell"] = cell
     return templates.get_template("model_card.md.jinja").render(
-        about=about, reason=reason, settings=settings, metrics=metrics,
+        about=about,
+        reason=reason,
+        settings=settings,
+        metrics=metrics,
         classes=zip(about.label_names, about.class_counts, metrics["f1"]),
-        calibration=about.calibration, kept_epoch=facts.get("kept epoch"))
+        calibration=about.calibration,
+        kept_epoch=facts.get("kept epoch"),
+    )
 
 
 # ---- other tools: ONNX, sentence-transformers ----
@@ -462,15 +552,21 @@ def export_onnx(trained: Trained, folder: Path) -> None:
     method, tokenizer, about = trained
     # two tensors of their own: one object for both inputs would be one input of the graph
     example = torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64)
-    is_large = sum(p.nbytes for p in method.parameters()) > 1.9e9   # a protobuf ends at 2 GB
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)     # that torchvision is not installed
+    is_large = sum(p.nbytes for p in method.parameters()) > 1.9e9  # a protobuf ends at 2 GB
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # that torchvision is not installed
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # of torch, about torch
+        warnings.simplefilter("ignore")  # of torch, about torch
         torch.onnx.export(
-            Graph(method).eval(), example, folder / "model.onnx", dynamo=True, verbose=False,
+            Graph(method).eval(),
+            example,
+            folder / "model.onnx",
+            dynamo=True,
+            verbose=False,
             input_names=["input_ids", "attention_mask"],
-            output_names=["logits", "sentence_embedding"], external_data=is_large,
-            dynamic_shapes=[{0: "texts", 1: "length"}] * 2)
+            output_names=["logits", "sentence_embedding"],
+            external_data=is_large,
+            dynamic_shapes=[{0: "texts", 1: "length"}] * 2,
+        )
     with_labels(method.encoder.backbone.config, about.label_names).save_pretrained(folder)
     save_tokenizer(tokenizer, folder, about.max_length)
 
@@ -483,8 +579,10 @@ def export_embeddings(trained: Trained, folder: Path) -> None:
 def export_projected(trained: Trained, folder: Path) -> None:
     """proj_f(feat), of unit length: the space of SharpReCL's contrastive loss."""
     if trained.about.method != "sharprecl":
-        raise InputError(f"--export projected is the space of sharprecl's proj_f, and "
-                         f"{trained.about.method} has none: take --export embeddings")
+        raise InputError(
+            f"--export projected is the space of sharprecl's proj_f, and "
+            f"{trained.about.method} has none: take --export embeddings"
+        )
     write_sentence_transformer(trained, folder, dense_layers(trained.method.proj_f))
 
 
@@ -505,24 +603,49 @@ def write_sentence_transformer(trained: Trained, folder: Path, dense: list[nn.Li
     method, tokenizer, about = trained
     method.encoder.backbone.save_pretrained(folder)
     save_tokenizer(tokenizer, folder, about.max_length)
-    write_json(folder / "sentence_bert_config.json",
-               {"max_seq_length": about.max_length, "do_lower_case": False})
+    write_json(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": about.max_length, "do_lower_case": False},
+    )
     modules = ["Transformer", "Pooling"] + ["Dense"] * len(dense) + ["Normalize"] * bool(dense)
     paths = ["", *(f"{i}_{module}" for i, module in enumerate(modules[1:], 1))]
-    write_json(folder / "modules.json", [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{module}"}
-        for i, (path, module) in enumerate(zip(paths, modules))])
-    write_json(folder / "1_Pooling" / "config.json", {
-        "word_embedding_dimension": method.encoder.backbone.config.hidden_size,
-        "pooling_mode_cls_token": about.pooling == "cls",
-        "pooling_mode_mean_tokens": about.pooling == "mean"})
+    write_json(
+        folder / "modules.json",
+        [
+            {
+                "idx": i,
+                "name": str(i),
+                "path": path,
+                "type": f"sentence_transformers.models.{module}",
+            }
+            for i, (path, module) in enumerate(zip(paths, modules))
+        ],
+    )
+    write_json(
+        folder / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": method.encoder.backbone.config.hidden_size,
+            "pooling_mode_cls_token": about.pooling == "cls",
+            "pooling_mode_mean_tokens": about.pooling == "mean",
+        },
+    )
     for i, layer in enumerate(dense):
         activation = "linear.Identity" if i == len(dense) - 1 else "activation.ReLU"
-        write_json(folder / paths[2 + i] / "config.json", {
-            "in_features": layer.in_features, "out_features": layer.out_features, "bias": True,
-            "activation_function": f"torch.nn.modules.{activation}"})
-        save(folder / paths[2 + i] / "model.safetensors", safetensors.torch.save(
-            {f"linear.{name}": p.detach().contiguous() for name, p in layer.named_parameters()}))
+        write_json(
+            folder / paths[2 + i] / "config.json",
+            {
+                "in_features": layer.in_features,
+                "out_features": layer.out_features,
+                "bias": True,
+                "activation_function": f"torch.nn.modules.{activation}",
+            },
+        )
+        save(
+            folder / paths[2 + i] / "model.safetensors",
+            safetensors.torch.save(
+                {f"linear.{name}": p.detach().contiguous() for name, p in layer.named_parameters()}
+            ),
+        )
     if dense:
         write_json(folder / paths[-1] / "config.json", {})
 
@@ -537,11 +660,15 @@ def export(path: str | Path, kind: str, output: Path | None) -> Path:
         raise InputError(f"{output} is there already: remove it, or name another with --output")
     trained = read_model(path, "cpu")
     if isinstance(trained.method, Tfidf):
-        raise InputError("tfidf is not exported, for it has no encoder: predict.py classifies with "
-                         "it, and baselines.tfidf.Tfidf.load(FOLDER) gives scikit-learn's objects")
+        raise InputError(
+            "tfidf is not exported, for it has no encoder: predict.py classifies with "
+            "it, and baselines.tfidf.Tfidf.load(FOLDER) gives scikit-learn's objects"
+        )
     if trained.method.phi is None:
-        raise InputError(f"{trained.about.method} is not exported: its classifier is not linear on "
-                         "the text's embedding; predict.py classifies with it")
+        raise InputError(
+            f"{trained.about.method} is not exported: its classifier is not linear on "
+            "the text's embedding; predict.py classifies with it"
+        )
     with new_folder(output) as folder:
         EXPORTS[kind](trained, folder)
     return output

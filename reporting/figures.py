@@ -1,6 +1,7 @@
 """
 The figures of one run: as PNG or PDF files, and as SVG inside its page.
 """
+
 import csv
 import io
 import re
@@ -19,19 +20,21 @@ from engine.files import InputError, save, write_text
 from engine.results import csv_text, look_up
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt    # noqa: E402  after the backend is chosen
+from matplotlib import pyplot as plt  # noqa: E402  after the backend is chosen
 
 # Paul Tol's bright palette, which is safe for the colour-blind
 TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 MARKERS = "os^vPX<>p"
-GREY = "#888888"        # readable on white and on black
+GREY = "#888888"  # readable on white and on black
+
 
 def _image(figure, kind: str, metadata: dict | None = None, **options) -> bytes:
     image = io.BytesIO()
-    with warnings.catch_warnings():     # a letter that the font lacks is drawn as a box
+    with warnings.catch_warnings():  # a letter that the font lacks is drawn as a box
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(image, format=kind, dpi=150, bbox_inches="tight", metadata=metadata,
-                       **options)
+        figure.savefig(
+            image, format=kind, dpi=150, bbox_inches="tight", metadata=metadata, **options
+        )
     plt.close(figure)
     return image.getvalue()
 
@@ -58,13 +61,21 @@ def svg(figure, title: str) -> str:
             if child.tag.endswith(("}style", "}metadata")):
                 parent.remove(child)
         parent.tag = parent.tag.rpartition("}")[2]
-        parent.attrib = {name.rpartition("}")[2]: value for name, value in parent.attrib.items()
-                         if not (name == "id" and parent.tag == "g")}
+        parent.attrib = {
+            name.rpartition("}")[2]: value
+            for name, value in parent.attrib.items()
+            if not (name == "id" and parent.tag == "g")
+        }
         if "style" in parent.attrib:
             parent.set("style", _for_page(parent.get("style")))
     width, height = (float(number) for number in root.get("viewBox").split()[2:])
-    root.attrib = {"viewBox": root.get("viewBox"), "width": f"{width * 4 / 3:.0f}",
-                   "height": f"{height * 4 / 3:.0f}", "role": "img", "aria-label": title}
+    root.attrib = {
+        "viewBox": root.get("viewBox"),
+        "width": f"{width * 4 / 3:.0f}",
+        "height": f"{height * 4 / 3:.0f}",
+        "role": "img",
+        "aria-label": title,
+    }
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -76,13 +87,13 @@ def _for_page(style: str) -> str:
     return re.sub("font-family: [^;]*; ", "", style)
 
 
-MOST_NAMED = 120    # classes whose names and counts a figure can hold; more go without
+MOST_NAMED = 120  # classes whose names and counts a figure can hold; more go without
 
 
 def _tick_names(names: list[str], longest: int = 24) -> list[str]:
     """Short, and without a meaning to matplotlib: $ starts a formula, a leading _ hides a label."""
     names = [" ".join(name.split()) for name in names]
-    short = [name if len(name) <= longest else name[:longest - 1] + "…" for name in names]
+    short = [name if len(name) <= longest else name[: longest - 1] + "…" for name in names]
     return [" " * name.startswith("_") + name.replace("$", r"\$") for name in short]
 
 
@@ -95,8 +106,12 @@ def label_distribution(counts: list[int], names: list[str], title: str):
     bars = axes.bar(range(len(names)), [counts[i] for i in order], color=TOL[0])
     if is_named:
         axes.bar_label(bars, fontsize=7, rotation=90 if len(names) > 12 else 0, padding=2)
-        axes.set_xticks(range(len(names)), [_tick_names(names)[i] for i in order], fontsize=8,
-                        rotation=90 if max(map(len, names)) > 3 else 0)
+        axes.set_xticks(
+            range(len(names)),
+            [_tick_names(names)[i] for i in order],
+            fontsize=8,
+            rotation=90 if max(map(len, names)) > 3 else 0,
+        )
     else:
         axes.set_xlabel("classes")
     axes.set_yscale("log")
@@ -116,21 +131,32 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]
     counts = Counter(zip(labels.tolist(), predicted.tolist()))
     of_class, size = Counter(labels.tolist()), len(names)
     is_named = size <= MOST_NAMED
-    side = size * min(0.5, max(0.24, 2.2 / size)) if is_named else 10       # inches
+    side = size * min(0.5, max(0.24, 2.2 / size)) if is_named else 10  # inches
     figure = plt.figure(figsize=(side, side))
     axes = figure.add_axes((0, 0, 1, 1))
     for (row, column), count in counts.items():
         share = count / of_class[row]
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=TOL[0], linewidth=0,
-                                 alpha=0.75 * share))
+        axes.add_patch(
+            Rectangle(
+                (column - 0.5, row - 0.5), 1, 1, color=TOL[0], linewidth=0, alpha=0.75 * share
+            )
+        )
         if is_named and share >= 0.005:
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center_baseline",
-                      fontsize=8)
+            axes.text(
+                column, row, f"{100 * share:.0f}", ha="center", va="center_baseline", fontsize=8
+            )
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true")
     if is_named:
         short = _tick_names(names)
-        axes.set_xticks(range(size), short, rotation=90, fontsize=8, ha="right", va="center",
-                        rotation_mode="anchor")
+        axes.set_xticks(
+            range(size),
+            short,
+            rotation=90,
+            fontsize=8,
+            ha="right",
+            va="center",
+            rotation_mode="anchor",
+        )
         axes.set_yticks(range(size), short, fontsize=8)
     axes.spines[:].set_alpha(0.4)
     return figure
@@ -149,8 +175,12 @@ def _legend_below(figure, columns: int = 2, **options) -> None:
     figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False, **options)
 
 
-def curves(history: list[dict], title: str, lines: dict[str, tuple[str, ...]],
-           mark: tuple[int, str] | None = None):
+def curves(
+    history: list[dict],
+    title: str,
+    lines: dict[str, tuple[str, ...]],
+    mark: tuple[int, str] | None = None,
+):
     """
     One panel over the epochs, a line for each value that these epochs have; None if they have none.
     A line that is 0 in all epochs is left out: its method does not have what it measures.
@@ -160,16 +190,20 @@ def curves(history: list[dict], title: str, lines: dict[str, tuple[str, ...]],
     """
     found = {}
     for name, keys in lines.items():
-        points = [(record["epoch"], value) for record in history
-                  if (value := look_up(record, keys)) is not None]
+        points = [
+            (record["epoch"], value)
+            for record in history
+            if (value := look_up(record, keys)) is not None
+        ]
         if any(value for _, value in points):
             found[name] = points
     if not found:
         return None
     figure, axes = _panel(title)
     for (name, points), colour, marker in zip(found.items(), TOL, MARKERS):
-        axes.plot(*zip(*points), f"{marker}-", color=colour, markersize=3.5, linewidth=1.2,
-                  label=name)
+        axes.plot(
+            *zip(*points), f"{marker}-", color=colour, markersize=3.5, linewidth=1.2, label=name
+        )
     if mark is not None:
         axes.axvline(mark[0], color="black", linewidth=0.8, linestyle="--", label=mark[1])
     axes.set_xlabel("epoch", fontsize=8)
@@ -178,8 +212,7 @@ def curves(history: list[dict], title: str, lines: dict[str, tuple[str, ...]],
     return figure
 
 
-def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: list[str],
-               few: int):
+def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: list[str], few: int):
     """
     One point for each class that has test texts: its training texts, on a logarithmic axis, against
     its F1 in percent. Hollow points rest on fewer test texts than `few`. Of at most 60 classes,
@@ -189,24 +222,43 @@ def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: lis
     """
     figure, axes = _panel("F1 of each class by its training texts", (3.5, 3.0))
     counts, rough = np.maximum(counts, 1), (tested > 0) & (tested < few)
-    for chosen, face, label in ((tested >= few, TOL[0], f"{few} test texts or more"),
-                                (rough, "none", f"fewer than {few}")):
+    for chosen, face, label in (
+        (tested >= few, TOL[0], f"{few} test texts or more"),
+        (rough, "none", f"fewer than {few}"),
+    ):
         if chosen.any():
-            axes.scatter(counts[chosen], f1[chosen], s=22, facecolors=face, edgecolors=TOL[0],
-                         linewidths=1, label=label, zorder=3)
+            axes.scatter(
+                counts[chosen],
+                f1[chosen],
+                s=22,
+                facecolors=face,
+                edgecolors=TOL[0],
+                linewidths=1,
+                label=label,
+                zorder=3,
+            )
     shown = np.flatnonzero(tested > 0)
-    place = np.stack([np.log10(counts / counts[shown].min()), f1 / 100])    # of each class, (2, C)
+    place = np.stack([np.log10(counts / counts[shown].min()), f1 / 100])  # of each class, (2, C)
     width = max(place[0, shown].max(), 1e-9)
     named = []
     for label in sorted(shown, key=lambda label: f1[label]):
-        is_free = all(abs(place[0, label] - place[0, other]) > 0.4 * width
-                      or abs(place[1, label] - place[1, other]) > 0.06 for other in named)
+        is_free = all(
+            abs(place[0, label] - place[0, other]) > 0.4 * width
+            or abs(place[1, label] - place[1, other]) > 0.06
+            for other in named
+        )
         if is_free and len(named) < 5 and len(shown) <= 60:
             named.append(label)
             is_left = place[0, label] <= width / 2
-            axes.annotate(_tick_names([names[label]], longest=16)[0], (counts[label], f1[label]),
-                          fontsize=8, xytext=(5 if is_left else -5, 0), va="center",
-                          textcoords="offset points", ha="left" if is_left else "right")
+            axes.annotate(
+                _tick_names([names[label]], longest=16)[0],
+                (counts[label], f1[label]),
+                fontsize=8,
+                xytext=(5 if is_left else -5, 0),
+                va="center",
+                textcoords="offset points",
+                ha="left" if is_left else "right",
+            )
     axes.set(xscale="log", ylim=(-6, 106))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if width < 2.5 else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -229,14 +281,23 @@ def reliability(probability: np.ndarray, is_right: np.ndarray, bins: int = 10):
     bin_of = np.minimum((probability * bins).astype(int), bins - 1)
     size = np.bincount(bin_of, minlength=bins)
     filled = size > 0
-    mean, right = (100 * np.bincount(bin_of, values, bins)[filled] / size[filled]
-                   for values in (probability, is_right))
+    mean, right = (
+        100 * np.bincount(bin_of, values, bins)[filled] / size[filled]
+        for values in (probability, is_right)
+    )
     figure, axes = _panel("Are its probabilities right?", (3.5, 3.3))
-    axes.plot([0, 100], [0, 100], color="black", linewidth=0.8, linestyle="--",
-              label="as they should be")
+    axes.plot(
+        [0, 100], [0, 100], color="black", linewidth=0.8, linestyle="--", label="as they should be"
+    )
     axes.plot(mean, right, "-", color=TOL[0], linewidth=1.2)
-    axes.scatter(mean, right, s=12 + 150 * size[filled] / len(probability), color=TOL[0],
-                 label="this run", zorder=3)
+    axes.scatter(
+        mean,
+        right,
+        s=12 + 150 * size[filled] / len(probability),
+        color=TOL[0],
+        label="this run",
+        zorder=3,
+    )
     axes.set(xlim=(-3, 103), ylim=(-3, 103))
     axes.set_xlabel("probability of the prediction, %", fontsize=8)
     axes.set_ylabel("predictions that are right, %", fontsize=8)
@@ -252,7 +313,7 @@ def covered(probability: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, 
     """
     order = np.argsort(-probability, kind="stable")
     ranked = probability[order]
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)      # of equal probabilities
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of equal probabilities
     accuracy = 100 * np.cumsum(is_right[order])[last] / (last + 1)
     return ranked[last], 100 * (last + 1) / len(ranked), accuracy
 
@@ -261,8 +322,9 @@ def coverage(probability: np.ndarray, is_right: np.ndarray):
     """The accuracy of the share of the texts (n,) with the most certain predictions."""
     _, kept, accuracy = covered(probability, is_right)
     figure, axes = _panel("Accuracy without the uncertain texts", (3.5, 3.3))
-    axes.plot(kept, accuracy, "o-" if len(kept) < 10 else "-", color=TOL[0], markersize=3.5,
-              linewidth=1.4)
+    axes.plot(
+        kept, accuracy, "o-" if len(kept) < 10 else "-", color=TOL[0], markersize=3.5, linewidth=1.4
+    )
     axes.set(xlim=(-3, 103), ylim=(min(accuracy.min(), 90) - 5, 101))
     axes.set_xlabel("texts that get a prediction, %", fontsize=8)
     axes.set_ylabel("accuracy on these, %", fontsize=8)
@@ -272,11 +334,17 @@ def coverage(probability: np.ndarray, is_right: np.ndarray):
 # ---- t-SNE ----
 
 
-Points = dict[str, list[tuple[float, float]]]       # by label
+Points = dict[str, list[tuple[float, float]]]  # by label
 
 
-def tsne(feats: np.ndarray, labels: np.ndarray, names: list[str], folder: Path,
-         prototypes: np.ndarray | None = None, most: int = 2000) -> None:
+def tsne(
+    feats: np.ndarray,
+    labels: np.ndarray,
+    names: list[str],
+    folder: Path,
+    prototypes: np.ndarray | None = None,
+    most: int = 2000,
+) -> None:
     """
     Fig. 4: t-SNE of the test texts (n, h), at most `most` of them, seeded, and of the prototypes
     (C, h) in the same space, if there are any. Leaves tsne.csv with the texts' points, a
@@ -295,12 +363,17 @@ def tsne(feats: np.ndarray, labels: np.ndarray, names: list[str], folder: Path,
         points, among = np.split(whole, [len(feats)])
 
     def write(name: str, points: np.ndarray, labels) -> None:
-        write_text(folder / name, csv_text(["x", "y", "label"], (
-            (f"{x:.3f}", f"{y:.3f}", names[label]) for (x, y), label in zip(points, labels))))
+        write_text(
+            folder / name,
+            csv_text(
+                ["x", "y", "label"],
+                ((f"{x:.3f}", f"{y:.3f}", names[label]) for (x, y), label in zip(points, labels)),
+            ),
+        )
 
     if prototypes is not None:
         write("tsne_prototypes.csv", among, range(len(names)))
-    write("tsne.csv", points, labels)       # last: it is the mark of a run with its plots
+    write("tsne.csv", points, labels)  # last: it is the mark of a run with its plots
     if is_drawn:
         save_figure(draw_tsne(folder, names), folder / "tsne.png")
     else:
@@ -317,14 +390,15 @@ def read_points(path: Path) -> Points:
             for row in csv.DictReader(file):
                 points[row["label"]].append((float(row["x"]), float(row["y"])))
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: delete it and run the command of its folder again "
-                         "with --plots") from error
+        raise InputError(
+            f"{path} is damaged: delete it and run the command of its folder again with --plots"
+        ) from error
     return points
 
 
 def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
     """Writes each name above its point, or as much higher as keeps it clear of other names."""
-    to_share = axes.transData + axes.transAxes.inverted()       # from 0 to 1 across the axes
+    to_share = axes.transData + axes.transAxes.inverted()  # from 0 to 1 across the axes
     shares = {name: to_share.transform(place) for name, place in places.items()}
     taken = []
     for name, (x, y) in sorted(shares.items(), key=lambda item: item[1][1]):
@@ -332,9 +406,16 @@ def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
         while any(abs(x - at[0]) < 0.25 and abs(y - at[1]) < 0.04 for at in taken):
             y += 0.01
         taken.append((x, y))
-        axes.text(x, y, _tick_names([name], longest=14)[0], transform=axes.transAxes, fontsize=8,
-                  fontweight="bold", zorder=4,
-                  ha="left" if x < 0.15 else "right" if x > 0.85 else "center")
+        axes.text(
+            x,
+            y,
+            _tick_names([name], longest=14)[0],
+            transform=axes.transAxes,
+            fontsize=8,
+            fontweight="bold",
+            zorder=4,
+            ha="left" if x < 0.15 else "right" if x > 0.85 else "center",
+        )
 
 
 def draw_tsne(folder: Path, names: list[str]):
@@ -343,10 +424,10 @@ def draw_tsne(folder: Path, names: list[str]):
     large ringed diamond with the name of the class beside it. Of more than 9 classes, the 8 with
     the most points have a colour, and the others are grey.
     """
-    points, prototypes = (read_points(folder / f"{name}.csv")
-                          for name in ("tsne", "tsne_prototypes"))
-    order = sorted((name for name in names if name in points),
-                   key=lambda name: -len(points[name]))
+    points, prototypes = (
+        read_points(folder / f"{name}.csv") for name in ("tsne", "tsne_prototypes")
+    )
+    order = sorted((name for name in names if name in points), key=lambda name: -len(points[name]))
     coloured = sorted(order if len(names) <= 9 else order[:8], key=names.index)
     look = {name: (TOL[i % 6], MARKERS[i]) for i, name in enumerate(coloured)}
     figure, axes = _panel("", (3.5, 3.8 + 0.1 * len(look)))
@@ -354,18 +435,40 @@ def draw_tsne(folder: Path, names: list[str]):
     if grey:
         axes.scatter(*zip(*grey), s=7, color=GREY, alpha=0.5, linewidths=0, label="other classes")
     for name, (colour, marker) in look.items():
-        axes.scatter(*zip(*points[name]), s=11, color=colour, alpha=0.7, linewidths=0,
-                     marker=marker, label=_tick_names([name])[0])
+        axes.scatter(
+            *zip(*points[name]),
+            s=11,
+            color=colour,
+            alpha=0.7,
+            linewidths=0,
+            marker=marker,
+            label=_tick_names([name])[0],
+        )
     is_named = len(prototypes) <= 30
     for name, place in prototypes.items():
-        axes.scatter(*zip(*place), s=80 if is_named else 20, color=look.get(name, (GREY,))[0],
-                     edgecolors="black", linewidths=1.6, marker="D", zorder=3)
+        axes.scatter(
+            *zip(*place),
+            s=80 if is_named else 20,
+            color=look.get(name, (GREY,))[0],
+            edgecolors="black",
+            linewidths=1.6,
+            marker="D",
+            zorder=3,
+        )
     axes.margins(0.09)
     if is_named and prototypes:
         _name_points(axes, {name: place[0] for name, place in prototypes.items()})
     if prototypes:
-        axes.scatter([], [], s=40, color="none", edgecolors="black", linewidths=1.6, marker="D",
-                     label="prototype of a class")
+        axes.scatter(
+            [],
+            [],
+            s=40,
+            color="none",
+            edgecolors="black",
+            linewidths=1.6,
+            marker="D",
+            label="prototype of a class",
+        )
     axes.set(xticks=[], yticks=[])
     _legend_below(figure, 2 if max(map(len, names)) > 9 else 3, markerscale=1.3)
     return figure

@@ -4,6 +4,7 @@ One finished run as one HTML page that needs no network: python report.py RUN_DI
 The functions here gather what the page says; templates/page.html says it, and templates/page.css
 decides how it looks.
 """
+
 import csv
 import json
 import math
@@ -20,21 +21,21 @@ from markupsafe import Markup, escape
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
-from engine import files, results
 from baselines import METHODS
+from engine import files, results
 from engine.arguments import Role, names_of
 from engine.files import InputError
 from engine.metrics import calibration_error, metrics
 from reporting import figures
 from reporting.signs import SIGNS, History, evaluated
 
-GOOD, FAIR = 80, 60     # macro-F1 from which the page says yes, and partly
-FEW_TESTS = 10          # a number that rests on fewer test texts of a class is a rough one
+GOOD, FAIR = 80, 60  # macro-F1 from which the page says yes, and partly
+FEW_TESTS = 10  # a number that rests on fewer test texts of a class is a rough one
 MOST_ERRORS = 20
 MOST_PAIRS, MOST_EXAMPLES = 12, 3
 MOST_ACTIONS = 3
-LARGEST_MATRIX, MOST_CONFUSED = 30, 20      # classes of a confusion matrix; of more, only the worst
-SURE = 95               # accuracy from which the page proposes a threshold for predict.py --abstain
+LARGEST_MATRIX, MOST_CONFUSED = 30, 20  # classes of a confusion matrix; of more, only the worst
+SURE = 95  # accuracy from which the page proposes a threshold for predict.py --abstain
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
@@ -43,10 +44,11 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 class Predictions(NamedTuple):
     """predictions.csv or validation.csv: n texts."""
+
     texts: list[str]
-    labels: np.ndarray          # (n,) numbers of the classes
-    predicted: np.ndarray       # (n,) the same, or C where a language model names no class
-    probability: np.ndarray     # (n,) of the prediction, from 0 to 1
+    labels: np.ndarray  # (n,) numbers of the classes
+    predicted: np.ndarray  # (n,) the same, or C where a language model names no class
+    probability: np.ndarray  # (n,) of the prediction, from 0 to 1
 
     @property
     def is_right(self) -> np.ndarray:
@@ -56,13 +58,13 @@ class Predictions(NamedTuple):
 @dataclass(frozen=True)
 class Run:
     folder: Path
-    result: dict                        # result.json
-    recorded: dict                      # args.json
+    result: dict  # result.json
+    recorded: dict  # args.json
     history: History
-    classes: list[dict]                 # label, train and test, in the order of the class numbers
-    test: Predictions                   # of the epoch whose model is kept, as is validation
-    validation: Predictions | None      # calibrated where a model is kept; None without such texts
-    about: dict | None                  # sharprecl.json of the kept model; None if none is kept
+    classes: list[dict]  # label, train and test, in the order of the class numbers
+    test: Predictions  # of the epoch whose model is kept, as is validation
+    validation: Predictions | None  # calibrated where a model is kept; None without such texts
+    about: dict | None  # sharprecl.json of the kept model; None if none is kept
 
     @property
     def names(self) -> list[str]:
@@ -95,23 +97,35 @@ class Run:
 def read_predictions(path: Path, names: list[str]) -> Predictions:
     number = {results.UNKNOWN: len(names)} | {name: i for i, name in enumerate(names)}
     with open(path, newline="", encoding="utf-8") as file:
-        rows = [(row["text"], number[row["label"]], number[row["prediction"]],
-                 float(row["probability"])) for row in csv.DictReader(file)]
+        rows = [
+            (
+                row["text"],
+                number[row["label"]],
+                number[row["prediction"]],
+                float(row["probability"]),
+            )
+            for row in csv.DictReader(file)
+        ]
     texts, labels, predicted, probability = zip(*rows)
     return Predictions(list(texts), np.array(labels), np.array(predicted), np.array(probability))
 
 
 def read_run(folder: Path) -> Run:
-    csv.field_size_limit(2**31 - 1)     # a text may be a whole book
+    csv.field_size_limit(2**31 - 1)  # a text may be a whole book
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     classes = files.read_json(folder / "data_report.json")["classes"]
     names = [row["label"] for row in classes]
     validation, about = folder / "validation.csv", folder / "model" / "sharprecl.json"
-    return Run(folder, files.read_json(folder / "result.json"),
-               files.read_json(folder / "args.json"), [json.loads(line) for line in lines], classes,
-               read_predictions(folder / "predictions.csv", names),
-               read_predictions(validation, names) if validation.exists() else None,
-               files.read_json(about) if about.exists() else None)
+    return Run(
+        folder,
+        files.read_json(folder / "result.json"),
+        files.read_json(folder / "args.json"),
+        [json.loads(line) for line in lines],
+        classes,
+        read_predictions(folder / "predictions.csv", names),
+        read_predictions(validation, names) if validation.exists() else None,
+        files.read_json(about) if about.exists() else None,
+    )
 
 
 # ---- commands to paste ----
@@ -119,8 +133,14 @@ def read_run(folder: Path) -> Run:
 # A method without an encoder is not concerned by these, beside the flags of other methods.
 OF_ENCODERS = (*names_of(Role.TRAINING), "micro_batch", "eval_every", "compile")
 SHARPRECL = names_of(Role.SHARPRECL)
-OF_ONE_METHOD = (*SHARPRECL, *names_of(Role.LARGE, Role.LORA, Role.HOSTED), "ablation", "constants",
-                 "augment", "augment_options")
+OF_ONE_METHOD = (
+    *SHARPRECL,
+    *names_of(Role.LARGE, Role.LORA, Role.HOSTED),
+    "ablation",
+    "constants",
+    "augment",
+    "augment_options",
+)
 
 
 def flags_of(run: Run) -> dict[str, list[str]]:
@@ -130,7 +150,7 @@ def flags_of(run: Run) -> dict[str, list[str]]:
     for token in run.recorded["command"][1:]:
         if token.startswith("--"):
             name, is_joined, value = token[2:].partition("=")
-            if name not in known:       # argparse takes a beginning for the whole
+            if name not in known:  # argparse takes a beginning for the whole
                 name = next((full for full in known if full.startswith(name)), name)
             values = flags[name] = [value] if is_joined else []
         elif flags:
@@ -144,18 +164,30 @@ def shown(value) -> str:
 
 def main_command(run: Run, without: tuple[str, ...] = (), **changes) -> str:
     """The run's own command with other values of these flags; True stands for a flag alone."""
-    flags = {name: values for name, values in flags_of(run).items()
-             if name not in ("overwrite", "plots", *without)}
+    flags = {
+        name: values
+        for name, values in flags_of(run).items()
+        if name not in ("overwrite", "plots", *without)
+    }
     for name, value in changes.items():
         flags[name] = [] if value is True else [shown(value)]
     script = Path(run.recorded["command"][0]).name
-    return shlex.join(["python", script, *(token for name, values in flags.items()
-                                           for token in (f"--{name}", *values))])
+    return shlex.join(
+        [
+            "python",
+            script,
+            *(token for name, values in flags.items() for token in (f"--{name}", *values)),
+        ]
+    )
 
 
 def method_command(run: Run, method: str) -> str:
     """The command for another method on the same data, with that method's own defaults."""
-    others = OF_ONE_METHOD if METHODS[method].has_encoder else (*OF_ONE_METHOD, *OF_ENCODERS, "no_weights")
+    others = (
+        OF_ONE_METHOD
+        if METHODS[method].has_encoder
+        else (*OF_ONE_METHOD, *OF_ENCODERS, "no_weights")
+    )
     return main_command(run, without=others, method=method)
 
 
@@ -171,11 +203,13 @@ def tfidf_beside(run: Run) -> float | None:
     for path in sorted(run.folder.parent.glob("*/result.json")):
         try:
             other = json.loads(path.read_text(encoding="utf-8"))
-            if (other["settings"]["method"] == "tfidf"
-                    and other["data_hash"] == run.result["data_hash"]):
+            if (
+                other["settings"]["method"] == "tfidf"
+                and other["data_hash"] == run.result["data_hash"]
+            ):
                 return other["last"]["macro_f1"]
         except (OSError, ValueError, KeyError, TypeError):
-            continue        # another run's damage is told where that run is looked at
+            continue  # another run's damage is told where that run is looked at
     return None
 
 
@@ -187,7 +221,7 @@ def in_short(run: Run) -> dict:
     frequent = int(counts.argmax())
     guessed = metrics(labels, np.full(total, frequent), counts)
     tested = np.unique(labels)
-    rarest = sorted(tested, key=lambda label: counts[label])[:math.ceil(len(tested) / 3)]
+    rarest = sorted(tested, key=lambda label: counts[label])[: math.ceil(len(tested) / 3)]
     low, high = binomtest(right, total).proportion_ci(method="wilson")
     tfidf = tfidf_beside(run) if run.method != "tfidf" else None
     macro_f1 = found["macro_f1"]
@@ -197,14 +231,23 @@ def in_short(run: Run) -> dict:
         verdict = "beaten"
     else:
         verdict = "yes" if macro_f1 >= GOOD else "partly" if macro_f1 >= FAIR else "not yet"
-    return {"verdict": verdict, "macro_f1": macro_f1, "accuracy": found["accuracy"],
-            "rare_f1": float(np.mean([found["f1"][label] for label in rarest])),
-            "rarest": [run.names[label] for label in rarest],
-            "rarest_tests": int(np.isin(labels, rarest).sum()), "tested": len(tested),
-            "right": right, "total": total, "chance": 50 * (high - low),
-            "frequent": run.names[frequent], "guessed": guessed, "tfidf": tfidf,
-            "groups": found["groups"],
-            "never": [run.names[label] for label in found["never_predicted"]]}
+    return {
+        "verdict": verdict,
+        "macro_f1": macro_f1,
+        "accuracy": found["accuracy"],
+        "rare_f1": float(np.mean([found["f1"][label] for label in rarest])),
+        "rarest": [run.names[label] for label in rarest],
+        "rarest_tests": int(np.isin(labels, rarest).sum()),
+        "tested": len(tested),
+        "right": right,
+        "total": total,
+        "chance": 50 * (high - low),
+        "frequent": run.names[frequent],
+        "guessed": guessed,
+        "tfidf": tfidf,
+        "groups": found["groups"],
+        "never": [run.names[label] for label in found["never_predicted"]],
+    }
 
 
 def still_rises(run: Run) -> bool:
@@ -215,7 +258,7 @@ def still_rises(run: Run) -> bool:
 
 
 class Action(NamedTuple):
-    reason: str         # prose with flags in backticks
+    reason: str  # prose with flags in backticks
     command: str
 
 
@@ -228,16 +271,21 @@ def remedies(run: Run) -> list[Action]:
             continue
         reason = f"{sign.failure}: {sign.sentence.format(value)}"
         for remedy in sign.remedies:
-            (name, new), = remedy(run.settings).items()
-            is_fixed = name in SHARPRECL and (run.method != "sharprecl"
-                                              or "ablation" in flags_of(run))
+            ((name, new),) = remedy(run.settings).items()
+            is_fixed = name in SHARPRECL and (
+                run.method != "sharprecl" or "ablation" in flags_of(run)
+            )
             is_idle = name in OF_ENCODERS and not METHODS[run.method].has_encoder
             if not (name in taken or is_fixed or is_idle or run.settings.get(name) == new):
                 taken.add(name)
-                actions.append(Action(
-                    f"{reason} Try `--{name} {shown(new)}`.",
-                    method_command(run, new) if name == "method" else main_command(
-                        run, **{name: new})))
+                actions.append(
+                    Action(
+                        f"{reason} Try `--{name} {shown(new)}`.",
+                        method_command(run, new)
+                        if name == "method"
+                        else main_command(run, **{name: new}),
+                    )
+                )
                 break
     return actions
 
@@ -247,35 +295,63 @@ def actions(run: Run, short: dict, rows: list[dict]) -> list[Action]:
     found = remedies(run)[:2]
     is_trained = "loss" in run.history[-1] and METHODS[run.method].has_encoder
     if is_trained and still_rises(run) and not any("--epochs" in action.reason for action in found):
-        found.insert(0, Action("Macro-F1 still rose in the last epoch: train for longer.",
-                               main_command(run, epochs=2 * run.settings["epochs"])))
+        found.insert(
+            0,
+            Action(
+                "Macro-F1 still rose in the last epoch: train for longer.",
+                main_command(run, epochs=2 * run.settings["epochs"]),
+            ),
+        )
     if run.method == "tfidf":
-        found.append(Action("Compare with an encoder, which knows what words mean: SharpReCL with "
-                            "a small one.", main_command(run, method="sharprecl",
-                                                         encoder="minilm")))
+        found.append(
+            Action(
+                "Compare with an encoder, which knows what words mean: SharpReCL with a small one.",
+                main_command(run, method="sharprecl", encoder="minilm"),
+            )
+        )
     elif short["tfidf"] is None:
-        found.append(Action("Find out what a simple method reaches on the same texts: TF-IDF with "
-                            "a linear SVM trains in seconds. Then make this page again.",
-                            method_command(run, "tfidf")))
-    weak = [row["name"] for row in rows if row["f1"] is not None and row["f1"] < FAIR
-            and row["train"] < 20]
+        found.append(
+            Action(
+                "Find out what a simple method reaches on the same texts: TF-IDF with "
+                "a linear SVM trains in seconds. Then make this page again.",
+                method_command(run, "tfidf"),
+            )
+        )
+    weak = [
+        row["name"]
+        for row in rows
+        if row["f1"] is not None and row["f1"] < FAIR and row["train"] < 20
+    ]
     if weak and run.about is not None:
-        found.append(Action(
-            f"An F1 below {FAIR} and fewer than 20 training texts: this holds for {len(weak)} of "
-            f"the {len(rows)} classes. Let the model look for more such texts: classify texts "
-            "without a label, and check by hand those that it takes for one of these classes.",
-            predict_command(run, "unlabelled.csv", "--output", "found.csv")))
+        found.append(
+            Action(
+                f"An F1 below {FAIR} and fewer than 20 training texts: this holds for {len(weak)} "
+                f"of the {len(rows)} classes. Let the model look for more such texts: classify "
+                "texts without a label, and check by hand those that it takes for one of these "
+                "classes.",
+                predict_command(run, "unlabelled.csv", "--output", "found.csv"),
+            )
+        )
     if not run.holds_out:
-        found.append(Action("Hold out validation texts, so that the best epoch is kept and the "
-                            "probabilities can be checked and calibrated.",
-                            main_command(run, val_fraction=0.1)))
-    if run.method != "tfidf":       # which draws nothing
-        found.append(Action("Repeat the run with another seed, to see how much of these numbers is "
-                            "chance.", main_command(run, seed=run.settings["seed"] + 1)))
-    use = [Action("Use it on your texts.", predict_command(run, "new.csv", "--output",
-                                                           "labelled.csv"))]
+        found.append(
+            Action(
+                "Hold out validation texts, so that the best epoch is kept and the "
+                "probabilities can be checked and calibrated.",
+                main_command(run, val_fraction=0.1),
+            )
+        )
+    if run.method != "tfidf":  # which draws nothing
+        found.append(
+            Action(
+                "Repeat the run with another seed, to see how much of these numbers is chance.",
+                main_command(run, seed=run.settings["seed"] + 1),
+            )
+        )
+    use = [
+        Action("Use it on your texts.", predict_command(run, "new.csv", "--output", "labelled.csv"))
+    ]
     is_useful = short["verdict"] in ("yes", "partly") and run.about is not None
-    return (found[:MOST_ACTIONS - 1] + use) if is_useful else found[:MOST_ACTIONS]
+    return (found[: MOST_ACTIONS - 1] + use) if is_useful else found[:MOST_ACTIONS]
 
 
 # ---- the sections below ----
@@ -284,17 +360,27 @@ def actions(run: Run, short: dict, rows: list[dict]) -> list[Action]:
 def class_rows(run: Run) -> list[dict]:
     """What the page says of each class, the class with the most training texts first."""
     counts, given = run.counts, np.bincount(run.test.predicted, minlength=len(run.names))
-    scores = 100 * np.array(precision_recall_fscore_support(
-        run.test.labels, run.test.predicted, labels=range(len(counts)), zero_division=0)[:3])
+    scores = 100 * np.array(
+        precision_recall_fscore_support(
+            run.test.labels, run.test.predicted, labels=range(len(counts)), zero_division=0
+        )[:3]
+    )
     rows = []
     for label in np.argsort(-counts, kind="stable"):
         row, (precision, recall, f1) = run.classes[label], scores[:, label]
         is_tested = row["test"] > 0
-        rows.append({"name": row["label"], "train": row["train"], "test": row["test"],
-                     "share": 100 * row["train"] / counts.sum(),
-                     "f1": f1 if is_tested else None, "recall": recall if is_tested else None,
-                     "precision": precision if given[label] else None,
-                     "is_rough": 0 < row["test"] < FEW_TESTS})
+        rows.append(
+            {
+                "name": row["label"],
+                "train": row["train"],
+                "test": row["test"],
+                "share": 100 * row["train"] / counts.sum(),
+                "f1": f1 if is_tested else None,
+                "recall": recall if is_tested else None,
+                "precision": precision if given[label] else None,
+                "is_rough": 0 < row["test"] < FEW_TESTS,
+            }
+        )
     return rows
 
 
@@ -302,9 +388,12 @@ def class_figure(run: Run, rows: list[dict]) -> Markup:
     by_name = {row["name"]: row for row in rows}
     ordered = [by_name[name] for name in run.names]
     f1 = np.array([math.nan if row["f1"] is None else row["f1"] for row in ordered])
-    return drawn(figures.f1_by_size(run.counts.tolist(), f1, np.array([r["test"] for r in ordered]),
-                                    run.names, FEW_TESTS),
-                 "F1 of each class by its training texts")
+    return drawn(
+        figures.f1_by_size(
+            run.counts.tolist(), f1, np.array([r["test"] for r in ordered]), run.names, FEW_TESTS
+        ),
+        "F1 of each class by its training texts",
+    )
 
 
 def drawn(figure, title: str) -> Markup:
@@ -312,20 +401,24 @@ def drawn(figure, title: str) -> Markup:
     return Markup(figures.svg(figure, title))
 
 
-CURVES = {      # the title of each panel, its lines, and where they stand in an epoch's record
+CURVES = {  # the title of each panel, its lines, and where they stand in an epoch's record
     "Training loss": {"classification": ("loss_cls",), "contrastive": ("loss_cl",)},
-    "Macro-F1 and accuracy, %": {"macro-F1, test": ("test", "macro_f1"),
-                                 "accuracy, test": ("test", "accuracy"),
-                                 "macro-F1, validation": ("val", "macro_f1")},
+    "Macro-F1 and accuracy, %": {
+        "macro-F1, test": ("test", "macro_f1"),
+        "accuracy, test": ("test", "accuracy"),
+        "macro-F1, validation": ("val", "macro_f1"),
+    },
     "Macro-F1 by training texts of a class, %": {
         "many (above 100)": ("test", "groups", "many", "macro_f1"),
         "medium (20 to 100)": ("test", "groups", "medium", "macro_f1"),
-        "few (below 20)": ("test", "groups", "few", "macro_f1")},
+        "few (below 20)": ("test", "groups", "few", "macro_f1"),
+    },
     "Cosine to the prototype": {
         "its class": ("diagnostics", "prototype_cosine"),
         "the lowest class": ("diagnostics", "prototype_cosine_min"),
         "mixed positives": ("diagnostics", "mixed_to_prototype_pos"),
-        "mixed negatives": ("diagnostics", "mixed_to_prototype_neg")},
+        "mixed negatives": ("diagnostics", "mixed_to_prototype_neg"),
+    },
 }
 
 
@@ -339,17 +432,25 @@ def best_epoch(run: Run) -> tuple[int, str]:
 def learning_curves(run: Run) -> list[Markup]:
     if len(run.history) < 2:
         return []
-    panels = {title: figures.curves(run.history, title, lines, best_epoch(run))
-              for title, lines in CURVES.items()}
+    panels = {
+        title: figures.curves(run.history, title, lines, best_epoch(run))
+        for title, lines in CURVES.items()
+    }
     return [drawn(figure, f"Epoch by epoch: {title}") for title, figure in panels.items() if figure]
 
 
 def examples(run: Run, rows: np.ndarray) -> list[dict]:
     """These test texts, the most certain prediction first."""
     test = run.test
-    return [{"text": test.texts[i], "label": run.names[test.labels[i]],
-             "prediction": run.answers[test.predicted[i]], "percent": 100 * test.probability[i]}
-            for i in sorted(rows, key=lambda i: -test.probability[i])]
+    return [
+        {
+            "text": test.texts[i],
+            "label": run.names[test.labels[i]],
+            "prediction": run.answers[test.predicted[i]],
+            "percent": 100 * test.probability[i],
+        }
+        for i in sorted(rows, key=lambda i: -test.probability[i])
+    ]
 
 
 def confused_pairs(run: Run) -> list[dict]:
@@ -359,9 +460,16 @@ def confused_pairs(run: Run) -> list[dict]:
         of_pair[run.test.labels[i], run.test.predicted[i]].append(i)
     size = np.bincount(run.test.labels, minlength=len(run.names))
     pairs = sorted(of_pair.items(), key=lambda item: -len(item[1]))
-    return [{"label": run.names[label], "prediction": run.answers[predicted], "errors": len(rows),
-             "texts": int(size[label]), "examples": examples(run, rows)[:MOST_EXAMPLES]}
-            for (label, predicted), rows in pairs]
+    return [
+        {
+            "label": run.names[label],
+            "prediction": run.answers[predicted],
+            "errors": len(rows),
+            "texts": int(size[label]),
+            "examples": examples(run, rows)[:MOST_EXAMPLES],
+        }
+        for (label, predicted), rows in pairs
+    ]
 
 
 def confusion(run: Run) -> Markup:
@@ -371,15 +479,17 @@ def confusion(run: Run) -> Markup:
         names = run.answers
     if len(names) > LARGEST_MATRIX:
         wrong = ~run.test.is_right
-        errors = (np.bincount(labels[wrong], minlength=len(names))
-                  + np.bincount(predicted[wrong], minlength=len(names)))
+        errors = np.bincount(labels[wrong], minlength=len(names)) + np.bincount(
+            predicted[wrong], minlength=len(names)
+        )
         shown = np.sort(np.argsort(-errors, kind="stable")[:MOST_CONFUSED])
         position = np.full(len(names), len(shown))
         position[shown] = range(len(shown))
         labels, predicted = position[labels], position[predicted]
         names = [*(names[label] for label in shown), "(all other classes)"]
-    return drawn(figures.confusion_matrix(labels, predicted, names),
-                 "Confusion matrix of the test texts")
+    return drawn(
+        figures.confusion_matrix(labels, predicted, names), "Confusion matrix of the test texts"
+    )
 
 
 def probabilities(run: Run) -> dict:
@@ -389,24 +499,35 @@ def probabilities(run: Run) -> dict:
     thresholds = []
     for threshold in THRESHOLDS:
         kept = probability >= threshold
-        thresholds.append({"threshold": threshold, "texts": int(kept.sum()),
-                           "share": 100 * kept.mean(),
-                           "accuracy": 100 * is_right[kept].mean() if kept.any() else None})
+        thresholds.append(
+            {
+                "threshold": threshold,
+                "texts": int(kept.sum()),
+                "share": 100 * kept.mean(),
+                "accuracy": 100 * is_right[kept].mean() if kept.any() else None,
+            }
+        )
     fit = (run.about or {}).get("calibration")
     helps = fit is not None and not fit.get("why_not") and fit["ece_after"] < fit["ece_before"]
     # a model without a "coverage" is of a version whose predict.py does not abstain
     sure = [row for row in thresholds if row["texts"] >= FEW_TESTS and row["accuracy"] >= SURE]
     can_abstain = run.validation is not None and fit is not None and "coverage" in fit
-    return {"is_validation": run.validation is not None, "texts": len(is_right),
-            "mean": 100 * probability.mean(), "accuracy": 100 * is_right.mean(),
-            "error": calibration_error(probability, is_right, bins=10),
-            "fit": fit, "helps": helps, "thresholds": thresholds,
-            "calibrated": predict_command(run, "new.csv", "--calibrated", "--output",
-                                          "labelled.csv"),
-            "sure": sure[0] if sure and can_abstain else None,
-            "figures": [drawn(figures.reliability(probability, is_right), "Reliability diagram"),
-                        drawn(figures.coverage(probability, is_right),
-                              "Accuracy against coverage")]}
+    return {
+        "is_validation": run.validation is not None,
+        "texts": len(is_right),
+        "mean": 100 * probability.mean(),
+        "accuracy": 100 * is_right.mean(),
+        "error": calibration_error(probability, is_right, bins=10),
+        "fit": fit,
+        "helps": helps,
+        "thresholds": thresholds,
+        "calibrated": predict_command(run, "new.csv", "--calibrated", "--output", "labelled.csv"),
+        "sure": sure[0] if sure and can_abstain else None,
+        "figures": [
+            drawn(figures.reliability(probability, is_right), "Reliability diagram"),
+            drawn(figures.coverage(probability, is_right), "Accuracy against coverage"),
+        ],
+    }
 
 
 def tsne(run: Run) -> dict:
@@ -417,22 +538,30 @@ def tsne(run: Run) -> dict:
         return {"why": "A language model answers; it has no embeddings to draw."}
     if not (run.folder / "tsne.csv").exists():
         if run.about is not None:
-            return {"why": "It is not drawn yet. This command adds it; then make this page again.",
-                    "command": main_command(run, plots=True)}
-        return {"why": "It is not drawn, and the weights were not kept. This command trains once "
-                       "more and adds it; then make this page again.",
-                "command": main_command(run, overwrite=True, plots=True)}
+            return {
+                "why": "It is not drawn yet. This command adds it; then make this page again.",
+                "command": main_command(run, plots=True),
+            }
+        return {
+            "why": "It is not drawn, and the weights were not kept. This command trains once "
+            "more and adds it; then make this page again.",
+            "command": main_command(run, overwrite=True, plots=True),
+        }
     if not figures.read_points(run.folder / "tsne.csv"):
         return {"why": "There are fewer than 10 different test texts to draw."}
-    return {"figure": drawn(figures.draw_tsne(run.folder, run.names), "t-SNE of the test texts"),
-            "prototypes": (run.folder / "tsne_prototypes.csv").exists()}
+    return {
+        "figure": drawn(figures.draw_tsne(run.folder, run.names), "t-SNE of the test texts"),
+        "prototypes": (run.folder / "tsne_prototypes.csv").exists(),
+    }
 
 
 def judged_signs(run: Run) -> list[dict]:
     """Each of SIGNS, with its value, or None where the run does not measure it."""
     measured = [(sign, sign.measure(run.history)) for sign in SIGNS]
-    return [{"sign": sign, "value": value, "seen": value is not None and sign.is_seen(value)}
-            for sign, value in measured]
+    return [
+        {"sign": sign, "value": value, "seen": value is not None and sign.is_seen(value)}
+        for sign, value in measured
+    ]
 
 
 # ---- the page ----
@@ -454,28 +583,51 @@ def number(value: float | int | None) -> str:
 
 def render(run: Run) -> str:
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     templates.filters |= {"prose": prose, "shorten": shorten, "number": number}
     short, rows, pairs = in_short(run), class_rows(run), confused_pairs(run)
     wrong = np.flatnonzero(~run.test.is_right)
     settings = run.settings
     ir = "" if settings["ir"] is None else f", ir {settings['ir']:g}"
     return templates.get_template("page.html").render(
-        run=run, title=f"{settings['dataset']}{ir}: {run.method}, seed {settings['seed']}",
-        short=short, actions=actions(run, short, rows), good=GOOD, fair=FAIR, few=FEW_TESTS,
+        run=run,
+        title=f"{settings['dataset']}{ir}: {run.method}, seed {settings['seed']}",
+        short=short,
+        actions=actions(run, short, rows),
+        good=GOOD,
+        fair=FAIR,
+        few=FEW_TESTS,
         epoch=run.result.get("kept_epoch", run.result["last"]["epoch"]),
-        rows=rows, class_figure=class_figure(run, rows), worst=sorted(
+        rows=rows,
+        class_figure=class_figure(run, rows),
+        worst=sorted(
             (row for row in rows if row["f1"] is not None and row["f1"] < short["macro_f1"]),
-            key=lambda row: row["f1"])[:3],
-        curves=learning_curves(run), pairs=pairs, most_pairs=MOST_PAIRS, confusion=confusion(run),
-        is_matrix_whole=len(run.names) <= LARGEST_MATRIX, most_confused=MOST_CONFUSED,
-        errors=examples(run, wrong)[:MOST_ERRORS], wrong=len(wrong),
-        probabilities=probabilities(run), predict_command=predict_command,
-        tsne=tsne(run), signs=judged_signs(run),
-        protocols=[(meaning, run.result[name]) for name, meaning in results.PROTOCOLS.items()
-                   if name in run.result],
-        command=shlex.join(["python", *run.recorded["command"]]))
+            key=lambda row: row["f1"],
+        )[:3],
+        curves=learning_curves(run),
+        pairs=pairs,
+        most_pairs=MOST_PAIRS,
+        confusion=confusion(run),
+        is_matrix_whole=len(run.names) <= LARGEST_MATRIX,
+        most_confused=MOST_CONFUSED,
+        errors=examples(run, wrong)[:MOST_ERRORS],
+        wrong=len(wrong),
+        probabilities=probabilities(run),
+        predict_command=predict_command,
+        tsne=tsne(run),
+        signs=judged_signs(run),
+        protocols=[
+            (meaning, run.result[name])
+            for name, meaning in results.PROTOCOLS.items()
+            if name in run.result
+        ],
+        command=shlex.join(["python", *run.recorded["command"]]),
+    )
 
 
 def write(folder: Path, path: Path) -> None:
@@ -485,9 +637,17 @@ def write(folder: Path, path: Path) -> None:
     """
     try:
         page = render(read_run(folder))
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error,
-            jinja2.UndefinedError) as error:
-        raise InputError(f"{folder}: a file of this run is damaged, or of another version of "
-                         f"main.py ({error!r:.200}); run its command again with --overwrite"
-                         ) from error
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        csv.Error,
+        jinja2.UndefinedError,
+    ) as error:
+        raise InputError(
+            f"{folder}: a file of this run is damaged, or of another version of "
+            f"main.py ({error!r:.200}); run its command again with --overwrite"
+        ) from error
     files.write_text(path, page)

@@ -2,6 +2,7 @@
 The plots of a run (--plots), from its predictions and the model that it kept: the confusion matrix
 of the test texts, and, where the model has an encoder, a t-SNE of them.
 """
+
 import argparse
 from pathlib import Path
 
@@ -25,17 +26,22 @@ def draw(args: argparse.Namespace, corpus: data.Corpus, folder: Path) -> None:
     labels, names, prototypes = corpus.test_labels, corpus.label_names, None
     if isinstance(model, Method):
         tokens = prepared(args, tokenize(args, corpus.test_texts), model)
-        logits, feats = loader.predict(model, tokens, len(names), amp=args.amp, device=args.device,
-                                       batch_size=2 * args.batch_size)
+        logits, feats = loader.predict(
+            model,
+            tokens,
+            len(names),
+            amp=args.amp,
+            device=args.device,
+            batch_size=2 * args.batch_size,
+        )
     else:
         logits, feats = model.scores(corpus.test_texts), None
     figure = figures.confusion_matrix(labels, logits.argmax(axis=1), names)
     figures.save_figure(figure, folder / "confusion_matrix.png")
     if isinstance(model, SharpReCL):
         projected = model.project(torch.from_numpy(feats).to(args.device))
-        feats, prototypes = (F.normalize(x, dim=1).cpu().numpy()
-                             for x in (projected, model.prototypes()))
+        feats, prototypes = (
+            F.normalize(x, dim=1).cpu().numpy() for x in (projected, model.prototypes())
+        )
     if feats is not None:
         figures.tsne(feats, labels, names, folder, prototypes)
-
-

@@ -2,14 +2,15 @@
 What can go wrong in training: each failure with the number that shows it, its limit, the reason for
 that limit, what to try, and the flags that try it.
 """
+
 import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
 from engine.results import look_up
 
-History = list[dict]                            # the lines of metrics.jsonl, one for each epoch
-Remedy = Callable[[dict], dict[str, object]]    # from a run's settings to other values of its flags
+History = list[dict]  # the lines of metrics.jsonl, one for each epoch
+Remedy = Callable[[dict], dict[str, object]]  # from a run's settings to other values of its flags
 
 
 class Sign(NamedTuple):
@@ -24,6 +25,7 @@ class Sign(NamedTuple):
     remedies    the same as flags for the next run, the first choice first; none where the sign
                 alone is no reason to train again
     """
+
     failure: str
     sentence: str
     measure: Callable[[History], float | None]
@@ -73,8 +75,14 @@ def lost_while_fitting(history: History) -> float | None:
 
 def mixing_spread(history: History) -> float | None:
     """Of the mixed positives or the mixed negatives, whichever have less; mean over the epochs."""
-    return min((statistics.mean(found) for sign in ("pos", "neg")
-                if (found := values(history, "diagnostics", f"mixing_std_{sign}"))), default=None)
+    return min(
+        (
+            statistics.mean(found)
+            for sign in ("pos", "neg")
+            if (found := values(history, "diagnostics", f"mixing_std_{sign}"))
+        ),
+        default=None,
+    )
 
 
 def flag(name: str, value) -> Remedy:
@@ -86,64 +94,96 @@ def times(name: str, factor: float) -> Remedy:
 
 
 SIGNS = (
-    Sign("Prototype drift",
-         "Prototypes and the mean texts of their classes have a cosine of {:.2f}, on average.",
-         at_the_end("prototype_cosine"), 0.5, True,
-         "0 is unrelated, as before training, and 1 the same direction; runs that end well pass "
-         "0.7 within a few epochs",
-         "The prototypes have left their classes, or have not reached them yet: train for more "
-         "epochs, `--epochs 30`, or put more weight on the branch that pulls them, `--mu 2`.",
-         (times("epochs", 2), times("mu", 2))),
-    Sign("Prototype drift of one class",
-         "For the class with the lowest cosine it is {:.2f}.",
-         at_the_end("prototype_cosine_min"), 0.0, True,
-         "below 0 a prototype points away from its own texts",
-         "This is mostly a class of few texts, which few batches hold: take larger batches, "
-         "`--batch_size 256`, more epochs, or more texts of this class.",
-         (times("batch_size", 2),)),
-    Sign("Prototype drift in the course of training",
-         "The average cosine lies {:.2f} below its best epoch.",
-         cosine_lost, 0.1, False,
-         "from one epoch to the next it moves by a few hundredths",
-         "Take a learning rate that falls, `--schedule linear`, or a lower one, `--lr 2e-5`.",
-         (flag("schedule", "linear"), times("lr", 0.5))),
-    Sign("A plateau while the loss falls",
-         "Since its best epoch macro-F1 has lost {:.1f} points while the training loss went on "
-         "falling.",
-         lost_while_fitting, 2.0, False,
-         "on a few hundred texts one or two points are chance, on fewer texts more",
-         "Take a learning rate that falls, `--schedule linear`, a lower one, `--lr 2e-5`, or "
-         "fewer epochs; or hold texts out, `--val_fraction 0.1`, so that the best epoch can be "
-         "chosen.",
-         (flag("schedule", "linear"), times("lr", 0.5))),
-    Sign("Collapse of the mixing coefficients",
-         "Their standard deviation is {:.2f}.",
-         mixing_spread, 0.1, True,
-         "Beta(0.5, 0.5) has 0.35; at 0.1 nearly all mixtures are midpoints",
-         "Take a smaller lambda, `--lam 0.5`.",
-         (flag("lam", 0.5),)),
-    Sign("Collapse of the mixed positives",
-         "Their mean similarity to the prototype of their class is {:.2f}.",
-         at_the_end("mixed_to_prototype_pos"), 0.99, False,
-         "there they are copies of it; runs that end well come near, once every text is fitted",
-         "This does no harm where macro-F1 is good. Else take fewer and harder texts, `--k 5`, see "
-         "more of a class at a time, `--batch_size 256`, or draw more texts and mix fewer, "
-         "`--hard_ratio_end 0.5`.",
-         ()),
-    Sign("Collapse of the mixed negatives",
-         "Their mean similarity to the prototype of the class they are built for is {:.2f}.",
-         at_the_end("mixed_to_prototype_neg"), 0.5, False,
-         "they belong to other classes; runs that end well are below 0 within a few epochs",
-         "The classes lie on each other: take a lower learning rate, `--lr 2e-5`, a lower "
-         "temperature, `--tau 0.3`, or look for texts under wrong labels.",
-         (times("lr", 0.5), flag("tau", 0.3))),
-    Sign("Minority overfitting",
-         "Accuracy lies {:.1f} points above macro-F1.",
-         lambda history: evaluated(history)[-1]["test"]["gap"], 10.0, False,
-         "the paper's own gap is below 8 on all its datasets but R52, where it is 11 and some "
-         "classes have one text",
-         "The rare classes are lost. Mix fewer texts and draw more, `--hard_ratio_end 0.5`, or "
-         "build fewer, `--n_pos 5 --n_neg 250`; compare with `--method la` and `--method tfidf`, "
-         "and bring more texts of the rare classes.",
-         (flag("hard_ratio_end", 0.5), flag("method", "la"))),
+    Sign(
+        "Prototype drift",
+        "Prototypes and the mean texts of their classes have a cosine of {:.2f}, on average.",
+        at_the_end("prototype_cosine"),
+        0.5,
+        True,
+        "0 is unrelated, as before training, and 1 the same direction; runs that end well pass "
+        "0.7 within a few epochs",
+        "The prototypes have left their classes, or have not reached them yet: train for more "
+        "epochs, `--epochs 30`, or put more weight on the branch that pulls them, `--mu 2`.",
+        (times("epochs", 2), times("mu", 2)),
+    ),
+    Sign(
+        "Prototype drift of one class",
+        "For the class with the lowest cosine it is {:.2f}.",
+        at_the_end("prototype_cosine_min"),
+        0.0,
+        True,
+        "below 0 a prototype points away from its own texts",
+        "This is mostly a class of few texts, which few batches hold: take larger batches, "
+        "`--batch_size 256`, more epochs, or more texts of this class.",
+        (times("batch_size", 2),),
+    ),
+    Sign(
+        "Prototype drift in the course of training",
+        "The average cosine lies {:.2f} below its best epoch.",
+        cosine_lost,
+        0.1,
+        False,
+        "from one epoch to the next it moves by a few hundredths",
+        "Take a learning rate that falls, `--schedule linear`, or a lower one, `--lr 2e-5`.",
+        (flag("schedule", "linear"), times("lr", 0.5)),
+    ),
+    Sign(
+        "A plateau while the loss falls",
+        "Since its best epoch macro-F1 has lost {:.1f} points while the training loss went on "
+        "falling.",
+        lost_while_fitting,
+        2.0,
+        False,
+        "on a few hundred texts one or two points are chance, on fewer texts more",
+        "Take a learning rate that falls, `--schedule linear`, a lower one, `--lr 2e-5`, or "
+        "fewer epochs; or hold texts out, `--val_fraction 0.1`, so that the best epoch can be "
+        "chosen.",
+        (flag("schedule", "linear"), times("lr", 0.5)),
+    ),
+    Sign(
+        "Collapse of the mixing coefficients",
+        "Their standard deviation is {:.2f}.",
+        mixing_spread,
+        0.1,
+        True,
+        "Beta(0.5, 0.5) has 0.35; at 0.1 nearly all mixtures are midpoints",
+        "Take a smaller lambda, `--lam 0.5`.",
+        (flag("lam", 0.5),),
+    ),
+    Sign(
+        "Collapse of the mixed positives",
+        "Their mean similarity to the prototype of their class is {:.2f}.",
+        at_the_end("mixed_to_prototype_pos"),
+        0.99,
+        False,
+        "there they are copies of it; runs that end well come near, once every text is fitted",
+        "This does no harm where macro-F1 is good. Else take fewer and harder texts, `--k 5`, see "
+        "more of a class at a time, `--batch_size 256`, or draw more texts and mix fewer, "
+        "`--hard_ratio_end 0.5`.",
+        (),
+    ),
+    Sign(
+        "Collapse of the mixed negatives",
+        "Their mean similarity to the prototype of the class they are built for is {:.2f}.",
+        at_the_end("mixed_to_prototype_neg"),
+        0.5,
+        False,
+        "they belong to other classes; runs that end well are below 0 within a few epochs",
+        "The classes lie on each other: take a lower learning rate, `--lr 2e-5`, a lower "
+        "temperature, `--tau 0.3`, or look for texts under wrong labels.",
+        (times("lr", 0.5), flag("tau", 0.3)),
+    ),
+    Sign(
+        "Minority overfitting",
+        "Accuracy lies {:.1f} points above macro-F1.",
+        lambda history: evaluated(history)[-1]["test"]["gap"],
+        10.0,
+        False,
+        "the paper's own gap is below 8 on all its datasets but R52, where it is 11 and some "
+        "classes have one text",
+        "The rare classes are lost. Mix fewer texts and draw more, `--hard_ratio_end 0.5`, or "
+        "build fewer, `--n_pos 5 --n_neg 250`; compare with `--method la` and `--method tfidf`, "
+        "and bring more texts of the rare classes.",
+        (flag("hard_ratio_end", 0.5), flag("method", "la")),
+    ),
 )

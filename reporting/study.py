@@ -6,6 +6,7 @@ The study of docs/results.md: which reading and which setting leads, and whether
 
 Of a run are kept result.json and metrics.jsonl, which hold no text and no weights.
 """
+
 import argparse
 import itertools
 import json
@@ -24,12 +25,13 @@ from engine.files import InputError, Parser, read_json, write_text
 from reporting.figures import TOL, save_figure
 from reporting.tables import holm, paired_p
 
-FITTED = 99.5       # percent of the training texts that are right: from there on all are fitted
+FITTED = 99.5  # percent of the training texts that are right: from there on all are fitted
 RESAMPLES = 2000
 
 
 class Run(NamedTuple):
-    """A finished run: the row it belongs to, where it stands, and its history, an epoch a record."""
+    """A finished run: its row, its data set and seed, its result, and a record of each epoch."""
+
     row: str
     dataset: str
     seed: int
@@ -39,8 +41,10 @@ class Run(NamedTuple):
 
 def row_of(settings: dict, changed: dict) -> str:
     """The method with what is not its default: "SharpReCL, mu 0.3"."""
-    own = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-           for name, value in changed.items()]
+    own = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in changed.items()
+    ]
     return ", ".join([METHODS[settings["method"]].title, *own])
 
 
@@ -49,9 +53,15 @@ def load(folder: Path) -> list[Run]:
     for path in sorted(folder.glob("*/result.json")):
         result = read_json(path)
         lines = (path.parent / "metrics.jsonl").read_text().splitlines()
-        runs.append(Run(row_of(result["settings"], result["changed"]),
-                        result["settings"]["dataset"], result["settings"]["seed"], result,
-                        [json.loads(line) for line in lines]))
+        runs.append(
+            Run(
+                row_of(result["settings"], result["changed"]),
+                result["settings"]["dataset"],
+                result["settings"]["seed"],
+                result,
+                [json.loads(line) for line in lines],
+            )
+        )
     if not runs:
         raise InputError(f"{folder}: no finished runs; bash run_all.sh study_a makes them")
     return runs
@@ -62,7 +72,7 @@ def keep(runs: Path, kept: Path) -> None:
     for path in sorted(runs.glob("*/result.json")):
         target = kept / path.parent.name
         target.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "result.json"):       # the mark of a finished run comes last
+        for name in ("metrics.jsonl", "result.json"):  # the mark of a finished run comes last
             shutil.copyfile(path.parent / name, target / name)
 
 
@@ -91,8 +101,10 @@ def interval(values: dict[tuple[str, int], float]) -> tuple[float, float]:
     rng, by_dataset = np.random.default_rng(0), defaultdict(list)
     for (dataset, _), value in values.items():
         by_dataset[dataset].append(value)
-    means = [np.mean([np.mean(rng.choice(own, len(own))) for own in by_dataset.values()])
-             for _ in range(RESAMPLES)]
+    means = [
+        np.mean([np.mean(rng.choice(own, len(own))) for own in by_dataset.values()])
+        for _ in range(RESAMPLES)
+    ]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
@@ -115,15 +127,26 @@ def ranking(runs: list[Run], protocol: str) -> str:
     order = sorted(found, key=lambda row: -mean_over_datasets(found[row]))
     best, rank = found[order[0]], ranks(found)
     pairs = {row: sorted(set(best) & set(found[row])) for row in order[1:]}
-    p_values = holm([paired_p(np.array([best[pair] for pair in own]),
-                              np.array([found[row][pair] for pair in own]))
-                     if len(own) > 1 else 1.0 for row, own in pairs.items()])
-    lines = ["| row | mean macro-F1 (95 %) | mean rank | p against the first | runs |",
-             "|---|---:|---:|---:|---:|"]
+    p_values = holm(
+        [
+            paired_p(
+                np.array([best[pair] for pair in own]), np.array([found[row][pair] for pair in own])
+            )
+            if len(own) > 1
+            else 1.0
+            for row, own in pairs.items()
+        ]
+    )
+    lines = [
+        "| row | mean macro-F1 (95 %) | mean rank | p against the first | runs |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for row, p in zip(order, [None, *p_values]):
         low, high = interval(found[row])
-        lines.append(f"| {row} | {mean_over_datasets(found[row]):.1f} ({low:.1f}–{high:.1f}) | "
-                     f"{rank[row]:.1f} | {'' if p is None else f'{p:.3f}'} | {len(found[row])} |")
+        lines.append(
+            f"| {row} | {mean_over_datasets(found[row]):.1f} ({low:.1f}–{high:.1f}) | "
+            f"{rank[row]:.1f} | {'' if p is None else f'{p:.3f}'} | {len(found[row])} |"
+        )
     return "\n".join(lines)
 
 
@@ -142,16 +165,26 @@ def development_curve(runs: list[Run]) -> tuple[np.ndarray, np.ndarray]:
 
 def fitted_at(runs: list[Run]) -> float | None:
     """The mean epoch after which FITTED percent of the training texts are right; None if never."""
-    epochs = [next((record["epoch"] for record in run.history
-                    if record.get("train_accuracy", 0) >= FITTED), None) for run in runs]
+    epochs = [
+        next(
+            (
+                record["epoch"]
+                for record in run.history
+                if record.get("train_accuracy", 0) >= FITTED
+            ),
+            None,
+        )
+        for run in runs
+    ]
     return None if None in epochs else float(np.mean(epochs))
 
 
 def draw_fade(runs: list[Run]):
     """A panel for each data set: macro-F1 epoch by epoch, a ring where all texts are fitted."""
     names = sorted({run.dataset for run in runs}, key=list(DATASETS).index)
-    figure, panels = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.6), squeeze=False,
-                                  layout="constrained")
+    figure, panels = plt.subplots(
+        1, len(names), figsize=(4.6 * len(names), 3.6), squeeze=False, layout="constrained"
+    )
     rows = list(dict.fromkeys(run.row for run in runs))
     for name, axes in zip(names, panels[0]):
         for number, row in enumerate(rows):
@@ -160,11 +193,18 @@ def draw_fade(runs: list[Run]):
                 continue
             epochs, values = development_curve(own)
             colour, dashes = TOL[number % len(TOL)], ["-", "--", ":"][number // len(TOL) % 3]
-            axes.plot(epochs, values, dashes, color=colour, linewidth=1.4,
-                      label=f"{row} ({len(own)})")
+            axes.plot(
+                epochs, values, dashes, color=colour, linewidth=1.4, label=f"{row} ({len(own)})"
+            )
             if (moment := fitted_at(own)) is not None:
-                axes.plot(moment, np.interp(moment, epochs, values), "o", color=colour,
-                          markerfacecolor="white", markersize=6)
+                axes.plot(
+                    moment,
+                    np.interp(moment, epochs, values),
+                    "o",
+                    color=colour,
+                    markerfacecolor="white",
+                    markersize=6,
+                )
         axes.set_title(DATASETS[name].title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.spines[["top", "right"]].set_visible(False)
@@ -174,8 +214,11 @@ def draw_fade(runs: list[Run]):
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(description=__doc__, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folder", type=Path, help="of runs, or of what was kept of them")
     parser.add_argument("output", type=Path, help="where the numbers, or the table and figure, go")
     args = parser.parse_args(argv)
@@ -184,8 +227,11 @@ def main(argv: list[str] | None = None) -> int:
         if args.output.name == "runs":
             keep(args.folder, args.output)
             return 0
-        parts = [f"Protocol {protocol}\n\n{ranking(runs, protocol)}\n"
-                 for protocol in ("last", "best_val") if scores(runs, protocol)]
+        parts = [
+            f"Protocol {protocol}\n\n{ranking(runs, protocol)}\n"
+            for protocol in ("last", "best_val")
+            if scores(runs, protocol)
+        ]
         write_text(args.output / "study.md", "\n".join(parts))
         save_figure(draw_fade(runs), args.output / "fade.png")
         print("\n".join(parts))

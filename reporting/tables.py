@@ -3,6 +3,7 @@ Results of many runs -> the paper's tables, with our numbers, and its figures.
 
 Runs whose training settings differ never meet in a table: each set of settings has its own tables.
 """
+
 import itertools
 import json
 import math
@@ -18,13 +19,13 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy.stats import ttest_rel
 
-from baselines import GROUPS, titles
 import data
 from augment import AUGMENTATIONS
+from baselines import GROUPS, titles
 from engine import files, results
-from reporting import figures
 from engine.arguments import ABLATIONS, Role, make_parser, names_of
 from engine.files import InputError
+from reporting import figures
 
 # ---- the paper's own numbers, BERT-base: accuracy and macro-F1 of each dataset in turn ----
 
@@ -43,13 +44,12 @@ TABLE_4 = {
     "delta_cl": "95.95 84.65 68.22 60.52 94.68 94.62 75.64 70.68 61.36 60.59 83.75 80.90",
     "sharprecl": "96.11 84.83 68.44 60.82 94.80 94.83 76.30 71.15 61.56 60.78 84.04 81.12",
 }
-TABLE_A1 = {        # on the original data
+TABLE_A1 = {  # on the original data
     "word_substitution": "96.11 84.83 68.44 60.82 97.20 97.63 80.15 77.59 72.52 72.65 93.09 92.51",
     "back_translation": "95.92 84.69 68.09 59.41 97.20 96.84 80.12 77.22 72.83 72.87 93.09 92.58",
-    "contextual":
-        "96.05 84.76 67.62 59.20 97.80 97.18 80.14 77.38 72.61 72.61 93.09 92.54",
+    "contextual": "96.05 84.76 67.62 59.20 97.80 97.18 80.14 77.38 72.61 72.61 93.09 92.54",
 }
-TABLE_A2 = {        # accuracy for k = 10, 20, 30, 40, 50
+TABLE_A2 = {  # accuracy for k = 10, 20, 30, 40, 50
     "r52": "95.82±0.22 96.11±0.36 96.01±0.25 95.08±0.29 95.32±0.10",
     "ohsumed": "68.02±0.19 68.44±0.22 68.19±0.20 67.68±0.35 67.32±0.16",
     "trec": "94.02±0.49 94.80±0.55 94.29±0.26 93.68±0.32 93.36±0.12",
@@ -58,24 +58,31 @@ TABLE_A2 = {        # accuracy for k = 10, 20, 30, 40, 50
     "cr": "83.62±0.15 84.04±0.25 83.74±0.19 83.02±0.20 82.64±0.22",
 }
 
-Place = tuple[str, float | None]            # a dataset and its ir, None as it is
-Key = tuple[str, float | None, str | int]   # a place and a row of a table
+Place = tuple[str, float | None]  # a dataset and its ir, None as it is
+Key = tuple[str, float | None, str | int]  # a place and a row of a table
 
 
 def by_key(table: dict[str, str], irs: dict[str, float | None]) -> dict[Key, str]:
     """A table of the paper as {(dataset, ir, row): "accuracy / macro-F1"}."""
-    return {(dataset, irs[dataset], row): f"{accuracy} / {f1}"
-            for row, line in table.items()
-            for dataset, accuracy, f1 in zip(DATASETS, line.split()[::2], line.split()[1::2])}
+    return {
+        (dataset, irs[dataset], row): f"{accuracy} / {f1}"
+        for row, line in table.items()
+        for dataset, accuracy, f1 in zip(DATASETS, line.split()[::2], line.split()[1::2])
+    }
 
 
 PAPER_4 = by_key(TABLE_4, PAPER_IR)
 PAPER_A1 = by_key(TABLE_A1, dict.fromkeys(DATASETS))
-PAPER_A2 = {(dataset, PAPER_IR[dataset], k): number.replace("±", " ± ")
-            for dataset, line in TABLE_A2.items()
-            for k, number in zip((10, 20, 30, 40, 50), line.split())}
-PAPER_2 = {(dataset, ir, "sharprecl"): cell for (dataset, ir, row), cell
-           in (PAPER_A1 | PAPER_4).items() if row in ("word_substitution", "sharprecl")}
+PAPER_A2 = {
+    (dataset, PAPER_IR[dataset], k): number.replace("±", " ± ")
+    for dataset, line in TABLE_A2.items()
+    for k, number in zip((10, 20, 30, 40, 50), line.split())
+}
+PAPER_2 = {
+    (dataset, ir, "sharprecl"): cell
+    for (dataset, ir, row), cell in (PAPER_A1 | PAPER_4).items()
+    if row in ("word_substitution", "sharprecl")
+}
 
 # ---- rows and columns; the rows of a table in sections with a rule between them ----
 
@@ -83,27 +90,40 @@ SECTIONS = tuple(titles(group) for group in GROUPS)
 NAMES = titles()
 TABLE_3 = (titles("large"), titles("ours"))
 ABLATED = (
-    {"sshm": "w/o SSHM", "cl": "w/o CL", "cls": "w/o CLS", "ss": "w/o SS", "hm": "w/o HM",
-     "mi": "w/o MI", "delta_both": "w/o δ_{CLS,CL}", "delta_cls": "w/o δ_CLS",
-     "delta_cl": "w/o δ_CL"},
-    {"sharprecl": "SharpReCL"})
-METRICS = {"accuracy": ("accuracy", 2, max), "macro_f1": ("macro-F1", 2, max),
-           "seconds": ("seconds", 1, min)}      # heading, decimals printed, which is best
+    {
+        "sshm": "w/o SSHM",
+        "cl": "w/o CL",
+        "cls": "w/o CLS",
+        "ss": "w/o SS",
+        "hm": "w/o HM",
+        "mi": "w/o MI",
+        "delta_both": "w/o δ_{CLS,CL}",
+        "delta_cls": "w/o δ_CLS",
+        "delta_cl": "w/o δ_CL",
+    },
+    {"sharprecl": "SharpReCL"},
+)
+METRICS = {
+    "accuracy": ("accuracy", 2, max),
+    "macro_f1": ("macro-F1", 2, max),
+    "seconds": ("seconds", 1, min),
+}  # heading, decimals printed, which is best
 MAIN_SETTINGS = ("encoder", "pooling", "epochs", "batch_size", "lr", "schedule", "amp")
 
 
 class Run(NamedTuple):
     """A finished run: what makes it this run, and its result under the protocol."""
+
     folder: Path
     dataset: str
     ir: float | None
     seed: int
     method: str
     augment: str
-    changed: dict       # flags of the method that are not at their default
-    settings: dict      # all that decides the numbers
-    data_hash: str      # of all texts and labels
-    accuracy: float     # percent, as macro_f1
+    changed: dict  # flags of the method that are not at their default
+    settings: dict  # all that decides the numbers
+    data_hash: str  # of all texts and labels
+    accuracy: float  # percent, as macro_f1
     macro_f1: float
     seconds: float
 
@@ -123,26 +143,28 @@ class Run(NamedTuple):
     @property
     def varies(self) -> set[str] | None:
         """The flags at another value than SharpReCL's default; None: not SharpReCL as it is."""
-        is_ours = (self.method == "sharprecl" and self.augment == "word_substitution"
-                   and self.noise == 0)
+        is_ours = (
+            self.method == "sharprecl" and self.augment == "word_substitution" and self.noise == 0
+        )
         return set(self.changed) if is_ours else None
 
 
 class Cell(NamedTuple):
     text: str
-    mark: str = ""      # "best", "second" of its column, or neither
-    sign: str = ""      # † or ‡, the significance
+    mark: str = ""  # "best", "second" of its column, or neither
+    sign: str = ""  # † or ‡, the significance
 
 
 class Part(NamedTuple):
     """The table of one dataset."""
+
     dataset: str
-    columns: list[tuple[str, str]]                          # the ir and what is measured
-    sections: list[list[tuple[str, tuple[Cell, ...]]]]      # of rows: label and cells
+    columns: list[tuple[str, str]]  # the ir and what is measured
+    sections: list[list[tuple[str, tuple[Cell, ...]]]]  # of rows: label and cells
 
 
 class Table(NamedTuple):
-    name: str       # of its files
+    name: str  # of its files
     title: str
     caption: str
     parts: list[Part]
@@ -161,12 +183,23 @@ def load(folder: Path, protocol: str) -> list[Run]:
             identity = [own[name] for name in ("dataset", "ir", "seed", "method", "augment")]
             if protocol in result:
                 scores = result[protocol]
-                runs.append(Run(path.parent, *identity, changed, own, result["data_hash"],
-                                scores["accuracy"], scores["macro_f1"], result["seconds"]))
+                runs.append(
+                    Run(
+                        path.parent,
+                        *identity,
+                        changed,
+                        own,
+                        result["data_hash"],
+                        scores["accuracy"],
+                        scores["macro_f1"],
+                        result["seconds"],
+                    )
+                )
         except (KeyError, TypeError) as error:
-            raise InputError(f"{path} was written by another version of main.py ({error!r}): run "
-                             "its command again with --overwrite, or move its folder away"
-                             ) from error
+            raise InputError(
+                f"{path} was written by another version of main.py ({error!r}): run "
+                "its command again with --overwrite, or move its folder away"
+            ) from error
         without += protocol not in result
     if not runs:
         raise InputError(f"{folder}: {why_no_runs(folder, protocol, without)}")
@@ -180,8 +213,10 @@ def why_no_runs(folder: Path, protocol: str, without: int) -> str:
     if not folder.is_dir():
         return "no such folder; give the --output_dir of main.py, by default runs"
     if without and protocol == "best_val":
-        return (f"none of the {without} finished runs has best_val, for they had no validation "
-                "texts: leave --protocol out, or train with --val_fraction 0.1")
+        return (
+            f"none of the {without} finished runs has best_val, for they had no validation "
+            "texts: leave --protocol out, or train with --val_fraction 0.1"
+        )
     if without:
         return f"none of the {without} finished runs has {protocol}: take another --protocol"
     if (folder / "args.json").exists():
@@ -211,7 +246,7 @@ def group(runs: list[Run]) -> list[list[Run]]:
     def data_of(run: Run) -> list:
         return [run.settings.get(name) for name in of_data]
 
-    variants = defaultdict(list)        # of one data set, cut to several sizes
+    variants = defaultdict(list)  # of one data set, cut to several sizes
     for run in runs:
         if data_of(run) not in variants[run.dataset]:
             variants[run.dataset].append(data_of(run))
@@ -238,12 +273,16 @@ def by_cell(runs: list[Run], row_of: Callable[[Run], str | int]) -> dict[Key, di
     for run in runs:
         cell = cells[run.dataset, run.ir, row_of(run)]
         if run.seed in cell:
-            raise InputError(f"{cell[run.seed].folder} and {run.folder} are the same cell of a "
-                             "table with the same seed: move one of them away")
+            raise InputError(
+                f"{cell[run.seed].folder} and {run.folder} are the same cell of a "
+                "table with the same seed: move one of them away"
+            )
         other = next((other for other in cell.values() if draw_of(other) == draw_of(run)), run)
         if run.data_hash != other.data_hash:
-            raise InputError(f"{other.folder} and {run.folder} are the same cell of a table, but "
-                             "their data are not the same: move one of them away")
+            raise InputError(
+                f"{other.folder} and {run.folder} are the same cell of a table, but "
+                "their data are not the same: move one of them away"
+            )
         cell[run.seed] = run
     return dict(cells)
 
@@ -257,17 +296,26 @@ def ablation(run: Run) -> str | None:
     """The row of Table 4; what an ablation sets to its default is in settings, not in changed."""
     if run.varies is None:
         return None
-    rows = (name for name, flags in ABLATIONS.items() if run.varies <= set(flags) and all(
-        run.settings[flag] == value for flag, value in flags.items()))
+    rows = (
+        name
+        for name, flags in ABLATIONS.items()
+        if run.varies <= set(flags)
+        and all(run.settings[flag] == value for flag, value in flags.items())
+    )
     return next(rows, None) if run.varies else "sharprecl"
 
 
 def places(runs: list[Run]) -> list[Place]:
     """The datasets and ir of these runs: the paper's first, original before 50, 20, 10."""
     order = list(DATASETS)
-    return sorted({(run.dataset, run.ir) for run in runs}, key=lambda place: (
-        order.index(place[0]) if place[0] in DATASETS else len(order), place[0],
-        -math.inf if place[1] is None else -place[1]))
+    return sorted(
+        {(run.dataset, run.ir) for run in runs},
+        key=lambda place: (
+            order.index(place[0]) if place[0] in DATASETS else len(order),
+            place[0],
+            -math.inf if place[1] is None else -place[1],
+        ),
+    )
 
 
 # ---- significance ----
@@ -301,8 +349,10 @@ def significance(runs: list[Run]) -> tuple[dict[tuple[Key, str], str], str]:
     if not pairs:
         return {}, " No significance test: no rival shares 2 seeds with SharpReCL."
     for metric in ("accuracy", "macro_f1"):
-        values = [np.array([[getattr(run, metric) for run in pair] for pair in cell]).T
-                  for cell in pairs.values()]
+        values = [
+            np.array([[getattr(run, metric) for run in pair] for pair in cell]).T
+            for cell in pairs.values()
+        ]
         adjusted = holm([paired_p(*value) for value in values])
         for key, (ours, theirs), p in zip(pairs, values, adjusted):
             if p < 0.05:
@@ -311,7 +361,8 @@ def significance(runs: list[Run]) -> tuple[dict[tuple[Key, str], str], str]:
     return signs, (
         " † SharpReCL is significantly better, ‡ significantly worse than this cell at 5 %: paired "
         "two-sided t-test over shared seeds, Holm-corrected; comparisons of each metric: "
-        f"{len(pairs)}." + (f" With {fewest} seeds such a test says little." if fewest < 5 else ""))
+        f"{len(pairs)}." + (f" With {fewest} seeds such a test says little." if fewest < 5 else "")
+    )
 
 
 # ---- tables ----
@@ -334,14 +385,19 @@ def column(cells: list[list[Run]], metric: str, signs: list[str]) -> list[Cell]:
         values = [getattr(run, metric) for run in runs]
         mean = f"{statistics.mean(values):.{digits}f}" if runs else "–"
         spread = f" ± {statistics.stdev(values):.{digits}f}" if len(runs) > 1 else ""
-        means.append(float(mean) if runs else None)     # compared as printed
+        means.append(float(mean) if runs else None)  # compared as printed
         texts.append(f"{mean}{spread} ({len(runs)})" if runs else mean)
     return [Cell(*cell) for cell in zip(texts, ranked(means, best), signs)]
 
 
-def build(runs: list[Run], sections: tuple[dict, ...], row_of: Callable[[Run], str | int],
-          metrics: tuple[str, ...], paper: dict[Key, str], signs: dict[tuple[Key, str], str]
-          ) -> list[Part]:
+def build(
+    runs: list[Run],
+    sections: tuple[dict, ...],
+    row_of: Callable[[Run], str | int],
+    metrics: tuple[str, ...],
+    paper: dict[Key, str],
+    signs: dict[tuple[Key, str], str],
+) -> list[Part]:
     """
     A part for each dataset: the rows that it has a run for, and for each ir a column for each
     metric, and one for the paper's numbers where there are any.
@@ -355,16 +411,26 @@ def build(runs: list[Run], sections: tuple[dict, ...], row_of: Callable[[Run], s
             keys = [(dataset, ir, row) for section in kept for row in section]
             for metric in metrics:
                 headings.append((ir_name(ir), METRICS[metric][0]))
-                columns.append(column([list(cells.get(key, {}).values()) for key in keys], metric,
-                                      [signs.get((key, metric), "") for key in keys]))
+                columns.append(
+                    column(
+                        [list(cells.get(key, {}).values()) for key in keys],
+                        metric,
+                        [signs.get((key, metric), "") for key in keys],
+                    )
+                )
             theirs = [paper.get(key, "") for key in keys]
             if any(theirs):
                 what = "paper: acc / F1" if "/" in "".join(theirs) else "paper: acc"
                 headings.append((ir_name(ir), what))
                 columns.append([Cell(text) for text in theirs])
         lines = zip(*columns)
-        parts.append(Part(title(dataset), headings, [
-            [(name, next(lines)) for name in section.values()] for section in kept if section]))
+        parts.append(
+            Part(
+                title(dataset),
+                headings,
+                [[(name, next(lines)) for name in section.values()] for section in kept if section],
+            )
+        )
     return parts
 
 
@@ -387,29 +453,45 @@ def caption(runs: list[Run], protocol: str, differing: list[str]) -> str:
     """How these numbers came about: what a reader needs to compare them with others."""
     first = min(runs, key=lambda run: run.method == "roberta")
     settings, defaults = first.settings, vars(make_parser().parse_args(["--dataset", ""]))
-    named = MAIN_SETTINGS + tuple(name for name, value in training(first).items()
-                                  if name not in MAIN_SETTINGS
-                                  and (name in differing or value != defaults.get(name)))
-    roberta = {", of RoBERTa " + ", ".join(
-        shown(name, run.settings[name]) for name in ("encoder", "pooling"))
-        for run in runs if run.method == "roberta"}
+    named = MAIN_SETTINGS + tuple(
+        name
+        for name, value in training(first).items()
+        if name not in MAIN_SETTINGS and (name in differing or value != defaults.get(name))
+    )
+    roberta = {
+        ", of RoBERTa "
+        + ", ".join(shown(name, run.settings[name]) for name in ("encoder", "pooling"))
+        for run in runs
+        if run.method == "roberta"
+    }
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     draws = {draw_of(run) for run in runs}
-    on = "on one draw of the training texts" if len(draws) == 1 else (
-        f"on {len(draws)} draws of the training texts (--data_seed)")
-    return ("Mean ± standard deviation over seeds, in brackets how many; best bold, second "
-            f"underlined. Seeds {seeds}, {on}. Protocol {protocol}: "
-            f"{results.PROTOCOLS[protocol]}. "
-            "Settings: " + ", ".join(shown(name, settings.get(name)) for name in named)
-            + "".join(sorted(roberta)) + "." + "".join(sorted(set(map(cut_of, runs))))
-            + "".join(sorted(set(map(language_model, runs)))))
+    on = (
+        "on one draw of the training texts"
+        if len(draws) == 1
+        else (f"on {len(draws)} draws of the training texts (--data_seed)")
+    )
+    return (
+        "Mean ± standard deviation over seeds, in brackets how many; best bold, second "
+        f"underlined. Seeds {seeds}, {on}. Protocol {protocol}: "
+        f"{results.PROTOCOLS[protocol]}. "
+        "Settings: "
+        + ", ".join(shown(name, settings.get(name)) for name in named)
+        + "".join(sorted(roberta))
+        + "."
+        + "".join(sorted(set(map(cut_of, runs))))
+        + "".join(sorted(set(map(language_model, runs))))
+    )
 
 
 def cut_of(run: Run) -> str:
     """How the run's data set was cut, where it was."""
     parser = make_parser()
-    own = [shown(name, run.settings[name]) for name in names_of(Role.DATA)
-           if run.settings[name] != parser.get_default(name)]
+    own = [
+        shown(name, run.settings[name])
+        for name in names_of(Role.DATA)
+        if run.settings[name] != parser.get_default(name)
+    ]
     return f" {title(run.dataset)}: {', '.join(own)}." if own else ""
 
 
@@ -423,8 +505,10 @@ def language_model(run: Run) -> str:
 
 
 PAPER_NOTE = " Columns “paper”: the paper's own numbers, with BERT-base, for reference."
-TIME_NOTE = (" Seconds of a run, training and evaluation, without tokenising and second views; "
-             "fewest bold. They depend on the machine and on what else it did.")
+TIME_NOTE = (
+    " Seconds of a run, training and evaluation, without tokenising and second views; "
+    "fewest bold. They depend on the machine and on what else it did."
+)
 
 
 def other_row(run: Run) -> str:
@@ -449,10 +533,18 @@ def noise_name(noise: float) -> str:
 
 def noise_parts(runs: list[Run]) -> list[Part]:
     """A part for each share of flipped labels and each dataset."""
-    return [part._replace(dataset=f"{part.dataset}, {noise_name(share)}")
-            for share in sorted({run.noise for run in runs})
-            for part in build([run for run in runs if run.noise == share], SECTIONS,
-                              attrgetter("method"), ("accuracy", "macro_f1"), {}, {})]
+    return [
+        part._replace(dataset=f"{part.dataset}, {noise_name(share)}")
+        for share in sorted({run.noise for run in runs})
+        for part in build(
+            [run for run in runs if run.noise == share],
+            SECTIONS,
+            attrgetter("method"),
+            ("accuracy", "macro_f1"),
+            {},
+            {},
+        )
+    ]
 
 
 def where_varied(runs: list[Run]) -> list[Run]:
@@ -464,51 +556,85 @@ def where_varied(runs: list[Run]) -> list[Run]:
 def beside_language_models(runs: list[Run]) -> list[Run]:
     """The language models and SharpReCL, where there is one of the former."""
     where = {(run.dataset, run.ir) for run in runs if run.method in TABLE_3[0]}
-    return [run for run in runs if (run.dataset, run.ir) in where
-            and any(run.method in section for section in TABLE_3)]
+    return [
+        run
+        for run in runs
+        if (run.dataset, run.ir) in where and any(run.method in section for section in TABLE_3)
+    ]
 
 
 def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
     """All that these runs fill, and last the runs that fit none: each run is in one at least."""
     plain = [run for run in runs if run.is_plain and run.method in NAMES]
     ablated = where_varied([run for run in runs if ablation(run)])
-    augmented = where_varied([run for run in runs if run.method == "sharprecl"
-                              and not run.changed and run.ir is None and run.noise == 0])
-    noisy = where_varied([run for run in runs if run.is_plain_but_for_noise
-                          and run.method in NAMES])
+    augmented = where_varied(
+        [
+            run
+            for run in runs
+            if run.method == "sharprecl" and not run.changed and run.ir is None and run.noise == 0
+        ]
+    )
+    noisy = where_varied(
+        [run for run in runs if run.is_plain_but_for_noise and run.method in NAMES]
+    )
     varied_k = where_varied([run for run in runs if run.varies in (set(), {"k"})])
     placed = {run.folder for run in plain + ablated + augmented + varied_k + noisy}
     rest = sorted((run for run in runs if run.folder not in placed), key=other_order)
 
     augments = [*TABLE_A1, *sorted({run.augment for run in augmented} - set(TABLE_A1))]
-    by_augment = {name: AUGMENTATIONS[name].title if name in AUGMENTATIONS else name.capitalize()
-                  for name in augments}
+    by_augment = {
+        name: AUGMENTATIONS[name].title if name in AUGMENTATIONS else name.capitalize()
+        for name in augments
+    }
     by_k = {k: f"k = {k}" for k in sorted({run.settings["k"] for run in varied_k})}
     by_change = {row: row for row in map(other_row, rest)}
     signs, sentence = significance(plain)
     found, of_method = [], attrgetter("method")
     for name, heading, members, sections, row_of, paper, note in (
         ("table2", "All methods (Table 2)", plain, SECTIONS, of_method, PAPER_2, sentence),
-        ("table3", "Large language models (Table 3)", beside_language_models(plain), TABLE_3,
-         of_method, PAPER_2, ""),
+        (
+            "table3",
+            "Large language models (Table 3)",
+            beside_language_models(plain),
+            TABLE_3,
+            of_method,
+            PAPER_2,
+            "",
+        ),
         ("table4", "Ablations (Table 4)", ablated, ABLATED, ablation, PAPER_4, ""),
-        ("tableA1", "Augmentations (Table A.1)", augmented, (by_augment,), attrgetter("augment"),
-         PAPER_A1, ""),
-        ("tableA2", "Hard samples a class (Table A.2)", varied_k, (by_k,),
-         lambda run: run.settings["k"], PAPER_A2, ""),
+        (
+            "tableA1",
+            "Augmentations (Table A.1)",
+            augmented,
+            (by_augment,),
+            attrgetter("augment"),
+            PAPER_A1,
+            "",
+        ),
+        (
+            "tableA2",
+            "Hard samples a class (Table A.2)",
+            varied_k,
+            (by_k,),
+            lambda run: run.settings["k"],
+            PAPER_A2,
+            "",
+        ),
         ("times", "What the training time buys", plain, SECTIONS, of_method, {}, TIME_NOTE),
         ("other", "Other settings", rest, (by_change,), other_row, {}, ""),
     ):
         metrics = ("seconds" if name == "times" else "accuracy", "macro_f1")
         if members:
-            parts = build(members, sections, row_of, metrics, paper,
-                          signs if name == "table2" else {})
+            parts = build(
+                members, sections, row_of, metrics, paper, signs if name == "table2" else {}
+            )
             if any("paper" in what for part in parts for _, what in part.columns):
                 note += PAPER_NOTE
             found.append(Table(name, heading, caption(members, protocol, differing) + note, parts))
     if noisy:
-        found.append(Table("noise", "Label noise", caption(noisy, protocol, differing),
-                           noise_parts(noisy)))
+        found.append(
+            Table("noise", "Label noise", caption(noisy, protocol, differing), noise_parts(noisy))
+        )
     return found
 
 
@@ -522,22 +648,44 @@ def markdown(table: Table) -> str:
     around = {"best": "**{}**", "second": "<ins>{}</ins>", "": "{}"}
     text = [f"### {table.title}", "", table.caption]
     for part in table.parts:
-        text += ["", f"**{part.dataset}**", "",
-                 line(["", *(f"{ir}, {what}" for ir, what in part.columns)]),
-                 "|---|" + "---:|" * len(part.columns)]
+        text += [
+            "",
+            f"**{part.dataset}**",
+            "",
+            line(["", *(f"{ir}, {what}" for ir, what in part.columns)]),
+            "|---|" + "---:|" * len(part.columns),
+        ]
         for position, section in enumerate(part.sections):
             if position > 0:
                 text.append("|" + " |" * (len(part.columns) + 1))
-            text += [line([name, *(around[cell.mark].format(cell.text) + cell.sign
-                                   for cell in cells)]) for name, cells in section]
+            text += [
+                line([name, *(around[cell.mark].format(cell.text) + cell.sign for cell in cells)])
+                for name, cells in section
+            ]
     return "\n".join(text) + "\n"
 
 
-TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-       "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-       "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--",
-       "†": r"\textsuperscript{\textdagger}", "‡": r"\textsuperscript{\textdaggerdbl}",
-       "“": "``", "”": "''"}
+TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "†": r"\textsuperscript{\textdagger}",
+    "‡": r"\textsuperscript{\textdaggerdbl}",
+    "“": "``",
+    "”": "''",
+}
 
 
 def tex(text: str) -> str:
@@ -551,7 +699,8 @@ def latex(table: Table) -> str:
     """A table* for each dataset, shrunk to the text where it is wider."""
     return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(
         latex_part(part, tex(f"{table.title}, {part.dataset}. {table.caption}"))
-        for part in table.parts)
+        for part in table.parts
+    )
 
 
 def latex_part(part: Part, text: str) -> str:
@@ -562,23 +711,47 @@ def latex_part(part: Part, text: str) -> str:
         irs += rf" & \multicolumn{{{last - first + 1}}}{{c}}{{{tex(ir)}}}"
         rules += rf"\cmidrule(lr){{{first}-{last}}}"
         first = last + 1
-    sections = ["".join(tex(name) + "".join(
-        f" & {around[cell.mark] % tex(cell.text)}{tex(cell.sign)}" for cell in cells) + " \\\\\n"
-        for name, cells in section) for section in part.sections]
-    return "\n".join([
-        r"\begin{table*}", r"\centering\footnotesize", rf"\caption{{{text}}}",
-        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * len(part.columns)}}}", r"\toprule", irs + r" \\", rules,
-        "".join(f" & {tex(what)}" for _, what in part.columns) + r" \\", r"\midrule",
-        "\\midrule\n".join(sections) + r"\bottomrule", r"\end{tabular}}", r"\end{table*}", ""])
+    sections = [
+        "".join(
+            tex(name)
+            + "".join(f" & {around[cell.mark] % tex(cell.text)}{tex(cell.sign)}" for cell in cells)
+            + " \\\\\n"
+            for name, cells in section
+        )
+        for section in part.sections
+    ]
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering\footnotesize",
+            rf"\caption{{{text}}}",
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * len(part.columns)}}}",
+            r"\toprule",
+            irs + r" \\",
+            rules,
+            "".join(f" & {tex(what)}" for _, what in part.columns) + r" \\",
+            r"\midrule",
+            "\\midrule\n".join(sections) + r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table*}",
+            "",
+        ]
+    )
 
 
 # ---- figures: for a column of 3.4 inches or a page of 7, with letters of 8 points ----
 
 FONT = {"font.size": 8, "axes.titlesize": 8, "axes.spines.top": False, "axes.spines.right": False}
 SWEPT = {"mu": "µ", "tau": "τ"}
-FIGURES = {("r52", None): "fig3", ("ohsumed", None): "fig3", ("trec", 50): "figA1",
-           ("dblp", 50): "figA1", ("biomedical", 50): "figA2", ("cr", 50): "figA2"}
+FIGURES = {
+    ("r52", None): "fig3",
+    ("ohsumed", None): "fig3",
+    ("trec", 50): "figA1",
+    ("dblp", 50): "figA1",
+    ("biomedical", 50): "figA2",
+    ("cr", 50): "figA2",
+}
 
 
 def sweep(runs: list[Run], place: Place, flag: str) -> dict[float, list[Run]]:
@@ -596,55 +769,80 @@ def draw_band(axes, points: dict[float, list[Run]], metric: str, style: str, **o
     values = [[getattr(run, metric) for run in members] for members in points.values()]
     mean = np.array([np.mean(v) for v in values])
     spread = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
-    line, = axes.plot(list(points), mean, style, markersize=3.5, linewidth=1.2, **options)
-    axes.fill_between(list(points), mean - spread, mean + spread, color=line.get_color(), alpha=0.2,
-                      linewidth=0)
+    (line,) = axes.plot(list(points), mean, style, markersize=3.5, linewidth=1.2, **options)
+    axes.fill_between(
+        list(points), mean - spread, mean + spread, color=line.get_color(), alpha=0.2, linewidth=0
+    )
 
 
 def draw_sweeps(where: list[Place], runs: list[Run]):
     """A row for each place, µ left and τ right."""
-    figure, grid = plt.subplots(len(where), 2, figsize=(3.4, 0.4 + 1.5 * len(where)),
-                                squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(
+        len(where), 2, figsize=(3.4, 0.4 + 1.5 * len(where)), squeeze=False, layout="constrained"
+    )
     for (place, flag), axes in zip(itertools.product(where, SWEPT), grid.flat):
         points = sweep(runs, place, flag)
         axes.set_visible(bool(points))
-        for metric, colour, style in (("accuracy", figures.TOL[0], "o-"),
-                                      ("macro_f1", figures.TOL[1], "s--")):
+        for metric, colour, style in (
+            ("accuracy", figures.TOL[0], "o-"),
+            ("macro_f1", figures.TOL[1], "s--"),
+        ):
             draw_band(axes, points, metric, style, color=colour, label=METRICS[metric][0])
-        axes.set(xlabel=SWEPT[flag], ylabel="%",
-                 title=f"{drawn(title(place[0]))}, {ir_name(place[1])}")
+        axes.set(
+            xlabel=SWEPT[flag], ylabel="%", title=f"{drawn(title(place[0]))}, {ir_name(place[1])}"
+        )
     figure.legend(handles=axes.lines, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-Panel = dict[str, dict[float, list[Run]]]       # runs by method and by what stands below the panel
+Panel = dict[str, dict[float, list[Run]]]  # runs by method and by what stands below the panel
 
 
-def by_panel(runs: list[Run], title_of: Callable[[Run], str], x_of: Callable[[Run], float],
-           fewest: int) -> dict[str, Panel]:
+def by_panel(
+    runs: list[Run], title_of: Callable[[Run], str], x_of: Callable[[Run], float], fewest: int
+) -> dict[str, Panel]:
     """Those with at least so many values of x, by their titles."""
     found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for run in sorted(runs, key=lambda run: (list(NAMES).index(run.method), x_of(run))):
         found[title_of(run)][run.method][x_of(run)].append(run)
-    return {name: panel for name, panel in sorted(found.items())
-            if len(set().union(*panel.values())) >= fewest}
+    return {
+        name: panel
+        for name, panel in sorted(found.items())
+        if len(set().union(*panel.values())) >= fewest
+    }
 
 
 def draw_panels(found: dict[str, Panel], xlabel: str, scale: str):
     """Macro-F1 of each method, a panel beside the other; a method looks the same in all."""
-    figure, grid = plt.subplots(1, len(found), figsize=(max(3.4, 2.3 * len(found)), 2.8),
-                                squeeze=False, layout="constrained", sharey=True)
+    figure, grid = plt.subplots(
+        1,
+        len(found),
+        figsize=(max(3.4, 2.3 * len(found)), 2.8),
+        squeeze=False,
+        layout="constrained",
+        sharey=True,
+    )
     lines = {}
     for axes, (name, panel) in zip(grid[0], found.items()):
         for method, points in panel.items():
             i = list(NAMES).index(method)
-            draw_band(axes, points, "macro_f1", f"{'os^vDPX<>*'[i % 10]}-",
-                      color=figures.TOL[i % 7], label=NAMES[method])
+            draw_band(
+                axes,
+                points,
+                "macro_f1",
+                f"{'os^vDPX<>*'[i % 10]}-",
+                color=figures.TOL[i % 7],
+                label=NAMES[method],
+            )
             lines[method] = axes.lines[-1]
         axes.set(xlabel=xlabel, xscale=scale, title=drawn(name))
     grid[0][0].set_ylabel("macro-F1")
-    figure.legend(handles=lines.values(), loc="outside lower center", frameon=False,
-                  ncols=min(len(lines), 2 + len(found)))
+    figure.legend(
+        handles=lines.values(),
+        loc="outside lower center",
+        frameon=False,
+        ncols=min(len(lines), 2 + len(found)),
+    )
     return figure
 
 
@@ -657,16 +855,28 @@ def draw_tsne(runs: list[Run]):
     """A panel for each run; a class has the same colour and marker in all, and one legend."""
     panels = [figures.read_points(run.folder / "tsne.csv") for run in runs]
     labels = sorted(set().union(*panels))
-    figure, grid = plt.subplots(1, len(runs), figsize=(7, 2.6 + 0.03 * len(labels)),
-                                squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(
+        1, len(runs), figsize=(7, 2.6 + 0.03 * len(labels)), squeeze=False, layout="constrained"
+    )
     for axes, run, points in zip(grid[0], runs, panels):
         for i, label in enumerate(labels):
-            axes.scatter(*np.reshape(points[label], (-1, 2)).T, s=8, linewidths=0,
-                         color=figures.TOL[i % 7], marker="os^vDPX<>*"[i % 10], label=drawn(label))
+            axes.scatter(
+                *np.reshape(points[label], (-1, 2)).T,
+                s=8,
+                linewidths=0,
+                color=figures.TOL[i % 7],
+                marker="os^vDPX<>*"[i % 10],
+                label=drawn(label),
+            )
         axes.set(xticks=[], yticks=[], title=NAMES[run.method])
     if len(labels) <= figures.MOST_NAMED:
-        figure.legend(handles=grid[0][0].collections, loc="outside lower center", frameon=False,
-                      ncols=min(len(labels), 6), markerscale=1.6)
+        figure.legend(
+            handles=grid[0][0].collections,
+            loc="outside lower center",
+            frameon=False,
+            ncols=min(len(labels), 6),
+            markerscale=1.6,
+        )
     return figure
 
 
@@ -684,17 +894,27 @@ def draw(runs: list[Run]) -> dict:
         name = file_name(dataset, ir)
         if any(sweep(runs, (dataset, ir), flag) for flag in SWEPT):
             swept[FIGURES.get((dataset, ir), f"fig_mu_tau_{name}")].append((dataset, ir))
-        panels = [run for method in ("sclce", "spcl", "sharprecl") for run in runs
-                  if (run.dataset, run.ir, run.method, run.seed) == (dataset, ir, method, 0)
-                  and run.is_plain and (run.folder / "tsne.csv").exists()]
+        panels = [
+            run
+            for method in ("sclce", "spcl", "sharprecl")
+            for run in runs
+            if (run.dataset, run.ir, run.method, run.seed) == (dataset, ir, method, 0)
+            and run.is_plain
+            and (run.folder / "tsne.csv").exists()
+        ]
         if panels:
             is_the_papers = (dataset, ir) == ("trec", 50)
             drawings["fig4" if is_the_papers else f"fig_tsne_{name}"] = draw_tsne(panels)
     known = [run for run in runs if run.method in NAMES and run.is_plain_but_for_noise]
-    by_ir = by_panel([run for run in known if run.is_plain and run.ir is not None],
-                   lambda run: title(run.dataset), attrgetter("ir"), fewest=3)
-    by_noise = by_panel(known, lambda run: f"{title(run.dataset)}, {ir_name(run.ir)}",
-                      attrgetter("noise"), fewest=2)
+    by_ir = by_panel(
+        [run for run in known if run.is_plain and run.ir is not None],
+        lambda run: title(run.dataset),
+        attrgetter("ir"),
+        fewest=3,
+    )
+    by_noise = by_panel(
+        known, lambda run: f"{title(run.dataset)}, {ir_name(run.ir)}", attrgetter("noise"), fewest=2
+    )
     if by_ir:
         drawings["fig_ir"] = draw_panels(by_ir, "imbalance ratio", "log")
     if by_noise:
@@ -714,8 +934,9 @@ def write_figures(runs: list[Run], output_dir: Path, suffix: str) -> None:
         summary = files.read_json(shown_one.folder / "data_report.json")
         counts, names = zip(*((row["train"], row["label"]) for row in summary["classes"]))
         name = "fig1" if is_the_papers else f"fig1_{file_name(shown_one.dataset, shown_one.ir)}"
-        figure = figures.label_distribution(counts, names,
-                                            f"{title(shown_one.dataset)}, ir = {summary['ir']:.1f}")
+        figure = figures.label_distribution(
+            counts, names, f"{title(shown_one.dataset)}, ir = {summary['ir']:.1f}"
+        )
         figures.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
 
 
@@ -726,15 +947,23 @@ def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
     """The tables of each group of runs: written, with the figures, if it has a folder; printed."""
     groups, printed = group(load(folder, protocol)), []
     own_flags = names_of(Role.SHARED, Role.TRAINING, Role.DATA)
-    values = [{name: value for name, value in members[0].settings.items() if name in own_flags}
-              for members in groups]
-    differing = [name for name in {name: None for value in values for name in value}
-                 if len({json.dumps(value.get(name)) for value in values}) > 1]
+    values = [
+        {name: value for name, value in members[0].settings.items() if name in own_flags}
+        for members in groups
+    ]
+    differing = [
+        name
+        for name in {name: None for value in values for name in value}
+        if len({json.dumps(value.get(name)) for value in values}) > 1
+    ]
     for number, (runs, own) in enumerate(zip(groups, values), start=1):
         suffix = "" if number == 1 else f"_{number}"
         if len(groups) > 1:
-            printed.append(f"## Settings {number} of {len(groups)}: " + ", ".join(
-                shown(name, own.get(name)) for name in differing) + "\n")
+            printed.append(
+                f"## Settings {number} of {len(groups)}: "
+                + ", ".join(shown(name, own.get(name)) for name in differing)
+                + "\n"
+            )
         for table in tables(runs, protocol, differing):
             printed.append(markdown(table))
             if output_dir is not None:

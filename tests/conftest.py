@@ -1,4 +1,5 @@
 """What the tests share: a tiny BERT made on the spot, and a small imbalanced data set."""
+
 import argparse
 import csv
 import os
@@ -17,7 +18,7 @@ from engine.network import new_model
 from model import Method
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-torch.set_num_threads(1)    # on tensors this small, two threads wait for each other
+torch.set_num_threads(1)  # on tensors this small, two threads wait for each other
 
 
 def glosses(sizes: dict[str, int], skip: int = 0) -> list[tuple[str, str]]:
@@ -45,13 +46,15 @@ def corpus_folder(tmp_path_factory):
     """train.csv with 40, 20 and 8 texts of three classes, test.csv with 12 of each."""
     folder = tmp_path_factory.mktemp("corpus")
     write_csv(folder / "train.csv", glosses({"noun.food": 40, "noun.animal": 20, "noun.time": 8}))
-    write_csv(folder / "test.csv",
-              glosses({"noun.food": 12, "noun.animal": 12, "noun.time": 12}, skip=40))
+    write_csv(
+        folder / "test.csv", glosses({"noun.food": 12, "noun.animal": 12, "noun.time": 12}, skip=40)
+    )
     return folder
 
 
 class Untrained(NamedTuple):
     """What main.train makes before the first epoch."""
+
     args: argparse.Namespace
     corpus: Corpus
     model: Method
@@ -63,9 +66,19 @@ def untrained(argv: list[str]) -> Untrained:
     args = parse_args(argv)
     corpus = load_corpus(args)
     model = new_model(args, corpus)
-    return Untrained(args, corpus, model, Loader(
-        model, model.encoder, views_of(args, corpus, model), corpus.train_labels,
-        len(corpus.label_names), args))
+    return Untrained(
+        args,
+        corpus,
+        model,
+        Loader(
+            model,
+            model.encoder,
+            views_of(args, corpus, model),
+            corpus.train_labels,
+            len(corpus.label_names),
+            args,
+        ),
+    )
 
 
 def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1, layers: int = 1):
@@ -75,19 +88,31 @@ def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1, la
     texts = [text for text, _ in glosses({"noun.food": 60, "noun.animal": 60, "noun.time": 60})]
     words = sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(texts).lower())))
     folder.mkdir(exist_ok=True)
-    vocabulary = {word: i for i, word in enumerate(
-        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
+    vocabulary = {
+        word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+    }
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     tokenizer = BertTokenizerFast.from_pretrained(folder)
     tokenizer.save_pretrained(folder)
     sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": 130, "pad_token_id": 0}
     if model_type == "distilbert":
-        sizes |= {"dim": 32, "n_layers": layers, "n_heads": 2, "hidden_dim": 64,
-                  "dropout": dropout, "attention_dropout": dropout}
+        sizes |= {
+            "dim": 32,
+            "n_layers": layers,
+            "n_heads": 2,
+            "hidden_dim": 64,
+            "dropout": dropout,
+            "attention_dropout": dropout,
+        }
     else:
-        sizes |= {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
-                  "intermediate_size": 64, "hidden_dropout_prob": dropout,
-                  "attention_probs_dropout_prob": dropout}
+        sizes |= {
+            "hidden_size": 32,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "hidden_dropout_prob": dropout,
+            "attention_probs_dropout_prob": dropout,
+        }
     torch.manual_seed(0)
     AutoModel.from_config(AutoConfig.for_model(model_type, **sizes)).save_pretrained(folder)
     return folder
@@ -100,27 +125,46 @@ def save_tiny_any_encoder(folder, model_type: str):
 
     if model_type in ("bert", "roberta", "distilbert"):
         return save_tiny_encoder(folder, model_type)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 64, "max_position_embeddings": 130, "pad_token_id": 0}
-    if model_type in ("gpt2", "llama", "t5", "bart"):   # no padding token, and no [CLS]
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 130,
+        "pad_token_id": 0,
+    }
+    if model_type in ("gpt2", "llama", "t5", "bart"):  # no padding token, and no [CLS]
         bpe = Tokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         bpe.train_from_iterator(
             [text for text, _ in glosses({"noun.food": 60})],
-            trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"],
-                                show_progress=False,
-                                initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+            trainers.BpeTrainer(
+                vocab_size=400,
+                special_tokens=["<s>", "</s>"],
+                show_progress=False,
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            ),
+        )
         if model_type == "t5":
-            bpe.post_processor = processors.TemplateProcessing(single="$A </s>",
-                                                               special_tokens=[("</s>", 1)])
+            bpe.post_processor = processors.TemplateProcessing(
+                single="$A </s>", special_tokens=[("</s>", 1)]
+            )
         PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>").save_pretrained(folder)
         vocab_size = bpe.get_vocab_size()
-        layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
-                  "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
-        sizes = {"gpt2": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 130},
-                 "llama": sizes | {"num_key_value_heads": 2, "pad_token_id": None},
-                 "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2},
-                 "bart": {"d_model": 32, **layers}}[model_type]
+        layers = {
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+        }
+        sizes = {
+            "gpt2": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 130},
+            "llama": sizes | {"num_key_value_heads": 2, "pad_token_id": None},
+            "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2},
+            "bart": {"d_model": 32, **layers},
+        }[model_type]
         sizes |= {"bos_token_id": 0, "eos_token_id": 1}
     else:
         vocab_size = AutoConfig.from_pretrained(save_tiny_encoder(folder)).vocab_size
@@ -128,8 +172,9 @@ def save_tiny_any_encoder(folder, model_type: str):
         if model_type == "modernbert":
             sizes |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
     torch.manual_seed(0)
-    AutoModel.from_config(AutoConfig.for_model(model_type, vocab_size=vocab_size,
-                                               **sizes)).save_pretrained(folder)
+    AutoModel.from_config(
+        AutoConfig.for_model(model_type, vocab_size=vocab_size, **sizes)
+    ).save_pretrained(folder)
     return folder
 
 
@@ -154,22 +199,42 @@ def save_tiny_language_model(folder, family: str):
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
         [text for text, _ in glosses({"noun.food": 60, "noun.animal": 60, "noun.time": 60})],
-        trainers.BpeTrainer(vocab_size=500, special_tokens=["<s>", "</s>"], show_progress=False,
-                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        trainers.BpeTrainer(
+            vocab_size=500,
+            special_tokens=["<s>", "</s>"],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     sizes = {"hidden_size": 64, "n_layer": 2, "n_head": 4}
-    if family == "llama":       # puts <s> before a text, as the real one; Bloom does not
-        bpe.post_processor = processors.TemplateProcessing(single="<s> $A",
-                                                           special_tokens=[("<s>", 0)])
-        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-                 "num_attention_heads": 4, "num_key_value_heads": 2,
-                 "max_position_embeddings": 512}
-    PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>",
-                            eos_token="</s>").save_pretrained(folder)
+    if family == "llama":  # puts <s> before a text, as the real one; Bloom does not
+        bpe.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
+        sizes = {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+        }
+    PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
     torch.manual_seed(0)
     # the output layer is frozen: with weights as small as usual its logits could never be sure
-    AutoModelForCausalLM.from_config(AutoConfig.for_model(
-        family, vocab_size=bpe.get_vocab_size(), initializer_range=0.2, bos_token_id=0,
-        eos_token_id=1, pad_token_id=None, **sizes)).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(
+            family,
+            vocab_size=bpe.get_vocab_size(),
+            initializer_range=0.2,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=None,
+            **sizes,
+        )
+    ).save_pretrained(folder)
     return folder
 
 
@@ -186,26 +251,49 @@ def tiny_llama(tmp_path_factory):
 def save_tiny_translator(folder, texts):
     """A MarianMT model of one layer with random weights, its vocabulary from the texts."""
     import json
+
     import sentencepiece
     from transformers import MarianConfig, MarianMTModel, MarianTokenizer
+
     folder.mkdir()
     (folder / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "texts.txt"), model_prefix=str(folder / "source"), vocab_size=80,
-        character_coverage=1.0, hard_vocab_limit=False, minloglevel=2)
+        input=str(folder / "texts.txt"),
+        model_prefix=str(folder / "source"),
+        vocab_size=80,
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
     (folder / "source.model").rename(folder / "source.spm")
     spm = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
     pieces = [spm.id_to_piece(i) for i in range(spm.get_piece_size())]
     words = ["</s>", "<unk>", *(p for p in pieces if p not in ("<s>", "</s>", "<unk>")), "<pad>"]
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    MarianTokenizer(str(folder / "source.spm"), str(folder / "source.spm"),
-                    str(folder / "vocab.json"), source_lang="en", target_lang="fr"
-                    ).save_pretrained(folder)
+    MarianTokenizer(
+        str(folder / "source.spm"),
+        str(folder / "source.spm"),
+        str(folder / "vocab.json"),
+        source_lang="en",
+        target_lang="fr",
+    ).save_pretrained(folder)
     pad = len(words) - 1
     torch.manual_seed(0)
-    MarianMTModel(MarianConfig(
-        vocab_size=len(words), d_model=32, encoder_layers=1, decoder_layers=1,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64,
-        decoder_ffn_dim=64, pad_token_id=pad, eos_token_id=0, decoder_start_token_id=pad,
-        forced_eos_token_id=0, init_std=0.3)).save_pretrained(folder)
+    MarianMTModel(
+        MarianConfig(
+            vocab_size=len(words),
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            pad_token_id=pad,
+            eos_token_id=0,
+            decoder_start_token_id=pad,
+            forced_eos_token_id=0,
+            init_std=0.3,
+        )
+    ).save_pretrained(folder)
     return folder

@@ -2,6 +2,7 @@
 A server on this machine that speaks the endpoints of OpenAI that llm.py uses (files,
 fine_tuning/jobs, chat/completions), keeps all that it is sent, and fails as it is told to.
 """
+
 import json
 import re
 import threading
@@ -18,6 +19,7 @@ class FakeOpenAI(ThreadingHTTPServer):
     done), "drop after" (it is done, and the answer never sent), "garble" (done, and answered by
     half a JSON), or a function, called after it is done and before it is answered.
     """
+
     daemon_threads = True
 
     def __init__(self):
@@ -26,13 +28,13 @@ class FakeOpenAI(ThreadingHTTPServer):
         self.files, self.jobs, self.contents = {}, {}, {}
         self.faults, self.asked = defaultdict(deque), Counter()
         self.statuses = deque(["validating_files", "queued", "running", "succeeded"])
-        self.answers: dict[str, str] = {}       # to a text; else its label in the training file
+        self.answers: dict[str, str] = {}  # to a text; else its label in the training file
         self.change = threading.Lock()
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def examples(self) -> dict[str, str]:
         """{question: answer} of the one training file."""
-        content, = self.contents.values()
+        (content,) = self.contents.values()
         chats = [json.loads(line)["messages"] for line in content.decode().splitlines()]
         return {chat[1]["content"]: chat[2]["content"] for chat in chats}
 
@@ -54,8 +56,14 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path.removeprefix("/v1")
         route = re.sub("/ftjob-[0-9]+$", "/ID", path)
         if self.headers["Authorization"] != f"Bearer {KEY}":
-            return self.reply(401, {"error": {"message": "Incorrect API key provided: "
-                                              + self.headers["Authorization"]}})
+            return self.reply(
+                401,
+                {
+                    "error": {
+                        "message": "Incorrect API key provided: " + self.headers["Authorization"]
+                    }
+                },
+            )
         with self.server.change:
             queue = self.server.faults[method, route]
             fault = queue.popleft() if queue else None
@@ -76,9 +84,15 @@ class Handler(BaseHTTPRequestHandler):
             return {"object": "list", "data": list(server.files.values()), "has_more": False}
         if (method, route) == ("POST", "/files"):
             name = re.search(rb'filename="([^"]+)"', body)[1].decode()
-            file = {"id": f"file-{len(server.files)}", "object": "file", "filename": name,
-                    "bytes": len(body), "created_at": 0, "purpose": "fine-tune",
-                    "status": "processed"}
+            file = {
+                "id": f"file-{len(server.files)}",
+                "object": "file",
+                "filename": name,
+                "bytes": len(body),
+                "created_at": 0,
+                "purpose": "fine-tune",
+                "status": "processed",
+            }
             part = next(part for part in body.split(b"\r\n--") if b"filename=" in part)
             server.contents[file["id"]] = part.split(b"\r\n\r\n", 1)[1]
             server.files[file["id"]] = file
@@ -88,18 +102,28 @@ class Handler(BaseHTTPRequestHandler):
         if (method, route) == ("POST", "/fine_tuning/jobs"):
             request = json.loads(body)
             assert request["training_file"] in server.files
-            job = {"id": f"ftjob-{len(server.jobs)}", "object": "fine_tuning.job", "created_at": 0,
-                   "model": request["model"], "training_file": request["training_file"],
-                   "hyperparameters": request["method"]["supervised"]["hyperparameters"],
-                   "organization_id": "org", "result_files": [], "seed": request["seed"],
-                   "status": "validating_files", "fine_tuned_model": None, "error": None,
-                   "trained_tokens": None}
+            job = {
+                "id": f"ftjob-{len(server.jobs)}",
+                "object": "fine_tuning.job",
+                "created_at": 0,
+                "model": request["model"],
+                "training_file": request["training_file"],
+                "hyperparameters": request["method"]["supervised"]["hyperparameters"],
+                "organization_id": "org",
+                "result_files": [],
+                "seed": request["seed"],
+                "status": "validating_files",
+                "fine_tuned_model": None,
+                "error": None,
+                "trained_tokens": None,
+            }
             server.jobs[job["id"]] = job
             return job
         if (method, route) == ("GET", "/fine_tuning/jobs/ID"):
             job = server.jobs[path.rsplit("/", 1)[1]]
-            job["status"] = (server.statuses.popleft() if len(server.statuses) > 1
-                             else server.statuses[0])
+            job["status"] = (
+                server.statuses.popleft() if len(server.statuses) > 1 else server.statuses[0]
+            )
             if job["status"] == "succeeded":
                 job |= {"fine_tuned_model": f"ft:{job['model']}:org::1", "trained_tokens": 5000}
             if job["status"] == "failed":
@@ -115,15 +139,24 @@ class Handler(BaseHTTPRequestHandler):
         text = re.fullmatch("Text: (.*)\nLabel:", question, re.DOTALL)[1]
         known = self.server.examples()
         content = self.server.answers.get(text, known.get(question, "noun.food"))
-        return {"id": "chatcmpl-1", "object": "chat.completion", "created": 0,
-                "model": request["model"],
-                "choices": [{"index": 0, "finish_reason": "stop",
-                             "message": {"role": "assistant", "content": content}}],
-                "usage": {"prompt_tokens": 50, "completion_tokens": 3, "total_tokens": 53}}
+        return {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": request["model"],
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": "stop",
+                    "message": {"role": "assistant", "content": content},
+                }
+            ],
+            "usage": {"prompt_tokens": 50, "completion_tokens": 3, "total_tokens": 53},
+        }
 
     def reply(self, status: int, answer: dict, garbled: bool = False) -> None:
         content = json.dumps(answer).encode()
-        content = content[:len(content) // 2] if garbled else content
+        content = content[: len(content) // 2] if garbled else content
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))

@@ -20,9 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import augment
+from augment import (
+    AUGMENTATIONS,
+    STOP_WORDS,
+    change_shares,
+    load_wordnet,
+    noise,
+    synonyms,
+    word_substitution,
+)
 from engine.files import InputError
-from augment import (AUGMENTATIONS, STOP_WORDS, change_shares, load_wordnet, noise, synonyms,
-                     word_substitution)
 
 TEXTS = [
     "Visual results and complications of intraocular lenses in 24 patients.",
@@ -32,9 +39,13 @@ TEXTS = [
     "Iron-deficiency (mild) affects children; doctors study 1990s data!",
     "oil",
 ]
-SENTENCES = st.lists(st.sampled_from(
-    "the of 42 3.5 p53 dogs Dogs DOGS film studies carried iPhone x , . ( quickly city's don't "
-    "efficient qwzx mid-1990s analysis é ß".split()), max_size=12).map(" ".join)
+SENTENCES = st.lists(
+    st.sampled_from(
+        "the of 42 3.5 p53 dogs Dogs DOGS film studies carried iPhone x , . ( quickly city's don't "
+        "efficient qwzx mid-1990s analysis é ß".split()
+    ),
+    max_size=12,
+).map(" ".join)
 
 
 def replace_function(monkeypatch, name, function):
@@ -44,25 +55,30 @@ def replace_function(monkeypatch, name, function):
 
 # ---- WordNet -----------------------------------------------------------------------------------
 
+
 def test_wordnet_has_its_senses_counts_and_lexicographer_files():
     dog = load_wordnet().synset("dog.n.01")
     assert dog.lexname() == "noun.animal"
     assert load_wordnet().synset("run.v.01").lexname() == "verb.motion"
     assert load_wordnet().synset("participating.s.01").lexname() == "adj.all"
-    assert dog.lemmas()[0].count() == 42            # cntlist.rev: dog%1:05:00:: 1 42
+    assert dog.lemmas()[0].count() == 42  # cntlist.rev: dog%1:05:00:: 1 42
 
 
 @pytest.fixture
 def no_wordnet(monkeypatch, tmp_path):
     """A machine without WordNet and, unless the test says otherwise, without a network."""
+
     def refuse(*args, **kwargs):
         raise OSError("no network in this test")
+
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     monkeypatch.setattr(augment, "DEBIAN_WORDNET", str(tmp_path / "absent"))
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     load_wordnet.cache_clear()
-    loaded, nltk.corpus.wordnet = nltk.corpus.wordnet, nltk.corpus.util.LazyCorpusLoader(
-        "wordnet", nltk.corpus.WordNetCorpusReader, None)
+    loaded, nltk.corpus.wordnet = (
+        nltk.corpus.wordnet,
+        nltk.corpus.util.LazyCorpusLoader("wordnet", nltk.corpus.WordNetCorpusReader, None),
+    )
     yield tmp_path
     nltk.corpus.wordnet = loaded
     load_wordnet.cache_clear()
@@ -88,6 +104,7 @@ def test_a_damaged_dictionary_is_one_line_too(no_wordnet, monkeypatch):
 
 # ---- word substitution -------------------------------------------------------------------------
 
+
 def test_a_text_is_changed_the_same_way_wherever_it_stands():
     changed = word_substitution(TEXTS, seed=3)
     assert word_substitution(TEXTS[::-1], seed=3) == changed[::-1]
@@ -103,13 +120,16 @@ def test_another_seed_gives_other_texts():
 def test_only_words_with_synonyms_change_and_at_least_one_does(text, seed, rate):
     [changed] = word_substitution([text], seed=seed, rate=rate)
     before, after = text.split(" "), changed
-    changeable = [word for word in before if re.fullmatch("(?i)(dogs|film|studies|carried|quickly|"
-                                                          "city's|efficient|analysis)", word)]
+    changeable = [
+        word
+        for word in before
+        if re.fullmatch("(?i)(dogs|film|studies|carried|quickly|city's|efficient|analysis)", word)
+    ]
     assert (changed != text) == bool(changeable)
     kept = [word for word in before if word not in changeable]
-    for word in kept:                       # in order, so the search goes on behind the last one
+    for word in kept:  # in order, so the search goes on behind the last one
         assert word in after
-        after = after[after.index(word) + len(word):]
+        after = after[after.index(word) + len(word) :]
 
 
 def test_rate_says_how_many_words_change():
@@ -141,22 +161,50 @@ def test_case_is_that_of_the_replaced_word(word):
     assert synonyms(word.capitalize()) == tuple(option.capitalize() for option in synonyms(word))
 
 
-@pytest.mark.parametrize("word, expected", [
-    ("city", "metropolis"), ("films", "movies"), ("buys", "purchases"), ("purchased", "bought"),
-    ("using", "applying"), ("women", "adult females"), ("copying", "imitating")])
+@pytest.mark.parametrize(
+    "word, expected",
+    [
+        ("city", "metropolis"),
+        ("films", "movies"),
+        ("buys", "purchases"),
+        ("purchased", "bought"),
+        ("using", "applying"),
+        ("women", "adult females"),
+        ("copying", "imitating"),
+    ],
+)
 def test_the_synonym_takes_the_inflection_of_the_word(word, expected):
     assert expected in synonyms(word)
 
 
-@pytest.mark.parametrize("name, ending, pos, expected", [
-    ("study", "s", "n", "studies"), ("toy", "s", "n", "toys"), ("box", "s", "n", "boxes"),
-    ("child", "s", "n", "children"), ("charwoman", "s", "n", "charwomen"),
-    ("economics", "s", "n", None), ("loss", "s", "n", "losses"), ("carry", "s", "v", "carries"),
-    ("carry", "ed", "v", "carried"), ("use", "ed", "v", "used"), ("stop", "ed", "v", "stopped"),
-    ("visit", "ed", "v", "visited"), ("buy", "ed", "v", "bought"), ("take", "ed", "v", None),
-    ("reset", "ed", "v", None), ("become", "ed", "v", None), ("use", "ing", "v", "using"),
-    ("see", "ing", "v", "seeing"), ("dye", "ing", "v", "dyeing"), ("tie", "ing", "v", "tying"),
-    ("run", "ing", "v", "running"), ("canoe", "ing", "v", "canoeing"), ("do", "ing", "v", "doing")])
+@pytest.mark.parametrize(
+    "name, ending, pos, expected",
+    [
+        ("study", "s", "n", "studies"),
+        ("toy", "s", "n", "toys"),
+        ("box", "s", "n", "boxes"),
+        ("child", "s", "n", "children"),
+        ("charwoman", "s", "n", "charwomen"),
+        ("economics", "s", "n", None),
+        ("loss", "s", "n", "losses"),
+        ("carry", "s", "v", "carries"),
+        ("carry", "ed", "v", "carried"),
+        ("use", "ed", "v", "used"),
+        ("stop", "ed", "v", "stopped"),
+        ("visit", "ed", "v", "visited"),
+        ("buy", "ed", "v", "bought"),
+        ("take", "ed", "v", None),
+        ("reset", "ed", "v", None),
+        ("become", "ed", "v", None),
+        ("use", "ing", "v", "using"),
+        ("see", "ing", "v", "seeing"),
+        ("dye", "ing", "v", "dyeing"),
+        ("tie", "ing", "v", "tying"),
+        ("run", "ing", "v", "running"),
+        ("canoe", "ing", "v", "canoeing"),
+        ("do", "ing", "v", "doing"),
+    ],
+)
 def test_endings_are_those_of_english(name, ending, pos, expected):
     assert augment._with_ending(name, ending, pos) == expected
 
@@ -168,35 +216,59 @@ def test_a_verb_is_read_as_a_verb_and_a_noun_as_a_noun():
         assert all(wordnet.synsets(option.replace(" ", "_"), pos) for option in synonyms(word))
 
 
-@pytest.mark.parametrize("word", ["grey", "center", "color", "analyze", "catalogue", "database",
-                                  "programme", "judgment", "e-mail", "theatre"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "grey",
+        "center",
+        "color",
+        "analyze",
+        "catalogue",
+        "database",
+        "programme",
+        "judgment",
+        "e-mail",
+        "theatre",
+    ],
+)
 def test_a_spelling_variant_is_no_synonym(word):
-    variants = {"gray", "centre", "colour", "analyse", "catalog", "data base", "program",
-                "judgement", "email", "theater"}
+    variants = {
+        "gray",
+        "centre",
+        "colour",
+        "analyse",
+        "catalog",
+        "data base",
+        "program",
+        "judgement",
+        "email",
+        "theater",
+    }
     assert not (variants | {word}) & set(synonyms(word))
 
 
 def test_the_full_name_of_a_person_is_no_synonym():
-    assert synonyms("louis") == ()                  # Joseph Louis Barrow
+    assert synonyms("louis") == ()  # Joseph Louis Barrow
     assert synonyms("Reed") and "John reed" not in synonyms("Reed")
 
 
 def test_common_words_of_common_senses_come_first():
     said, price, previous = synonyms("said"), synonyms("price"), synonyms("previous")
-    assert said[0] == "told"                        # in WordNet's counts tell 196, state 73
-    assert price.index("toll") < price.index("monetary value")      # a single word, though rarer
-    assert previous.index("former") < previous.index("old")     # previous as old was never seen
-    assert "noticed" in synonyms("found")           # find, not to found a company
+    assert said[0] == "told"  # in WordNet's counts tell 196, state 73
+    assert price.index("toll") < price.index("monetary value")  # a single word, though rarer
+    assert previous.index("former") < previous.index("old")  # previous as old was never seen
+    assert "noticed" in synonyms("found")  # find, not to found a company
 
 
 def test_the_usual_sense_is_drawn_more_often_than_the_rare_one():
     options = synonyms("city")
-    assert options == ("metropolis", "urban center")        # weights 1 and 1/2
+    assert options == ("metropolis", "urban center")  # weights 1 and 1/2
     drawn = [word_substitution(["city"], seed=seed)[0] for seed in range(300)]
-    assert 170 < drawn.count("metropolis") < 230            # expected 200, deviation 8
+    assert 170 < drawn.count("metropolis") < 230  # expected 200, deviation 8
 
 
 # ---- noise -------------------------------------------------------------------------------------
+
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(SENTENCES, min_size=1, max_size=4), st.integers(0, 5), st.floats(0, 3))
@@ -228,6 +300,7 @@ def test_noise_does_not_depend_on_the_order_of_the_texts():
 
 # ---- back translation and contextual insertion ---------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def translator(tmp_path_factory):
     pytest.importorskip("sentencepiece", reason="back translation needs it")
@@ -241,8 +314,10 @@ def there_and_back(texts, folder, **options):
 
 def test_beam_search_translates_as_transformers_does_it_for_one_sentence(translator):
     from transformers import MarianMTModel, MarianTokenizer
-    model, tokenizer = (kind.from_pretrained(translator)
-                        for kind in (MarianMTModel, MarianTokenizer))
+
+    model, tokenizer = (
+        kind.from_pretrained(translator) for kind in (MarianMTModel, MarianTokenizer)
+    )
     text = TEXTS[1]
     for _ in range(2):
         inputs = tokenizer([text], return_tensors="pt")
@@ -276,18 +351,25 @@ def test_texts_are_translated_sentence_by_sentence_and_none_gets_lost(monkeypatc
     def shout(texts, name, device, beams, seed):
         seen.extend(texts)
         return ["" if text == "..." else text.upper() for text in texts]
+
     monkeypatch.setattr(augment, "_translate", shout)
     monkeypatch.setattr(augment, "LONGEST_SENTENCE", 3)
     pytest.importorskip("sentencepiece", reason="back translation needs it")
     texts = ["It works! Really? a b c d e", "it works!", "...", "", "It works!"]
     assert augment.back_translation(texts) == [
-        "IT WORKS! REALLY? A B C D E", "IT WORKS!", "...", "", "IT WORKS!"]
+        "IT WORKS! REALLY? A B C D E",
+        "IT WORKS!",
+        "...",
+        "",
+        "IT WORKS!",
+    ]
     assert seen[:6] == ["It works!", "Really?", "a b c", "d e", "it works!", "..."]
 
 
 @pytest.fixture(scope="module")
 def masked_model(tmp_path_factory):
     from transformers import AutoConfig, AutoModelForMaskedLM
+
     folder = save_tiny_encoder(tmp_path_factory.mktemp("masked"))
     torch.manual_seed(0)
     AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
@@ -306,6 +388,7 @@ def test_insertion_adds_its_share_of_words_and_keeps_the_others_in_order(masked_
 def test_an_insertion_depends_on_seed_and_text_alone(masked_model):
     def insert(texts, seed):
         return augment.contextual(texts, model=masked_model, seed=seed)
+
     changed = insert(TEXTS, 3)
     assert insert(TEXTS[::-1], 3) == changed[::-1]
     assert [insert([text], 3)[0] for text in TEXTS] == changed
@@ -315,6 +398,7 @@ def test_an_insertion_depends_on_seed_and_text_alone(masked_model):
 
 def test_the_words_are_the_models_top_n_for_the_place(masked_model):
     from transformers import AutoModelForMaskedLM, AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(masked_model)
     model = AutoModelForMaskedLM.from_pretrained(masked_model).eval()
     text = "a large bird of the sea"
@@ -338,8 +422,10 @@ def test_the_words_are_the_models_top_n_for_the_place(masked_model):
     assert len(found) >= 4
 
 
-@pytest.mark.parametrize("method, options", [
-    ("back_translation", {"forth": "/no/model"}), ("contextual", {"model": "/no/model"})])
+@pytest.mark.parametrize(
+    "method, options",
+    [("back_translation", {"forth": "/no/model"}), ("contextual", {"model": "/no/model"})],
+)
 def test_a_missing_model_is_one_line(method, options, tmp_path, monkeypatch):
     pytest.importorskip("sentencepiece", reason="back translation needs it")
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: exec("raise OSError('off')"))
@@ -363,25 +449,32 @@ def test_an_interrupted_translation_goes_on_where_it_stopped(monkeypatch, tmp_pa
         if len(calls) == 3:
             raise KeyboardInterrupt
         return [text + back for text in texts]
+
     replace_function(monkeypatch, "back_translation", fake)
     with pytest.raises(KeyboardInterrupt):
         augment.augment(TEXTS, "back_translation", cache_dir=tmp_path, device="cpu", back="y")
     changed = augment.augment(TEXTS, "back_translation", cache_dir=tmp_path, device="mps", back="y")
     assert changed == [text + "y" for text in TEXTS]
-    assert [texts for texts, _ in calls] == [tuple(TEXTS[0:2]), tuple(TEXTS[2:4]),
-                                             tuple(TEXTS[4:6]), tuple(TEXTS[4:6])]
+    assert [texts for texts, _ in calls] == [
+        tuple(TEXTS[0:2]),
+        tuple(TEXTS[2:4]),
+        tuple(TEXTS[4:6]),
+        tuple(TEXTS[4:6]),
+    ]
     assert augment.augment(TEXTS, "back_translation", cache_dir=tmp_path)[0] == TEXTS[0] + "x"
 
 
 # ---- the registry, and the language of the texts ----------------------------------------------
 
+
 def test_an_entry_has_a_range_for_each_number_and_names_its_models():
-    for name, entry in AUGMENTATIONS.items():
-        numbers = {option for option, value in entry.options.items()
-                   if not isinstance(value, str)}
+    for entry in AUGMENTATIONS.values():
+        numbers = {option for option, value in entry.options.items() if not isinstance(value, str)}
         assert set(entry.ranges) == numbers
-        assert all(lowest <= entry.options[option] <= highest
-                   for option, (lowest, highest) in entry.ranges.items())
+        assert all(
+            lowest <= entry.options[option] <= highest
+            for option, (lowest, highest) in entry.ranges.items()
+        )
         texts = {option for option in entry.options if option not in numbers} - {"language"}
         assert set(entry.models) == texts
         assert ("language" in entry.options) == entry.english
@@ -392,7 +485,7 @@ def test_an_entry_has_a_range_for_each_number_and_names_its_models():
 OTHER_LANGUAGES = {
     "French": """Le chat dort sur la table de la cuisine. Bonjour, je cherche un livre pour ma
         fille. La machine est tombée en panne après trois mois. Le service est long et la cuisine
-        moyenne. Question sur la facture du mois de mars. La situation politique en France est complexe.""",
+        moyenne. Question sur la facture du mois de mars. La situation politique est complexe.""",
     "German": """Das Handy war nach zwei Wochen kaputt. Man kann die Rechnung in der App finden.
         Wo ist mein Paket? Der Kellner war nett, und das Essen war warm und gut. Die Mannschaft hat
         das Spiel am Sonntag gewonnen. Der Wind war still, das Land war arm.""",
@@ -414,16 +507,19 @@ OTHER_LANGUAGES = {
     "Russian": """Кошка спит на столе. Доставка была очень быстрой, спасибо. Где мой заказ? Команда
         выиграла матч на последней минуте. Телефон быстро разряжается, я очень разочарован.
         Прекрасная книга, читаю её в третий раз. Обед был холодный, а официант невежливый. Как мне
-        изменить пароль?"""}
+        изменить пароль?""",
+}
 
 
 @pytest.mark.parametrize("language", OTHER_LANGUAGES)
 @pytest.mark.parametrize("method", ["word_substitution", "contextual", "back_translation"])
 def test_texts_that_are_not_english_stop_with_one_line(method, language, tmp_path):
-    """The limits were chosen with these samples in view, so this shows no more than that they hold."""
+    """The limits were chosen with these samples in view: this shows that they hold, no more."""
     texts = OTHER_LANGUAGES[language].split(". ")
-    for act in (augment.check_augmentation,
-                lambda method, texts: augment.augment(texts, method, cache_dir=tmp_path)):
+    for act in (
+        augment.check_augmentation,
+        lambda method, texts: augment.augment(texts, method, cache_dir=tmp_path),
+    ):
         with pytest.raises(InputError, match="do not look English") as error:
             act(method, texts)
         message = str(error.value)
@@ -436,26 +532,59 @@ def test_consent_treats_them_all_the_same_and_holds_for_this_call_alone(tmp_path
     texts = OTHER_LANGUAGES["French"].split(". ")
     changed = augment.augment(texts, "word_substitution", cache_dir=tmp_path, language="any")
     assert changed == word_substitution(texts)
-    with pytest.raises(InputError, match="do not look English"):    # the cache is no consent
+    with pytest.raises(InputError, match="do not look English"):  # the cache is no consent
         augment.augment(texts, "word_substitution", cache_dir=tmp_path)
     assert augment.augment(texts, "noise", cache_dir=tmp_path) == noise(texts)
 
 
-@pytest.mark.parametrize("texts", [
-    ["Scalable parallel algorithms for constraint satisfaction", "On the complexity of XQuery",
-     "Fuzzy clustering using kernel methods", "Peer-to-peer caching in ad-hoc networks",
-     "Incremental maintenance of OLAP cubes", "Semantics of Datalog with negation",
-     "Adaptive routing for wormhole-switched hypercubes", "A note on bisimulation"],
-    ["red shoes women", "wireless mouse black", "garden hose reel", "kitchen knife set",
-     "running socks cotton", "leather wallet brown", "baby blanket soft", "coffee grinder manual",
-     "winter jacket", "yoga mat", "phone charger fast", "bicycle helmet", "desk lamp"],
-    ["idk lol my fav tbh its sooo gooood", "omg the wifi at tha airbnb is trash ngl", "u gotta see "
-     "dis vid of doggo", "gonna ship it to NYC w/ UPS, thx", "wtf is rong w my iphone 12",
-     "smh the devs dont fix bugz in v2"],
-    ["Expression of TGF-beta1 mRNA in CD34+ cells", "Inhibition of HIV-1 replication by siRNA",
-     "Role of p53 and BRCA1 in glioma", "Kinetics of Escherichia coli beta-galactosidase",
-     "Polymorphism of CYP2D6 and response to haloperidol"],
-    ["le chat dort", "oui"], [""], []])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [
+            "Scalable parallel algorithms for constraint satisfaction",
+            "On the complexity of XQuery",
+            "Fuzzy clustering using kernel methods",
+            "Peer-to-peer caching in ad-hoc networks",
+            "Incremental maintenance of OLAP cubes",
+            "Semantics of Datalog with negation",
+            "Adaptive routing for wormhole-switched hypercubes",
+            "A note on bisimulation",
+        ],
+        [
+            "red shoes women",
+            "wireless mouse black",
+            "garden hose reel",
+            "kitchen knife set",
+            "running socks cotton",
+            "leather wallet brown",
+            "baby blanket soft",
+            "coffee grinder manual",
+            "winter jacket",
+            "yoga mat",
+            "phone charger fast",
+            "bicycle helmet",
+            "desk lamp",
+        ],
+        [
+            "idk lol my fav tbh its sooo gooood",
+            "omg the wifi at tha airbnb is trash ngl",
+            "u gotta see dis vid of doggo",
+            "gonna ship it to NYC w/ UPS, thx",
+            "wtf is rong w my iphone 12",
+            "smh the devs dont fix bugz in v2",
+        ],
+        [
+            "Expression of TGF-beta1 mRNA in CD34+ cells",
+            "Inhibition of HIV-1 replication by siRNA",
+            "Role of p53 and BRCA1 in glioma",
+            "Kinetics of Escherichia coli beta-galactosidase",
+            "Polymorphism of CYP2D6 and response to haloperidol",
+        ],
+        ["le chat dort", "oui"],
+        [""],
+        [],
+    ],
+)
 def test_short_english_texts_and_too_few_words_never_stop(texts):
     augment.check_english(texts, "word_substitution")
 
@@ -463,20 +592,30 @@ def test_short_english_texts_and_too_few_words_never_stop(texts):
 DATASETS = Path(__file__).parents[2] / "shared" / "datasets"
 
 
-@pytest.mark.parametrize("path", ["trec/TREC_Train_aug.json", "cr/CR_Train.json",
-                                  "ohsumed/ohsumed_Train_aug.json", "dblp/text_train.txt",
-                                  "biomedical/Biomedical.txt", "r52/train.txt"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "trec/TREC_Train_aug.json",
+        "cr/CR_Train.json",
+        "ohsumed/ohsumed_Train_aug.json",
+        "dblp/text_train.txt",
+        "biomedical/Biomedical.txt",
+        "r52/train.txt",
+    ],
+)
 def test_thirty_texts_of_each_dataset_are_english(path):
     if not (DATASETS / path).is_file():
         pytest.skip("the six datasets are not in ../shared/datasets")
     lines = (DATASETS / path).read_text(encoding="utf-8", errors="replace")
-    texts = ([row["text"] for row in json.loads(lines)] if path.endswith("json") else
-             lines.splitlines())
+    texts = (
+        [row["text"] for row in json.loads(lines)] if path.endswith("json") else lines.splitlines()
+    )
     for start in range(0, len(texts) - 30, max(30, len(texts) // 100)):
-        augment.check_english(texts[start:start + 30], "word_substitution")
+        augment.check_english(texts[start : start + 30], "word_substitution")
 
 
 # ---- augment and its cache ---------------------------------------------------------------------
+
 
 @pytest.fixture
 def count_calls(monkeypatch):
@@ -487,7 +626,9 @@ def count_calls(monkeypatch):
         def wrapper(texts, *, seed=0, rate=0.5):
             calls.append(name)
             return function(texts, seed=seed, rate=rate)
+
         return wrapper
+
     for name in ["word_substitution", "noise"]:
         replace_function(monkeypatch, name, counted(name, AUGMENTATIONS[name].function))
     return calls
@@ -498,12 +639,13 @@ def test_a_second_call_reads_the_cache(method, count_calls, tmp_path):
     first = augment.augment(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
     second = augment.augment(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
     assert first == second == AUGMENTATIONS[method].function(TEXTS, seed=1)
-    assert count_calls == [method] * 2                      # the first call and the line above
+    assert count_calls == [method] * 2  # the first call and the line above
 
 
 def test_method_seed_settings_and_texts_have_files_of_their_own(monkeypatch, tmp_path):
     def num_files():
         return len(list(tmp_path.iterdir()))
+
     augment.augment(TEXTS, "noise", seed=0, cache_dir=tmp_path)
     augment.augment(TEXTS, "noise", seed=1, cache_dir=tmp_path)
     augment.augment(TEXTS[:-1], "noise", seed=0, cache_dir=tmp_path)
@@ -514,9 +656,17 @@ def test_method_seed_settings_and_texts_have_files_of_their_own(monkeypatch, tmp
     assert num_files() == 5
 
 
-@pytest.mark.parametrize("damage", [
-    lambda text: "", lambda text: text[:-9], lambda text: "[1]", lambda text: "{}",
-    lambda text: text.replace("patients", "potients"), lambda text: json.dumps({"sha256": 1})])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[:-9],
+        lambda text: "[1]",
+        lambda text: "{}",
+        lambda text: text.replace("patients", "potients"),
+        lambda text: json.dumps({"sha256": 1}),
+    ],
+)
 def test_a_damaged_cache_is_named_and_computed_anew(damage, tmp_path, capsys):
     expected = augment.augment(TEXTS, "noise", cache_dir=tmp_path)
     [path] = tmp_path.iterdir()
@@ -540,6 +690,7 @@ def test_an_interrupted_call_goes_on_where_it_stopped(monkeypatch, count_calls, 
             raise KeyboardInterrupt
         written.append(path)
         write(path, texts)
+
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(augment, "_write_cache", stop_at_the_third)
         augment.augment(TEXTS, "word_substitution", cache_dir=tmp_path)
@@ -556,12 +707,16 @@ def test_noise_is_one_piece_because_its_words_come_from_all_texts(monkeypatch, t
 
 def test_a_killed_call_goes_on_and_leaves_no_half_written_piece(tmp_path):
     """kill -9 in the middle: each file under its name is whole, and is not made again."""
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); import augment; augment.PIECE = 50\n"
-            "texts = [f'a large bird of the sea number {i}' for i in range(40_000)]\n"
-            "augment.augment(texts, 'word_substitution', cache_dir=sys.argv[2])")
-    process = subprocess.Popen([sys.executable, "-c", code, str(Path(augment.__file__).parent),
-                                str(tmp_path)], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import augment; augment.PIECE = 50\n"
+        "texts = [f'a large bird of the sea number {i}' for i in range(40_000)]\n"
+        "augment.augment(texts, 'word_substitution', cache_dir=sys.argv[2])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(Path(augment.__file__).parent), str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while len(list(tmp_path.glob("*.json"))) < 5 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -569,8 +724,12 @@ def test_a_killed_call_goes_on_and_leaves_no_half_written_piece(tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     assert 5 <= len(kept) < 800
     assert all(len(augment._read_cache(path)) == 50 for path in kept)
-    subprocess.run([sys.executable, "-c", code, str(Path(augment.__file__).parent),
-                    str(tmp_path)], check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code, str(Path(augment.__file__).parent), str(tmp_path)],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
     assert len(list(tmp_path.glob("*.json"))) == 800
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
@@ -578,9 +737,11 @@ def test_a_killed_call_goes_on_and_leaves_no_half_written_piece(tmp_path):
 def test_one_line_says_what_was_changed(tmp_path, capsys):
     augment.augment(["dogs", "qwzx qwzx qwzx"], "word_substitution", cache_dir=tmp_path)
     captured = capsys.readouterr()
-    assert captured.out == ("augment: word_substitution changed 50.0 % of 2 texts, "
-                            f"25.0 % of their words (cached: {tmp_path})\n")
-    assert "word substitution" in captured.err              # the progress bar
+    assert captured.out == (
+        "augment: word_substitution changed 50.0 % of 2 texts, "
+        f"25.0 % of their words (cached: {tmp_path})\n"
+    )
+    assert "word substitution" in captured.err  # the progress bar
 
 
 def test_none_gives_the_texts_and_writes_nothing(tmp_path, capsys):

@@ -1,16 +1,17 @@
 """engine/auto.py: which augmentations --augment auto tries, and which of them it takes."""
+
 import json
 from dataclasses import replace
 
 import pytest
 from conftest import write_csv
+from test_augment import OTHER_LANGUAGES
 
 import augment
 from engine.arguments import parse_args, run_folder
 from engine.auto import decide
 from engine.files import InputError
 from main import main
-from test_augment import OTHER_LANGUAGES
 
 SCORES = {"word_substitution": 40.0, "noise": 60.0, "contextual": 50.0, "none": 0.0}
 
@@ -35,50 +36,79 @@ def trials(monkeypatch):
         folder.mkdir(parents=True)
         line = {"epoch": 1, "val": {"macro_f1": SCORES[args.augment]}}
         (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+
     for name, function in (("back_translation", missing), ("contextual", available)):
-        monkeypatch.setitem(augment.AUGMENTATIONS, name,
-                            replace(augment.AUGMENTATIONS[name], function=function))
+        monkeypatch.setitem(
+            augment.AUGMENTATIONS, name, replace(augment.AUGMENTATIONS[name], function=function)
+        )
     return run, made
 
 
 def arguments(dataset, tmp_path, *more):
-    return parse_args(["--dataset", str(dataset), "--augment", "auto", "--output_dir",
-                       str(tmp_path / "runs"), *more])
+    return parse_args(
+        [
+            "--dataset",
+            str(dataset),
+            "--augment",
+            "auto",
+            "--output_dir",
+            str(tmp_path / "runs"),
+            *more,
+        ]
+    )
 
 
-def test_auto_takes_the_augmentation_with_the_best_held_out_macro_f1(corpus_folder, tmp_path,
-                                                                    trials, capsys):
+def test_auto_takes_the_augmentation_with_the_best_held_out_macro_f1(
+    corpus_folder, tmp_path, trials, capsys
+):
     run, made = trials
     args = arguments(corpus_folder, tmp_path)
     decide(args, run)
     assert args.chosen_augment == "noise" and args.augment == "auto"
-    assert made == [(name, name, 0.1) for name in ("word_substitution", "contextual", "noise",
-                                                   "none")]
+    assert made == [
+        (name, name, 0.1) for name in ("word_substitution", "contextual", "noise", "none")
+    ]
     out = capsys.readouterr().out
     assert "auto leaves out back_translation: no weights" in out and "takes noise" in out
     again = arguments(corpus_folder, tmp_path)
-    decide(again, run)                              # what was decided is kept
+    decide(again, run)  # what was decided is kept
     assert again.chosen_augment == "noise" and len(made) == 4
 
 
 def test_auto_leaves_out_what_is_for_english_where_the_texts_are_not(tmp_path, trials, capsys):
     run, made = trials
     texts = OTHER_LANGUAGES["French"].split(". ") * 4
-    path = write_csv(tmp_path / "french.csv",
-                     [(f"{text} {i}", "ab"[i % 2]) for i, text in enumerate(texts)])
+    path = write_csv(
+        tmp_path / "french.csv", [(f"{text} {i}", "ab"[i % 2]) for i, text in enumerate(texts)]
+    )
     args = arguments(path, tmp_path)
     decide(args, run)
     assert [name for name, *_ in made] == ["noise", "none"] and args.chosen_augment == "noise"
     assert "auto leaves out word_substitution: the texts do not look English" in (
-        capsys.readouterr().out)
+        capsys.readouterr().out
+    )
 
 
 def test_auto_trains_on_what_it_took(corpus_folder, tiny_encoder, tmp_path, monkeypatch, capsys):
     """All of it through main.py, on two augmentations: the trials, then the run with all texts."""
-    monkeypatch.setattr("engine.auto.AUGMENTATIONS",
-                        {name: augment.AUGMENTATIONS[name] for name in ("noise", "none")})
-    argv = ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs", "1",
-            "--batch_size", "32", "--device", "cpu", "--output_dir", str(tmp_path)]
+    monkeypatch.setattr(
+        "engine.auto.AUGMENTATIONS",
+        {name: augment.AUGMENTATIONS[name] for name in ("noise", "none")},
+    )
+    argv = [
+        "--dataset",
+        str(corpus_folder),
+        "--encoder",
+        str(tiny_encoder),
+        "--epochs",
+        "1",
+        "--batch_size",
+        "32",
+        "--device",
+        "cpu",
+        "--output_dir",
+        str(tmp_path),
+    ]
     assert main([*argv, "--augment", "auto"]) == 0
     folder = run_folder(parse_args([*argv, "--augment", "auto"]))
     decided = json.loads((folder / "augmentations.json").read_text())
@@ -86,5 +116,5 @@ def test_auto_trains_on_what_it_took(corpus_folder, tiny_encoder, tmp_path, monk
     assert decided["chosen"] in ("noise", "none")
     result = json.loads((folder / "result.json").read_text())
     assert result["settings"]["augment"] == "auto" and "best_val" not in result
-    assert len((folder / "train_rows.txt").read_text().split()) == 68   # the trials had 61
+    assert len((folder / "train_rows.txt").read_text().split()) == 68  # the trials had 61
     assert f"takes {decided['chosen']}" in capsys.readouterr().out

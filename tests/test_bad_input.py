@@ -2,6 +2,7 @@
 What a user can do wrong, and what can go wrong on the way, through main.py's command line: one line
 that says what, where and what to do, exit code 2, and nothing lost that was there.
 """
+
 import json
 import os
 import signal
@@ -14,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import glosses, write_csv
-from test_reading import BAD_FILES
 from test_main import folder_of, outcome
+from test_reading import BAD_FILES
 
 import main as main_module
 from engine.arguments import parse_args, run_folder
@@ -28,8 +29,20 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def options(tiny_encoder, tmp_path):
     """Those of a run of two epochs that takes a second, but for its data."""
-    return ["--encoder", str(tiny_encoder), "--epochs", "2", "--batch_size", "16", "--lr", "1e-3",
-            "--device", "cpu", "--output_dir", str(tmp_path / "runs")]
+    return [
+        "--encoder",
+        str(tiny_encoder),
+        "--epochs",
+        "2",
+        "--batch_size",
+        "16",
+        "--lr",
+        "1e-3",
+        "--device",
+        "cpu",
+        "--output_dir",
+        str(tmp_path / "runs"),
+    ]
 
 
 @pytest.fixture
@@ -96,7 +109,7 @@ def test_a_hundred_thousand_rows_with_a_class_of_three_are_checked_in_seconds(op
     rows = [(f"text number {i}", "rare" if i < 3 else "ab"[i % 2]) for i in range(100_000)]
     path, began = write_csv(tmp_path / "rows.csv", rows), time.monotonic()
     assert main(["--dataset", str(path), *options, "--check_only"]) == 0
-    folder, = (tmp_path / "runs").glob("*_check")
+    (folder,) = (tmp_path / "runs").glob("*_check")
     summary = json.loads((folder / "data_report.json").read_text())
     assert [row["train"] for row in summary["classes"] if row["label"] == "rare"] == [2]
     assert time.monotonic() - began < 60
@@ -117,6 +130,7 @@ def test_a_text_of_ten_megabytes_does_not_stop_the_run(options, tmp_path):
 @contextmanager
 def small_disk(folder: Path, size: str):
     """A file system of this size at folder, and a function that gives it other options."""
+
     def mount(*words: str) -> bool:
         return subprocess.run([*words, str(folder)], capture_output=True).returncode == 0
 
@@ -131,7 +145,8 @@ def small_disk(folder: Path, size: str):
 
 @pytest.mark.parametrize("size", ["4k", "40k", "500k"])
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_with_room(
-        command, tmp_path, capsys, size):
+    command, tmp_path, capsys, size
+):
     assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
     with small_disk(tmp_path / "disk", size) as remount:
         small = [*command, "--output_dir", str(tmp_path / "disk")]
@@ -145,7 +160,8 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_with_room(
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_line_and_what_it_holds_stays(
-        command, tmp_path, capsys):
+    command, tmp_path, capsys
+):
     with small_disk(tmp_path / "disk", "64m") as remount:
         there = [*command, "--output_dir", str(tmp_path / "disk")]
         assert main(there) == 0
@@ -164,31 +180,40 @@ def test_an_output_folder_that_cannot_be_written_is_one_line_and_what_it_holds_s
 
 def stopped(command, monkeypatch):
     """A run that has whole epochs and no result."""
+
     def stop(*_):
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "finish", stop)
         assert main(command) == 130
 
 
-DAMAGES = {"empty": lambda content: b"", "cut": lambda content: content[:len(content) // 2],
-           "one byte less": lambda content: content[:-1], "longer": lambda content: content + b"\0",
-           "first byte": lambda content: bytes([content[0] ^ 1]) + content[1:],
-           "middle byte": lambda content: (content[:len(content) // 2]
-                                           + bytes([content[len(content) // 2] ^ 1])
-                                           + content[len(content) // 2 + 1:])}
+DAMAGES = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "one byte less": lambda content: content[:-1],
+    "longer": lambda content: content + b"\0",
+    "first byte": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "middle byte": lambda content: (
+        content[: len(content) // 2]
+        + bytes([content[len(content) // 2] ^ 1])
+        + content[len(content) // 2 + 1 :]
+    ),
+}
 
 
 @pytest.mark.parametrize("name", ["trainer.pt", "model.safetensors", "sha256.json"])
-def test_a_checkpoint_with_any_damage_is_named_and_the_remedy_works(command, tmp_path, capsys,
-                                                                    monkeypatch, name):
+def test_a_checkpoint_with_any_damage_is_named_and_the_remedy_works(
+    command, tmp_path, capsys, monkeypatch, name
+):
     assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
     stopped(command, monkeypatch)
     checkpoint = folder_of(tmp_path / "runs") / "checkpoint-1"
     content = (checkpoint / name).read_bytes()
     for what, damage in DAMAGES.items():
         if what == "one byte less" and name == "sha256.json":
-            continue        # its last line end: the same JSON
+            continue  # its last line end: the same JSON
         (checkpoint / name).write_bytes(damage(content))
         capsys.readouterr()
         assert main(command) == 2, what
@@ -210,8 +235,9 @@ def test_folders_that_only_look_like_checkpoints_are_left_alone(command, tmp_pat
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: "", lambda text: "[]"])
 @pytest.mark.parametrize("name", ["args.json", "result.json"])
-def test_a_damaged_record_of_a_finished_run_is_named_and_overwrite_heals_it(command, tmp_path,
-                                                                           capsys, name, damage):
+def test_a_damaged_record_of_a_finished_run_is_named_and_overwrite_heals_it(
+    command, tmp_path, capsys, name, damage
+):
     assert main(command) == 0
     before, path = outcome(tmp_path / "runs"), folder_of(tmp_path / "runs") / name
     path.write_text(damage(path.read_text()))
@@ -242,8 +268,9 @@ def test_damaged_weights_are_named_where_plots_need_them(command, tmp_path, caps
     assert main([*command, "--overwrite", "--plots"]) == 0 and path.read_bytes() == content
 
 
-def test_a_run_of_an_older_version_is_named_with_the_settings_that_differ(command, tmp_path,
-                                                                          capsys, monkeypatch):
+def test_a_run_of_an_older_version_is_named_with_the_settings_that_differ(
+    command, tmp_path, capsys, monkeypatch
+):
     stopped(command, monkeypatch)
     path = folder_of(tmp_path / "runs") / "args.json"
     record = json.loads(path.read_text())
@@ -265,14 +292,17 @@ def test_a_run_of_an_older_version_is_named_with_the_settings_that_differ(comman
 def test_no_memory_left_is_one_line(command, capsys, monkeypatch, error):
     def fail(*_):
         raise error
+
     monkeypatch.setattr(main_module, "train", fail)
     assert main(command) == 2
     assert "out of memory" in (line := last_line(capsys)) and "--micro_batch" in line
 
 
 def test_a_fault_of_ours_says_so_below_its_traceback(command):
-    code = ("import runpy, sys, data; data.load = lambda *a, **k: 1 / 0; "
-            f"sys.argv = ['main.py', *{command!r}]; runpy.run_path('main.py', run_name='__main__')")
+    code = (
+        "import runpy, sys, data; data.load = lambda *a, **k: 1 / 0; "
+        f"sys.argv = ['main.py', *{command!r}]; runpy.run_path('main.py', run_name='__main__')"
+    )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
     lines = ran.stderr.strip().splitlines()
     assert ran.returncode == 1 and lines[0].startswith("Traceback")
@@ -282,8 +312,12 @@ def test_a_fault_of_ours_says_so_below_its_traceback(command):
 @pytest.mark.slow
 def test_ctrl_c_while_the_libraries_load_leaves_no_traceback(command, tmp_path):
     for wait in (0.3, 0.8, 1.5, 2.5):
-        process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), *command],
-                                   stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "main.py"), *command],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         assert "Traceback" not in process.communicate()[1]
@@ -325,10 +359,16 @@ print(killed, finished + 1, flush=True)
 @pytest.mark.slow
 @pytest.mark.parametrize("send, seconds", [("SIGKILL", 25), ("SIGINT", 15)])
 def test_a_run_stopped_again_and_again_at_random_moments_ends_as_if_nothing_had_happened(
-        command, tmp_path, send, seconds):
-    ran = subprocess.run([sys.executable, "-c", LOOP, send, str(seconds), str(tmp_path), *command,
-                          "--epochs", "6"], cwd=ROOT, text=True, capture_output=True, timeout=300,
-                         env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command, tmp_path, send, seconds
+):
+    ran = subprocess.run(
+        [sys.executable, "-c", LOOP, send, str(seconds), str(tmp_path), *command, "--epochs", "6"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     killed, runs = map(int, ran.stdout.splitlines()[-1].split())
     outcomes = [outcome(tmp_path / str(number)) for number in range(runs)]

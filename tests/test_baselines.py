@@ -2,6 +2,7 @@
 baselines/: each loss against its paper's equation in plain Python and against
 values worked by hand, each method against what gives it its name, and all of them through main.py.
 """
+
 import cmath
 import csv
 import json
@@ -24,7 +25,17 @@ from test_main import folder_of, gradients, outcome
 
 import main as main_module
 from baselines import (
-    GROUPS, METHODS, Constant, at_least_0, find, losses, make, positive, share, titles)
+    GROUPS,
+    METHODS,
+    Constant,
+    at_least_0,
+    find,
+    losses,
+    make,
+    positive,
+    share,
+    titles,
+)
 from baselines.base import Task
 from baselines.contrastive import LabelAwareEncoder
 from data import Tokens
@@ -39,8 +50,11 @@ from model import load_encoder, load_tokenizer
 from predict import Predictor
 from reporting import figures
 
-RIVALS = [name for name, entry in METHODS.items()       # with an encoder of their own
-          if entry.has_encoder and entry.group != "ours"]
+RIVALS = [
+    name
+    for name, entry in METHODS.items()  # with an encoder of their own
+    if entry.has_encoder and entry.group != "ours"
+]
 
 # ---- the equations by hand; real() is a stop-gradient, for their derivatives are imaginary ----
 
@@ -51,8 +65,10 @@ def real(rows):
 
 def log_share(anchor, one, others, tau):
     """log of exp(anchor . one / tau) in the sum of these exponentials over the others."""
-    return cmath.log(cmath.exp(dot(anchor, one) / tau)
-                     / sum(cmath.exp(dot(anchor, other) / tau) for other in others))
+    return cmath.log(
+        cmath.exp(dot(anchor, one) / tau)
+        / sum(cmath.exp(dot(anchor, other) / tau) for other in others)
+    )
 
 
 def mean(values):
@@ -64,15 +80,18 @@ def contrast_by_hand(anchors, targets, y, tau):
     per_anchor = []
     for i, anchor in enumerate(anchors):
         others = [k for k in range(len(y)) if k != i]
-        shares = [log_share(anchor, targets[p], [targets[k] for k in others], tau)
-                  for p in others if y[p] == y[i]]
+        shares = [
+            log_share(anchor, targets[p], [targets[k] for k in others], tau)
+            for p in others
+            if y[p] == y[i]
+        ]
         per_anchor += [-mean(shares)] if shares else []
     return mean(per_anchor)
 
 
 def simcse_by_hand(rows, y, num_classes, tau):
     z = [unit(row) for row in rows]
-    first, second = z[:len(y)], z[len(y):]
+    first, second = z[: len(y)], z[len(y) :]
     return mean([-log_share(first[i], second[i], second, tau) for i in range(len(y))])
 
 
@@ -83,11 +102,13 @@ def sclce_by_hand(rows, y, num_classes, tau):
 
 def spcl_by_hand(rows, y, num_classes, tau):
     z = [unit(row) for row in rows]
-    prototypes = real(z[len(y):])
+    prototypes = real(z[len(y) :])
     per_anchor = []
     for i in range(len(y)):
+
         def e(other):
             return cmath.exp((dot(z[i], other) + 1) / 2 / tau)
+
         others = [k for k in range(len(y)) if k != i]
         positives = [e(z[k]) for k in others if y[k] == y[i]] + [e(prototypes[y[i]])]
         negatives = [e(z[k]) for k in others if y[k] != y[i]]
@@ -98,7 +119,7 @@ def spcl_by_hand(rows, y, num_classes, tau):
 
 
 def dualcl_by_hand(rows, y, num_classes, tau):
-    z, theta = ([unit(row) for row in half] for half in (rows[:len(y)], rows[len(y):]))
+    z, theta = ([unit(row) for row in half] for half in (rows[: len(y)], rows[len(y) :]))
     return (contrast_by_hand(z, theta, y, tau) + contrast_by_hand(theta, z, y, tau)) / 2
 
 
@@ -106,10 +127,13 @@ def bcl_by_hand(rows, y, num_classes, tau):
     z, classes = [unit(row) for row in rows], y + y + list(range(num_classes))
     per_anchor = []
     for i in range(2 * len(y)):
+
         def e(k):
             return cmath.exp(dot(z[i], z[k]) / tau)
-        members = [[k for k in range(len(z)) if classes[k] == c and k != i]
-                   for c in range(num_classes)]
+
+        members = [
+            [k for k in range(len(z)) if classes[k] == c and k != i] for c in range(num_classes)
+        ]
         denominator = sum(mean([e(k) for k in of_class]) for of_class in members)
         per_anchor.append(-mean([cmath.log(e(p) / denominator) for p in members[classes[i]]]))
     return mean(per_anchor)
@@ -120,53 +144,92 @@ QUEUE = 5
 
 def tsc_by_hand(rows, y, num_classes, tau):
     z, batch = [unit(row) for row in rows], len(y)
-    query, keys, queue, targets = (z[:batch], real(z[batch:2 * batch]),
-                                   real(z[2 * batch:2 * batch + QUEUE]),
-                                   real(z[2 * batch + QUEUE:]))
+    query, keys, queue, targets = (
+        z[:batch],
+        real(z[batch : 2 * batch]),
+        real(z[2 * batch : 2 * batch + QUEUE]),
+        real(z[2 * batch + QUEUE :]),
+    )
     per_anchor = []
     for i in range(batch):
         candidates = [keys[i], *queue, *targets]
         positives = [keys[i]] + [queue[k] for k in range(QUEUE) if k % num_classes == y[i]]
         per_anchor.append(
             -mean([log_share(query[i], p, candidates, tau) for p in positives])
-            - 0.2 * log_share(query[i], targets[y[i]], candidates, tau))
+            - 0.2 * log_share(query[i], targets[y[i]], candidates, tau)
+        )
     return mean(per_anchor)
 
 
 def tsc(rows, y, num_classes, tau):
     query, key, queue, targets = rows.split([len(y), len(y), QUEUE, num_classes])
     return losses.targeted_contrastive(
-        query, key, y, F.normalize(queue, dim=1).detach(), torch.arange(QUEUE) % num_classes,
-        F.normalize(targets, dim=1).detach(), temperature=tau)
+        query,
+        key,
+        y,
+        F.normalize(queue, dim=1).detach(),
+        torch.arange(QUEUE) % num_classes,
+        F.normalize(targets, dim=1).detach(),
+        temperature=tau,
+    )
 
 
 # of B texts and C classes: how many rows there are, our loss of them, and the one by hand
 CONTRASTIVE = {
-    "simcse": (lambda B, C: 2 * B, lambda rows, y, C, tau: losses.info_nce(
-        *rows.chunk(2), temperature=tau), simcse_by_hand),
-    "sclce": (lambda B, C: B, lambda rows, y, C, tau: losses.supervised_contrastive(
-        rows, y, temperature=tau), sclce_by_hand),
-    "hybrid_sc": (lambda B, C: 2 * B, lambda rows, y, C, tau: losses.supervised_contrastive(
-        rows, y.repeat(2), temperature=tau),
-        lambda rows, y, C, tau: sclce_by_hand(rows, y + y, C, tau)),
-    "spcl": (lambda B, C: B + C, lambda rows, y, C, tau: losses.prototypical_contrastive(
-        rows[:len(y)], y, rows[len(y):], temperature=tau), spcl_by_hand),
-    "dualcl": (lambda B, C: 2 * B, lambda rows, y, C, tau: losses.dual_contrastive(
-        *rows.chunk(2), y, temperature=tau), dualcl_by_hand),
-    "bcl": (lambda B, C: 2 * B + C, lambda rows, y, C, tau: losses.balanced_contrastive(
-        rows[:2 * len(y)], y.repeat(2), rows[2 * len(y):], temperature=tau), bcl_by_hand),
+    "simcse": (
+        lambda B, C: 2 * B,
+        lambda rows, y, C, tau: losses.info_nce(*rows.chunk(2), temperature=tau),
+        simcse_by_hand,
+    ),
+    "sclce": (
+        lambda B, C: B,
+        lambda rows, y, C, tau: losses.supervised_contrastive(rows, y, temperature=tau),
+        sclce_by_hand,
+    ),
+    "hybrid_sc": (
+        lambda B, C: 2 * B,
+        lambda rows, y, C, tau: losses.supervised_contrastive(rows, y.repeat(2), temperature=tau),
+        lambda rows, y, C, tau: sclce_by_hand(rows, y + y, C, tau),
+    ),
+    "spcl": (
+        lambda B, C: B + C,
+        lambda rows, y, C, tau: losses.prototypical_contrastive(
+            rows[: len(y)], y, rows[len(y) :], temperature=tau
+        ),
+        spcl_by_hand,
+    ),
+    "dualcl": (
+        lambda B, C: 2 * B,
+        lambda rows, y, C, tau: losses.dual_contrastive(*rows.chunk(2), y, temperature=tau),
+        dualcl_by_hand,
+    ),
+    "bcl": (
+        lambda B, C: 2 * B + C,
+        lambda rows, y, C, tau: losses.balanced_contrastive(
+            rows[: 2 * len(y)], y.repeat(2), rows[2 * len(y) :], temperature=tau
+        ),
+        bcl_by_hand,
+    ),
     "tsc": (lambda B, C: 2 * B + QUEUE + C, tsc, tsc_by_hand),
 }
-LABELS = {"balanced": ([0, 1, 2, 0, 1, 2], 3), "long tail": ([0, 0, 0, 0, 1, 2], 3),
-          "absent classes": ([3, 1, 1, 3, 1], 5), "one member each": ([0, 1, 2, 3], 4),
-          "all in one class": ([1, 1, 1], 3), "one text": ([1], 2)}
+LABELS = {
+    "balanced": ([0, 1, 2, 0, 1, 2], 3),
+    "long tail": ([0, 0, 0, 0, 1, 2], 3),
+    "absent classes": ([3, 1, 1, 3, 1], 5),
+    "one member each": ([0, 1, 2, 3], 4),
+    "all in one class": ([1, 1, 1], 3),
+    "one text": ([1], 2),
+}
 
 
 def drawn_rows(name, labels, dim=4, dtype=F64):
     y, num_classes = LABELS[labels]
     torch.manual_seed(3)
-    return (torch.randn(CONTRASTIVE[name][0](len(y), num_classes), dim, dtype=dtype),
-            torch.tensor(y), num_classes)
+    return (
+        torch.randn(CONTRASTIVE[name][0](len(y), num_classes), dim, dtype=dtype),
+        torch.tensor(y),
+        num_classes,
+    )
 
 
 # ---- contrastive losses: values and gradients ----
@@ -178,63 +241,103 @@ def drawn_rows(name, labels, dim=4, dtype=F64):
 def test_value_and_gradient_are_those_of_the_papers_equation(name, labels, tau):
     rows, y, num_classes = drawn_rows(name, labels)
     _, ours, by_hand = CONTRASTIVE[name]
-    assert_same(lambda rows: ours(rows, y, num_classes, tau), rows,
-                lambda rows: by_hand(rows, y.tolist(), num_classes, tau))
+    assert_same(
+        lambda rows: ours(rows, y, num_classes, tau),
+        rows,
+        lambda rows: by_hand(rows, y.tolist(), num_classes, tau),
+    )
 
 
-E1, E2 = [1., 0.], [0., 1.]
+E1, E2 = [1.0, 0.0], [0.0, 1.0]
 TRIANGLE = [[math.cos(angle), math.sin(angle)] for angle in (0, math.tau / 3, 2 * math.tau / 3)]
 
 
-@pytest.mark.parametrize("name, rows, y, num_classes, tau, expected", [
-    ("simcse", torch.eye(4).repeat(2, 1).tolist(), [0] * 4, 1, 1, 0.743668),    # log(1 + 3/e)
-    ("simcse", torch.eye(4).repeat(2, 1).tolist(), [0] * 4, 1, 0.05, 6.18e-9),
-    ("sclce", [E1, E1, E2, E2], [0, 0, 1, 1], 2, 1, 0.551445),      # -1 + log(e + 2)
-    ("sclce", [E1, E1, E2, E2], [0, 0, 1, 1], 2, 0.3, 0.068918),
-    ("hybrid_sc", [E1, E2, E1, E2], [0, 1], 2, 1, 0.551445),
-    ("spcl", [E1, E2, E1, E2], [0, 1], 2, 1, 0.794377),             # -log(e / (e + 2 sqrt e))
-    ("spcl", [E1, E1, E1, E2], [0, 0], 2, 1, 0.958020),
-    ("spcl", [E1, E1, E1, E2], [0, 0], 2, 0.05, 0.693170),
-    ("spcl", [E1, E2, E1, E2], [0, 1], 2, 0.05, 0.0),               # learnt: below 0.3, left out
-    ("dualcl", [E1, E1, E2, E2] * 2, [0, 0, 1, 1], 2, 1, 0.551445),  # 0.743668 with exp(0) for i
-    # on a simplex the imbalance of the batch does not matter: log(1 + 2 exp(-1.5))
-    ("bcl", [TRIANGLE[c] for c in (0, 0, 0, 1) * 2 + (0, 1, 2)], [0, 0, 0, 1], 3, 1, 0.368981),
-    ("bcl", [TRIANGLE[c] for c in (0, 1, 2, 2, 2, 2) * 2 + (0, 1, 2)], [0, 1, 2, 2, 2, 2], 3, 1,
-     0.368981),
-])
+@pytest.mark.parametrize(
+    "name, rows, y, num_classes, tau, expected",
+    [
+        ("simcse", torch.eye(4).repeat(2, 1).tolist(), [0] * 4, 1, 1, 0.743668),  # log(1 + 3/e)
+        ("simcse", torch.eye(4).repeat(2, 1).tolist(), [0] * 4, 1, 0.05, 6.18e-9),
+        ("sclce", [E1, E1, E2, E2], [0, 0, 1, 1], 2, 1, 0.551445),  # -1 + log(e + 2)
+        ("sclce", [E1, E1, E2, E2], [0, 0, 1, 1], 2, 0.3, 0.068918),
+        ("hybrid_sc", [E1, E2, E1, E2], [0, 1], 2, 1, 0.551445),
+        ("spcl", [E1, E2, E1, E2], [0, 1], 2, 1, 0.794377),  # -log(e / (e + 2 sqrt e))
+        ("spcl", [E1, E1, E1, E2], [0, 0], 2, 1, 0.958020),
+        ("spcl", [E1, E1, E1, E2], [0, 0], 2, 0.05, 0.693170),
+        ("spcl", [E1, E2, E1, E2], [0, 1], 2, 0.05, 0.0),  # learnt: below 0.3, left out
+        (
+            "dualcl",
+            [E1, E1, E2, E2] * 2,
+            [0, 0, 1, 1],
+            2,
+            1,
+            0.551445,
+        ),  # 0.743668 with exp(0) for i
+        # on a simplex the imbalance of the batch does not matter: log(1 + 2 exp(-1.5))
+        ("bcl", [TRIANGLE[c] for c in (0, 0, 0, 1) * 2 + (0, 1, 2)], [0, 0, 0, 1], 3, 1, 0.368981),
+        (
+            "bcl",
+            [TRIANGLE[c] for c in (0, 1, 2, 2, 2, 2) * 2 + (0, 1, 2)],
+            [0, 1, 2, 2, 2, 2],
+            3,
+            1,
+            0.368981,
+        ),
+    ],
+)
 def test_values_worked_by_hand(name, rows, y, num_classes, tau, expected):
     got = CONTRASTIVE[name][1](torch.tensor(rows, dtype=F64), torch.tensor(y), num_classes, tau)
     assert got.item() == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 
 def test_the_targeted_loss_worked_by_hand():
-    x = [torch.tensor(rows) for rows in ([E1], [E1], [E2, [-1., 0.]], [E1, [-1., 0.]])]
+    x = [torch.tensor(rows) for rows in ([E1], [E1], [E2, [-1.0, 0.0]], [E1, [-1.0, 0.0]])]
     query, key, queue, targets = x
     y, queue_y = torch.tensor([0]), torch.tensor([0, 1])
     # logits 1 (key), 0 and -1 (queue), 1 and -1 (targets): log-sum-exp 1.970230, or 1.407606
     got = losses.targeted_contrastive(query, key, y, queue, queue_y, targets, temperature=1)
     assert got.item() == pytest.approx(1.470230 + 0.2 * 0.970230, abs=1e-5)
-    assert losses.targeted_contrastive(query, key, y, queue, queue_y, temperature=1).item() == \
-        pytest.approx(1.407606 - 0.5, abs=1e-5)
+    assert losses.targeted_contrastive(
+        query, key, y, queue, queue_y, temperature=1
+    ).item() == pytest.approx(1.407606 - 0.5, abs=1e-5)
     assert losses.targeted_contrastive(query, key, y, queue[:0], queue_y[:0], temperature=1) == 0
 
 
 def test_only_num_positives_of_the_queue_are_drawn_and_each_has_its_turn():
     torch.manual_seed(0)
     query, queue = F.normalize(torch.randn(1, 3)), F.normalize(torch.randn(4, 3), dim=1)
-    values = {round(losses.targeted_contrastive(
-        query, query, torch.tensor([0]), queue, torch.tensor([0, 0, 0, 1]), num_positives=2,
-        temperature=1).item(), 5) for _ in range(60)}
+    values = {
+        round(
+            losses.targeted_contrastive(
+                query,
+                query,
+                torch.tensor([0]),
+                queue,
+                torch.tensor([0, 0, 0, 1]),
+                num_positives=2,
+                temperature=1,
+            ).item(),
+            5,
+        )
+        for _ in range(60)
+    }
     s = (query @ torch.cat([query, queue]).T)[0].tolist()
     lse = math.log(sum(map(math.exp, s)))
     expected = {lse - (s[0] + s[a] + s[b]) / 3 for a, b in ((1, 2), (1, 3), (2, 3))}
     assert sorted(values) == pytest.approx(sorted(expected), abs=2e-5)
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("simcse", math.log(6)), ("sclce", math.log(5)), ("hybrid_sc", math.log(11)),
-    ("dualcl", math.log(5)), ("bcl", math.log(3)), ("spcl", math.log(6 - 1 + 3)),
-    ("tsc", 1.2 * math.log(1 + QUEUE + 3))])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("simcse", math.log(6)),
+        ("sclce", math.log(5)),
+        ("hybrid_sc", math.log(11)),
+        ("dualcl", math.log(5)),
+        ("bcl", math.log(3)),
+        ("spcl", math.log(6 - 1 + 3)),
+        ("tsc", 1.2 * math.log(1 + QUEUE + 3)),
+    ],
+)
 @pytest.mark.parametrize("labels", ["balanced", "long tail"])
 def test_collapsed_features_give_the_log_of_the_number_of_targets(name, expected, labels):
     rows, y, num_classes = drawn_rows(name, labels)
@@ -246,9 +349,12 @@ def test_collapsed_features_give_the_log_of_the_number_of_targets(name, expected
 def test_neither_the_length_of_features_nor_the_order_of_the_batch_matters(name):
     rows, y, num_classes = drawn_rows(name, "long tail")
     ours, order = CONTRASTIVE[name][1], torch.tensor([3, 5, 0, 4, 1, 2])
-    views = (len(rows) // len(y)) if name in ("simcse", "hybrid_sc", "dualcl") else (
-        2 if name in ("bcl", "tsc") else 1)
-    permuted = torch.cat([*(view[order] for view in rows[:views * 6].split(6)), rows[views * 6:]])
+    views = (
+        (len(rows) // len(y))
+        if name in ("simcse", "hybrid_sc", "dualcl")
+        else (2 if name in ("bcl", "tsc") else 1)
+    )
+    permuted = torch.cat([*(view[order] for view in rows[: views * 6].split(6)), rows[views * 6 :]])
     value = ours(rows, y, num_classes, 0.3).item()
     assert ours(7 * rows, y, num_classes, 0.3).item() == pytest.approx(value, rel=1e-12)
     assert ours(permuted, y[order], num_classes, 0.3).item() == pytest.approx(value, rel=1e-12)
@@ -267,9 +373,9 @@ def test_a_batch_without_positives_gives_zero_and_a_zero_gradient(name):
 @pytest.mark.parametrize("name", CONTRASTIVE)
 def test_loss_and_gradient_are_finite_for_finite_features(name, labels, dtype):
     rows, y, num_classes = drawn_rows(name, labels, dtype=dtype)
-    for rows in (rows, 0 * rows, rows[:1].expand_as(rows), 1e30 * rows, 1e-30 * rows):
+    for scaled in (rows, 0 * rows, rows[:1].expand_as(rows), 1e30 * rows, 1e-30 * rows):
         for tau in (0.01, 1):
-            leaf = rows.clone().requires_grad_()
+            leaf = scaled.clone().requires_grad_()
             loss = CONTRASTIVE[name][1](leaf, y, num_classes, tau)
             loss.backward()
             assert loss.isfinite() and loss.dtype == torch.float32 and leaf.grad.isfinite().all()
@@ -293,7 +399,7 @@ def softmax_by_hand(scores):
 
 def focal_by_hand(rows, y, gamma):
     p = [softmax_by_hand(row)[label] for row, label in zip(rows, y)]
-    return mean([-(1 - p_y) ** gamma * cmath.log(p_y) for p_y in p])
+    return mean([-((1 - p_y) ** gamma) * cmath.log(p_y) for p_y in p])
 
 
 def dice_by_hand(rows, y, alpha, smooth):
@@ -311,39 +417,53 @@ def test_focal_and_dice_loss_are_their_papers(labels):
     torch.manual_seed(0)
     logits, labels = 2 * torch.randn(len(y), num_classes, dtype=F64), torch.tensor(y)
     for gamma in (0.5, 2.0, 5.0):
-        assert_same(lambda rows: losses.focal(rows, labels, gamma=gamma), logits,
-                    lambda rows: focal_by_hand(rows, y, gamma))
+        assert_same(
+            lambda rows: losses.focal(rows, labels, gamma=gamma),
+            logits,
+            lambda rows: focal_by_hand(rows, y, gamma),
+        )
     for alpha, smooth in ((0.01, 1.0), (1.0, 1e-4)):
-        assert_same(lambda rows: losses.dice(rows, labels, alpha=alpha, smooth=smooth), logits,
-                    lambda rows: dice_by_hand(rows, y, alpha, smooth))
+        assert_same(
+            lambda rows: losses.dice(rows, labels, alpha=alpha, smooth=smooth),
+            logits,
+            lambda rows: dice_by_hand(rows, y, alpha, smooth),
+        )
 
 
-@pytest.mark.parametrize("gamma, expected", [
-    (0, 0.356675), (1, 0.107002), (2, 0.0321007), (5, 0.000866720)])
+@pytest.mark.parametrize(
+    "gamma, expected", [(0, 0.356675), (1, 0.107002), (2, 0.0321007), (5, 0.000866720)]
+)
 def test_focal_loss_worked_by_hand_for_a_probability_of_70_percent(gamma, expected):
     logits = torch.tensor([[0.7, 0.3]], dtype=F64).log()
     got = losses.focal(logits, torch.tensor([0]), gamma=gamma)
     assert got.item() == pytest.approx(expected, 1e-5)
 
 
-@pytest.mark.parametrize("p, alpha, expected", [
-    ([0.5, 0.5], 0, 1 / 9 + 1 / 5), ([0.5, 0.5], 1, 3 / 11 + 1 / 17),
-    # own class q = 0.9 * 0.1^0.01 = 0.879513: 0.005234; the others q = 0.033322: 0.001109 each
-    ([0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3], 0.01, 0.005234 + 3 * 0.001109)])
+@pytest.mark.parametrize(
+    "p, alpha, expected",
+    [
+        ([0.5, 0.5], 0, 1 / 9 + 1 / 5),
+        ([0.5, 0.5], 1, 3 / 11 + 1 / 17),
+        # own class q = 0.9 * 0.1^0.01 = 0.879513: 0.005234; the others q = 0.033322: 0.001109 each
+        ([0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3], 0.01, 0.005234 + 3 * 0.001109),
+    ],
+)
 def test_dice_loss_worked_by_hand(p, alpha, expected):
     logits, labels = torch.tensor([p, p], dtype=F64).log(), torch.tensor([0, 0])
     # not a set over the batch: two equal rows cost what one does
     for rows in (1, 2):
         assert losses.dice(logits[:rows], labels[:rows], alpha=alpha).item() == pytest.approx(
-            expected, abs=2e-6)
+            expected, abs=2e-6
+        )
 
 
-@pytest.mark.parametrize("loss", [losses.dice, partial(losses.focal, gamma=0.5)],
-                         ids=["dice", "focal"])
+@pytest.mark.parametrize(
+    "loss", [losses.dice, partial(losses.focal, gamma=0.5)], ids=["dice", "focal"]
+)
 @pytest.mark.parametrize("gap", [17.5, 100.0, 1e30])
 def test_a_saturated_softmax_has_a_finite_gradient(loss, gap):
     for label in (0, 1):
-        logits = torch.tensor([[gap, 0., 0.]], requires_grad=True)
+        logits = torch.tensor([[gap, 0.0, 0.0]], requires_grad=True)
         loss(logits, torch.tensor([label])).backward()
         assert logits.grad.isfinite().all()
 
@@ -354,19 +474,22 @@ def test_where_focal_adjusted_and_weighted_loss_are_cross_entropy():
     expected = F.cross_entropy(logits, labels).item()
     assert losses.focal(logits, labels, gamma=0).item() == pytest.approx(expected, rel=1e-12)
     assert logit_compensation(logits, labels, torch.full((4,), 7)).item() == pytest.approx(
-        expected, rel=1e-12)
+        expected, rel=1e-12
+    )
     assert losses.balanced_weights(torch.full((4,), 7)).tolist() == pytest.approx([1] * 4)
 
 
 def test_balanced_weights_by_hand():
     assert losses.balanced_weights(torch.tensor([6, 3, 1])).tolist() == pytest.approx(
-        [10 / 18, 10 / 9, 10 / 3])
+        [10 / 18, 10 / 9, 10 / 3]
+    )
 
 
 def test_logit_adjustment_by_hand():
     for label, expected in ((1, 2.302585), (0, 0.105361)):
-        assert logit_compensation(torch.zeros(1, 2), torch.tensor([label]), torch.tensor(
-            [9, 1])).item() == pytest.approx(expected, rel=1e-5)
+        assert logit_compensation(
+            torch.zeros(1, 2), torch.tensor([label]), torch.tensor([9, 1])
+        ).item() == pytest.approx(expected, rel=1e-5)
 
 
 # ---- vector scaling ----
@@ -393,39 +516,58 @@ def test_vector_scaling_is_its_papers(counts, gamma, tau):
     torch.manual_seed(0)
     y = [c for c in range(len(counts))] * 2
     logits, labels = 2 * torch.randn(len(y), len(counts), dtype=F64), torch.tensor(y)
-    assert_same(lambda rows: losses.vector_scaling(rows, labels, torch.tensor(counts), gamma=gamma,
-                                                   tau=tau), logits,
-                lambda rows: vector_scaling_by_hand(rows, y, counts, gamma, tau))
+    assert_same(
+        lambda rows: losses.vector_scaling(
+            rows, labels, torch.tensor(counts), gamma=gamma, tau=tau
+        ),
+        logits,
+        lambda rows: vector_scaling_by_hand(rows, y, counts, gamma, tau),
+    )
 
 
 def test_vector_scaling_worked_by_hand():
     # n = 16, 4, 1 and gamma 1/2: factors 1, 1/2, 1/4; without a shift the logits are 2, 2, 1/2
-    got = losses.vector_scaling(torch.tensor([[2., 4., 2.]]), torch.tensor([1]),
-                                torch.tensor([16, 4, 1]), gamma=0.5, tau=0.0)
+    got = losses.vector_scaling(
+        torch.tensor([[2.0, 4.0, 2.0]]),
+        torch.tensor([1]),
+        torch.tensor([16, 4, 1]),
+        gamma=0.5,
+        tau=0.0,
+    )
     assert got.item() == pytest.approx(math.log(2 + math.exp(-1.5)), rel=1e-6)
     # with the shift exp(iota) is n / 21: (16 e^2 + 4 e^2 + e^0.5) / 4 e^2
-    got = losses.vector_scaling(torch.tensor([[2., 4., 2.]]), torch.tensor([1]),
-                                torch.tensor([16, 4, 1]), gamma=0.5, tau=1.0)
+    got = losses.vector_scaling(
+        torch.tensor([[2.0, 4.0, 2.0]]),
+        torch.tensor([1]),
+        torch.tensor([16, 4, 1]),
+        gamma=0.5,
+        tau=1.0,
+    )
     assert got.item() == pytest.approx(math.log(5 + math.exp(-1.5) / 4), rel=1e-6)
     # two classes of 9 and 1 texts, gamma 1/2: the margin of the small one counts a third
-    got = losses.vector_scaling(torch.tensor([[0., 3.]]), torch.tensor([1]),
-                                torch.tensor([9, 1]), gamma=0.5, tau=0.0)
+    got = losses.vector_scaling(
+        torch.tensor([[0.0, 3.0]]), torch.tensor([1]), torch.tensor([9, 1]), gamma=0.5, tau=0.0
+    )
     assert got.item() == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-6)
 
 
 @pytest.mark.parametrize("counts", [[90, 10], [50, 20, 5]])
 def test_vector_scaling_without_its_factors_is_logit_adjustment_and_without_both_cross_entropy(
-        counts):
+    counts,
+):
     torch.manual_seed(0)
     logits, counts = torch.randn(6, len(counts), dtype=F64), torch.tensor(counts)
     labels = torch.arange(6) % len(counts)
     assert losses.vector_scaling(logits, labels, counts, gamma=0, tau=1).item() == pytest.approx(
-        logit_compensation(logits, labels, counts).item(), rel=1e-12)
+        logit_compensation(logits, labels, counts).item(), rel=1e-12
+    )
     assert losses.vector_scaling(logits, labels, counts, gamma=0, tau=0).item() == pytest.approx(
-        F.cross_entropy(logits, labels).item(), rel=1e-12)
+        F.cross_entropy(logits, labels).item(), rel=1e-12
+    )
     equal = torch.full_like(counts, 5)
     assert losses.vector_scaling(logits, labels, equal, gamma=0.3, tau=1).item() == pytest.approx(
-        F.cross_entropy(logits, labels).item(), rel=1e-12)
+        F.cross_entropy(logits, labels).item(), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("slope", [8.0, 16.0, 24.0])
@@ -460,8 +602,12 @@ def test_the_factors_of_three_classes_outlive_any_length_of_the_logits():
     for length in (5.0, 10.0, 20.0):
         plain, adjusted, scaled = (
             -loss(length * direction, label, counts).log().item() / length
-            for loss in (lambda x, y, _: F.cross_entropy(x, y), logit_compensation,
-                         partial(losses.vector_scaling, gamma=0.5)))
+            for loss in (
+                lambda x, y, _: F.cross_entropy(x, y),
+                logit_compensation,
+                partial(losses.vector_scaling, gamma=0.5),
+            )
+        )
         assert plain == pytest.approx(1.0, abs=0.01)
         assert adjusted == pytest.approx(1.0, abs=math.log(16) / length)
         assert scaled == pytest.approx(1.5, abs=math.log(16) / length)
@@ -493,7 +639,8 @@ def test_a_method_minimises_the_loss_that_its_entry_names(method, monkeypatch, n
     def counted(*inputs, **constants):
         calls.append(name)
         return loss(*inputs, **constants)
-    if module == "losses":      # imported by name: logit compensation is SharpReCL's
+
+    if module == "losses":  # imported by name: logit compensation is SharpReCL's
         monkeypatch.setattr(f"baselines.simple.{function}", counted)
     else:
         monkeypatch.setattr(METHODS[name].loss, counted)
@@ -503,16 +650,24 @@ def test_a_method_minimises_the_loss_that_its_entry_names(method, monkeypatch, n
     assert calls
 
 
-@pytest.mark.parametrize("constant, inside, outside", [
-    (positive(0.5), [0.1, 1, 1e9], [0, -1, math.inf]),
-    (at_least_0(2.0), [0, 1e9], [-0.1, math.nan]),
-    (share(0.9), [0, 0.5, 1], [-0.1, 1.01])])
-def test_the_range_of_a_constant_is_what_the_command_line_takes(monkeypatch, constant, inside,
-                                                                outside):
+@pytest.mark.parametrize(
+    "constant, inside, outside",
+    [
+        (positive(0.5), [0.1, 1, 1e9], [0, -1, math.inf]),
+        (at_least_0(2.0), [0, 1e9], [-0.1, math.nan]),
+        (share(0.9), [0, 0.5, 1], [-0.1, 1.01]),
+    ],
+)
+def test_the_range_of_a_constant_is_what_the_command_line_takes(
+    monkeypatch, constant, inside, outside
+):
     monkeypatch.setattr(METHODS["focal"].cls, "constants", {"gamma": constant})
+
     def given(value):
-        return parse_args(["--dataset", "trec", "--method", "focal", "--constants",
-                           f"gamma={value}"]).constants
+        return parse_args(
+            ["--dataset", "trec", "--method", "focal", "--constants", f"gamma={value}"]
+        ).constants
+
     for value in inside:
         assert given(value) == {"gamma": value}
     for value in outside:
@@ -528,9 +683,11 @@ def test_official_constants_are_in_their_own_range():
 
 
 def test_the_names_for_the_grid_come_without_the_libraries():
-    script = ("import sys, runpy; sys.argv[1:] = ['table2']; "
-              "runpy.run_module('baselines', run_name='__main__'); "
-              "assert not {'torch', 'sklearn', 'transformers'} & set(sys.modules)")
+    script = (
+        "import sys, runpy; sys.argv[1:] = ['table2']; "
+        "runpy.run_module('baselines', run_name='__main__'); "
+        "assert not {'torch', 'sklearn', 'transformers'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [name for name in METHODS if METHODS[name].group != "large"]
@@ -553,11 +710,13 @@ Y = [0, 0, 0, 1, 1, 2]
 @pytest.fixture(scope="module")
 def method(tiny_encoder):
     """A method on the tiny encoder, in eval mode, for training texts of these classes."""
+
     def built(name, labels=Y, epochs=4, names=NAMES, encoder=tiny_encoder, **constants):
         torch.manual_seed(0)
         counts = torch.from_numpy(np.bincount(labels, minlength=len(names)))
         task = Task(names, np.array(labels), counts, load_tokenizer(str(encoder)), epochs, 1)
         return make(name, load_encoder(str(encoder), "cls"), task, constants).eval()
+
     return built
 
 
@@ -569,35 +728,62 @@ def drawn_features(model, labels=Y):
 
 
 def test_the_constants_are_the_official_ones():
-    own = {name: {constant: default for constant, (default, *_) in METHODS[name].constants.items()}
-           for name in RIVALS}
+    own = {
+        name: {constant: default for constant, (default, *_) in METHODS[name].constants.items()}
+        for name in RIVALS
+    }
     assert {name: constants for name, constants in own.items() if constants} == {
-        "dice": {"alpha": 0.01, "smooth": 1}, "focal": {"gamma": 2},
+        "dice": {"alpha": 0.01, "smooth": 1},
+        "focal": {"gamma": 2},
         "simcse": {"temperature": 0.05, "weight": 0.1},
         "sclce": {"temperature": 0.3, "weight": 0.9},
         "spcl": {"temperature": 0.05, "pool": 256, "support": 64},
         "dualcl": {"temperature": 0.1, "weight": 0.5},
         "hybrid_sc": {"temperature": 0.1, "proj_dim": 128},
         "bcl": {"temperature": 0.1, "weight_cls": 2, "weight": 0.6, "proj_dim": 128},
-        "tsc": {"temperature": 0.07, "weight": 0.2, "num_positives": 6, "queue": 4096,
-                "momentum": 0.999, "proj_dim": 128},
-        "vs": {"gamma": 0.3, "tau": 1}}
+        "tsc": {
+            "temperature": 0.07,
+            "weight": 0.2,
+            "num_positives": 6,
+            "queue": 4096,
+            "momentum": 0.999,
+            "proj_dim": 128,
+        },
+        "vs": {"gamma": 0.3, "tau": 1},
+    }
 
 
 def ce_by_hand(logits, y):
     return mean([-math.log(softmax_by_hand(row)[label].real) for row, label in zip(logits, y)])
 
 
-@pytest.mark.parametrize("name, own", [
-    ("bert", ce_by_hand), ("roberta", ce_by_hand),
-    ("dice", lambda logits, y: dice_by_hand(logits, y, 0.01, 1).real),
-    ("focal", lambda logits, y: focal_by_hand(logits, y, 2).real),
-    ("la", lambda logits, y: ce_by_hand([[s + math.log(n) for s, n in zip(row, (3, 2, 1))]
-                                         for row in logits], y)),
-    ("vs", lambda logits, y: vector_scaling_by_hand(logits, y, (3, 2, 1), 0.3, 1).real),
-    # weights 6 / (3 n): 2/3, 1, 2; their sum over this batch is 6, as without weights
-    ("wce", lambda logits, y: sum(ce_by_hand([row], [label]) * (2 / 3, 1, 2)[label]
-                                  for row, label in zip(logits, y)) / 6)])
+@pytest.mark.parametrize(
+    "name, own",
+    [
+        ("bert", ce_by_hand),
+        ("roberta", ce_by_hand),
+        ("dice", lambda logits, y: dice_by_hand(logits, y, 0.01, 1).real),
+        ("focal", lambda logits, y: focal_by_hand(logits, y, 2).real),
+        (
+            "la",
+            lambda logits, y: ce_by_hand(
+                [[s + math.log(n) for s, n in zip(row, (3, 2, 1))] for row in logits], y
+            ),
+        ),
+        ("vs", lambda logits, y: vector_scaling_by_hand(logits, y, (3, 2, 1), 0.3, 1).real),
+        # weights 6 / (3 n): 2/3, 1, 2; their sum over this batch is 6, as without weights
+        (
+            "wce",
+            lambda logits, y: (
+                sum(
+                    ce_by_hand([row], [label]) * (2 / 3, 1, 2)[label]
+                    for row, label in zip(logits, y)
+                )
+                / 6
+            ),
+        ),
+    ],
+)
 def test_the_classification_methods_minimise_their_loss_of_the_logits(method, name, own):
     model = method(name)
     feat, labels = drawn_features(model)
@@ -617,12 +803,20 @@ def test_the_classifier_drops_a_tenth_of_the_features_in_training_alone(method):
     assert kept.max().item() == pytest.approx(1 / 0.9)
 
 
-@pytest.mark.parametrize("name, of_cls, of_cl, weights", [
-    ("simcse", "xx", "xx", (0.9, 0.1)), ("sclce", "x", "x", (0.1, 0.9)),
-    ("spcl", "-", "x", (0, 1)), ("hybrid_sc", "x-", "xx", (9 / 16, 7 / 16)),
-    ("bcl", "x--", "-xx", (2, 0.6)), ("tsc", "--", "x-", (0, 1))])
-def test_which_views_each_part_of_a_loss_reads_and_what_it_weighs(method, name, of_cls, of_cl,
-                                                                  weights):
+@pytest.mark.parametrize(
+    "name, of_cls, of_cl, weights",
+    [
+        ("simcse", "xx", "xx", (0.9, 0.1)),
+        ("sclce", "x", "x", (0.1, 0.9)),
+        ("spcl", "-", "x", (0, 1)),
+        ("hybrid_sc", "x-", "xx", (9 / 16, 7 / 16)),
+        ("bcl", "x--", "-xx", (2, 0.6)),
+        ("tsc", "--", "x-", (0, 1)),
+    ],
+)
+def test_which_views_each_part_of_a_loss_reads_and_what_it_weighs(
+    method, name, of_cls, of_cl, weights
+):
     model = method(name)
     feat, labels = drawn_features(model)
     if name == "spcl":
@@ -630,35 +824,51 @@ def test_which_views_each_part_of_a_loss_reads_and_what_it_weighs(method, name, 
         model.epoch_rows(1, len(labels))
     step = model.losses(feat, labels, 3)
     for part, expected in ((step.loss_cls, of_cls), (step.loss_cl, of_cl)):
-        gradient = (torch.autograd.grad(part, feat, retain_graph=True)[0]
-                    if part.requires_grad else torch.zeros_like(feat))
-        assert "".join("x" if view.abs().sum() > 0 else "-"
-                       for view in gradient.chunk(len(model.views))) == expected
+        gradient = (
+            torch.autograd.grad(part, feat, retain_graph=True)[0]
+            if part.requires_grad
+            else torch.zeros_like(feat)
+        )
+        assert (
+            "".join(
+                "x" if view.abs().sum() > 0 else "-" for view in gradient.chunk(len(model.views))
+            )
+            == expected
+        )
     assert step.loss.item() == pytest.approx(
-        weights[0] * step.loss_cls.item() + weights[1] * step.loss_cl.item())
+        weights[0] * step.loss_cls.item() + weights[1] * step.loss_cl.item()
+    )
 
 
 @pytest.mark.parametrize("name", ["simcse", "sclce", "hybrid_sc", "bcl"])
 def test_the_parts_of_a_loss_are_the_equations_of_what_the_heads_make(method, name):
     model = method(name)
     feat, labels = drawn_features(model)
-    step, heads = model.losses(feat, labels, 1), {
-        "simcse": lambda: torch.tanh(model.head[0](feat)), "sclce": lambda: feat,
-        "hybrid_sc": lambda: model.head(feat),
-        "bcl": lambda: torch.cat([model.head(feat[6:]), model.head_centres(model.phi.weight)])}
+    step, heads = (
+        model.losses(feat, labels, 1),
+        {
+            "simcse": lambda: torch.tanh(model.head[0](feat)),
+            "sclce": lambda: feat,
+            "hybrid_sc": lambda: model.head(feat),
+            "bcl": lambda: torch.cat([model.head(feat[6:]), model.head_centres(model.phi.weight)]),
+        },
+    )
     rows = heads[name]().tolist()
     assert step.loss_cl.item() == pytest.approx(
-        CONTRASTIVE[name][2](rows, Y, 3, model.constant["temperature"]).real, rel=1e-4)
+        CONTRASTIVE[name][2](rows, Y, 3, model.constant["temperature"]).real, rel=1e-4
+    )
     classified = feat if name in ("simcse", "sclce") else feat[:6]
-    logits = model.phi(classified) + (torch.tensor([3., 2., 1.]).log() if name == "bcl" else 0)
+    logits = model.phi(classified) + (torch.tensor([3.0, 2.0, 1.0]).log() if name == "bcl" else 0)
     assert step.loss_cls.item() == pytest.approx(
-        ce_by_hand(logits.tolist(), labels[:len(logits)].tolist()), rel=1e-4)
+        ce_by_hand(logits.tolist(), labels[: len(logits)].tolist()), rel=1e-4
+    )
 
 
 def test_the_curriculum_of_hybrid_sc_goes_from_features_to_the_classifier(method):
     model = method("hybrid_sc", epochs=10)
     assert [model.alpha(epoch) for epoch in range(1, 11)] == pytest.approx(
-        [0.99, 0.96, 0.91, 0.84, 0.75, 0.64, 0.51, 0.36, 0.19, 0])
+        [0.99, 0.96, 0.91, 0.84, 0.75, 0.64, 0.51, 0.36, 0.19, 0]
+    )
     step = model.losses(*drawn_features(model), 10)
     assert step.loss == step.loss_cls != step.loss_cl
 
@@ -666,7 +876,7 @@ def test_the_curriculum_of_hybrid_sc_goes_from_features_to_the_classifier(method
 def test_the_centres_of_bcl_train_the_classifier_also_of_absent_classes(method):
     model = method("bcl")
     step = model.losses(*drawn_features(model, [0, 0, 1]), 1)
-    gradient, = torch.autograd.grad(step.loss_cl, model.phi.weight)
+    (gradient,) = torch.autograd.grad(step.loss_cl, model.phi.weight)
     assert (gradient.abs().sum(dim=1) > 0).tolist() == [True] * 3
 
 
@@ -713,9 +923,15 @@ def test_difficulty_is_the_own_centres_share_of_all_distances(method):
     assert model.difficulty.tolist() == pytest.approx([easy, hard, easy, hard], rel=1e-5)
 
 
-@pytest.mark.parametrize("epoch, expected", [
-    (1, [1, .75, .5, .25, 0]), (2, [.75, .625, .5, .375, .25]), (3, [.5] * 5),
-    (4, [.25, .375, .5, .625, .75])])
+@pytest.mark.parametrize(
+    "epoch, expected",
+    [
+        (1, [1, 0.75, 0.5, 0.25, 0]),
+        (2, [0.75, 0.625, 0.5, 0.375, 0.25]),
+        (3, [0.5] * 5),
+        (4, [0.25, 0.375, 0.5, 0.625, 0.75]),
+    ],
+)
 def test_the_curriculum_of_spcl_goes_from_easy_to_hard_texts(method, epoch, expected):
     model = method("spcl", labels=[0, 0, 1, 1, 2])
     model.difficulty = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])[[3, 0, 4, 1, 2]]
@@ -735,12 +951,12 @@ def test_an_epoch_that_draws_no_text_takes_all_of_them(method, monkeypatch):
 def test_a_prototype_is_the_centre_until_the_pool_has_its_support(spcl):
     assert torch.equal(spcl.prototypes(), spcl.centres)
     first, second = torch.randn(2, 32), torch.randn(5, 32)
-    spcl.fill_pools(first[:1], torch.tensor([1]))           # 2 members, the centre among them
+    spcl.fill_pools(first[:1], torch.tensor([1]))  # 2 members, the centre among them
     assert torch.equal(spcl.prototypes(), spcl.centres)
-    spcl.fill_pools(first[1:], torch.tensor([1]))           # 3: the support, all of them
+    spcl.fill_pools(first[1:], torch.tensor([1]))  # 3: the support, all of them
     torch.testing.assert_close(spcl.prototypes()[1], (AXES[1] + first.sum(dim=0)) / 3)
     assert torch.equal(spcl.prototypes()[[0, 2]], spcl.centres[[0, 2]])
-    spcl.fill_pools(second, torch.tensor([1] * 5))          # 8, of which 4 are kept
+    spcl.fill_pools(second, torch.tensor([1] * 5))  # 8, of which 4 are kept
     assert [len(pool) for pool in spcl.pools] == [1, 4, 1]
     everything = [row.tolist() for row in torch.cat([AXES[1:2], first, second])]
     assert all(row in everything for row in spcl.pools[1].tolist())
@@ -768,10 +984,12 @@ def test_a_batch_goes_into_the_pools_after_its_own_loss_and_without_gradient(spc
 
 class Echo(torch.nn.Module):
     """A stand-in backbone: the state of token i is (i, 2 i), and it keeps its position ids."""
+
     def __init__(self, model_type, pad_token_id, padding_idx):
         super().__init__()
-        self.config = SimpleNamespace(model_type=model_type, pad_token_id=pad_token_id,
-                                      _attn_implementation="eager")
+        self.config = SimpleNamespace(
+            model_type=model_type, pad_token_id=pad_token_id, _attn_implementation="eager"
+        )
         self.position_embeddings = torch.nn.Embedding(9, 2, padding_idx=padding_idx)
 
     def forward(self, input_ids, attention_mask, position_ids):
@@ -780,40 +998,45 @@ class Echo(torch.nn.Module):
         return SimpleNamespace(last_hidden_state=hidden)
 
 
-@pytest.mark.parametrize("model_type, pad, padding_idx, offset", [
-    ("bert", 0, None, 0), ("roberta", 1, 1, 2), ("mpnet", 1, 1, 2)])
-def test_labels_share_a_position_after_cls_and_the_text_counts_on(model_type, pad, padding_idx,
-                                                                  offset):
+@pytest.mark.parametrize(
+    "model_type, pad, padding_idx, offset",
+    [("bert", 0, None, 0), ("roberta", 1, 1, 2), ("mpnet", 1, 1, 2)],
+)
+def test_labels_share_a_position_after_cls_and_the_text_counts_on(
+    model_type, pad, padding_idx, offset
+):
     backbone = Echo(model_type, pad, padding_idx)
     encoder = LabelAwareEncoder(SimpleNamespace(backbone=backbone, pooling="cls"), 2)
     ids = torch.tensor([[5, 91, 92, 6, 10, 11, 6], [5, 91, 92, 6, 12, 6, pad]])
     feat = encoder(ids, (ids != pad).long())
     assert backbone.position_ids == [[offset + p for p in (0, 1, 1, 2, 3, 4, 5)]] * 2
     assert feat[0].tolist() == [[5, 10], [91, 182], [92, 184]]
-    encoder.pooling = "mean"        # of what is neither a label nor padding
+    encoder.pooling = "mean"  # of what is neither a label nor padding
     assert encoder(ids, (ids != pad).long())[:, 0, 0].tolist() == pytest.approx(
-        [(5 + 6 + 21 + 6) / 5, (5 + 6 + 12 + 6) / 4])
+        [(5 + 6 + 21 + 6) / 5, (5 + 6 + 12 + 6) / 4]
+    )
 
 
 def test_the_labels_stand_between_cls_and_the_text(method):
     model = method("dualcl")
     tokenizer, vocabulary = model.task.tokenizer, int(model.label_ids[0])
-    assert vocabulary == len(tokenizer) and model.label_ids.tolist() == [vocabulary + c
-                                                                         for c in range(3)]
+    assert vocabulary == len(tokenizer) and model.label_ids.tolist() == [
+        vocabulary + c for c in range(3)
+    ]
     texts = [tokenizer(text)["input_ids"] for text in ("a food", "the", "")]
-    tokens = Tokens(np.concatenate(texts).astype(np.int32),
-                    np.cumsum([0, *map(len, texts)]), 0.25)
+    tokens = Tokens(np.concatenate(texts).astype(np.int32), np.cumsum([0, *map(len, texts)]), 0.25)
     prepared = model.prepare(tokens)
     for i, (cls, *rest) in enumerate(texts):
-        row = prepared.ids[prepared.offsets[i]:prepared.offsets[i + 1]].tolist()
+        row = prepared.ids[prepared.offsets[i] : prepared.offsets[i + 1]].tolist()
         assert row == [cls, *model.label_ids, tokenizer.sep_token_id, *rest]
     assert prepared.offsets[-1] == len(prepared.ids) and prepared.truncated == 0.25
     assert prepared.ids.dtype == np.int32
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
-def test_the_order_of_the_labels_permutes_the_logits_and_changes_nothing_else(method, tmp_path,
-                                                                              model_type):
+def test_the_order_of_the_labels_permutes_the_logits_and_changes_nothing_else(
+    method, tmp_path, model_type
+):
     model = method("dualcl", encoder=save_tiny_encoder(tmp_path / "encoder", model_type))
     labels = model.label_ids.tolist()
     ids = torch.tensor([[2, *labels, 3, 7, 8, 9, 3], [2, *labels, 3, 10, 3, 0, 0]])
@@ -831,11 +1054,13 @@ def test_a_labels_token_starts_as_the_mean_of_its_names_pieces_and_learns(method
     model = method("dualcl", names=["noun . food", "the", "資料"])
     embedding = model.encoder.backbone.get_input_embeddings()
     vocabulary = model.task.tokenizer.get_vocab()
-    pieces = [[vocabulary.get(piece, vocabulary["[UNK]"]) for piece in name]
-              for name in (["noun", ".", "food"], ["the"], ["[UNK]"])]
+    pieces = [
+        [vocabulary.get(piece, vocabulary["[UNK]"]) for piece in name]
+        for name in (["noun", ".", "food"], ["the"], ["[UNK]"])
+    ]
     for token, ids in zip(model.label_ids, pieces):
         torch.testing.assert_close(embedding.weight[token], before[ids].mean(dim=0))
-    assert torch.equal(embedding.weight[:len(before)], before)
+    assert torch.equal(embedding.weight[: len(before)], before)
     ids = torch.tensor([[2, *model.label_ids.tolist(), 3, 7, 3]] * 3)
     feat = model.encoder(ids, torch.ones_like(ids))
     model.losses(feat, torch.tensor([0, 0, 1]), 1).loss.backward()
@@ -853,13 +1078,19 @@ def test_dualcl_contrasts_each_text_with_the_states_of_its_own_label(method):
     cls, cl = ce_by_hand(logits, Y), dualcl_by_hand(rows, Y, 3, 0.1).real
     assert step.loss.item() == pytest.approx((cls + cl) / 2, rel=1e-4)
     # two texts of two classes have no positives: half of log(1 + exp(-2))
-    feat = torch.tensor([[[1., 0.], [2., 0.], [0., 2.]], [[0., 1.], [2., 0.], [0., 2.]]])
+    feat = torch.tensor(
+        [[[1.0, 0.0], [2.0, 0.0], [0.0, 2.0]], [[0.0, 1.0], [2.0, 0.0], [0.0, 2.0]]]
+    )
     assert model.losses(feat, torch.tensor([0, 1]), 1).loss.item() == pytest.approx(0.063464, 1e-4)
 
 
-@pytest.mark.parametrize("forward, separator", [
-    (lambda input_ids, attention_mask: None, 3),
-    (lambda input_ids, attention_mask, position_ids: None, None)])
+@pytest.mark.parametrize(
+    "forward, separator",
+    [
+        (lambda input_ids, attention_mask: None, 3),
+        (lambda input_ids, attention_mask, position_ids: None, None),
+    ],
+)
 def test_dualcl_refuses_an_encoder_without_position_ids_or_separator(forward, separator):
     backbone = SimpleNamespace(forward=forward, config=SimpleNamespace(model_type="odd"))
     task = SimpleNamespace(label_names=NAMES, tokenizer=SimpleNamespace(sep_token_id=separator))
@@ -875,8 +1106,9 @@ def test_targets_are_uniform_on_the_sphere(dim):
     for num_classes in range(2, dim + 2):
         targets = losses.simplex_targets(num_classes, dim)
         expected = torch.full((num_classes, num_classes), -1 / (num_classes - 1))
-        torch.testing.assert_close(targets @ targets.T, expected.fill_diagonal_(1),
-                                   atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            targets @ targets.T, expected.fill_diagonal_(1), atol=1e-6, rtol=0
+        )
         assert targets.shape == (num_classes, dim)
     for num_classes in (1, dim + 2):
         with pytest.raises(ValueError, match=f"got {num_classes}"):
@@ -884,13 +1116,15 @@ def test_targets_are_uniform_on_the_sphere(dim):
 
 
 def test_targets_have_the_least_energy_of_52_points_and_a_drawn_orientation():
-    def energy(t):      # the uniformity loss that the official code minimises
+    def energy(t):  # the uniformity loss that the official code minimises
         return ((t @ t.T) / 0.5).logsumexp(dim=1).mean()
+
     torch.manual_seed(0)
     targets, others = losses.simplex_targets(52, 128), F.normalize(torch.randn(52, 128), dim=1)
     assert energy(targets) < energy(others)
     assert energy(targets).item() == pytest.approx(
-        math.log(math.exp(2) + 51 * math.exp(-2 / 51)), abs=1e-5)
+        math.log(math.exp(2) + 51 * math.exp(-2 / 51)), abs=1e-5
+    )
     assert not torch.allclose(targets, losses.simplex_targets(52, 128), atol=0.05)
 
 
@@ -898,8 +1132,9 @@ def test_targets_are_matched_to_the_classes_nearest_to_them(method):
     model = method("tsc", proj_dim=4)
     order = [2, 0, 1]
     model.centroids = model.targets[order].clone()
-    assert torch.equal(model.match(model.centroids.clone(), torch.tensor([0, 1, 2])),
-                       model.targets[order])
+    assert torch.equal(
+        model.match(model.centroids.clone(), torch.tensor([0, 1, 2])), model.targets[order]
+    )
 
 
 def test_the_matching_is_the_best_of_all_permutations_after_the_centroids_moved(method):
@@ -915,17 +1150,24 @@ def test_the_matching_is_the_best_of_all_permutations_after_the_centroids_moved(
             moved = 0.9 * before[c] + 0.1 * F.normalize(query[members].mean(dim=0), dim=0)
             torch.testing.assert_close(model.centroids[c], moved / moved.norm())
         assert torch.equal(model.centroids[[0, 2]], before[[0, 2]])
-        best = max(permutations(range(4)), key=lambda order: sum(
-            dot(model.centroids[c].tolist(), model.targets[t].tolist())
-            for c, t in enumerate(order)))
+        best = max(
+            permutations(range(4)),
+            key=lambda order: sum(
+                dot(model.centroids[c].tolist(), model.targets[t].tolist())
+                for c, t in enumerate(order)
+            ),
+        )
         assert torch.equal(matched, model.targets[list(best)])
 
 
 @pytest.mark.parametrize("epochs, without", [(1, 0), (4, 2), (5, 2)])
 def test_the_first_half_of_the_epochs_is_without_targets(method, monkeypatch, epochs, without):
     model, seen = method("tsc", epochs=epochs), []
-    monkeypatch.setattr(losses, "targeted_contrastive",
-                        lambda *inputs, **constants: seen.append(inputs[5]) or inputs[0].sum())
+    monkeypatch.setattr(
+        losses,
+        "targeted_contrastive",
+        lambda *inputs, **constants: seen.append(inputs[5]) or inputs[0].sum(),
+    )
     for epoch in range(1, epochs + 1):
         model.losses(*drawn_features(model), epoch)
     assert [targets is None for targets in seen] == [True] * without + [False] * (epochs - without)
@@ -937,17 +1179,21 @@ def test_the_queue_fills_wraps_and_takes_a_batch_only_after_its_loss(method):
     keys, classes = [], []
     for step in range(4):
         feat, y = torch.randn(4, 32), [step % 3, 1]
-        query, key = (unit_rows(head(x).tolist()) for head, x in
-                      ((model.head, feat[:2]), (model.key_head, feat[2:])))
+        query, key = (
+            unit_rows(head(x).tolist())
+            for head, x in ((model.head, feat[:2]), (model.key_head, feat[2:]))
+        )
         expected = kcl_by_hand(query, key, y, keys[-5:], classes[-5:], 0.5)
         assert model.losses(feat, torch.tensor(y * 2), 1).loss.item() == pytest.approx(
-            expected, rel=1e-4)
+            expected, rel=1e-4
+        )
         keys, classes = keys + key, classes + y
     held = sorted(zip(model.queue_labels.tolist(), model.queue.tolist()))
     expected = sorted(zip(classes[-5:], keys[-5:]))
     assert [c for c, _ in held] == [c for c, _ in expected]
-    torch.testing.assert_close(torch.tensor([row for _, row in held]),
-                               torch.tensor([row for _, row in expected]))
+    torch.testing.assert_close(
+        torch.tensor([row for _, row in held]), torch.tensor([row for _, row in expected])
+    )
     assert not model.queue.requires_grad
 
 
@@ -974,9 +1220,11 @@ def test_a_batch_larger_than_the_queue_leaves_its_newest_keys_with_their_labels(
 
 def test_the_momentum_encoder_follows_slowly_makes_the_keys_and_gets_no_gradient(method):
     model = method("tsc", epochs=100, momentum=0.75)
-    pairs = [(slow, fast, slow.clone()) for of_key, of_query in (
-        (model.key_encoder, model.encoder), (model.key_head, model.head))
-        for slow, fast in zip(of_key.parameters(), of_query.parameters())]
+    pairs = [
+        (slow, fast, slow.clone())
+        for of_key, of_query in ((model.key_encoder, model.encoder), (model.key_head, model.head))
+        for slow, fast in zip(of_key.parameters(), of_query.parameters())
+    ]
     with torch.no_grad():
         for _, fast, before in pairs:
             assert torch.equal(fast, before)
@@ -986,7 +1234,8 @@ def test_the_momentum_encoder_follows_slowly_makes_the_keys_and_gets_no_gradient
     texts = Tokens(ids.flatten().int().numpy(), np.arange(0, 13, 3), 0.0)
     feat = model.encode(
         lambda texts, encoder=model.encoder: loader.encode(encoder, texts, torch.device("cpu")),
-        texts)
+        texts,
+    )
     for slow, fast, before in pairs:
         torch.testing.assert_close(slow, 0.75 * before + 0.25 * fast)
     torch.testing.assert_close(feat[:2], model.encoder(ids[:2], mask[:2]))
@@ -996,13 +1245,17 @@ def test_the_momentum_encoder_follows_slowly_makes_the_keys_and_gets_no_gradient
     assert sum(fast.grad.abs().sum() for _, fast, _ in pairs if fast.grad is not None) > 0
 
 
-@pytest.mark.parametrize("epochs, texts, batch_size, expected", [
-    (30, 3357, 128, 1 - 10 / (30 * 27)), (400, 3357, 128, 0.999), (1, 20, 2, 0), (1, 6, 128, 0)])
+@pytest.mark.parametrize(
+    "epochs, texts, batch_size, expected",
+    [(30, 3357, 128, 1 - 10 / (30 * 27)), (400, 3357, 128, 0.999), (1, 20, 2, 0), (1, 6, 128, 0)],
+)
 def test_the_momentum_of_the_keys_averages_over_at_most_a_tenth_of_the_run(
-        method, epochs, texts, batch_size, expected):
+    method, epochs, texts, batch_size, expected
+):
     model = method("tsc")
-    model.task = replace(model.task, epochs=epochs, batch_size=batch_size,
-                         train_labels=np.zeros(texts))
+    model.task = replace(
+        model.task, epochs=epochs, batch_size=batch_size, train_labels=np.zeros(texts)
+    )
     assert model.momentum() == pytest.approx(expected)
     model.constant["momentum"] = 0.5
     assert model.momentum() == pytest.approx(min(expected, 0.5))
@@ -1012,7 +1265,7 @@ def test_the_momentum_of_the_keys_averages_over_at_most_a_tenth_of_the_run(
 def test_the_keys_reach_the_encoder_in_a_run_of_any_length(method, steps):
     model = method("tsc", epochs=steps)
     model.task = replace(model.task, train_labels=np.zeros(1))
-    moved = 1 - model.momentum() ** steps       # of a change that the encoder made at the start
+    moved = 1 - model.momentum() ** steps  # of a change that the encoder made at the start
     assert moved > 0.99
 
 
@@ -1041,9 +1294,21 @@ TINY = {"--epochs": "3", "--batch_size": "16", "--lr": "1e-3", "--device": "cpu"
 @pytest.fixture
 def command(corpus_folder, tiny_encoder, tmp_path):
     """Arguments of a run; options come later, and win."""
+
     def make(method, *options):
-        return ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder),
-                *sum(TINY.items(), ()), "--output_dir", str(tmp_path), "--method", method, *options]
+        return [
+            "--dataset",
+            str(corpus_folder),
+            "--encoder",
+            str(tiny_encoder),
+            *sum(TINY.items(), ()),
+            "--output_dir",
+            str(tmp_path),
+            "--method",
+            method,
+            *options,
+        ]
+
     return make
 
 
@@ -1055,12 +1320,29 @@ def tiny_roberta(tmp_path_factory):
 @pytest.mark.parametrize("name", [*RIVALS, "tfidf", "sharprecl"])
 def test_every_method_overfits_a_tiny_set(command, tmp_path, tiny_roberta, name):
     rows = glosses({"noun.food": 6, "noun.animal": 6, "noun.time": 6})
-    for part in ("train", "test"):      # the same texts: training error is what is asked for
+    for part in ("train", "test"):  # the same texts: training error is what is asked for
         write_csv(tmp_path / f"{part}.csv", rows)
     encoder = ["--encoder", str(tiny_roberta)] if name == "roberta" else []
     # the mean of all states: the first one of a random encoder knows little of the others
-    assert main(command(name, "--dataset", str(tmp_path), "--epochs", "12", "--batch_size", "6",
-                        "--lr", "3e-3", "--pooling", "mean", *encoder)) == 0
+    assert (
+        main(
+            command(
+                name,
+                "--dataset",
+                str(tmp_path),
+                "--epochs",
+                "12",
+                "--batch_size",
+                "6",
+                "--lr",
+                "3e-3",
+                "--pooling",
+                "mean",
+                *encoder,
+            )
+        )
+        == 0
+    )
     result = json.loads((folder_of(tmp_path) / "result.json").read_text())
     assert result["last"]["accuracy"] == 100
 
@@ -1072,10 +1354,12 @@ def test_a_method_with_state_goes_on_bit_for_bit(command, tmp_path, monkeypatch,
     assert main(command(name, "--output_dir", whole, *options)) == 0
     train_epoch = main_module.train_epoch
     for last in (1, 2, 3):
+
         def until(model, loader, optimizer, scaler, epoch, args):
             if epoch > last:
                 raise KeyboardInterrupt
             return train_epoch(model, loader, optimizer, scaler, epoch, args)
+
         monkeypatch.setattr(main_module, "train_epoch", until)
         assert main(command(name, "--output_dir", stopped, *options)) == (0 if last == 3 else 130)
     assert outcome(stopped) == outcome(whole)
@@ -1084,21 +1368,32 @@ def test_a_method_with_state_goes_on_bit_for_bit(command, tmp_path, monkeypatch,
 @pytest.fixture
 def prepared(command):
     """The loader of a run that has not trained yet."""
+
     def of(*options):
         args = parse_args(command(*options))
         corpus = load_corpus(args)
         model = new_model(args, corpus)
-        return loader.Loader(model, model.encoder, views_of(args, corpus, model),
-                             corpus.train_labels, len(corpus.label_names), args)
+        return loader.Loader(
+            model,
+            model.encoder,
+            views_of(args, corpus, model),
+            corpus.train_labels,
+            len(corpus.label_names),
+            args,
+        )
+
     return of
 
 
 def test_the_views_are_the_text_itself_and_new_draws_of_its_augmentation(prepared):
     def different(run):
-        first, *others = ([tokens.ids[a:b].tolist() for a, b in
-                           zip(tokens.offsets, tokens.offsets[1:])] for tokens in run.views)
+        first, *others = (
+            [tokens.ids[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:])]
+            for tokens in run.views
+        )
         pairs = [(first, other) for other in others] + list(zip(others, others[1:]))
         return [sum(a != b for a, b in zip(*pair)) / len(first) for pair in pairs]
+
     assert different(prepared("bert")) == []
     assert different(prepared("simcse")) == [0]
     assert min(different(prepared("hybrid_sc"))) > 0.5
@@ -1118,6 +1413,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(prepared, tmp_path, 
         torch.manual_seed(3)
         feat = model.encode(batches.forward, texts)
         return gradients(model.losses(feat, labels, 3).loss, model)
+
     whole = gradient(None)
     assert sum(g is not None for g in whole.values()) > 10
     for micro_batch in (1, 5):
@@ -1145,11 +1441,12 @@ def test_tfidf_keeps_its_model_and_draws_its_confusion_matrix(command, tmp_path,
     again = Predictor(folder).predict([row["text"] for row in rows])
     assert [row["prediction"] for row in again] == [row["prediction"] for row in rows]
     drawn, draw = [], figures.confusion_matrix
-    monkeypatch.setattr(figures, "confusion_matrix",
-                        lambda *data: drawn.append(data) or draw(*data))
-    monkeypatch.setattr("baselines.tfidf.Tfidf.fit", None)    # it is finished: nothing is fitted
+    monkeypatch.setattr(
+        figures, "confusion_matrix", lambda *data: drawn.append(data) or draw(*data)
+    )
+    monkeypatch.setattr("baselines.tfidf.Tfidf.fit", None)  # it is finished: nothing is fitted
     assert main(command("tfidf", "--val_fraction", "0.2", "--plots")) == 0
-    (labels, predicted, names), = drawn
+    ((labels, predicted, names),) = drawn
     assert (folder / "confusion_matrix.png").stat().st_size > 0
     assert [names[i] for i in predicted] == [row["prediction"] for row in rows]
     assert [names[i] for i in labels] == [row["label"] for row in rows]
@@ -1160,8 +1457,9 @@ def test_tfidf_without_weights_keeps_no_model(command, tmp_path):
     assert not (folder_of(tmp_path) / "model").exists()
 
 
-def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(command, tmp_path,
-                                                                         capsys):
+def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(
+    command, tmp_path, capsys
+):
     arguments = command("bert", "--epochs", "1", "--no_weights")
     assert main(arguments) == 0
     left = {path.name for path in folder_of(tmp_path).iterdir()}
@@ -1171,44 +1469,55 @@ def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(comma
     assert "weights were not kept" in capsys.readouterr().err.splitlines()[-1]
     # keeping them or not decides no number: it is the same run
     assert run_folder(parse_args(command("bert"))) == run_folder(
-        parse_args(command("bert", "--no_weights")))
+        parse_args(command("bert", "--no_weights"))
+    )
 
 
-@pytest.mark.parametrize("method, options, message", [
-    ("sclce", ["--constants", "tau=0.1"], "tau=0.1: sclce has"),
-    ("sclce", ["--constants", "temperature"], "temperature: not float"),
-    ("sclce", ["--constants", "temperature=warm"], "temperature=warm: not float"),
-    ("sclce", ["--constants", "temperature=0"], "0 must be above 0"),
-    ("sclce", ["--constants", "temperature=nan"], "nan must be above 0"),
-    ("sclce", ["--constants", "temperature=-1"], "-1 must be above 0"),
-    ("sclce", ["--constants", "weight=1.5"], "weight=1.5"),     # of cross-entropy: -0.5
-    ("tsc", ["--constants", "queue=2.5"], "queue=2.5: not int"),
-    ("tsc", ["--constants", "queue=0"], "queue=0"),
-    ("tsc", ["--constants", "momentum=1.5"], "1.5 must be at least 0 and at most 1"),
-    ("bert", ["--constants", "temperature=1"], "bert has none"),
-    ("tfidf", ["--constants", "temperature=1"], "tfidf has none"),
-    ("sharprecl", ["--constants", "tau=1"], "sharprecl has none"),
-    ("bcl", ["--tau", "0.3"], "--tau belongs to sharprecl"),
-    ("bcl", ["--proj_dim", "64"], "--proj_dim belongs to sharprecl"),
-    ("tfidf", ["--no_delta_cl"], "--no_delta_cl belongs to sharprecl"),
-    ("bert", ["--ablation", "cl"], "--ablation belongs to sharprecl"),
-    ("bart", [], "invalid choice: 'bart'")])
-def test_what_a_method_does_not_have_is_refused_in_one_line(command, capsys, method, options,
-                                                           message):
+@pytest.mark.parametrize(
+    "method, options, message",
+    [
+        ("sclce", ["--constants", "tau=0.1"], "tau=0.1: sclce has"),
+        ("sclce", ["--constants", "temperature"], "temperature: not float"),
+        ("sclce", ["--constants", "temperature=warm"], "temperature=warm: not float"),
+        ("sclce", ["--constants", "temperature=0"], "0 must be above 0"),
+        ("sclce", ["--constants", "temperature=nan"], "nan must be above 0"),
+        ("sclce", ["--constants", "temperature=-1"], "-1 must be above 0"),
+        ("sclce", ["--constants", "weight=1.5"], "weight=1.5"),  # of cross-entropy: -0.5
+        ("tsc", ["--constants", "queue=2.5"], "queue=2.5: not int"),
+        ("tsc", ["--constants", "queue=0"], "queue=0"),
+        ("tsc", ["--constants", "momentum=1.5"], "1.5 must be at least 0 and at most 1"),
+        ("bert", ["--constants", "temperature=1"], "bert has none"),
+        ("tfidf", ["--constants", "temperature=1"], "tfidf has none"),
+        ("sharprecl", ["--constants", "tau=1"], "sharprecl has none"),
+        ("bcl", ["--tau", "0.3"], "--tau belongs to sharprecl"),
+        ("bcl", ["--proj_dim", "64"], "--proj_dim belongs to sharprecl"),
+        ("tfidf", ["--no_delta_cl"], "--no_delta_cl belongs to sharprecl"),
+        ("bert", ["--ablation", "cl"], "--ablation belongs to sharprecl"),
+        ("bart", [], "invalid choice: 'bart'"),
+    ],
+)
+def test_what_a_method_does_not_have_is_refused_in_one_line(
+    command, capsys, method, options, message
+):
     with pytest.raises(SystemExit) as caught:
         parse_args(command(method, *options))
     error = capsys.readouterr().err.splitlines()
     assert caught.value.code == 2 and message in error[-1] and "error:" in error[-1]
 
 
-@pytest.mark.parametrize("method, options, message", [
-    ("roberta", [], "a bert: leave --encoder out"),
-    ("tsc", ["--constants", "proj_dim=1"], "--constants proj_dim=2"),
-    ("dualcl", ["--max_length", "130"], "--max_length 128"),
-    ("dualcl", ["--freeze_layers", "1"], "an embedding of each label"),
-    ("spcl", ["--freeze_layers", "1"], "leaves nothing of it to train")])
+@pytest.mark.parametrize(
+    "method, options, message",
+    [
+        ("roberta", [], "a bert: leave --encoder out"),
+        ("tsc", ["--constants", "proj_dim=1"], "--constants proj_dim=2"),
+        ("dualcl", ["--max_length", "130"], "--max_length 128"),
+        ("dualcl", ["--freeze_layers", "1"], "an embedding of each label"),
+        ("spcl", ["--freeze_layers", "1"], "leaves nothing of it to train"),
+    ],
+)
 def test_what_does_not_fit_the_encoder_or_the_data_is_one_line_and_exit_code_2(
-        command, tmp_path, capsys, method, options, message):
+    command, tmp_path, capsys, method, options, message
+):
     long = tmp_path / "long.csv"
     write_csv(long, [("food " * 400, "a"), ("time", "b"), ("the", "c")] * 10)
     assert main(command(method, "--dataset", str(long), *options)) == 2
@@ -1219,13 +1528,20 @@ def test_what_does_not_fit_the_encoder_or_the_data_is_one_line_and_exit_code_2(
 def test_dualcl_takes_a_text_that_just_fits(command, tmp_path):
     long = tmp_path / "long.csv"
     write_csv(long, [("food " * 400, "a"), ("time", "b")] * 10)
-    assert main(command("dualcl", "--dataset", str(long), "--max_length", "128",
-                        "--epochs", "1")) == 0
+    assert (
+        main(command("dualcl", "--dataset", str(long), "--max_length", "128", "--epochs", "1")) == 0
+    )
 
 
 def test_a_changed_constant_is_in_the_settings_the_results_and_the_folders_name(command, tmp_path):
-    plain, other, same = (parse_args(command("sclce", "--epochs", "1", *options)) for options in (
-        [], ["--constants", "temperature=0.2"], ["--constants", "temperature=0.3", "weight=0.9"]))
+    plain, other, same = (
+        parse_args(command("sclce", "--epochs", "1", *options))
+        for options in (
+            [],
+            ["--constants", "temperature=0.2"],
+            ["--constants", "temperature=0.3", "weight=0.9"],
+        )
+    )
     assert plain.constants == same.constants == {"temperature": 0.3, "weight": 0.9}
     assert settings(plain) == settings(same) and changed(same) == {}
     assert run_folder(plain) == run_folder(same)
@@ -1239,8 +1555,10 @@ def test_a_changed_constant_is_in_the_settings_the_results_and_the_folders_name(
 
 def test_a_changed_constant_reaches_the_loss(command, tmp_path):
     for name, options in (("a", []), ("b", ["--constants", "gamma=0"])):
-        assert main(command("focal", "--epochs", "1", "--output_dir", str(tmp_path / name),
-                            *options)) == 0
+        assert (
+            main(command("focal", "--epochs", "1", "--output_dir", str(tmp_path / name), *options))
+            == 0
+        )
     plain, cross_entropy = (outcome(tmp_path / name)["metrics"][0]["loss"] for name in "ab")
     assert main(command("bert", "--epochs", "1", "--output_dir", str(tmp_path / "c"))) == 0
     assert outcome(tmp_path / "c")["metrics"][0]["loss"] == pytest.approx(cross_entropy, rel=1e-5)

@@ -1,10 +1,12 @@
 """reporting/choice.py: which method to take, against scikit-learn and hand-made runs."""
+
 import csv
 import json
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from engine.files import InputError
@@ -18,8 +20,17 @@ def test_weighted_macro_f1_is_scikit_learns_on_repeated_texts(seed):
     weights = rng.integers(0, 3, 30)
     weights[0] = 1
     repeated = np.repeat(labels, weights)
-    expected = [100 * f1_score(repeated, np.repeat(row, weights), labels=np.unique(repeated),
-                               average="macro", zero_division=0) for row in predicted]
+    expected = [
+        100
+        * f1_score(
+            repeated,
+            np.repeat(row, weights),
+            labels=np.unique(repeated),
+            average="macro",
+            zero_division=0,
+        )
+        for row in predicted
+    ]
     assert choice.macro_f1(labels, predicted, weights) == pytest.approx(expected)
 
 
@@ -29,14 +40,28 @@ def write_run(folder, method, seed, right, minutes, n=200, f1=(90.0, 50.0, 10.0)
     run.mkdir(parents=True)
     labels = [str(i % 3) for i in range(n)]
     with open(run / "validation.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("text", "label", "prediction"), *(
-            ("t", label, label if i < right else str((int(label) + 1) % 3))
-            for i, label in enumerate(labels))])
+        csv.writer(file).writerows(
+            [
+                ("text", "label", "prediction"),
+                *(
+                    ("t", label, label if i < right else str((int(label) + 1) % 3))
+                    for i, label in enumerate(labels)
+                ),
+            ]
+        )
     own = {"epoch": 1, "accuracy": 1.0, "macro_f1": float(right), "f1": list(f1)}
-    (run / "result.json").write_text(json.dumps({
-        "last": own, "seconds": 60 * minutes, "settings": {"method": method, "dataset": "a.csv"}}))
-    (run / "data_report.json").write_text(json.dumps(
-        {"classes": [{"train": 100}, {"train": 50}, {"train": 5}]}))
+    (run / "result.json").write_text(
+        json.dumps(
+            {
+                "last": own,
+                "seconds": 60 * minutes,
+                "settings": {"method": method, "dataset": "a.csv"},
+            }
+        )
+    )
+    (run / "data_report.json").write_text(
+        json.dumps({"classes": [{"train": 100}, {"train": 50}, {"train": 5}]})
+    )
 
 
 def test_a_clear_lead_is_named_with_its_reason(tmp_path):
@@ -45,7 +70,7 @@ def test_a_clear_lead_is_named_with_its_reason(tmp_path):
         write_run(tmp_path, "tfidf", seed, 120 + seed, 0.1)
     text = choice.choose(tmp_path)
     assert "Take sharprecl" in text and "above tfidf" in text
-    row, = [line.split() for line in text.splitlines() if line.startswith("sharprecl")]
+    (row,) = [line.split() for line in text.splitlines() if line.startswith("sharprecl")]
     # macro-F1 181 ± 1 as written, and the rarest of three classes has F1 10 in each run
     assert row[2:5] == ["181.0", "±", "1.0"] and row[5:8] == ["10.0", "±", "0.0"]
     assert row[-2:] == ["10.0", "3"]

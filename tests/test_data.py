@@ -1,4 +1,5 @@
 """data.py: files good and bad, downloads, splits, the imbalance builder, the report, batches."""
+
 import hashlib
 import json
 import re
@@ -12,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pooch
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import chisquare
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -26,10 +28,12 @@ from engine.files import InputError
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "datasets"
 needs_datasets = pytest.mark.skipif(
-    not PUBLISHED.is_dir(), reason="the six datasets are not in ../shared/datasets")
+    not PUBLISHED.is_dir(), reason="the six datasets are not in ../shared/datasets"
+)
 
 some_labels = st.lists(st.integers(0, 5), min_size=1, max_size=80).map(
-    lambda labels: np.array(labels, dtype=np.int64))
+    lambda labels: np.array(labels, dtype=np.int64)
+)
 seeds = st.integers(0, 1000)
 
 
@@ -46,22 +50,28 @@ def labels_of(*class_sizes):
 
 def corpus_of(train, test, dropped=0):
     """A corpus from lists of (text, class number)."""
-    parts = [([text for text, _ in part], np.array([label for _, label in part], dtype=np.int64))
-             for part in (train, test)]
+    parts = [
+        ([text for text, _ in part], np.array([label for _, label in part], dtype=np.int64))
+        for part in (train, test)
+    ]
     return data.Corpus("toy", *parts[0], *parts[1], ["no", "yes"], dropped, np.arange(len(train)))
 
 
 # ---- The datasets ----
 
+
 @needs_datasets
-@pytest.mark.parametrize("name, train, test, classes, largest, smallest", [
-    ("r52", 6532, 2568, 52, 2840, 1),
-    ("ohsumed", 3358, 4043, 23, 585, 9),
-    ("trec", 5452, 500, 6, 1250, 86),
-    ("cr", 3394, 376, 2, 2165, 1229),
-    ("dblp", 61479, 20000, 6, 20970, 5262),
-    ("biomedical", 18000, 2000, 20, 900, 900),
-])
+@pytest.mark.parametrize(
+    "name, train, test, classes, largest, smallest",
+    [
+        ("r52", 6532, 2568, 52, 2840, 1),
+        ("ohsumed", 3358, 4043, 23, 585, 9),
+        ("trec", 5452, 500, 6, 1250, 86),
+        ("cr", 3394, 376, 2, 2165, 1229),
+        ("dblp", 61479, 20000, 6, 20970, 5262),
+        ("biomedical", 18000, 2000, 20, 900, 900),
+    ],
+)
 def test_the_datasets_have_their_published_counts(name, train, test, classes, largest, smallest):
     corpus = data.load(name, data_dir=PUBLISHED)
     counts = Counter(corpus.train_labels.tolist())
@@ -97,8 +107,9 @@ def test_trec_at_50_has_the_sizes_of_equation_3_and_11_texts_in_both_parts():
 
 @needs_datasets
 def test_the_biomedical_split_depends_on_the_seed_alone_and_is_exactly_stratified():
-    first, again, other = (data.load("biomedical", data_dir=PUBLISHED, seed=seed)
-                           for seed in (0, 0, 1))
+    first, again, other = (
+        data.load("biomedical", data_dir=PUBLISHED, seed=seed) for seed in (0, 0, 1)
+    )
     assert data.data_hash(first) == data.data_hash(again) != data.data_hash(other)
     assert set(Counter(first.test_labels.tolist()).values()) == {100}
 
@@ -109,19 +120,25 @@ def test_wordnet_gives_every_noun_gloss_with_its_lexicographer_file():
     except InputError as error:
         pytest.skip(f"WordNet is not installed: {error}")
     corpus = data.load("wordnet")
-    counts = Counter(corpus.label_names[label] for label in
-                     np.concatenate([corpus.train_labels, corpus.test_labels]))
+    counts = Counter(
+        corpus.label_names[label]
+        for label in np.concatenate([corpus.train_labels, corpus.test_labels])
+    )
     assert len(corpus.train_texts) + len(corpus.test_texts) == 82_115
     assert len(counts) == 26 and counts["noun.artifact"] == 11_587 and counts["noun.motive"] == 42
     assert Counter(corpus.test_labels.tolist())[corpus.label_names.index("noun.motive")] == 4
     rows = data.read_wordnet()
-    for synset in (wordnet.synset("dog.n.01"), wordnet.synset("make.n.01"),
-                   wordnet.synset("transfiguration.n.01"), wordnet.synset("stead.n.01")):
+    for synset in (
+        wordnet.synset("dog.n.01"),
+        wordnet.synset("make.n.01"),
+        wordnet.synset("transfiguration.n.01"),
+        wordnet.synset("stead.n.01"),
+    ):
         assert (synset.definition(), synset.lexname()) in rows
 
 
 def test_every_tenth_text_of_each_class_is_the_wordnet_test_part():
-    labels = np.array([0, 1] * 10 + [0] * 10)    # class 0: rows 0, 2, ... 18, 20, 21, ... 29
+    labels = np.array([0, 1] * 10 + [0] * 10)  # class 0: rows 0, 2, ... 18, 20, 21, ... 29
     kept, held_out = data.every_tenth(labels)
     assert held_out.tolist() == [18, 19, 29]
     assert sorted([*kept, *held_out]) == list(range(30))
@@ -129,9 +146,11 @@ def test_every_tenth_text_of_each_class_is_the_wordnet_test_part():
 
 # ---- Downloads ----
 
+
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """A server that answers with the (status, advertised length, body) put into `answers`."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             status, length, body = http.answers.pop(0)
@@ -148,9 +167,15 @@ def server(monkeypatch, tmp_path):
     threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     sha256 = hashlib.sha256(http.good).hexdigest()
     address = f"http://127.0.0.1:{http.server_port}"
-    monkeypatch.setitem(data.DATASETS, "r52", replace(
-        data.DATASETS["r52"], address=address, files=dict.fromkeys(("train.txt", "test.txt"),
-                                                                   sha256)))
+    monkeypatch.setitem(
+        data.DATASETS,
+        "r52",
+        replace(
+            data.DATASETS["r52"],
+            address=address,
+            files=dict.fromkeys(("train.txt", "test.txt"), sha256),
+        ),
+    )
     monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)
     http.folder = tmp_path / "r52"
     yield http
@@ -169,7 +194,7 @@ def test_a_missing_file_is_downloaded_once_and_nothing_else_is_left(server, tmp_
     assert corpus.train_labels.tolist() == [1, 0]
     assert sorted(file.name for file in server.folder.iterdir()) == ["test.txt", "train.txt"]
     assert all(file.stat().st_mode & 0o044 == 0o044 for file in server.folder.iterdir())
-    data.load("r52", data_dir=tmp_path)    # a further request would find no answer
+    data.load("r52", data_dir=tmp_path)  # a further request would find no answer
 
 
 def test_a_server_that_fails_twice_is_asked_a_third_time(server, tmp_path):
@@ -178,14 +203,19 @@ def test_a_server_that_fails_twice_is_asked_a_third_time(server, tmp_path):
     assert server.answers == []
 
 
-@pytest.mark.parametrize("damage", [
-    lambda good: (200, len(good), good[:-5]),         # cut on the way
-    lambda good: (200, len(good) - 5, good[:-5]),     # cut at the source
-    lambda good: whole(good.replace(b"fine", b"fake")),
-    lambda good: (404, 0, b""),
-], ids=["truncated", "short", "altered", "absent"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda good: (200, len(good), good[:-5]),  # cut on the way
+        lambda good: (200, len(good) - 5, good[:-5]),  # cut at the source
+        lambda good: whole(good.replace(b"fine", b"fake")),
+        lambda good: (404, 0, b""),
+    ],
+    ids=["truncated", "short", "altered", "absent"],
+)
 def test_a_download_that_is_not_the_pinned_file_is_refused_and_leaves_nothing(
-        server, tmp_path, damage):
+    server, tmp_path, damage
+):
     server.answers = [damage(server.good)] * 3
     with pytest.raises(InputError) as error:
         data.load("r52", data_dir=tmp_path)
@@ -201,19 +231,24 @@ def test_a_damaged_file_already_there_is_refused_and_named(server, tmp_path, con
     (server.folder / "train.txt").write_bytes(content)
     with pytest.raises(InputError, match=r"r52/train\.txt is truncated or altered.*delete it"):
         data.load("r52", data_dir=tmp_path)
-    assert (server.folder / "train.txt").read_bytes() == content    # yours to delete, not ours
+    assert (server.folder / "train.txt").read_bytes() == content  # yours to delete, not ours
 
 
 def test_no_network_is_one_line_with_file_address_and_place(monkeypatch, tmp_path):
     monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)
-    address = "http://127.0.0.1:1"      # nobody listens at port 1
-    monkeypatch.setitem(data.DATASETS, "cr", replace(
-        data.DATASETS["cr"], address=address, files={"CR_Train.json": "0" * 64}))
+    address = "http://127.0.0.1:1"  # nobody listens at port 1
+    monkeypatch.setitem(
+        data.DATASETS,
+        "cr",
+        replace(data.DATASETS["cr"], address=address, files={"CR_Train.json": "0" * 64}),
+    )
     with pytest.raises(InputError) as error:
         data.load("cr", data_dir=tmp_path)
     path = tmp_path / "cr" / "CR_Train.json"
-    assert all(part in str(error.value)
-               for part in (str(path), f"{address}/CR_Train.json", "--data_dir", "refused"))
+    assert all(
+        part in str(error.value)
+        for part in (str(path), f"{address}/CR_Train.json", "--data_dir", "refused")
+    )
 
 
 def test_a_data_dir_that_cannot_be_written_is_one_line(server, tmp_path):
@@ -225,15 +260,21 @@ def test_a_data_dir_that_cannot_be_written_is_one_line(server, tmp_path):
 
 # ---- From rows to a corpus ----
 
-@pytest.mark.parametrize("names, groups", [
-    (["Spam", "spam", "ham"], [["Spam", "spam"]]),
-    (["a b", "a  b", "a\u00a0b", "a\u200bb", "ab"],
-     [["a b", "a  b", "a\u00a0b"], ["a\u200bb", "ab"]]),
-    (["caf\u00e9", "cafe\u0301", "cafe"], [["caf\u00e9", "cafe\u0301"]]),
-    (["1", "1.0", "01", "10", "-1"], [["1", "1.0", "01"]]),
-    (["12345678901234567890", "12345678901234567891"], []),
-    (["stra\u00dfe", "STRASSE"], [["stra\u00dfe", "STRASSE"]]),
-])
+
+@pytest.mark.parametrize(
+    "names, groups",
+    [
+        (["Spam", "spam", "ham"], [["Spam", "spam"]]),
+        (
+            ["a b", "a  b", "a\u00a0b", "a\u200bb", "ab"],
+            [["a b", "a  b", "a\u00a0b"], ["a\u200bb", "ab"]],
+        ),
+        (["caf\u00e9", "cafe\u0301", "cafe"], [["caf\u00e9", "cafe\u0301"]]),
+        (["1", "1.0", "01", "10", "-1"], [["1", "1.0", "01"]]),
+        (["12345678901234567890", "12345678901234567891"], []),
+        (["stra\u00dfe", "STRASSE"], [["stra\u00dfe", "STRASSE"]]),
+    ],
+)
 def test_names_that_look_the_same_are_found(names, groups):
     assert data.alike(names) == groups
 
@@ -259,9 +300,15 @@ def test_rows_without_text_or_label_are_counted_and_the_others_keep_their_row_nu
     assert lines[-2].split() == "rows without a label left out: 2".split()
 
 
-@pytest.mark.parametrize("labels, names", [
-    (["1.0", "2", "-3.00"], ["-3", "1", "2"]), (["1.0", "1.5"], ["1", "1.5"]),
-    (["1.0", "x"], ["1.0", "x"]), (["01", "1.", "1.0"], ["01", "1.", "1.0"])])
+@pytest.mark.parametrize(
+    "labels, names",
+    [
+        (["1.0", "2", "-3.00"], ["-3", "1", "2"]),
+        (["1.0", "1.5"], ["1", "1.5"]),
+        (["1.0", "x"], ["1.0", "x"]),
+        (["01", "1.", "1.0"], ["01", "1.", "1.0"]),
+    ],
+)
 def test_whole_numbers_lose_their_fraction_only_where_all_labels_are_numbers(labels, names):
     corpus = data.to_corpus("toy", [(f"text {label}", label) for label in labels], [])
     assert corpus.label_names == names
@@ -274,11 +321,17 @@ def test_a_dataset_of_the_registry_is_read_from_its_files_in_order(monkeypatch, 
     (tmp_path / "mine").mkdir()
     for name, content in files.items():
         (tmp_path / "mine" / name).write_bytes(content)
-    monkeypatch.setitem(data.DATASETS, "mine", data.Dataset(
-        "Mine", "http://127.0.0.1:1", {name: hashlib.sha256(content).hexdigest()
-                                       for name, content in files.items()},
-        read=lambda b, a: (data.read_labelled_lines(b) + data.read_objects(a), None),
-        split=lambda labels, seed: (np.array([0, 1]), np.array([2 - seed]))))
+    monkeypatch.setitem(
+        data.DATASETS,
+        "mine",
+        data.Dataset(
+            "Mine",
+            "http://127.0.0.1:1",
+            {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+            read=lambda b, a: (data.read_labelled_lines(b) + data.read_objects(a), None),
+            split=lambda labels, seed: (np.array([0, 1]), np.array([2 - seed])),
+        ),
+    )
     corpus = data.load("mine", data_dir=tmp_path, seed=0)
     assert corpus.label_names == ["1", "x", "y"] and corpus.test_texts == ["three"]
     assert corpus.train_texts == ["y one", "two"]
@@ -286,8 +339,15 @@ def test_a_dataset_of_the_registry_is_read_from_its_files_in_order(monkeypatch, 
 
 def test_the_registry_has_the_papers_ratios():
     irs = {name: known.paper_irs for name, known in data.DATASETS.items()}
-    assert irs == dict(r52=(), ohsumed=(), trec=(50, 20, 10), dblp=(50, 20, 10),
-                       biomedical=(50, 20, 10), cr=(50, 20, 10), wordnet=None)
+    assert irs == dict(
+        r52=(),
+        ohsumed=(),
+        trec=(50, 20, 10),
+        dblp=(50, 20, 10),
+        biomedical=(50, 20, 10),
+        cr=(50, 20, 10),
+        wordnet=None,
+    )
 
 
 def test_labels_sort_by_value_only_if_all_are_numbers():
@@ -297,26 +357,30 @@ def test_labels_sort_by_value_only_if_all_are_numbers():
 
 # ---- Splits, imbalance, noise ----
 
+
 def test_counts_and_ratio_follow_equation_3():
     counts = data.class_counts(np.array([0, 2, 2, 2, 3, 3]), 5)
     assert counts.tolist() == [1, 0, 3, 2, 0]
     assert data.imbalance_ratio(counts) == 3.0
 
 
-@pytest.mark.parametrize("profile, class_sizes, ir, expected", [
-    ("exp", (1000, 900, 890), 10, (1000, 316, 100)),
-    ("consecutive", (1000, 900, 890), 10, (1000, 100, 10)),
-    ("step", (1000, 900, 890), 10, (1000, 900, 100)),
-    ("exp", (890, 1000, 900), 10, (100, 1000, 316)),      # ranked by size
-    ("exp", (500, 500, 500), 4, (500, 250, 125)),         # ties by class number
-    ("exp", (1250, 1250, 1250, 1250, 1250, 1250), 50, (1250, 571, 261, 119, 54, 25)),
-    ("exp", (100, 3, 90), 10, (100, 3, 31)),              # never more than there are
-    ("consecutive", (5, 5, 5), 1e300, (5, 1, 1)),         # at least one
-    ("step", (8, 6, 4, 2), 4, (8, 6, 2, 2)),
-    ("exp", (32,) * 6, 32, (32, 16, 8, 4, 2, 1)),         # in floats 32 * 32 ** -0.4 is below 8
-    ("exp", (7, 5), 1, (7, 5)),
-    ("exp", (7,), 3, (7,)),
-])
+@pytest.mark.parametrize(
+    "profile, class_sizes, ir, expected",
+    [
+        ("exp", (1000, 900, 890), 10, (1000, 316, 100)),
+        ("consecutive", (1000, 900, 890), 10, (1000, 100, 10)),
+        ("step", (1000, 900, 890), 10, (1000, 900, 100)),
+        ("exp", (890, 1000, 900), 10, (100, 1000, 316)),  # ranked by size
+        ("exp", (500, 500, 500), 4, (500, 250, 125)),  # ties by class number
+        ("exp", (1250, 1250, 1250, 1250, 1250, 1250), 50, (1250, 571, 261, 119, 54, 25)),
+        ("exp", (100, 3, 90), 10, (100, 3, 31)),  # never more than there are
+        ("consecutive", (5, 5, 5), 1e300, (5, 1, 1)),  # at least one
+        ("step", (8, 6, 4, 2), 4, (8, 6, 2, 2)),
+        ("exp", (32,) * 6, 32, (32, 16, 8, 4, 2, 1)),  # in floats 32 * 32 ** -0.4 is below 8
+        ("exp", (7, 5), 1, (7, 5)),
+        ("exp", (7,), 3, (7,)),
+    ],
+)
 def test_the_imbalance_builder_equals_the_worked_examples(profile, class_sizes, ir, expected):
     labels = labels_of(*class_sizes)
     rows = data.imbalanced_rows(labels, ir, profile=profile)
@@ -329,14 +393,21 @@ def test_the_exp_profile_is_the_floor_in_whole_numbers(largest, num_classes, ir)
     labels = np.repeat(np.arange(num_classes), largest)
     steps = num_classes - 1
     # floor(n * ir ** (-r / s)) is the largest m with m ** s * ir ** r <= n ** s: no rounding at all
-    expected = [max([m for m in range(1, largest + 1) if m**steps * ir**rank <= largest**steps],
-                    default=1) for rank in range(num_classes)]
+    expected = [
+        max([m for m in range(1, largest + 1) if m**steps * ir**rank <= largest**steps], default=1)
+        for rank in range(num_classes)
+    ]
     assert sizes(labels, data.imbalanced_rows(labels, ir)) == dict(enumerate(expected))
 
 
 @settings(deadline=None)
-@given(some_labels, st.floats(1, 200), st.floats(1, 5), seeds,
-       st.sampled_from(["exp", "step", "consecutive"]))
+@given(
+    some_labels,
+    st.floats(1, 200),
+    st.floats(1, 5),
+    seeds,
+    st.sampled_from(["exp", "step", "consecutive"]),
+)
 def test_subsets_of_one_seed_are_nested_and_keep_every_class(labels, ir, more, seed, profile):
     mild = data.imbalanced_rows(labels, ir, profile=profile, seed=seed)
     harsh = data.imbalanced_rows(labels, ir * more, profile=profile, seed=seed)
@@ -354,12 +425,19 @@ def with_ratio(corpus, ir, profile="exp"):
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 300), min_size=2, max_size=5), st.integers(1, 60),
-       st.sampled_from(["exp", "step"]))
-def test_a_ratio_that_is_asked_for_is_built_or_refused_with_one_that_can_be(class_sizes, ir,
-                                                                            profile):
-    rows = [(f"{label} {row}", f"c{label}") for label, size in enumerate(class_sizes)
-            for row in range(size)]
+@given(
+    st.lists(st.integers(1, 300), min_size=2, max_size=5),
+    st.integers(1, 60),
+    st.sampled_from(["exp", "step"]),
+)
+def test_a_ratio_that_is_asked_for_is_built_or_refused_with_one_that_can_be(
+    class_sizes, ir, profile
+):
+    rows = [
+        (f"{label} {row}", f"c{label}")
+        for label, size in enumerate(class_sizes)
+        for row in range(size)
+    ]
     corpus = data.to_corpus("toy", rows, [])
     try:
         built = with_ratio(corpus, ir, profile)
@@ -368,25 +446,27 @@ def test_a_ratio_that_is_asked_for_is_built_or_refused_with_one_that_can_be(clas
         again = with_ratio(corpus, float(asked), profile)
         assert data.data_report(again)["ir"] == pytest.approx(float(asked), rel=0.5)
         if most := re.search(r"--max_per_class (\d+)", str(error)):
-            capped = data.select(corpus, data.cap_per_class(corpus.train_labels, int(most[1]),
-                                                            seed=0))
+            capped = data.select(
+                corpus, data.cap_per_class(corpus.train_labels, int(most[1]), seed=0)
+            )
             built = with_ratio(capped, ir, profile)
         else:
             assert max(class_sizes) < ir
             return
     sizes_built = np.bincount(built.train_labels)
-    assert sizes_built.min() == int(sizes_built.max() / ir)     # Eq. 3, up to whole numbers
+    assert sizes_built.min() == int(sizes_built.max() / ir)  # Eq. 3, up to whole numbers
 
 
 def test_a_paper_ratio_that_its_dataset_cannot_have_is_a_note(monkeypatch):
-    rows = [(f"{label} {row}", label) for label, size in (("a", 100), ("b", 5))
-            for row in range(size)]
+    rows = [
+        (f"{label} {row}", label) for label, size in (("a", 100), ("b", 5)) for row in range(size)
+    ]
     corpus = data.to_corpus("trec", rows, [])
     kept = with_ratio(corpus, 10.0)
     assert len(kept.train_texts) == 105 and "so that 20 is built" in kept.notes[0]
     with pytest.raises(InputError, match="smallest class has 5 texts where --ir 11 asks for 9"):
         with_ratio(corpus, 11.0)
-    steps = with_ratio(corpus, 1000.0, "consecutive")     # `ir` is no ratio there
+    steps = with_ratio(corpus, 1000.0, "consecutive")  # `ir` is no ratio there
     assert np.bincount(steps.train_labels).tolist() == [100, 1]
 
 
@@ -394,8 +474,14 @@ def test_the_seed_picks_the_texts():
     labels = labels_of(100, 100)
     first, again, other = (data.imbalanced_rows(labels, 10, seed=seed) for seed in (0, 0, 1))
     assert first.tolist() == again.tolist() != other.tolist()
-    assert first.tolist() != sorted(np.concatenate(    # not simply the first of the file
-        [np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:10]]).tolist())
+    assert (
+        first.tolist()
+        != sorted(
+            np.concatenate(  # not simply the first of the file
+                [np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:10]]
+            ).tolist()
+        )
+    )
 
 
 @pytest.mark.parametrize("ir", [0.5, 0, -3, float("nan"), float("inf")])
@@ -429,7 +515,7 @@ def test_a_split_has_every_row_once_and_keeps_a_text_of_each_class(labels, fract
             data.stratified_split(labels, fraction, seed=seed)
         if match := re.search(r"a share of at least (\S+) holds out one", str(error.value)):
             _, held_out = data.stratified_split(labels, float(match[1]), seed=seed)
-            assert len(held_out) > 0        # the remedy helps
+            assert len(held_out) > 0  # the remedy helps
         else:
             assert max(total.values()) == 1 and "bring more texts" in str(error.value)
         return
@@ -479,7 +565,7 @@ def test_left_out_texts_validate_and_training_gives_up_a_tenth_at_most(labels, i
     assert sizes(labels, validation) == {label: n for label, n in expected.items() if n}
     after = sizes(labels, train)
     assert after.keys() == before.keys()
-    for label, n in before.items():     # a class that leaves out enough is as the builder made it
+    for label, n in before.items():  # a class that leaves out enough is as the builder made it
         given_up = n - after[label]
         assert given_up == max(0, expected[label] - spare.get(label, 0)) <= n // 10
     assert train.tolist() == sorted(train) and validation.tolist() == sorted(validation)
@@ -488,31 +574,48 @@ def test_left_out_texts_validate_and_training_gives_up_a_tenth_at_most(labels, i
 def test_the_left_out_texts_of_a_class_are_a_draw_of_the_seed():
     labels = np.repeat([0, 1], [400, 40])
     kept = data.cap_per_class(labels, 20, seed=0)
-    first, again, other = (data.left_out(labels, kept, 10, seed=seed)[1].tolist()
-                           for seed in (0, 0, 1))
+    first, again, other = (
+        data.left_out(labels, kept, 10, seed=seed)[1].tolist() for seed in (0, 0, 1)
+    )
     assert first == again != other and first[0] < 200 < first[9]
 
 
 def test_flipped_labels_are_uniform_over_the_other_classes():
     labels = np.zeros(9001, dtype=np.int64)
     counts = np.bincount(data.flip_labels(labels, 1.0, 4, seed=0), minlength=4)
-    assert counts[0] == 1 and abs(counts[1:] - 3000).max() < 200    # 4.5 standard deviations
+    assert counts[0] == 1 and abs(counts[1:] - 3000).max() < 200  # 4.5 standard deviations
     with pytest.raises(InputError, match="between 0 and 1"):
         data.flip_labels(labels, 1.5, 4, seed=0)
 
 
 # ---- The report ----
 
+
 def test_the_report_counts_what_it_says():
-    corpus = corpus_of([("a", 0), (" a ", 0), ("a", 1), ("b", 1), ("c", 1), ("d", 1), ("c", 1)],
-                       [("c", 0), ("c", 1), ("d\n", 1), ("new", 0)], dropped=3)
+    corpus = corpus_of(
+        [("a", 0), (" a ", 0), ("a", 1), ("b", 1), ("c", 1), ("d", 1), ("c", 1)],
+        [("c", 0), ("c", 1), ("d\n", 1), ("new", 0)],
+        dropped=3,
+    )
     report = data.data_report(corpus)
     assert json.loads(json.dumps(report)) == {
-        "name": "toy", "train": 7, "test": 4, "ir": 2.5,
-        "classes": [{"label": "no", "train": 2, "test": 2},
-                    {"label": "yes", "train": 5, "test": 2}],
-        "repeated": 3, "two_labels": 1, "in_both": 2, "dropped": 3, "unlabelled": 0, "val": 0,
-        "alike": [], "notes": []}
+        "name": "toy",
+        "train": 7,
+        "test": 4,
+        "ir": 2.5,
+        "classes": [
+            {"label": "no", "train": 2, "test": 2},
+            {"label": "yes", "train": 5, "test": 2},
+        ],
+        "repeated": 3,
+        "two_labels": 1,
+        "in_both": 2,
+        "dropped": 3,
+        "unlabelled": 0,
+        "val": 0,
+        "alike": [],
+        "notes": [],
+    }
     lines = data.format_report(report).split("\n")
     assert "2 classes" in lines[0] and "2.5" in lines[0]
     assert lines[3].split() == ["yes", "5", "71.43%", "2"]
@@ -520,19 +623,23 @@ def test_the_report_counts_what_it_says():
 
 
 def test_the_printed_report_stays_within_100_columns_and_one_line_a_class():
-    corpus = replace(corpus_of([("a", 0), ("b", 1)], [("c", 0)]),
-                     name="x" * 200, label_names=["a\nb", "y" * 300])
+    corpus = replace(
+        corpus_of([("a", 0), ("b", 1)], [("c", 0)]), name="x" * 200, label_names=["a\nb", "y" * 300]
+    )
     lines = data.format_report(data.data_report(corpus)).split("\n")
     assert len(lines) == 9 and max(map(len, lines)) <= 100
 
 
 def test_the_hash_sees_texts_labels_parts_and_names():
     base = corpus_of([("a", 0), ("b", 1)], [("c", 0)])
-    variants = [base, corpus_of([("a", 0), ("b", 0)], [("c", 0)]),
-                corpus_of([("a", 0), ("b", 1), ("c", 0)], []),
-                corpus_of([("ab", 0), ("", 1)], [("c", 0)]),
-                corpus_of([("b", 1), ("a", 0)], [("c", 0)]),
-                replace(base, label_names=["yes", "no"])]
+    variants = [
+        base,
+        corpus_of([("a", 0), ("b", 0)], [("c", 0)]),
+        corpus_of([("a", 0), ("b", 1), ("c", 0)], []),
+        corpus_of([("ab", 0), ("", 1)], [("c", 0)]),
+        corpus_of([("b", 1), ("a", 0)], [("c", 0)]),
+        replace(base, label_names=["yes", "no"]),
+    ]
     assert len({data.data_hash(corpus) for corpus in variants}) == len(variants)
     assert data.data_hash(base) == data.data_hash(replace(base, name="other", dropped=9))
 
@@ -540,8 +647,11 @@ def test_the_hash_sees_texts_labels_parts_and_names():
 # ---- Tokens and batches ----
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e"]
-some_texts = st.lists(st.lists(st.sampled_from(WORDS[4:]), min_size=1, max_size=9).map(" ".join),
-                      min_size=1, max_size=8)
+some_texts = st.lists(
+    st.lists(st.sampled_from(WORDS[4:]), min_size=1, max_size=9).map(" ".join),
+    min_size=1,
+    max_size=8,
+)
 some_lengths = st.lists(st.integers(1, 40), min_size=1, max_size=90).map(np.array)
 
 
@@ -550,7 +660,8 @@ def tiny_tokenizer():
     backend = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, "[UNK]"))
     backend.pre_tokenizer = Whitespace()
     backend.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
 
 
@@ -559,7 +670,7 @@ TOKENIZER = tiny_tokenizer()
 
 def ids_by_hand(text, max_length):
     words = [WORDS.index(word) for word in text.split()]
-    return [2, *words[:max_length - 2], 3]
+    return [2, *words[: max_length - 2], 3]
 
 
 @settings(deadline=None)
@@ -577,7 +688,8 @@ def test_tokens_equal_the_words_cut_by_hand(texts, max_length):
 def test_many_texts_are_tokenised_in_order():
     texts = [" ".join(["a"] * (1 + row % 7)) for row in range(2500)]
     assert data.tokenize(texts, TOKENIZER, 6).lengths.tolist() == [
-        min(3 + row % 7, 6) for row in range(2500)]
+        min(3 + row % 7, 6) for row in range(2500)
+    ]
 
 
 def test_a_length_without_room_for_a_word_is_refused():
@@ -607,9 +719,14 @@ def test_other_settings_or_texts_have_chunks_of_their_own(tmp_path):
     assert data.tokenize(["a b c d"], TOKENIZER, 4, tmp_path).lengths.tolist() == [4]
 
 
-@pytest.mark.parametrize("damage", [
-    lambda content: b"", lambda content: content[:-20],
-    lambda content: content[:90] + bytes([content[90] ^ 1]) + content[91:]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-20],
+        lambda content: content[:90] + bytes([content[90] ^ 1]) + content[91:],
+    ],
+)
 def test_a_damaged_chunk_is_named_and_made_anew(damage, tmp_path, capsys):
     expected = data.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path)
     [path] = tmp_path.iterdir()
@@ -627,12 +744,16 @@ def texts_of(tokens):
 @given(some_texts, st.data())
 def test_taken_and_joined_texts_are_those_of_the_rows_view_after_view(texts, draw):
     views = [data.tokenize(texts, TOKENIZER, 12), data.tokenize(texts[::-1], TOKENIZER, 4)]
-    views = [replace(view, states=np.stack([view.ids, -view.ids], axis=1).astype(np.float16))
-             for view in views]
+    views = [
+        replace(view, states=np.stack([view.ids, -view.ids], axis=1).astype(np.float16))
+        for view in views
+    ]
     rows = draw.draw(st.permutations(range(len(texts))))[:3]
     joined = data.join([view.take(np.array(rows)) for view in views])
-    assert texts_of(joined) == ([ids_by_hand(texts[row], 12) for row in rows]
-                                + [ids_by_hand(texts[::-1][row], 4) for row in rows])
+    assert texts_of(joined) == (
+        [ids_by_hand(texts[row], 12) for row in rows]
+        + [ids_by_hand(texts[::-1][row], 4) for row in rows]
+    )
     assert joined.states.tolist() == [[i, -i] for i in joined.ids.tolist()]
     assert joined.ids.dtype == np.int32 and joined.states.dtype == np.float16
 
@@ -646,11 +767,12 @@ def test_each_text_is_in_one_piece_with_all_its_tokens(lengths, start_cost, most
     texts = texts_of(tokens)
     for piece in pieces:
         assert len(piece.rows) <= (most_rows or len(lengths))
-        found = [places[is_token].tolist() for places, is_token in zip(piece.places,
-                                                                       piece.is_token)]
+        found = [
+            places[is_token].tolist() for places, is_token in zip(piece.places, piece.is_token)
+        ]
         assert found == [texts[row] for row in piece.rows]
-        assert piece.is_token.shape[1] == max(map(len, found))      # no wider than its longest
-        assert all(is_token[:len(text)].all() for is_token, text in zip(piece.is_token, found))
+        assert piece.is_token.shape[1] == max(map(len, found))  # no wider than its longest
+        assert all(is_token[: len(text)].all() for is_token, text in zip(piece.is_token, found))
     longest = [lengths[piece.rows].max() for piece in pieces]
     assert longest == sorted(longest)
 
@@ -659,16 +781,21 @@ def test_each_text_is_in_one_piece_with_all_its_tokens(lengths, start_cost, most
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(0, 60))
 def test_no_other_cut_costs_less(lengths, start_cost):
     """Against all ways to cut the texts in the order of their lengths."""
+
     def cost(groups):
         return sum(start_cost + len(group) * max(group) for group in groups)
 
     rising = sorted(lengths)
-    least = min(cost([rising[a:b] for a, b in zip([0, *cuts], [*cuts, len(rising)])])
-                for number in range(len(rising))
-                for cuts in combinations(range(1, len(rising)), number))
+    least = min(
+        cost([rising[a:b] for a, b in zip([0, *cuts], [*cuts, len(rising)])])
+        for number in range(len(rising))
+        for cuts in combinations(range(1, len(rising)), number)
+    )
     tokens = data.Tokens(np.zeros(sum(lengths), np.int32), np.append(0, np.cumsum(lengths)), 0.0)
-    assert cost([[lengths[row] for row in piece.rows]
-                 for piece in data.pieces(tokens, start_cost)]) == least
+    assert (
+        cost([[lengths[row] for row in piece.rows] for piece in data.pieces(tokens, start_cost)])
+        == least
+    )
 
 
 @settings(deadline=None)
@@ -683,27 +810,36 @@ def test_an_epoch_has_every_row_once_and_only_one_small_batch(num_texts, batch_s
 def test_batches_are_fixed_by_seed_and_epoch():
     first, again, next_epoch, other_seed = (
         np.concatenate(data.epoch_batches(64, 8, seed=seed, epoch=epoch)).tolist()
-        for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1)))
+        for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1))
+    )
     assert first == again and first != next_epoch and first != other_seed
 
 
 def test_the_three_ways_to_pair_four_texts_come_equally_often():
-    counts = Counter(frozenset(frozenset(batch.tolist()) for batch in
-                               data.epoch_batches(4, 2, seed=0, epoch=epoch))
-                     for epoch in range(6000))
+    counts = Counter(
+        frozenset(
+            frozenset(batch.tolist()) for batch in data.epoch_batches(4, 2, seed=0, epoch=epoch)
+        )
+        for epoch in range(6000)
+    )
     assert len(counts) == 3 and chisquare(list(counts.values())).pvalue > 0.01
 
 
 def test_every_pair_of_texts_meets_equally_often():
     epochs, texts, batch_size = 4000, 12, 4
-    meetings = Counter(pair for epoch in range(epochs)
-                       for batch in data.epoch_batches(texts, batch_size, seed=1, epoch=epoch)
-                       for pair in combinations(sorted(batch.tolist()), 2))
-    p = (batch_size - 1) / (texts - 1)      # that a given text is one of the three beside another
-    deviations = [(meetings[pair] - epochs * p) / (epochs * p * (1 - p)) ** 0.5
-                  for pair in combinations(range(texts), 2)]
-    assert max(map(abs, deviations)) < 3.6          # of 66 normal ones: 98 %
-    assert 0.4 < sum(d * d for d in deviations) / 66 < 1.6      # each has variance 1
+    meetings = Counter(
+        pair
+        for epoch in range(epochs)
+        for batch in data.epoch_batches(texts, batch_size, seed=1, epoch=epoch)
+        for pair in combinations(sorted(batch.tolist()), 2)
+    )
+    p = (batch_size - 1) / (texts - 1)  # that a given text is one of the three beside another
+    deviations = [
+        (meetings[pair] - epochs * p) / (epochs * p * (1 - p)) ** 0.5
+        for pair in combinations(range(texts), 2)
+    ]
+    assert max(map(abs, deviations)) < 3.6  # of 66 normal ones: 98 %
+    assert 0.4 < sum(d * d for d in deviations) / 66 < 1.6  # each has variance 1
 
 
 @settings(deadline=None)

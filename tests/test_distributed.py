@@ -1,4 +1,5 @@
 """distributed.py: several processes by torchrun do what one does."""
+
 import json
 import os
 import re
@@ -13,8 +14,8 @@ import pytest
 import torch
 from conftest import save_tiny_encoder, untrained
 
-from engine import distributed as D
 import main as main_module
+from engine import distributed
 
 ROOT = Path(__file__).parent.parent
 METHODS = ["sharprecl", "bcl", "dualcl", "tsc", "simcse"]
@@ -22,43 +23,66 @@ COMMON = ["--device", "cpu", "--batch_size", "16", "--lr", "1e-3"]
 
 GRADIENTS = """
 import sys, torch
-from engine import distributed as D
+from engine import distributed
 from test_distributed import METHODS, gradients
-with D.joined("cpu"), D.quiet_but_main():
+with distributed.joined("cpu"), distributed.quiet_but_main():
     torch.save({name: gradients(name, *sys.argv[2:]) for name in METHODS},
-               f"{sys.argv[1]}-{D.rank()}")
+               f"{sys.argv[1]}-{distributed.rank()}")
 """
 
 
 def gradients(method, dataset, encoder, output_dir, num_texts=11):
     """Of the second step, on texts that neither two nor three processes share evenly."""
-    run = untrained(["--dataset", dataset, "--encoder", encoder, "--method", method,
-                     "--output_dir", output_dir, *COMMON])
+    run = untrained(
+        [
+            "--dataset",
+            dataset,
+            "--encoder",
+            encoder,
+            "--method",
+            method,
+            "--output_dir",
+            output_dir,
+            *COMMON,
+        ]
+    )
     run.model.train()
-    D.set_seed(5)
+    distributed.set_seed(5)
     rows = np.arange(num_texts)
-    for t in range(2):      # tsc has nothing to contrast with at its first step
+    for t in range(2):  # tsc has nothing to contrast with at its first step
         texts, labels = run.loader.batch(rows)
-        with D.own_draws(run.loader.device, t):
+        with distributed.own_draws(run.loader.device, t):
             feat = run.model.encode(run.loader.forward, texts)
-        feat = D.gather(feat.float(), len(rows), len(run.model.views))
+        feat = distributed.gather(feat.float(), len(rows), len(run.model.views))
         if method == "sharprecl":
-            step = main_module.objective(run.model, feat, labels, run.loader.class_counts, 0.6,
-                                         run.args)
+            step = main_module.objective(
+                run.model, feat, labels, run.loader.class_counts, 0.6, run.args
+            )
         else:
             step = run.model.losses(feat, labels, 1)
     step.loss.backward()
-    D.combine_gradients(run.model.encoder, run.model)
+    distributed.combine_gradients(run.model.encoder, run.model)
     return {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
 
 
 def torchrun(processes, *arguments, **options):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes),
-               *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(processes),
+        *map(str, arguments),
+    ]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-                            **options)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +113,14 @@ def test_the_gradients_are_those_of_one_process(processes, corpus_folder, still_
 
 
 def test_a_process_beyond_the_last_text_encodes_one_that_does_not_count(monkeypatch):
-    monkeypatch.setattr(D, "rank", lambda: 2)
-    monkeypatch.setattr(D, "world_size", lambda: 3)
-    monkeypatch.setattr(D, "all_reduce", lambda whole: whole.add_(1))      # what the others have
-    assert D.share(np.array([7, 8])).tolist() == [7]
-    feat = torch.ones(2, 4, requires_grad=True)                             # two views of text 7
-    whole = D.gather(feat, 2, 2)
-    assert whole.tolist() == [[1.0] * 4] * 4 and not D.share(np.arange(3))[1:].size
+    monkeypatch.setattr(distributed, "rank", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    # what the other processes have is 1
+    monkeypatch.setattr(distributed, "all_reduce", lambda whole: whole.add_(1))
+    assert distributed.share(np.array([7, 8])).tolist() == [7]
+    feat = torch.ones(2, 4, requires_grad=True)  # two views of text 7
+    whole = distributed.gather(feat, 2, 2)
+    assert whole.tolist() == [[1.0] * 4] * 4 and not distributed.share(np.arange(3))[1:].size
     whole.sum().backward()
     assert feat.grad.abs().sum() == 0
 
@@ -106,7 +131,7 @@ def records(folder):
 
 
 def run_of(output_dir):
-    folder, = Path(output_dir).glob("*_seed*")
+    (folder,) = Path(output_dir).glob("*_seed*")
     return folder
 
 
@@ -122,8 +147,16 @@ def close(a, b):
 @pytest.fixture(scope="module")
 def one_process(corpus_folder, still_encoder, tmp_path_factory):
     """The arguments of a run of four epochs, and what one process makes of it."""
-    arguments = ["--dataset", str(corpus_folder), "--encoder", still_encoder, "--epochs", "4",
-                 *COMMON, "--output_dir"]
+    arguments = [
+        "--dataset",
+        str(corpus_folder),
+        "--encoder",
+        still_encoder,
+        "--epochs",
+        "4",
+        *COMMON,
+        "--output_dir",
+    ]
     folder = tmp_path_factory.mktemp("one")
     assert main_module.main([*arguments, str(folder)]) == 0
     return arguments, records(run_of(folder)), run_of(folder)
@@ -138,23 +171,38 @@ def test_two_processes_end_with_the_metrics_of_one(one_process, tmp_path):
     assert close(records(run_of(tmp_path)), expected)
     predictions = (run_of(tmp_path) / "predictions.csv").read_text().splitlines()
     assert len(predictions) == len((folder / "predictions.csv").read_text().splitlines())
-    assert output.count("\nepoch 4 ") == output.count("never predicted") == 1      # rank 0 alone
+    assert output.count("\nepoch 4 ") == output.count("never predicted") == 1  # rank 0 alone
     assert {path.name for path in run_of(tmp_path).iterdir()} == {
-        path.name for path in folder.iterdir()}
+        path.name for path in folder.iterdir()
+    }
 
 
 @pytest.mark.slow
 def test_two_processes_with_frozen_layers_end_with_the_metrics_of_one(corpus_folder, tmp_path):
     encoder = str(save_tiny_encoder(tmp_path / "encoder", dropout=0.0, layers=2))
-    arguments = ["--dataset", str(corpus_folder), "--encoder", encoder, "--epochs", "3",
-                 "--freeze_layers", "1", *COMMON, "--output_dir"]
+    arguments = [
+        "--dataset",
+        str(corpus_folder),
+        "--encoder",
+        encoder,
+        "--epochs",
+        "3",
+        "--freeze_layers",
+        "1",
+        *COMMON,
+        "--output_dir",
+    ]
     assert main_module.main([*arguments, str(tmp_path / "one")]) == 0
     job = torchrun(2, ROOT / "main.py", *arguments, tmp_path / "two")
     _, errors = job.communicate(timeout=240)
     assert job.returncode == 0, errors
     assert close(records(run_of(tmp_path / "two")), records(run_of(tmp_path / "one")))
-    states = [sorted((path.name, path.read_bytes()) for path in
-                     (tmp_path / name / "cache").glob("states-*")) for name in ("one", "two")]
+    states = [
+        sorted(
+            (path.name, path.read_bytes()) for path in (tmp_path / name / "cache").glob("states-*")
+        )
+        for name in ("one", "two")
+    ]
     assert len(states[0]) == 3 and states[0] == states[1]
 
 
@@ -167,8 +215,11 @@ def test_when_a_process_dies_the_job_ends_and_goes_on_with_another_number(one_pr
         assert job.poll() is None, job.communicate()[1]
         time.sleep(0.02)
     children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    victim = next(child for child in children if "\0RANK=1\0" in "\0" + Path(
-        f"/proc/{child}/environ").read_text())
+    victim = next(
+        child
+        for child in children
+        if "\0RANK=1\0" in "\0" + Path(f"/proc/{child}/environ").read_text()
+    )
     os.kill(int(victim), signal.SIGKILL)
     _, errors = job.communicate(timeout=60)
     if job.returncode == 0:

@@ -5,6 +5,7 @@ function, flag and test that is named exists, and the pages keep their size.
 bash runs the commands, with functions in the place of python, torchrun and the others. They note
 what they were called with, so loops, variables and pipes are read as a user's shell reads them.
 """
+
 import argparse
 import importlib
 import os
@@ -49,8 +50,11 @@ def inline_code(page: Path) -> list[str]:
 def named(page: Path) -> list[str]:
     """Lists the commands in the prose, and the indented one that .ci/run takes."""
     indented = re.findall(r"^    (\.venv/.*)$", text_of(page), re.MULTILINE)
-    return indented + [code for code in inline_code(page) if re.match(
-        r"([A-Z_]+=\S+ )*(python|bash|torchrun|pip|\.venv/\S+) .", code)]
+    return indented + [
+        code
+        for code in inline_code(page)
+        if re.match(r"([A-Z_]+=\S+ )*(python|bash|torchrun|pip|\.venv/\S+) .", code)
+    ]
 
 
 # ---- commands ----
@@ -95,9 +99,14 @@ def calls(commands: str, dry_python: Path, folder: Path) -> list[list[str]]:
     notes.write_text("")
     (folder / "reviews.csv").write_text("text,label\n")
     ran = subprocess.run(
-        ["bash", "-c", PRELUDE + commands], check=False, cwd=folder, text=True, capture_output=True,
+        ["bash", "-c", PRELUDE + commands],
+        check=False,
+        cwd=folder,
+        text=True,
+        capture_output=True,
         timeout=300,
-        env=os.environ | {"NOTES": str(notes), "ROOT": str(ROOT), "DRY": str(dry_python)})
+        env=os.environ | {"NOTES": str(notes), "ROOT": str(ROOT), "DRY": str(dry_python)},
+    )
     assert ran.returncode == 0, ran.stderr
     return [shlex.split(line) for line in notes.read_text().splitlines()]
 
@@ -109,17 +118,20 @@ class Parsed(Exception):
 def check_script(script: str, argv: list[str], monkeypatch) -> None:
     """Fails unless the script's own parser takes these arguments."""
     if script == "main.py":
-        parse_args(argv)            # more than argparse: what flags mean together
+        parse_args(argv)  # more than argparse: what flags mean together
         return
 
     def parsing(real):
         def parse(parser, *args, **options):
             real(parser, *args, **options)
             raise Parsed
+
         return parse
+
     for name in ("parse_args", "parse_intermixed_args"):
-        monkeypatch.setattr(argparse.ArgumentParser, name,
-                            parsing(getattr(argparse.ArgumentParser, name)))
+        monkeypatch.setattr(
+            argparse.ArgumentParser, name, parsing(getattr(argparse.ArgumentParser, name))
+        )
     with pytest.raises(Parsed):
         monkeypatch.setattr(sys, "argv", [script, *argv])
         if script in SCRIPTS:
@@ -147,12 +159,13 @@ def check_call(call: list[str], monkeypatch) -> None:
         known = (ROOT / "tests" / "requirements.txt").read_text()
         assert argv[0] == "install" and all(f"{name}==" in known for name in argv[1:]), argv
     else:
-        assert program in ("bash", "ruff"), call        # "failed" names what went wrong
+        assert program in ("bash", "ruff"), call  # "failed" names what went wrong
 
 
 def check_test(file: str, expression: str) -> None:
-    assert re.search(rf"^def test_\w*{expression}", (ROOT / "tests" / f"{file}.py").read_text(),
-                     re.MULTILINE), f"{file} -k {expression} runs nothing"
+    assert re.search(
+        rf"^def test_\w*{expression}", (ROOT / "tests" / f"{file}.py").read_text(), re.MULTILINE
+    ), f"{file} -k {expression} runs nothing"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -165,13 +178,25 @@ def test_every_command_is_understood(page, dry_python, tmp_path):
             check_call(call, patch)
 
 
-@pytest.mark.parametrize("command", [
-    "python main.py --datasets trec", "python main.py --dataset trec --method la --tau 1",
-    "python predict.py runs/RUN new.csv --k", "python report.py", "pyhton main.py --dataset trec",
-    "python benchmarks/loss.py --speed", "torchrun --gpus 2 main.py", "pip install datasetz",
-    "python -m baselines table9", "python -m reporting.nothing",
-    "bash run_all.sh table9", "METHODS=nobody bash run_all.sh table2",
-    "DATASETS=none.csv bash run_all.sh", "FLAGS=--none bash run_all.sh table4"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python main.py --datasets trec",
+        "python main.py --dataset trec --method la --tau 1",
+        "python predict.py runs/RUN new.csv --k",
+        "python report.py",
+        "pyhton main.py --dataset trec",
+        "python benchmarks/loss.py --speed",
+        "torchrun --gpus 2 main.py",
+        "pip install datasetz",
+        "python -m baselines table9",
+        "python -m reporting.nothing",
+        "bash run_all.sh table9",
+        "METHODS=nobody bash run_all.sh table2",
+        "DATASETS=none.csv bash run_all.sh",
+        "FLAGS=--none bash run_all.sh table4",
+    ],
+)
 def test_a_wrong_command_is_found(command, dry_python, tmp_path, monkeypatch):
     with pytest.raises((SystemExit, AssertionError, ImportError)):
         for call in calls(command, dry_python, tmp_path):
@@ -189,8 +214,9 @@ def test_the_commands_of_a_docstring_are_understood(module, dry_python, tmp_path
 
 def test_ci_takes_the_test_command_of_the_readme(dry_python, tmp_path):
     program = re.search(r"awk '(.*?)' README\.md", (ROOT / ".ci" / "run").read_text())[1]
-    command = subprocess.run(["awk", program, str(ROOT / "README.md")], text=True,
-                             capture_output=True, check=True).stdout
+    command = subprocess.run(
+        ["awk", program, str(ROOT / "README.md")], text=True, capture_output=True, check=True
+    ).stdout
     assert "python -m pytest" in " ".join(calls(command.strip() + " -rs", dry_python, tmp_path)[-1])
 
 
@@ -201,9 +227,25 @@ def test_ci_takes_the_test_command_of_the_readme(dry_python, tmp_path):
 def a_run(tmp_path_factory, tiny_encoder, corpus_folder):
     """Makes a folder in which runs/RUN is a run, as the pages call it."""
     folder = tmp_path_factory.mktemp("user")
-    assert main.main(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs",
-                      "1", "--batch_size", "16", "--device", "cpu", "--output_dir",
-                      str(folder / "runs")]) == 0
+    assert (
+        main.main(
+            [
+                "--dataset",
+                str(corpus_folder),
+                "--encoder",
+                str(tiny_encoder),
+                "--epochs",
+                "1",
+                "--batch_size",
+                "16",
+                "--device",
+                "cpu",
+                "--output_dir",
+                str(folder / "runs"),
+            ]
+        )
+        == 0
+    )
     [run] = [path.parent for path in folder.glob("runs/*/result.json")]
     run.rename(folder / "runs" / "RUN")
     return folder
@@ -212,17 +254,23 @@ def a_run(tmp_path_factory, tiny_encoder, corpus_folder):
 def prepared() -> dict:
     """Makes what the pages say that a reader has: two views of six texts, and a network."""
     torch.manual_seed(0)
-    return {"C": 3, "feat": torch.randn(12, 8, requires_grad=True),
-            "labels": torch.tensor([0, 0, 0, 0, 1, 1] * 2),
-            "class_counts": torch.tensor([50, 9, 1]),
-            "classifier": torch.nn.Linear(8, 3, bias=False),
-            "proj_f": torch.nn.Linear(8, 4), "proj_h": torch.nn.Linear(8, 4),
-            "CrossEntropy": baselines.base.CrossEntropy, "Entry": baselines.Entry,
-            "F": torch.nn.functional}
+    return {
+        "C": 3,
+        "feat": torch.randn(12, 8, requires_grad=True),
+        "labels": torch.tensor([0, 0, 0, 0, 1, 1] * 2),
+        "class_counts": torch.tensor([50, 9, 1]),
+        "classifier": torch.nn.Linear(8, 3, bias=False),
+        "proj_f": torch.nn.Linear(8, 4),
+        "proj_h": torch.nn.Linear(8, 4),
+        "CrossEntropy": baselines.base.CrossEntropy,
+        "Entry": baselines.Entry,
+        "F": torch.nn.functional,
+    }
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")],
-                         ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
+)
 def test_every_python_block_runs(page, a_run, monkeypatch):
     monkeypatch.chdir(a_run)
     names = prepared()
@@ -233,16 +281,18 @@ def test_every_python_block_runs(page, a_run, monkeypatch):
 def test_the_readmes_loss_links_the_branches():
     names = prepared()
     exec(blocks(ROOT / "README.md", "python")[0], names)
-    of_logits = losses.logit_compensation(names["classifier"](names["feat"]), names["labels"],
-                                          names["class_counts"])
+    of_logits = losses.logit_compensation(
+        names["classifier"](names["feat"]), names["labels"], names["class_counts"]
+    )
     (names["loss"] - of_logits).backward()
     assert names["loss"].isfinite() and names["classifier"].weight.grad.abs().sum() > 0
     assert names["positives"].first.shape == (3, 10) and names["negatives"].first.shape == (3, 500)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
-def test_the_pages_method_trains_as_it_is_added(page, a_run, corpus_folder, tiny_encoder,
-                                                monkeypatch):
+def test_the_pages_method_trains_as_it_is_added(
+    page, a_run, corpus_folder, tiny_encoder, monkeypatch
+):
     names = prepared()
     code = next(code for code in blocks(ROOT / page, "python") if "SquaredError" in code)
     exec(code, names)
@@ -250,9 +300,26 @@ def test_the_pages_method_trains_as_it_is_added(page, a_run, corpus_folder, tiny
     entry = baselines.Entry(*(eval(value) for value in (name, *rest)))
     monkeypatch.setattr(simple, "SquaredError", names["SquaredError"], raising=False)
     monkeypatch.setitem(baselines.METHODS, entry.name, entry)
-    assert main.main(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--method",
-                      "squared", "--epochs", "1", "--device", "cpu", "--no_weights",
-                      "--output_dir", str(a_run / page[:4])]) == 0
+    assert (
+        main.main(
+            [
+                "--dataset",
+                str(corpus_folder),
+                "--encoder",
+                str(tiny_encoder),
+                "--method",
+                "squared",
+                "--epochs",
+                "1",
+                "--device",
+                "cpu",
+                "--no_weights",
+                "--output_dir",
+                str(a_run / page[:4]),
+            ]
+        )
+        == 0
+    )
 
 
 # ---- what is named, and the size of the pages ----
@@ -286,8 +353,18 @@ def test_every_link_within_the_repository_leads_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_function_that_is_named_exists(page):
-    rooms = ("main", "model", "losses", "data", "augment", "predict", "report", "baselines",
-             "engine", "reporting")
+    rooms = (
+        "main",
+        "model",
+        "losses",
+        "data",
+        "augment",
+        "predict",
+        "report",
+        "baselines",
+        "engine",
+        "reporting",
+    )
     is_file = ("py", "csv", "html", "json", "jsonl", "safetensors")
     for code in inline_code(page):
         found = re.fullmatch(r"((?:\w+\.)*\w+)\.(\w+)(\(.*)?", code)
@@ -300,8 +377,12 @@ def test_every_function_that_is_named_exists(page):
 
 def known_flags() -> set[str]:
     """Collects the flags of all scripts; those of the benchmarks by their source."""
-    flags = {option for parser in (make_parser(), predict.make_parser())
-             for action in parser._actions for option in action.option_strings}
+    flags = {
+        option
+        for parser in (make_parser(), predict.make_parser())
+        for action in parser._actions
+        for option in action.option_strings
+    }
     for path in (ROOT / "report.py", ROOT / "run_all.sh", *(ROOT / "benchmarks").glob("*.py")):
         flags |= set(re.findall(r"--\w+", path.read_text()))
     return flags
@@ -309,22 +390,30 @@ def known_flags() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_flag_that_is_named_exists(page):
-    used = {flag for code in inline_code(page) for flag in re.findall(r"(?<!\S)--\w+", code)
-            if not code.startswith(("torchrun", "pip"))}
+    used = {
+        flag
+        for code in inline_code(page)
+        for flag in re.findall(r"(?<!\S)--\w+", code)
+        if not code.startswith(("torchrun", "pip"))
+    }
     assert used <= known_flags(), f"{page.name}: {used - known_flags()}"
 
 
 def test_every_test_of_the_feature_table_exists():
-    found = [code for code in inline_code(ROOT / "docs" / "feature_table.md")
-             if code.startswith("test_")]
+    found = [
+        code for code in inline_code(ROOT / "docs" / "feature_table.md") if code.startswith("test_")
+    ]
     assert len(found) > 20
     for code in found:
         check_test(*code.split(" -k "))
 
 
 def test_the_feature_table_answers_every_row():
-    rows = [line.split(" | ") for line in text_of(ROOT / "docs" / "feature_table.md").splitlines()
-            if line.startswith("| ") and "| feature |" not in f"{line[:10]}|"]
+    rows = [
+        line.split(" | ")
+        for line in text_of(ROOT / "docs" / "feature_table.md").splitlines()
+        if line.startswith("| ") and "| feature |" not in f"{line[:10]}|"
+    ]
     assert len(rows) == 45
     assert all(row[1].startswith(("yes", "partly", "no")) and len(row) == 3 for row in rows)
 

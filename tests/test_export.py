@@ -1,4 +1,5 @@
 """export.py: the model folder, transformers' classifiers, ONNX, sentence-transformers."""
+
 import csv
 import json
 import os
@@ -9,21 +10,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_tiny_encoder
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import data
-from engine import loader
-from reporting import export
 import predict
-from engine.files import InputError
 from baselines import make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
-from reporting.export import About
+from engine import loader
+from engine.files import InputError
 from main import main as train
 from model import load_encoder, load_tokenizer
+from reporting import export
+from reporting.export import About
 
 TEXTS = ["a small animal", "food", "the time of day when the sun is in the sky", "a dish of meat"]
 NAMES = ["noun.animal", "a | b", "noun.time"]
@@ -31,27 +33,42 @@ METRICS = {"accuracy": 50.0, "macro_f1": 40.0, "balanced_accuracy": 45.0, "f1": 
 
 
 def about_of(method: str = "sharprecl", pooling: str = "cls", names=NAMES, **options) -> About:
-    return About(method=method, options=options, pooling=pooling, max_length=64,
-                 text_column="text", label_names=names,
-                 class_counts=list(range(40, 40 - len(names), -1)), compensated=True)
+    return About(
+        method=method,
+        options=options,
+        pooling=pooling,
+        max_length=64,
+        text_column="text",
+        label_names=names,
+        class_counts=list(range(40, 40 - len(names), -1)),
+        compensated=True,
+    )
 
 
 def network(encoder_folder, about: About):
     """With weights as large as those of a trained classifier."""
     torch.manual_seed(1)
     labels = np.repeat(np.arange(len(about.class_counts)), about.class_counts)
-    task = Task(about.label_names, labels, torch.tensor(about.class_counts),
-                load_tokenizer(str(encoder_folder)), 1, 1)
-    method = make(about.method, load_encoder(str(encoder_folder), about.pooling), task,
-                  about.options).eval()
+    task = Task(
+        about.label_names,
+        labels,
+        torch.tensor(about.class_counts),
+        load_tokenizer(str(encoder_folder)),
+        1,
+        1,
+    )
+    method = make(
+        about.method, load_encoder(str(encoder_folder), about.pooling), task, about.options
+    ).eval()
     if method.phi is not None:
         torch.nn.init.normal_(method.phi.weight)
     return method
 
 
 def write(folder, method, encoder_folder, about):
-    return export.write_model(folder, method, load_tokenizer(str(encoder_folder)), about,
-                              {"data": "toy"}, METRICS)
+    return export.write_model(
+        folder, method, load_tokenizer(str(encoder_folder)), about, {"data": "toy"}, METRICS
+    )
 
 
 @torch.no_grad()
@@ -65,7 +82,7 @@ def logits_of(method, tokenizer, texts=TEXTS):
 
 
 @pytest.mark.parametrize("model_type", [*export.TANH_HEADS, "distilbert"])
-@pytest.mark.parametrize("name", ["sharprecl", "bert"])         # without a bias and with one
+@pytest.mark.parametrize("name", ["sharprecl", "bert"])  # without a bias and with one
 def test_transformers_loads_the_folder_and_has_our_logits(tmp_path, model_type, name):
     encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
     about = about_of(name)
@@ -81,25 +98,30 @@ def test_transformers_loads_the_folder_and_has_our_logits(tmp_path, model_type, 
         torch.testing.assert_close(stock(**batch).logits, ours, rtol=0, atol=1e-5)
     assert stock.config.id2label == dict(enumerate(NAMES)) and tokenizer.model_max_length == 64
     scores = pipeline("text-classification", str(tmp_path / "model"), device="cpu")(
-        TEXTS, top_k=None, truncation=True)
+        TEXTS, top_k=None, truncation=True
+    )
     for got, expected in zip(scores, ours.softmax(dim=1)):
         assert {row["label"]: row["score"] for row in got} == pytest.approx(
-            dict(zip(NAMES, expected.tolist())), abs=1e-5)
+            dict(zip(NAMES, expected.tolist())), abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert"])
 def test_the_logits_stay_ours_for_large_features_and_in_half_precision(tmp_path, model_type):
     encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
     weights = load_file(encoder / "model.safetensors")
-    last, = (name for name in weights if name.endswith(("layer.0.output.LayerNorm.weight",
-                                                        "output_layer_norm.weight")))
+    (last,) = (
+        name
+        for name in weights
+        if name.endswith(("layer.0.output.LayerNorm.weight", "output_layer_norm.weight"))
+    )
     weights[last] *= 10
     save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
     about = about_of()
     method = network(encoder, about)
     write(tmp_path / "model", method, encoder, about)
     ours, feat = logits_of(method, load_tokenizer(str(encoder)))
-    assert 15 < feat.abs().max() < 40          # BERT's own are below 20
+    assert 15 < feat.abs().max() < 40  # BERT's own are below 20
     batch = load_tokenizer(str(encoder))(TEXTS, padding=True, return_tensors="pt")
     for dtype, atol in ((torch.float32, 1e-4), (torch.bfloat16, 2.0), (torch.float16, 0.2)):
         stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", dtype=dtype)
@@ -113,21 +135,29 @@ def test_the_tanh_layer_is_the_identity_to_float_precision(x):
     x = torch.tensor(x)
     got = torch.tanh(x * export.SCALE) / export.SCALE
     # float32 has 24 bits; the cubic term of tanh is the rest
-    assert (got - x).abs() <= 2 * x.abs() * 2 ** -24 + x.abs() ** 3 * 2 ** -28 / 3 + 1e-30
+    assert (got - x).abs() <= 2 * x.abs() * 2**-24 + x.abs() ** 3 * 2**-28 / 3 + 1e-30
 
 
-@pytest.mark.parametrize("model_type, name, pooling, classes, reason", [
-    ("bert", "bert", "mean", 3, "mean pooling"), ("bert", "spcl", "cls", 3, "not linear"),
-    ("bert", "dualcl", "cls", 3, "not linear"), ("distilbert", "la", "cls", 17, "16 classes"),
-    ("albert", "la", "cls", 3, "albert")])
-def test_where_there_is_no_such_class_nothing_can_be_taken_for_one(tmp_path, model_type, name,
-                                                                   pooling, classes, reason):
+@pytest.mark.parametrize(
+    "model_type, name, pooling, classes, reason",
+    [
+        ("bert", "bert", "mean", 3, "mean pooling"),
+        ("bert", "spcl", "cls", 3, "not linear"),
+        ("bert", "dualcl", "cls", 3, "not linear"),
+        ("distilbert", "la", "cls", 17, "16 classes"),
+        ("albert", "la", "cls", 3, "albert"),
+    ],
+)
+def test_where_there_is_no_such_class_nothing_can_be_taken_for_one(
+    tmp_path, model_type, name, pooling, classes, reason
+):
     encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
     about = about_of(name, pooling, [f"class {i}" for i in range(classes)])
     method = network(encoder, about)
     facts = METRICS | {"f1": [0.0] * classes}
-    said = export.write_model(tmp_path / "model", method, load_tokenizer(str(encoder)), about, {},
-                              facts)
+    said = export.write_model(
+        tmp_path / "model", method, load_tokenizer(str(encoder)), about, {}, facts
+    )
     assert reason in said and said in (tmp_path / "model" / "README.md").read_text()
     with pytest.raises((OSError, ValueError)):
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
@@ -153,8 +183,9 @@ def folder(tmp_path_factory, tiny_encoder):
     return path
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"proj_bn": True, "proj_dim": 16}, {"mutual_guidance": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"proj_bn": True, "proj_dim": 16}, {"mutual_guidance": False}]
+)
 def test_the_whole_network_comes_back(tmp_path, tiny_encoder, options):
     about = about_of(**options)
     method = network(tiny_encoder, about)
@@ -189,8 +220,17 @@ def test_every_file_has_the_rights_that_the_umask_grants(tmp_path, folder, tiny_
     assert len(files) > 12 and not any(path.name.startswith(".") for path in files)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "heads.safetensors", "config.json",
-                                  "tokenizer.json", "tokenizer_config.json", "sharprecl.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "model.safetensors",
+        "heads.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "sharprecl.json",
+    ],
+)
 @pytest.mark.parametrize("harm", ["missing", "truncated", "altered"])
 def test_a_harmed_file_is_one_line_and_exit_code_2(tmp_path, folder, file, harm, capsys):
     shutil.copytree(folder, tmp_path / "model")
@@ -200,30 +240,43 @@ def test_a_harmed_file_is_one_line_and_exit_code_2(tmp_path, folder, file, harm,
     if harm == "missing":
         path.unlink()
     assert predict.main([str(tmp_path / "model")]) == 2
-    error, = capsys.readouterr().err.splitlines()
+    (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ") and str(path.name) in error
     assert any(remedy in error for remedy in ("again", "--overwrite", "give"))
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"format": 0}, "format 0, and this code reads 1"), ({"format": 2}, "format 2"),
-    ({"label_names": None}, "not those of sharprecl"), ({"method": "gone"}, "not those of gone"),
-    ({"options": {"proj_dim": 64}}, "size mismatch"), ({"options": {"k": 1}}, "'k'")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"format": 0}, "format 0, and this code reads 1"),
+        ({"format": 2}, "format 2"),
+        ({"label_names": None}, "not those of sharprecl"),
+        ({"method": "gone"}, "not those of gone"),
+        ({"options": {"proj_dim": 64}}, "size mismatch"),
+        ({"options": {"k": 1}}, "'k'"),
+    ],
+)
 def test_a_folder_of_another_version_is_one_line(tmp_path, folder, change, message, capsys):
     shutil.copytree(folder, tmp_path / "model")
     path = tmp_path / "model" / "sharprecl.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert predict.main([str(tmp_path / "model")]) == 2
-    error, = capsys.readouterr().err.splitlines()
+    (error,) = capsys.readouterr().err.splitlines()
     assert message in error
 
 
-@pytest.mark.parametrize("files, message", [
-    (None, "no such folder"), ([], "neither a run's folder"), (["args.json"], "not finished"),
-    (["args.json", "result.json"], "not kept"),
-    (["args.json", "result.json", "model.safetensors"], "not kept"),      # an older layout
-    (["args.json", "result.json", "adapter/a"], "baselines.lora.load"),
-    (["gpt35", "args.json", "result.json"], "lies with its provider")])
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        (None, "no such folder"),
+        ([], "neither a run's folder"),
+        (["args.json"], "not finished"),
+        (["args.json", "result.json"], "not kept"),
+        (["args.json", "result.json", "model.safetensors"], "not kept"),  # an older layout
+        (["args.json", "result.json", "adapter/a"], "baselines.lora.load"),
+        (["gpt35", "args.json", "result.json"], "lies with its provider"),
+    ],
+)
 def test_a_folder_without_a_model_says_why(tmp_path, files, message, capsys):
     path = tmp_path / "run"
     if files is not None:
@@ -232,7 +285,7 @@ def test_a_folder_without_a_model_says_why(tmp_path, files, message, capsys):
             (path / file).parent.mkdir(exist_ok=True)
             (path / file).write_text(json.dumps({"settings": {"method": files[0]}}))
     assert predict.main([str(path)]) == 2
-    error, = capsys.readouterr().err.splitlines()
+    (error,) = capsys.readouterr().err.splitlines()
     assert message in error
 
 
@@ -242,6 +295,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
             (folder / "file").write_text(content)
             if fails:
                 raise KeyboardInterrupt
+
     fill("old", False)
     with pytest.raises(KeyboardInterrupt):
         fill("new", True)
@@ -298,19 +352,33 @@ def test_tfidf_predicts_from_its_folder_with_a_softmax_of_its_scores(tfidf_folde
 
 
 def test_a_run_of_tfidf_is_calibrated_on_its_validation_texts(corpus_folder, tmp_path):
-    assert train(["--dataset", str(corpus_folder), "--method", "tfidf", "--val_fraction", "0.25",
-                  "--output_dir", str(tmp_path)]) == 0
-    run, = tmp_path.glob("*_seed*")
+    assert (
+        train(
+            [
+                "--dataset",
+                str(corpus_folder),
+                "--method",
+                "tfidf",
+                "--val_fraction",
+                "0.25",
+                "--output_dir",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
+    (run,) = tmp_path.glob("*_seed*")
     predictor = predict.Predictor(run, abstain=0.5, probabilities=True)
     with open(run / "validation.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     got = predictor.predict([row["text"] for row in rows])
     assert predictor.fit["texts"] == len(rows) == 17
     assert predictor.abstained == sum(row["prediction"] is None for row in got)
-    answered, = (row["answered"] for row in predictor.fit["coverage"] if row["p"] == 0.5)
+    (answered,) = (row["answered"] for row in predictor.fit["coverage"] if row["p"] == 0.5)
     assert predictor.abstained == pytest.approx(17 * (1 - answered / 100))
     assert [row["probability"] for row in got] == pytest.approx(
-        [float(row["probability"]) for row in rows], abs=1e-5)
+        [float(row["probability"]) for row in rows], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("file", ["terms.json", "tfidf.safetensors"])
@@ -322,11 +390,13 @@ def test_a_harmed_file_of_tfidf_is_one_line(tmp_path, tfidf_folder, file, capsys
     assert "truncated or altered" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--embedding", "a text"], "no embedding"), (["--export", "onnx"], "no encoder")])
+@pytest.mark.parametrize(
+    "options, message",
+    [(["--embedding", "a text"], "no embedding"), (["--export", "onnx"], "no encoder")],
+)
 def test_what_needs_an_encoder_is_refused_for_tfidf(tfidf_folder, options, message, capsys):
     assert predict.main([str(tfidf_folder), *options]) == 2
-    error, = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert message in error and not (tfidf_folder / "onnx").exists()
 
 
@@ -336,14 +406,20 @@ def test_what_needs_an_encoder_is_refused_for_tfidf(tfidf_folder, options, messa
 def with_batch_norm(method):
     """As after training: running statistics and weights that are not those of the start."""
     norm = method.proj_f[1]
-    for tensor, low in ((norm.running_mean, -1), (norm.running_var, 0.5), (norm.weight, 0.5),
-                        (norm.bias, -1)):
+    for tensor, low in (
+        (norm.running_mean, -1),
+        (norm.running_var, 0.5),
+        (norm.weight, 0.5),
+        (norm.bias, -1),
+    ):
         torch.nn.init.uniform_(tensor, low, 2)
     return method
 
 
-@pytest.mark.parametrize("model_type, pooling, proj_bn", [
-    ("bert", "mean", False), ("roberta", "cls", True), ("distilbert", "mean", False)])
+@pytest.mark.parametrize(
+    "model_type, pooling, proj_bn",
+    [("bert", "mean", False), ("roberta", "cls", True), ("distilbert", "mean", False)],
+)
 def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, pooling, proj_bn):
     reason = "pip install sentence-transformers (optional)"
     library = pytest.importorskip("sentence_transformers", reason=reason)
@@ -365,10 +441,12 @@ def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, poolin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type, pooling", [("bert", "mean"), ("roberta", "cls"),
-                                                 ("distilbert", "cls")])
-def test_onnxruntime_gives_our_logits_for_any_number_and_length_of_texts(tmp_path, model_type,
-                                                                         pooling):
+@pytest.mark.parametrize(
+    "model_type, pooling", [("bert", "mean"), ("roberta", "cls"), ("distilbert", "cls")]
+)
+def test_onnxruntime_gives_our_logits_for_any_number_and_length_of_texts(
+    tmp_path, model_type, pooling
+):
     pytest.importorskip("onnxscript", reason="pip install onnx onnxscript onnxruntime (optional)")
     runtime = pytest.importorskip("onnxruntime", reason="pip install onnxruntime (optional)")
     encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
@@ -380,25 +458,33 @@ def test_onnxruntime_gives_our_logits_for_any_number_and_length_of_texts(tmp_pat
     tokenizer = AutoTokenizer.from_pretrained(path)
     for texts in (TEXTS, TEXTS[:1], [" ".join(TEXTS * 3)]):
         batch = tokenizer(texts, padding=True, return_tensors="np")
-        logits, embedding = session.run(["logits", "sentence_embedding"], {
-            name: batch[name] for name in ("input_ids", "attention_mask")})
+        logits, embedding = session.run(
+            ["logits", "sentence_embedding"],
+            {name: batch[name] for name in ("input_ids", "attention_mask")},
+        )
         ours, feat = logits_of(method, load_tokenizer(str(encoder)), texts)
         assert np.abs(logits - ours.numpy()).max() < 1e-4
         assert np.abs(embedding - feat.numpy()).max() < 1e-4
     assert json.loads((path / "config.json").read_text())["id2label"]["0"] == NAMES[0]
 
 
-@pytest.mark.parametrize("name, kind, message", [
-    ("spcl", "onnx", "not linear"), ("dualcl", "embeddings", "not linear"),
-    ("bert", "projected", "proj_f")])
-def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path, tiny_encoder, name, kind,
-                                                                message, capsys):
+@pytest.mark.parametrize(
+    "name, kind, message",
+    [
+        ("spcl", "onnx", "not linear"),
+        ("dualcl", "embeddings", "not linear"),
+        ("bert", "projected", "proj_f"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
+    tmp_path, tiny_encoder, name, kind, message, capsys
+):
     about = about_of(name)
     write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
     before = sorted(tmp_path.rglob("*"))
     capsys.readouterr()
     assert predict.main([str(tmp_path / "model"), "--export", kind]) == 2
-    error, = capsys.readouterr().err.splitlines()
+    (error,) = capsys.readouterr().err.splitlines()
     assert message in error and sorted(tmp_path.rglob("*")) == before
 
 
@@ -410,8 +496,10 @@ def test_an_export_without_its_library_is_one_line(folder, tmp_path, monkeypatch
 
 def test_an_export_does_not_replace_a_folder(folder, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
-    assert predict.main([str(folder), "--export", "embeddings", "--output",
-                         str(tmp_path / "mine")]) == 2
+    assert (
+        predict.main([str(folder), "--export", "embeddings", "--output", str(tmp_path / "mine")])
+        == 2
+    )
     assert "is there already" in capsys.readouterr().err
     assert list((tmp_path / "mine").iterdir()) == []
 
@@ -419,16 +507,38 @@ def test_an_export_does_not_replace_a_folder(folder, tmp_path, capsys):
 # ---- from main.py ----
 
 
-@pytest.mark.parametrize("options, is_stock", [
-    (["--method", "sharprecl"], True), (["--method", "bcl", "--pooling", "mean"], False),
-    (["--method", "spcl"], False), (["--method", "dualcl"], False), (["--method", "tsc"], True)])
-def test_predict_gives_the_runs_own_predictions(corpus_folder, tiny_encoder, tmp_path, options,
-                                                is_stock, capsys):
-    command = ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs", "1",
-               "--batch_size", "16", "--lr", "1e-3", "--device", "cpu", "--output_dir",
-               str(tmp_path), *options]
+@pytest.mark.parametrize(
+    "options, is_stock",
+    [
+        (["--method", "sharprecl"], True),
+        (["--method", "bcl", "--pooling", "mean"], False),
+        (["--method", "spcl"], False),
+        (["--method", "dualcl"], False),
+        (["--method", "tsc"], True),
+    ],
+)
+def test_predict_gives_the_runs_own_predictions(
+    corpus_folder, tiny_encoder, tmp_path, options, is_stock, capsys
+):
+    command = [
+        "--dataset",
+        str(corpus_folder),
+        "--encoder",
+        str(tiny_encoder),
+        "--epochs",
+        "1",
+        "--batch_size",
+        "16",
+        "--lr",
+        "1e-3",
+        "--device",
+        "cpu",
+        "--output_dir",
+        str(tmp_path),
+        *options,
+    ]
     assert train(command) == 0
-    run, = tmp_path.glob("*_seed*")
+    (run,) = tmp_path.glob("*_seed*")
     card = (run / "model" / "README.md").read_text()
     assert f"| encoder | {tiny_encoder.name} |" in card and "/" not in card.split("## Limits")[0]
     said = "not for transformers" in capsys.readouterr().out
@@ -440,13 +550,28 @@ def test_predict_gives_the_runs_own_predictions(corpus_folder, tiny_encoder, tmp
     assert len(pairs) == 36
     for got, expected in pairs:
         assert float(got.pop("probability")) == pytest.approx(
-            float(expected.pop("probability")), abs=2e-6)
+            float(expected.pop("probability")), abs=2e-6
+        )
         assert expected.pop("epoch") == "1" and got == expected
 
 
 def test_a_run_without_weights_has_no_model_folder(corpus_folder, tiny_encoder, tmp_path, capsys):
-    assert train(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs", "1",
-                  "--output_dir", str(tmp_path), "--no_weights"]) == 0
-    run, = tmp_path.glob("*_seed*")
+    assert (
+        train(
+            [
+                "--dataset",
+                str(corpus_folder),
+                "--encoder",
+                str(tiny_encoder),
+                "--epochs",
+                "1",
+                "--output_dir",
+                str(tmp_path),
+                "--no_weights",
+            ]
+        )
+        == 0
+    )
+    (run,) = tmp_path.glob("*_seed*")
     assert not (run / "model").exists() and predict.main([str(run)]) == 2
     assert "--no_weights" in capsys.readouterr().err

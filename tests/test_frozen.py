@@ -1,4 +1,5 @@
 """--freeze_layers: layers that stay as pretrained, and their states that are computed once."""
+
 import csv
 
 import numpy as np
@@ -16,15 +17,18 @@ from engine.arguments import parse_args
 from main import main
 from model import load_encoder
 
-HALF = 2.0 ** -11       # the relative rounding of float16
+HALF = 2.0**-11  # the relative rounding of float16
 SHAPES = ["bert", "roberta", "distilbert"]
 
 
 def frozen_names(encoder, layers):
     """The parameters of the embeddings and of the lowest layers, by their names alone."""
     lowest = tuple(f"layer.{number}." for number in range(layers))
-    return {name for name, _ in encoder.backbone.named_parameters()
-            if name.startswith("embeddings.") or name.split(".", 1)[1].startswith(lowest)}
+    return {
+        name
+        for name, _ in encoder.backbone.named_parameters()
+        if name.startswith("embeddings.") or name.split(".", 1)[1].startswith(lowest)
+    }
 
 
 def kept(encoder, texts, cache_dir):
@@ -70,11 +74,18 @@ def test_kept_states_are_the_layers_own_output_rounded_to_float16(tmp_path, shap
     encoder, texts = encoder_of(shape, frozen_layers=layers).eval(), texts_of(LENGTHS)
     states = kept(encoder, texts, tmp_path).states
     assert states.dtype == np.float16 and states.shape == (sum(LENGTHS), 32)
-    with torch.no_grad():       # each text for itself, by transformers
-        expected = np.concatenate([
-            encoder.backbone(torch.from_numpy(texts.ids[None, a:b].astype(np.int64)),
-                             output_hidden_states=True).hidden_states[layers][0].numpy()
-            for a, b in zip(texts.offsets, texts.offsets[1:])])
+    with torch.no_grad():  # each text for itself, by transformers
+        expected = np.concatenate(
+            [
+                encoder.backbone(
+                    torch.from_numpy(texts.ids[None, a:b].astype(np.int64)),
+                    output_hidden_states=True,
+                )
+                .hidden_states[layers][0]
+                .numpy()
+                for a, b in zip(texts.offsets, texts.offsets[1:])
+            ]
+        )
     assert np.all(np.abs(states - expected) <= HALF * np.abs(expected) + 1e-5)
     assert not np.array_equal(states.astype(np.float32), expected)
 
@@ -97,7 +108,10 @@ def test_feat_and_gradients_with_kept_states_are_close_to_those_without(tmp_path
 
 def test_states_are_taken_and_joined_with_their_texts(tmp_path):
     encoder, texts = encoder_of(frozen_layers=1).eval(), texts_of(LENGTHS)
-    texts, order = kept(encoder, texts, tmp_path), np.random.default_rng(0).permutation(len(LENGTHS))
+    texts, order = (
+        kept(encoder, texts, tmp_path),
+        np.random.default_rng(0).permutation(len(LENGTHS)),
+    )
     with torch.no_grad():
         feat = loader.encode(encoder, texts, CPU)
         moved = loader.encode(encoder, texts.take(order), CPU)
@@ -123,30 +137,35 @@ def test_states_are_found_again_but_not_by_other_weights_layers_or_texts(tmp_pat
     one_number = encoder_of(frozen_layers=1)
     with torch.no_grad():
         one_number.layers()[0].output.dense.bias[3] += 1e-3
-    others = [(one_number, texts), (encoder_of(frozen_layers=1, seed=1), texts),
-              (encoder_of(frozen_layers=2), texts),
-              (encoder_of(frozen_layers=1), texts_of(LENGTHS, seed=1)),
-              (encoder_of(frozen_layers=1), texts_of(LENGTHS[::-1]))]
+    others = [
+        (one_number, texts),
+        (encoder_of(frozen_layers=1, seed=1), texts),
+        (encoder_of(frozen_layers=2), texts),
+        (encoder_of(frozen_layers=1), texts_of(LENGTHS, seed=1)),
+        (encoder_of(frozen_layers=1), texts_of(LENGTHS[::-1])),
+    ]
     for number, (encoder, other_texts) in enumerate(others, start=2):
         kept(encoder, other_texts, tmp_path)
         assert len(writes) == number
     assert len(list(tmp_path.iterdir())) == 6
 
 
-@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-2],
-                                    lambda content: content + b"x"])
+@pytest.mark.parametrize(
+    "damage", [lambda content: b"", lambda content: content[:-2], lambda content: content + b"x"]
+)
 def test_a_damaged_file_of_states_is_named_and_made_anew(tmp_path, capsys, damage):
     encoder, texts = encoder_of(frozen_layers=1), texts_of(LENGTHS)
     expected = np.array(kept(encoder, texts, tmp_path).states)
-    path, = tmp_path.iterdir()
+    (path,) = tmp_path.iterdir()
     path.write_bytes(damage(path.read_bytes()))
     assert np.array_equal(kept(encoder, texts, tmp_path).states, expected)
-    line, = capsys.readouterr().out.splitlines()
+    (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{path} is damaged") and line.endswith("made anew")
 
 
 def test_states_that_would_be_too_large_are_computed_at_each_step_and_it_is_said(
-        tmp_path, capsys, monkeypatch):
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(frozen, "MOST_BYTES", 2 * 32 * sum(LENGTHS) - 1)
     texts = kept(encoder_of(frozen_layers=1), texts_of(LENGTHS), tmp_path)
     assert texts.states is None and not list(tmp_path.iterdir())
@@ -156,6 +175,7 @@ def test_states_that_would_be_too_large_are_computed_at_each_step_and_it_is_said
 def test_a_stop_while_states_are_computed_leaves_no_half_file(tmp_path, monkeypatch):
     def stop(*inputs):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(frozen.loader, "to_device", stop)
     with pytest.raises(KeyboardInterrupt):
         kept(encoder_of(frozen_layers=1), texts_of(LENGTHS), tmp_path)
@@ -168,9 +188,24 @@ def test_a_stop_while_states_are_computed_leaves_no_half_file(tmp_path, monkeypa
 @pytest.fixture
 def command(corpus_folder, two_layers, tmp_path):
     """The arguments of a run of three epochs with the lower of two layers frozen."""
-    return ["--dataset", str(corpus_folder), "--encoder", str(two_layers), "--epochs", "3",
-            "--batch_size", "16", "--lr", "1e-3", "--device", "cpu", "--freeze_layers", "1",
-            "--output_dir", str(tmp_path)]
+    return [
+        "--dataset",
+        str(corpus_folder),
+        "--encoder",
+        str(two_layers),
+        "--epochs",
+        "3",
+        "--batch_size",
+        "16",
+        "--lr",
+        "1e-3",
+        "--device",
+        "cpu",
+        "--freeze_layers",
+        "1",
+        "--output_dir",
+        str(tmp_path),
+    ]
 
 
 def stop_after(monkeypatch, last):
@@ -181,26 +216,29 @@ def stop_after(monkeypatch, last):
         if inputs[-2] > last:
             raise KeyboardInterrupt
         return train_epoch(*inputs)
+
     monkeypatch.setattr(main_module, "train_epoch", until)
 
 
 @pytest.mark.parametrize("method", ["sharprecl", "tsc"])
-def test_a_stopped_run_goes_on_bit_for_bit_and_keeps_no_frozen_weight(command, two_layers, tmp_path,
-                                                                      monkeypatch, method):
+def test_a_stopped_run_goes_on_bit_for_bit_and_keeps_no_frozen_weight(
+    command, two_layers, tmp_path, monkeypatch, method
+):
     command = [*command, "--method", method]
     whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
     assert main([*command, "--output_dir", whole]) == 0
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         assert main([*command, "--output_dir", stopped]) == 130
-    checkpoint, = folder_of(stopped).glob("checkpoint-*")
+    (checkpoint,) = folder_of(stopped).glob("checkpoint-*")
     names = set(safetensors.torch.load_file(checkpoint / "model.safetensors"))
-    frozen_part = {"encoder.backbone." + name
-                   for name in frozen_names(load_encoder(str(two_layers), "cls"), 1)}
+    frozen_part = {
+        "encoder.backbone." + name for name in frozen_names(load_encoder(str(two_layers), "cls"), 1)
+    }
     assert not names & frozen_part and "encoder.backbone.encoder.layer.1.output.dense.bias" in names
     trainer = torch.load(checkpoint / "trainer.pt", weights_only=True)
     sizes = [state["exp_avg"].numel() for state in trainer["optimizer"]["state"].values()]
-    assert max(sizes) == 32 * 128       # of a head; the word embeddings have more numbers
+    assert max(sizes) == 32 * 128  # of a head; the word embeddings have more numbers
     assert main([*command, "--output_dir", stopped]) == 0
     assert outcome(stopped) == outcome(whole)
 
@@ -209,21 +247,25 @@ def test_the_frozen_layers_of_the_model_are_the_pretrained_ones(command, two_lay
     assert main(command) == 0
     before = safetensors.torch.load_file(two_layers / "model.safetensors")
     after = safetensors.torch.load_file(folder_of(tmp_path) / "model" / "model.safetensors")
-    changed = {name for name, weight in before.items() if "pooler" not in name
-               and not torch.equal(weight, after["bert." + name])}
+    changed = {
+        name
+        for name, weight in before.items()
+        if "pooler" not in name and not torch.equal(weight, after["bert." + name])
+    }
     encoder = load_encoder(str(two_layers), "cls")
     names = {name for name, _ in encoder.backbone.named_parameters()}
-    rounding = {"encoder.layer.1.attention.self.key.bias"}      # of its gradient there is no more
+    rounding = {"encoder.layer.1.attention.self.key.bias"}  # of its gradient there is no more
     assert changed | rounding == names - frozen_names(encoder, 1)
 
 
 def test_a_second_run_on_the_same_texts_finds_the_states(command, monkeypatch, tmp_path):
     assert main(command) == 0
     states = sorted((tmp_path / "cache").glob("states-*"))
-    assert len(states) == 3         # of both views and of the test texts
+    assert len(states) == 3  # of both views and of the test texts
 
     def again(*inputs):
         raise AssertionError("computed a second time")
+
     monkeypatch.setattr(frozen, "_write", again)
     assert main([*command, "--seed", "1"]) == 0
     assert sorted((tmp_path / "cache").glob("states-*")) == states
@@ -234,29 +276,37 @@ def test_without_kept_states_a_run_learns_nearly_the_same(command, tmp_path, mon
     monkeypatch.setattr(frozen, "MOST_BYTES", 0)
     assert main([*command, "--output_dir", str(tmp_path / "anew")]) == 0
     kept, anew = (outcome(tmp_path / name)["metrics"] for name in ("kept", "anew"))
-    assert [line["loss"] for line in kept] == pytest.approx([line["loss"] for line in anew],
-                                                            rel=5e-3)
+    assert [line["loss"] for line in kept] == pytest.approx(
+        [line["loss"] for line in anew], rel=5e-3
+    )
     assert kept[0]["loss"] != anew[0]["loss"]
 
 
-def test_predict_py_knows_nothing_of_frozen_layers_and_says_the_same(command, corpus_folder,
-                                                                     tmp_path):
+def test_predict_py_knows_nothing_of_frozen_layers_and_says_the_same(
+    command, corpus_folder, tmp_path
+):
     """The states of training are rounded to float16, those of predict.py are not."""
     assert main(command) == 0
     run, output = folder_of(tmp_path), tmp_path / "out.csv"
     assert predict.main([str(run), str(corpus_folder / "test.csv"), "--output", str(output)]) == 0
-    got, expected = (list(csv.DictReader(path.read_text().splitlines()))
-                     for path in (output, run / "predictions.csv"))
+    got, expected = (
+        list(csv.DictReader(path.read_text().splitlines()))
+        for path in (output, run / "predictions.csv")
+    )
     assert len(got) == 36
     for ours, theirs in zip(got, expected, strict=True):
         assert float(ours["probability"]) == pytest.approx(float(theirs["probability"]), abs=2e-3)
         assert ours["prediction"] == theirs["prediction"] or float(ours["probability"]) < 0.4
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--freeze_layers", "3"], "--freeze_layers 3: this encoder has 2 layers; give at most"),
-    (["--method", "dualcl"], "dualcl learns an embedding of each label"),
-    (["--method", "spcl", "--freeze_layers", "2"], "leaves nothing of it to train")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--freeze_layers", "3"], "--freeze_layers 3: this encoder has 2 layers; give at most"),
+        (["--method", "dualcl"], "dualcl learns an embedding of each label"),
+        (["--method", "spcl", "--freeze_layers", "2"], "leaves nothing of it to train"),
+    ],
+)
 def test_what_cannot_be_frozen_is_one_line_and_exit_code_2(command, options, message, capsys):
     assert main([*command, *options]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -264,7 +314,8 @@ def test_what_cannot_be_frozen_is_one_line_and_exit_code_2(command, options, mes
 
 
 def test_an_encoder_whose_layers_are_unknown_is_refused_and_trains_as_a_whole(
-        command, tmp_path, capsys):
+    command, tmp_path, capsys
+):
     albert = str(save_tiny_encoder(tmp_path / "albert", "albert"))
     assert main([*command, "--encoder", albert]) == 2
     assert "not of albert: leave it out" in capsys.readouterr().err.splitlines()[-1]

@@ -2,6 +2,7 @@
 Any bytes: the readers give rows or an InputError of one line, and a checkpoint is restored or named
 as damaged. What was written as a valid table is read as it was. Derandomised: the same every time.
 """
+
 import bz2
 import csv
 import gzip
@@ -13,30 +14,76 @@ import zipfile
 import pandas
 import pytest
 from conftest import untrained
-from hypothesis import HealthCheck, given, settings, strategies as st
-
-from conftest import untrained
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import data
+from engine import reading
+from engine.files import InputError
 from engine.network import Trained
 from engine.optimizer import new_optimizer
 from engine.run_folder import load_whole, save_whole
-from engine import reading
-from engine.files import InputError
 
-fuzz = settings(derandomize=True, deadline=None, database=None, max_examples=400,
-                suppress_health_check=list(HealthCheck))
+fuzz = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=400,
+    suppress_health_check=list(HealthCheck),
+)
 
 # bytes as they come, and near-valid files: pieces of each format in any order
-PIECES = [b"text", b"label", b",", b"\t", b"\n", b"\r\n", b"\r", b'"', b'""', b"a", b" ", b"[",
-          b"]", b"{", b"}", b":", b'{"text": "a", "label": 1}', b'{"text": "b", "label": "x"}',
-          b"\\u0000", b"\\ud83d", b"null", b"1e999", b"NaN", b"\0", b"\xef\xbb\xbf", b"\xff\xfe", b"\xc3\xa9",
-          b"\xc3", b"\xe2\x80\xa8", b"\xf0\x9f\x98\x80", b"9" * 5000, b"text,label\n",
-          b"text\tlabel\n", b"text;label\n", b"a;b\n", b"a|b\n", b"sep=;\n", b"1.0", b"['a', 'b']",
-          b"PK\x03\x04", b"\x1f\x8b\x08", b"BZh91AY&SY", b"PAR1", b'{"text": {"0": "a"}, ',
-          "text,label\na,é\n".encode("utf-16"), b"text,label\na,\xe9\n"]
-some_bytes = st.one_of(st.binary(max_size=300),
-                       st.lists(st.sampled_from(PIECES), max_size=25).map(b"".join))
+PIECES = [
+    b"text",
+    b"label",
+    b",",
+    b"\t",
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b'"',
+    b'""',
+    b"a",
+    b" ",
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b":",
+    b'{"text": "a", "label": 1}',
+    b'{"text": "b", "label": "x"}',
+    b"\\u0000",
+    b"\\ud83d",
+    b"null",
+    b"1e999",
+    b"NaN",
+    b"\0",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\xc3\xa9",
+    b"\xc3",
+    b"\xe2\x80\xa8",
+    b"\xf0\x9f\x98\x80",
+    b"9" * 5000,
+    b"text,label\n",
+    b"text\tlabel\n",
+    b"text;label\n",
+    b"a;b\n",
+    b"a|b\n",
+    b"sep=;\n",
+    b"1.0",
+    b"['a', 'b']",
+    b"PK\x03\x04",
+    b"\x1f\x8b\x08",
+    b"BZh91AY&SY",
+    b"PAR1",
+    b'{"text": {"0": "a"}, ',
+    "text,label\na,é\n".encode("utf-16"),
+    b"text,label\na,\xe9\n",
+]
+some_bytes = st.one_of(
+    st.binary(max_size=300), st.lists(st.sampled_from(PIECES), max_size=25).map(b"".join)
+)
 NAMES = ["a.csv", "a.tsv", "a.txt", "a.json", "a.jsonl", "a.parquet", "a.xlsx", "a.zip"]
 
 
@@ -89,8 +136,13 @@ def whole_files():
     book = io.BytesIO()
     frame.to_excel(book, index=False)
     table = b"text,label\none,x\ntwo,y\n"
-    return {"a.parquet": frame.to_parquet(), "a.xlsx": book.getvalue(), "a.zip": zip_of(table),
-            "a.csv.gz": gzip.compress(table), "a.csv.bz2": bz2.compress(table)}
+    return {
+        "a.parquet": frame.to_parquet(),
+        "a.xlsx": book.getvalue(),
+        "a.zip": zip_of(table),
+        "a.csv.gz": gzip.compress(table),
+        "a.csv.bz2": bz2.compress(table),
+    }
 
 
 @settings(fuzz, max_examples=150)
@@ -98,10 +150,15 @@ def whole_files():
 def test_a_damaged_binary_file_gives_rows_or_one_line(folder, whole_files, draw):
     name, content = draw.draw(st.sampled_from(sorted(whole_files.items())))
     place = draw.draw(st.integers(0, len(content) - 1))
-    damaged = draw.draw(st.one_of(
-        st.just(content[:place]), st.binary(max_size=50).map(lambda more: content[:place] + more),
-        st.integers(1, 255).map(
-            lambda bits: content[:place] + bytes([content[place] ^ bits]) + content[place + 1:])))
+    damaged = draw.draw(
+        st.one_of(
+            st.just(content[:place]),
+            st.binary(max_size=50).map(lambda more: content[:place] + more),
+            st.integers(1, 255).map(
+                lambda bits: content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :]
+            ),
+        )
+    )
     (folder / name).write_bytes(damaged)
     check_rows(rows_of, folder / name)
 
@@ -110,8 +167,10 @@ def test_a_damaged_binary_file_gives_rows_or_one_line(folder, whole_files, draw)
 @given(some_bytes, some_bytes)
 def test_a_folder_of_any_bytes_gives_a_corpus_or_one_line(folder, train, test):
     (folder / "own").mkdir(exist_ok=True)
-    for name, content in (("train.csv", b"text,label\n" + train),
-                          ("test.jsonl", b'{"text": "a", "label": "x"}\n' + test)):
+    for name, content in (
+        ("train.csv", b"text,label\n" + train),
+        ("test.jsonl", b'{"text": "a", "label": "x"}\n' + test),
+    ):
         (folder / "own" / name).write_bytes(content)
     try:
         corpus = data.load(str(folder / "own"))
@@ -137,8 +196,13 @@ tables = st.lists(st.tuples(texts, labels), min_size=1, max_size=12)
 
 
 @fuzz
-@given(tables, st.sampled_from(["a.csv", "a.tsv", "a.txt"]), st.sampled_from(",;\t|"),
-       st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be"]), st.booleans())
+@given(
+    tables,
+    st.sampled_from(["a.csv", "a.tsv", "a.txt"]),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be"]),
+    st.booleans(),
+)
 def test_a_written_table_is_read_as_it_was(folder, rows, name, separator, encoding, quotes_all):
     file = io.StringIO(newline="")
     # csv quotes a lone \r only where the line end holds one
@@ -146,7 +210,7 @@ def test_a_written_table_is_read_as_it_was(folder, rows, name, separator, encodi
     writer = csv.writer(file, delimiter=separator, **options)
     writer.writerows([("label", "more", "text"), *((label, "", text) for text, label in rows)])
     if encoding == "utf-16-be" and any(ord(c) > 255 for c in file.getvalue()):
-        encoding = "utf-16"         # found without its mark by the zeros of Western text alone
+        encoding = "utf-16"  # found without its mark by the zeros of Western text alone
     (folder / name).write_bytes(file.getvalue().encode(encoding))
     if several_in_one(label for _, label in rows):
         return
@@ -170,10 +234,18 @@ def test_written_json_is_read_as_it_was(folder, rows, is_ascii, indent):
 
 
 @fuzz
-@given(st.lists(st.tuples(
-    st.text(characters.filter(lambda c: c not in "\r\n"), max_size=30),
-    st.text(string.ascii_letters + "é 😀", min_size=1, max_size=8).map(str.strip).filter(bool)),
-    min_size=1, max_size=12))
+@given(
+    st.lists(
+        st.tuples(
+            st.text(characters.filter(lambda c: c not in "\r\n"), max_size=30),
+            st.text(string.ascii_letters + "é 😀", min_size=1, max_size=8)
+            .map(str.strip)
+            .filter(bool),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
 def test_written_lines_are_read_as_they_were(folder, rows):
     lines = "".join(f"{label}\t{text}\n" for text, label in rows)
     (folder / "both.txt").write_bytes(lines.encode())
@@ -190,8 +262,9 @@ def test_written_lines_are_read_as_they_were(folder, rows):
 @pytest.fixture(scope="module")
 def checkpoint(corpus_folder, tiny_encoder, tmp_path_factory):
     """A folder with one whole epoch, its parts, and its files."""
-    run = untrained(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--device",
-                     "cpu"])
+    run = untrained(
+        ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--device", "cpu"]
+    )
     parts = {"weights": Trained(run.model), "optimizer": new_optimizer(run.model, run.args)}
     folder = tmp_path_factory.mktemp("runs") / "checkpoint-1"
     save_whole(folder, parts, {"history": [{"epoch": 1}]})
@@ -204,10 +277,15 @@ def test_a_checkpoint_of_any_bytes_is_restored_or_named(checkpoint, draw):
     folder, parts, files = checkpoint
     name, content = draw.draw(st.sampled_from(sorted(files.items())))
     place = draw.draw(st.integers(0, len(content) - 1))
-    damaged = draw.draw(st.one_of(
-        st.binary(max_size=200), st.just(content[:place]),
-        st.integers(1, 255).map(
-            lambda bits: content[:place] + bytes([content[place] ^ bits]) + content[place + 1:])))
+    damaged = draw.draw(
+        st.one_of(
+            st.binary(max_size=200),
+            st.just(content[:place]),
+            st.integers(1, 255).map(
+                lambda bits: content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :]
+            ),
+        )
+    )
     path = folder / name
     path.write_bytes(damaged)
     try:

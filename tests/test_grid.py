@@ -1,4 +1,5 @@
 """grid.py and run_all.sh: which runs the grids hold, and that each runs once."""
+
 import contextlib
 import io
 import json
@@ -16,19 +17,19 @@ import pytest
 from conftest import save_tiny_encoder
 
 import augment
-import main as main_module
-from engine import grid as grid_module
 from baselines import METHODS
 from baselines.language_models import MODELS
-from engine.arguments import ABLATIONS
+from engine import grid as grid_module
+from engine.arguments import ABLATIONS, parse_args, run_folder
 from engine.grid import read_cells, state
+from engine.run_folder import locked
 
 ROOT = Path(__file__).parent.parent
 
 # Stands in for main.py: as it does, it locks the run's folder, leaves result.json and says 75 where
 # another process has the lock. Writes each start that gets the lock into starts.txt, and waits for
 # the file go; the seed says the rest: 13 fails, from 100 on it lasts until it is interrupted.
-STUB = '''
+STUB = """
 import fcntl, json, os, sys, time
 seed = int(sys.argv[sys.argv.index("--seed") + 1])
 folder = os.path.join({output!r}, f"trec_original_method-bert_seed{{seed}}")
@@ -56,7 +57,7 @@ with open(os.path.join(folder, "result.json"), "w") as file:
     json.dump(result, file)
 if "--plots" in sys.argv:
     open(os.path.join(folder, "tsne.csv"), "w").close()
-'''
+"""
 
 
 @pytest.fixture
@@ -68,8 +69,19 @@ def stub(tmp_path):
 
 
 def line(seed: int, output_dir, *more: str) -> str:
-    return shlex.join(["--dataset", "trec", "--method", "bert", "--seed", str(seed),
-                       "--output_dir", str(output_dir), *more])
+    return shlex.join(
+        [
+            "--dataset",
+            "trec",
+            "--method",
+            "bert",
+            "--seed",
+            str(seed),
+            "--output_dir",
+            str(output_dir),
+            *more,
+        ]
+    )
 
 
 @pytest.fixture
@@ -82,6 +94,7 @@ def grid(stub, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
         code = grid_module.main(["--script", str(stub), *options])
         return code, capsys.readouterr().out
+
     yield run
     for name, handler in handlers:
         signal.signal(name, handler)
@@ -95,11 +108,15 @@ def starts(folder: Path) -> Counter:
 
 def in_background(stub, folder, seeds, *options) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, "-m", "engine.grid", "--script", str(stub), *options], text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+        [sys.executable, "-m", "engine.grid", "--script", str(stub), *options],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    )
     process.stdin.write("\n".join(line(seed, folder) for seed in seeds))
     process.stdin.close()
-    process.stdin = None            # else communicate() writes to it again
+    process.stdin = None  # else communicate() writes to it again
     return process
 
 
@@ -114,28 +131,37 @@ def wait_for(condition, seconds: float = 30):
 
 
 def run_all(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    env = {name: value for name, value in os.environ.items()
-           if name not in ("DATASETS", "METHODS", "SEEDS", "IRS", "ENCODER", "FLAGS", "SHARD")}
-    return subprocess.run(["bash", str(ROOT / "run_all.sh"), *arguments], text=True,
-                          capture_output=True,
-                          env=env | {"PYTHON": sys.executable} | variables)
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("DATASETS", "METHODS", "SEEDS", "IRS", "ENCODER", "FLAGS", "SHARD")
+    }
+    return subprocess.run(
+        ["bash", str(ROOT / "run_all.sh"), *arguments],
+        text=True,
+        capture_output=True,
+        env=env | {"PYTHON": sys.executable} | variables,
+    )
 
 
 @pytest.fixture
 def lines_of(tmp_path):
     """The lines that run_all.sh pipes into grid.py, which a stand-in for python writes down."""
     python = tmp_path / "python"
-    python.write_text('#!/usr/bin/env bash\n'
-                      f'if [ "$1" = -c ] || [ "$1 $2" = "-m baselines" ]\n'
-                      f'then exec {sys.executable} "$@"; fi\n'
-                      f'if [ "$1 $2" = "-m engine.grid" ]; then cat >"{tmp_path}/lines"; fi\n'
-                      f'echo "$@" >>"{tmp_path}/calls"\n')
+    python.write_text(
+        "#!/usr/bin/env bash\n"
+        f'if [ "$1" = -c ] || [ "$1 $2" = "-m baselines" ]\n'
+        f'then exec {sys.executable} "$@"; fi\n'
+        f'if [ "$1 $2" = "-m engine.grid" ]; then cat >"{tmp_path}/lines"; fi\n'
+        f'echo "$@" >>"{tmp_path}/calls"\n'
+    )
     python.chmod(0o755)
 
     def lines(*arguments: str, **variables: str) -> list[str]:
         done = run_all(*arguments, PYTHON=str(python), **variables)
         assert done.returncode == 0, done.stderr
         return (tmp_path / "lines").read_text().splitlines()
+
     return lines
 
 
@@ -143,17 +169,21 @@ def test_table_2_has_every_method_and_ten_seeds_wherever_the_paper_has_a_column(
     # those of Figure 4 have --plots instead
     lines = [line.replace("--plots", "--no_weights") for line in lines_of("table2")]
     first = [line for line in lines if "--seed 0 " in line]
-    assert sorted(lines) == sorted(line.replace("--seed 0 ", f"--seed {seed} ")
-                                   for line in first for seed in range(10))
+    assert sorted(lines) == sorted(
+        line.replace("--seed 0 ", f"--seed {seed} ") for line in first for seed in range(10)
+    )
     cells = read_cells(first)
     assert len(cells) == 18 * 17
     assert {cell.args.method for cell in cells} == set(METHODS) - set(MODELS)
     assert Counter((cell.args.dataset, cell.args.ir) for cell in cells) == {
         **{(name, None): 17 for name in ("r52", "ohsumed", "trec", "dblp", "biomedical", "cr")},
-        **{(name, ir): 17 for name in ("trec", "dblp", "biomedical", "cr")
-           for ir in (50, 20, 10)}}
-    assert all(cell.args.encoder == ("roberta-base" if cell.args.method == "roberta" else
-                                     "bert-base-uncased") for cell in cells)
+        **{(name, ir): 17 for name in ("trec", "dblp", "biomedical", "cr") for ir in (50, 20, 10)},
+    }
+    assert all(
+        cell.args.encoder
+        == ("roberta-base" if cell.args.method == "roberta" else "bert-base-uncased")
+        for cell in cells
+    )
 
 
 def test_table_3_is_off_unless_asked_for_and_pays_only_with_prices(lines_of):
@@ -162,8 +192,9 @@ def test_table_3_is_off_unless_asked_for_and_pays_only_with_prices(lines_of):
     assert {cell.args.method for cell in cells} == {"bloom", "llama2", "llama3", "sharprecl"}
     assert {(cell.args.dataset, cell.args.ir) for cell in cells} == SETTING
     paid = read_cells(lines_of("table3", SEEDS="1", PRICES="8 3 6"))
-    [args] = [cell.args for cell in paid if cell.args.method == "gpt35"
-              and cell.args.dataset == "trec"]
+    [args] = [
+        cell.args for cell in paid if cell.args.method == "gpt35" and cell.args.dataset == "trec"
+    ]
     assert args.prices == [8, 3, 6] and args.yes and args.ir == 50
     one = read_cells(lines_of("table3", METHODS="llama2", SEEDS="1", DATASETS="cr"))
     assert [cell.args.method for cell in one] == ["llama2"]
@@ -175,8 +206,11 @@ def test_table_a1_in_full_has_the_papers_augmentations_and_ours(lines_of):
     assert all(cell.args.ir is None for cell in cells)
 
 
-SETTING = {("r52", None), ("ohsumed", None), *((name, 50) for name in
-           ("trec", "dblp", "biomedical", "cr"))}      # of the paper's Table 4
+SETTING = {
+    ("r52", None),
+    ("ohsumed", None),
+    *((name, 50) for name in ("trec", "dblp", "biomedical", "cr")),
+}  # of the paper's Table 4
 
 
 def test_table_4_has_every_ablation_and_the_full_method(lines_of):
@@ -196,11 +230,17 @@ def test_the_tables_of_the_appendix_vary_one_setting(lines_of):
     assert {cell.args.k for cell in cells} == {10, 20, 30, 40, 50}
 
 
-@pytest.mark.parametrize("figure, datasets", [
-    ("fig3", {("ohsumed", None), ("r52", None)}), ("figA1", {("trec", 50), ("dblp", 50)}),
-    ("figA2", {("biomedical", 50), ("cr", 50)})])
+@pytest.mark.parametrize(
+    "figure, datasets",
+    [
+        ("fig3", {("ohsumed", None), ("r52", None)}),
+        ("figA1", {("trec", 50), ("dblp", 50)}),
+        ("figA2", {("biomedical", 50), ("cr", 50)}),
+    ],
+)
 def test_the_figures_vary_mu_or_tau_and_share_the_run_with_both_at_their_defaults(
-        lines_of, figure, datasets):
+    lines_of, figure, datasets
+):
     cells = read_cells(lines_of(figure, SEEDS="3"))
     values = {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}
     assert {(cell.args.dataset, cell.args.ir) for cell in cells} == datasets
@@ -214,16 +254,28 @@ def test_what_several_tables_want_runs_once_and_with_the_plots(lines_of):
     cells = read_cells(lines)
     # table 2; table 4, A.1, A.2 and the figures without what the tables before have
     assert len(cells) == 18 * 17 + 6 * 9 + 6 * 2 + 6 * 4 + 6 * 10 < len(lines)
-    plotted = {(cell.args.dataset, cell.args.ir, cell.args.method, cell.args.seed)
-               for cell in cells if cell.args.plots}
+    plotted = {
+        (cell.args.dataset, cell.args.ir, cell.args.method, cell.args.seed)
+        for cell in cells
+        if cell.args.plots
+    }
     assert plotted == {("trec", 50, method, 0) for method in ("sclce", "spcl", "sharprecl")}
     assert all(cell.args.no_weights != cell.args.plots for cell in cells)
 
 
 def test_variables_narrow_every_table(lines_of, tmp_path):
-    cells = read_cells(lines_of(DATASETS="trec cr", IRS="20", SEEDS="0 4", METHODS="bert sharprecl",
-                                EPOCHS="3", FLAGS="--amp bf16", DATA_DIR="my data",
-                                OUTPUT_DIR=f"{tmp_path}/it's here"))
+    cells = read_cells(
+        lines_of(
+            DATASETS="trec cr",
+            IRS="20",
+            SEEDS="0 4",
+            METHODS="bert sharprecl",
+            EPOCHS="3",
+            FLAGS="--amp bf16",
+            DATA_DIR="my data",
+            OUTPUT_DIR=f"{tmp_path}/it's here",
+        )
+    )
     assert {cell.args.dataset for cell in cells} == {"trec", "cr"}
     assert {cell.args.method for cell in cells} == {"bert", "sharprecl"}
     assert {cell.args.ir for cell in cells if cell.args.method == "bert"} == {20}
@@ -253,15 +305,17 @@ def test_quick_has_every_method_but_roberta_and_some_of_every_table(lines_of):
     assert any(cell.args.ablation for cell in ours) and any(cell.args.plots for cell in ours)
     for name in ("k", "augment", "mu", "tau"):
         assert len({getattr(cell.args, name) for cell in ours if not cell.args.ablation}) == 2, name
-    assert len(cells) <= 100        # 14 s of a core each, half of it to start: under 12 minutes
+    assert len(cells) <= 100  # 14 s of a core each, half of it to start: under 12 minutes
 
 
 def test_the_report_comes_last_but_not_after_a_dry_run(lines_of, tmp_path):
     lines_of("table4", "--dry_run", JOBS="3", SHARD="2/5", OUTPUT_DIR="there")
     lines_of("table4", OUTPUT_DIR="there")
     assert (tmp_path / "calls").read_text().splitlines() == [
-        "-m engine.grid --jobs 3 --shard 2/5 --dry_run", "-m engine.grid --jobs 1 --shard 1/1",
-        "report.py there --output_dir there/report"]
+        "-m engine.grid --jobs 3 --shard 2/5 --dry_run",
+        "-m engine.grid --jobs 1 --shard 1/1",
+        "report.py there --output_dir there/report",
+    ]
 
 
 def test_a_wrong_argument_is_one_line():
@@ -292,12 +346,19 @@ def test_a_wrong_shard_is_one_line(grid, capsys, shard):
     assert stop.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("wrong", ["--dataset trec --mu -1", "--dataset 'trec", "--method bert",
-                                   "--dataset trec --method bert --tau 0.3"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--dataset trec --mu -1",
+        "--dataset 'trec",
+        "--method bert",
+        "--dataset trec --method bert --tau 0.3",
+    ],
+)
 def test_a_wrong_line_is_named_before_anything_runs(grid, tmp_path, monkeypatch, capsys, wrong):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{line(1, tmp_path)}\n{wrong}\n"))
     assert grid_module.main(["--script", str(tmp_path / "stub.py")]) == 2
-    error, = capsys.readouterr().err.splitlines()
+    (error,) = capsys.readouterr().err.splitlines()
     assert repr(wrong) in error and not (tmp_path / "starts.txt").exists()
 
 
@@ -334,9 +395,9 @@ def test_a_run_without_its_plots_is_not_finished_where_they_are_asked_for(grid, 
 
 
 def test_a_run_of_another_process_is_waited_for(grid, tmp_path):
-    args = main_module.parse_args(shlex.split(line(1, tmp_path)))
+    args = parse_args(shlex.split(line(1, tmp_path)))
     with contextlib.ExitStack() as other:
-        other.enter_context(main_module.locked(main_module.run_folder(args)))
+        other.enter_context(locked(run_folder(args)))
         assert grid([1, 2], "--dry_run")[1].startswith("running   python main.py")
         threading.Timer(2, other.pop_all().close).start()
         code, output = grid([1, 2])
@@ -359,7 +420,7 @@ def test_a_dry_run_starts_nothing_and_estimates_by_the_nearest_runs(grid, tmp_pa
     code, output = grid([2, 3], "--dry_run")
     assert code == 0 and "2 runs: 0 finished, 0 running elsewhere, 2 open" in output
     assert "no estimate" in output and not (tmp_path / "starts.txt").exists()
-    grid([2, 4])                            # 20 and 40 s
+    grid([2, 4])  # 20 and 40 s
     other = "--dataset cr --method dice --output_dir " + shlex.quote(str(tmp_path))
     output = grid([2, 4, 6, line(7, tmp_path, "--mu", "1"), other], "--dry_run", "--jobs", "2")[1]
     states = [row.split()[0] for row in output.splitlines()[:-1]]
@@ -370,35 +431,50 @@ def test_a_dry_run_starts_nothing_and_estimates_by_the_nearest_runs(grid, tmp_pa
 
 def test_the_estimate_prefers_the_same_method_dataset_and_ratio(tmp_path):
     def cell(options, seconds=None):
-        cell, = read_cells([f"{options} --output_dir {shlex.quote(str(tmp_path))}"])
+        (cell,) = read_cells([f"{options} --output_dir {shlex.quote(str(tmp_path))}"])
         if seconds is not None:
             cell.folder.mkdir()
             (cell.folder / "result.json").write_text(json.dumps({"seconds": seconds}))
         return cell
-    done = [cell("--dataset trec --ir 50", 4), cell("--dataset trec --ir 50 --mu 0.5", 8),
-            cell("--dataset trec", 24), cell("--dataset trec --method bert", 64)]
-    for options, seconds in [("--dataset trec --ir 50 --seed 1", 6),
-                             ("--dataset trec --seed 1", 24), ("--dataset cr", 12),
-                             ("--dataset cr --method bcl", 25)]:
+
+    done = [
+        cell("--dataset trec --ir 50", 4),
+        cell("--dataset trec --ir 50 --mu 0.5", 8),
+        cell("--dataset trec", 24),
+        cell("--dataset trec --method bert", 64),
+    ]
+    for options, seconds in [
+        ("--dataset trec --ir 50 --seed 1", 6),
+        ("--dataset trec --seed 1", 24),
+        ("--dataset cr", 12),
+        ("--dataset cr --method bcl", 25),
+    ]:
         assert grid_module.estimate([cell(options)], done, 1).startswith(
-            f"about {seconds + grid_module.STARTUP} s"), options
+            f"about {seconds + grid_module.STARTUP} s"
+        ), options
 
 
 def test_times_are_written_in_the_unit_that_fits():
     assert [grid_module.duration(seconds) for seconds in (0.4, 99, 100, 5900, 12345)] == [
-        "0 s", "99 s", "2 min", "98 min", "3 h 26 min"]
+        "0 s",
+        "99 s",
+        "2 min",
+        "98 min",
+        "3 h 26 min",
+    ]
 
 
 def test_each_of_several_jobs_has_its_gpu_and_its_share_of_the_cores(monkeypatch):
-    cell, = read_cells(["--dataset trec --device cpu"])
+    (cell,) = read_cells(["--dataset trec --device cpu"])
     monkeypatch.setattr(grid_module.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert grid_module.environment(cell, 1, 3)["OMP_NUM_THREADS"] == "2"
-    assert grid_module.environment(cell, 1, 3)["CUDA_VISIBLE_DEVICES"] == "4,6"      # it uses none
+    assert grid_module.environment(cell, 1, 3)["CUDA_VISIBLE_DEVICES"] == "4,6"  # it uses none
     cell.args.device = "cuda"
-    assert [grid_module.environment(cell, slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == [
-        "4", "6", "4"]
+    assert [
+        grid_module.environment(cell, slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)
+    ] == ["4", "6", "4"]
     assert grid_module.environment(cell, 0, 1)["CUDA_VISIBLE_DEVICES"] == "4,6"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert grid_module.environment(cell, 0, 99)["OMP_NUM_THREADS"] == "5"
@@ -409,7 +485,7 @@ def test_each_of_several_jobs_has_its_gpu_and_its_share_of_the_cores(monkeypatch
 
 @pytest.mark.slow
 def test_two_runners_at_once_run_each_cell_once(stub, tmp_path, grid):
-    (tmp_path / "go").unlink()      # the runs last until both runners are there
+    (tmp_path / "go").unlink()  # the runs last until both runners are there
     seeds = range(1, 9)
     other = in_background(stub, tmp_path, seeds, "--jobs", "2")
     assert other.stdout.readline() == "8 runs, 0 of them finished before, 2 at a time\n"
@@ -418,7 +494,7 @@ def test_two_runners_at_once_run_each_cell_once(stub, tmp_path, grid):
     others_output, _ = other.communicate(timeout=60)
     assert "8 runs, 0 of them finished before" in output and code == other.returncode == 0
     assert starts(tmp_path) == {seed: 1 for seed in seeds}
-    for text in (output, others_output):        # each accounts for all runs
+    for text in (output, others_output):  # each accounts for all runs
         assert text.count("accuracy") == 8
 
 
@@ -427,12 +503,15 @@ def test_a_stopped_runner_stops_its_children_and_says_how_to_go_on(grid, tmp_pat
     def stop():
         wait_for(lambda: (tmp_path / "starts.txt").exists() and len(starts(tmp_path)) == 3)
         os.kill(os.getpid(), name)
+
     threading.Thread(target=stop, daemon=True).start()
     code, output = grid([1, 100, 101, 2], "--jobs", "2")
     assert code == 130
     assert output.splitlines()[-1].startswith("stopped: 1 of 4 runs are finished")
     assert {path.parent.name[-7:] for path in tmp_path.glob("*/interrupted")} == {
-        "seed100", "seed101"}
+        "seed100",
+        "seed101",
+    }
 
 
 @pytest.mark.slow
@@ -446,7 +525,7 @@ def test_a_killed_runner_goes_on_and_leaves_its_living_child_alone(stub, tmp_pat
     wait_for(lambda: starts(tmp_path) == {1: 1, 100: 1, 2: 1})
     time.sleep(1)
     assert again.poll() is None and starts(tmp_path)[100] == 1
-    os.kill(child, signal.SIGINT)       # from now on its run is free
+    os.kill(child, signal.SIGINT)  # from now on its run is free
     wait_for(lambda: starts(tmp_path) == {1: 1, 100: 2, 2: 1})
     again.terminate()
     again.communicate(timeout=60)
@@ -454,10 +533,13 @@ def test_a_killed_runner_goes_on_and_leaves_its_living_child_alone(stub, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_real_run_leaves_its_result(corpus_folder, tiny_encoder, tmp_path, monkeypatch, capsys,
-                                      grid):
-    common = (f"--dataset {corpus_folder} --encoder {tiny_encoder} --epochs 1 --device cpu "
-              f"--batch_size 32 --no_weights --output_dir {tmp_path}")
+def test_a_real_run_leaves_its_result(
+    corpus_folder, tiny_encoder, tmp_path, monkeypatch, capsys, grid
+):
+    common = (
+        f"--dataset {corpus_folder} --encoder {tiny_encoder} --epochs 1 --device cpu "
+        f"--batch_size 32 --no_weights --output_dir {tmp_path}"
+    )
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{common} --method bert\n" * 2))
     assert grid_module.main([]) == 0
     output = capsys.readouterr().out
@@ -466,11 +548,13 @@ def test_a_real_run_leaves_its_result(corpus_folder, tiny_encoder, tmp_path, mon
     assert len(list(tmp_path.glob("*/result.json"))) == len(list(tmp_path.glob("logs/*.log"))) == 1
 
 
-@pytest.mark.parametrize("method, drawn_last", [("tfidf", "confusion_matrix.png"),
-                                                ("bert", "tsne.csv")])
-def test_a_run_with_plots_is_finished_with_the_last_one_that_its_method_has(tmp_path, method,
-                                                                            drawn_last):
-    cell, = read_cells([f"--dataset trec --method {method} --plots --output_dir {tmp_path}"])
+@pytest.mark.parametrize(
+    "method, drawn_last", [("tfidf", "confusion_matrix.png"), ("bert", "tsne.csv")]
+)
+def test_a_run_with_plots_is_finished_with_the_last_one_that_its_method_has(
+    tmp_path, method, drawn_last
+):
+    (cell,) = read_cells([f"--dataset trec --method {method} --plots --output_dir {tmp_path}"])
     cell.folder.mkdir()
     (cell.folder / "result.json").touch()
     assert state(cell) == "open"

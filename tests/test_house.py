@@ -1,4 +1,5 @@
 """The house: imports run one way, and the files that people copy stand by themselves."""
+
 import ast
 import shutil
 import subprocess
@@ -8,8 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = [*ROOT.glob("*.py"), *(path for folder in ("baselines", "engine", "reporting")
-                               for path in (ROOT / folder).glob("*.py"))]
+FILES = [
+    *ROOT.glob("*.py"),
+    *(
+        path
+        for folder in ("baselines", "engine", "reporting")
+        for path in (ROOT / folder).glob("*.py")
+    ),
+]
 
 
 def name_of(path: Path) -> str:
@@ -58,8 +65,12 @@ def test_nothing_below_imports_what_people_type():
 
 @pytest.mark.parametrize("name", ["losses", "augment", "data", "model"])
 def test_the_files_that_people_copy_need_one_other_file_at_most(name):
-    own = {"losses": set(), "augment": {"engine.files"}, "data": {"engine.files", "augment"},
-           "model": {"engine.files", "data", "augment"}}
+    own = {
+        "losses": set(),
+        "augment": {"engine.files"},
+        "data": {"engine.files", "augment"},
+        "model": {"engine.files", "data", "augment"},
+    }
     assert imports_of(name) - {"engine"} <= own[name]
 
 
@@ -76,8 +87,7 @@ kept = data.imbalanced_rows(corpus.train_labels, 4.0)
 print(data.select(corpus, kept).train_labels.tolist(), augment.noise(["a b c"], seed=1))
 print(losses.class_weights(torch.tensor([8, 2])).tolist(), model.SharpReCL)
 """
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True,
-                         capture_output=True)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("[0, 0, 0, 0, 0, 0, 0, 0, 1, 1]")
 
@@ -88,7 +98,7 @@ def test_main_is_short_and_has_the_lines_of_algorithm_1_in_order():
     functions = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
     assert functions == ["objective", "train_epoch", "evaluate", "observe", "train", "run", "main"]
     in_objective = [int(part.split(":")[0].split()[0]) for part in text.split("# line ")[1:]]
-    body = in_objective[:in_objective.index(13) + 1]
+    body = in_objective[: in_objective.index(13) + 1]
     assert body == sorted(body) and set(body) == set(range(4, 14))
     assert set(in_objective) == set(range(1, 16))
     assert text.count("args.method") == 1 and "nn.DataParallel" in text

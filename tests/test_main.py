@@ -1,4 +1,5 @@
 """main.py: Algorithm 1's step, training, results, resume and the command line."""
+
 import argparse
 import contextlib
 import csv
@@ -19,19 +20,19 @@ import torch
 from conftest import glosses, save_tiny_encoder, untrained, write_csv
 from matplotlib.image import imread
 
-import losses as L
+import losses
 import main as main_module
-from augment import AUGMENTATIONS
 import report
+from augment import AUGMENTATIONS
 from engine import files, metrics
-from engine.diagnostics import gradient_shares
-from reporting import figures
-from engine.files import InputError
 from engine.arguments import ABLATIONS, parse_args, run_folder, settings
+from engine.diagnostics import gradient_shares
+from engine.files import InputError
 from engine.optimizer import new_optimizer, set_learning_rate
 from engine.run_folder import RunFolder, locked
 from main import main, objective
 from model import SharpReCL, TextEncoder
+from reporting import figures
 
 ROOT = Path(__file__).parent.parent
 DATASETS = ROOT.parent / "shared" / "datasets"
@@ -40,12 +41,26 @@ DATASETS = ROOT.parent / "shared" / "datasets"
 @pytest.fixture
 def command(corpus_folder, tiny_encoder, tmp_path):
     """The arguments of a run of two epochs that takes a second."""
-    return ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs", "2",
-            "--batch_size", "16", "--lr", "1e-3", "--device", "cpu", "--output_dir", str(tmp_path)]
+    return [
+        "--dataset",
+        str(corpus_folder),
+        "--encoder",
+        str(tiny_encoder),
+        "--epochs",
+        "2",
+        "--batch_size",
+        "16",
+        "--lr",
+        "1e-3",
+        "--device",
+        "cpu",
+        "--output_dir",
+        str(tmp_path),
+    ]
 
 
 def folder_of(output_dir) -> Path:
-    folder, = Path(output_dir).glob("*_seed*")
+    (folder,) = Path(output_dir).glob("*_seed*")
     return folder
 
 
@@ -57,10 +72,16 @@ def outcome(output_dir) -> dict:
     for record in (result, *lines):
         record.pop("seconds")
         record.pop("texts_per_second", None)
-    return {"result": result, "metrics": lines,
-            "model": {str(path.relative_to(folder)): path.read_bytes()
-                      for path in (folder / "model").rglob("*") if path.is_file()},
-            "predictions": (folder / "predictions.csv").read_text()}
+    return {
+        "result": result,
+        "metrics": lines,
+        "model": {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in (folder / "model").rglob("*")
+            if path.is_file()
+        },
+        "predictions": (folder / "predictions.csv").read_text(),
+    }
 
 
 # ---- Algorithm 1 ----
@@ -69,10 +90,23 @@ def outcome(output_dir) -> dict:
 @pytest.fixture
 def batch(corpus_folder, tiny_encoder, tmp_path):
     """What a run makes before it trains, and its first batch: the texts and their labels."""
+
     def make(*options):
-        run = untrained(["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder),
-                         "--device", "cpu", "--output_dir", str(tmp_path), *options])
+        run = untrained(
+            [
+                "--dataset",
+                str(corpus_folder),
+                "--encoder",
+                str(tiny_encoder),
+                "--device",
+                "cpu",
+                "--output_dir",
+                str(tmp_path),
+                *options,
+            ]
+        )
         return run, *run.loader.batch(np.arange(20))
+
     return make
 
 
@@ -80,63 +114,86 @@ def test_both_views_of_a_text_share_its_label_and_one_forward_pass(batch):
     run, texts, labels = batch()
     assert len(texts.lengths) == 40 and run.loader.forward(texts).shape == (40, 32)
     assert labels.tolist() == run.corpus.train_labels[:20].tolist() * 2
-    second = run.loader.views[1].ids[run.loader.views[1].offsets[3]:run.loader.views[1].offsets[4]]
-    assert texts.ids[texts.offsets[23]:texts.offsets[24]].tolist() == second.tolist()
+    second = run.loader.views[1].ids[
+        run.loader.views[1].offsets[3] : run.loader.views[1].offsets[4]
+    ]
+    assert texts.ids[texts.offsets[23] : texts.offsets[24]].tolist() == second.tolist()
 
 
 def gradients(loss, network):
     network.zero_grad()
     loss.backward(retain_graph=True)
-    return {name: None if p.grad is None else p.grad.clone()
-            for name, p in network.named_parameters()}
+    return {
+        name: None if p.grad is None else p.grad.clone() for name, p in network.named_parameters()
+    }
 
 
 def test_the_overall_loss_is_the_sum_of_both_branches(batch):
     run, texts, labels = batch("--mu", "0.7")
-    step = objective(run.model, run.loader.forward(texts), labels, run.loader.class_counts, 0.6,
-                     run.args)
+    step = objective(
+        run.model, run.loader.forward(texts), labels, run.loader.class_counts, 0.6, run.args
+    )
     assert step.loss.item() == pytest.approx(step.loss_cls.item() + 0.7 * step.loss_cl.item())
     logits = run.model.classify(run.loader.forward(texts))
     assert step.loss_cls.item() == pytest.approx(
-        L.logit_compensation(logits, labels, run.loader.class_counts).item(), rel=1e-5)
+        losses.logit_compensation(logits, labels, run.loader.class_counts).item(), rel=1e-5
+    )
     assert step.extended.shape == (43, 128)
     assert {name: built.weight.shape for name, built in step.mixtures.items()} == {
-        "pos": (3, 6), "neg": (3, 300)}
+        "pos": (3, 6),
+        "neg": (3, 300),
+    }
 
 
-@pytest.mark.parametrize("ablation, reached", [
-    (None, {"cls": (True, True, False), "cl": (True, True, True)}),
-    # detached features: the classifier still learns, the encoder only from the other branch
-    ("cls", {"cls": (False, True, False), "cl": (True, True, True)}),
-    # free prototypes: the contrastive loss no longer reaches the classifier
-    ("mi", {"cls": (True, True, False), "cl": (True, False, True)}),
-])
+@pytest.mark.parametrize(
+    "ablation, reached",
+    [
+        (None, {"cls": (True, True, False), "cl": (True, True, True)}),
+        # detached features: the classifier still learns, the encoder only from the other branch
+        ("cls", {"cls": (False, True, False), "cl": (True, True, True)}),
+        # free prototypes: the contrastive loss no longer reaches the classifier
+        ("mi", {"cls": (True, True, False), "cl": (True, False, True)}),
+    ],
+)
 def test_which_parts_each_branch_trains(batch, ablation, reached):
     run, texts, labels = batch(*(["--ablation", ablation] if ablation else []))
-    step = objective(run.model, run.loader.forward(texts), labels, run.loader.class_counts, 0.6,
-                     run.args)
+    step = objective(
+        run.model, run.loader.forward(texts), labels, run.loader.class_counts, 0.6, run.args
+    )
     for branch, loss in (("cls", step.loss_cls), ("cl", step.loss_cl)):
         got = gradients(loss, run.model)
-        parts = [any(gradient is not None and gradient.abs().sum() > 0
-                     for name, gradient in got.items() if name.startswith(prefix))
-                 for prefix in ("encoder.", "phi.", "proj_f.")]
+        parts = [
+            any(
+                gradient is not None and gradient.abs().sum() > 0
+                for name, gradient in got.items()
+                if name.startswith(prefix)
+            )
+            for prefix in ("encoder.", "phi.", "proj_f.")
+        ]
         assert tuple(parts) == reached[branch], branch
 
 
-@pytest.mark.parametrize("ablation, shares", [
-    ("ss", (0, 0)), ("hm", (1, 1)), ("sshm", None), (None, (0.4, 0.4))])
-def test_the_sampling_ablations_leave_out_their_part_of_the_built_samples(batch, monkeypatch,
-                                                                          ablation, shares):
+@pytest.mark.parametrize(
+    "ablation, shares", [("ss", (0, 0)), ("hm", (1, 1)), ("sshm", None), (None, (0.4, 0.4))]
+)
+def test_the_sampling_ablations_leave_out_their_part_of_the_built_samples(
+    batch, monkeypatch, ablation, shares
+):
     run, texts, labels = batch(*(["--ablation", ablation] if ablation else []))
-    args, contrastive, built = run.args, L.rebalanced_contrastive, []
-    monkeypatch.setattr(L, "rebalanced_contrastive", lambda extended, labels, *sets, **options: (
-        built.extend(sets) or contrastive(extended, labels, *sets, **options)))
-    ratio = L.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
+    args, contrastive, built = run.args, losses.rebalanced_contrastive, []
+    monkeypatch.setattr(
+        losses,
+        "rebalanced_contrastive",
+        lambda extended, labels, *sets, **options: (
+            built.extend(sets) or contrastive(extended, labels, *sets, **options)
+        ),
+    )
+    ratio = losses.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
     objective(run.model, run.loader.forward(texts), labels, run.loader.class_counts, ratio, args)
     positives, negatives = built
     if shares is None:
         assert positives.first.shape == (3, 0) and negatives.first.shape == (3, 0)
-    else:   # a drawn sample has weight 1; a mixed one only where Beta(0.5, 0.5) rounds to it
+    else:  # a drawn sample has weight 1; a mixed one only where Beta(0.5, 0.5) rounds to it
         assert positives.first.shape == (3, 10) and negatives.first.shape == (3, 500)
         drawn = [(b.weight == 1).float().mean().item() for b in (positives, negatives)]
         assert drawn == pytest.approx(shares, abs=0.01)
@@ -144,8 +201,10 @@ def test_the_sampling_ablations_leave_out_their_part_of_the_built_samples(batch,
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_an_ablation_changes_its_own_settings_and_no_others(ablation):
-    full, without = (settings(parse_args(["--dataset", "trec", *options]))
-                     for options in ([], ["--ablation", ablation]))
+    full, without = (
+        settings(parse_args(["--dataset", "trec", *options]))
+        for options in ([], ["--ablation", ablation])
+    )
     changed = {name: without[name] for name in full if full[name] != without[name]}
     expected = {name: value for name, value in ABLATIONS[ablation].items() if full[name] != value}
     assert changed == expected and changed
@@ -159,60 +218,90 @@ def test_the_prior_ablations_take_the_prior_out_of_their_own_loss(batch):
         torch.manual_seed(2)
         step = objective(run.model, feat, labels, run.loader.class_counts, 0.5, run.args)
         return step.loss_cls.item(), step.loss_cl.item()
+
     cls, cl = parts()
-    for ablation, moved in (("delta_cls", (True, False)), ("delta_cl", (False, True)),
-                            ("delta_both", (True, True))):
+    for ablation, moved in (
+        ("delta_cls", (True, False)),
+        ("delta_cl", (False, True)),
+        ("delta_both", (True, True)),
+    ):
         got = parts("--ablation", ablation)
         assert tuple(a != b for a, b in zip(got, (cls, cl))) == moved, ablation
 
 
-@pytest.mark.parametrize("ablation, moved", [       # the classification loss, the contrastive one
-    ("sshm", (False, True)), ("ss", (False, True)), ("hm", (False, True)), ("mi", (False, True)),
-    ("cl", (False, False)), ("cls", (False, False)), ("delta_cls", (True, False)),
-    ("delta_cl", (False, True)), ("delta_both", (True, True))])
+@pytest.mark.parametrize(
+    "ablation, moved",
+    [  # the classification loss, the contrastive one
+        ("sshm", (False, True)),
+        ("ss", (False, True)),
+        ("hm", (False, True)),
+        ("mi", (False, True)),
+        ("cl", (False, False)),
+        ("cls", (False, False)),
+        ("delta_cls", (True, False)),
+        ("delta_cl", (False, True)),
+        ("delta_both", (True, True)),
+    ],
+)
 def test_an_ablation_moves_its_own_loss_and_leaves_the_other_where_it_was(batch, ablation, moved):
-    def losses(*options):
+    def step_of(*options):
         run, texts, labels = batch(*options)
         run.model.eval()
         args = run.args
-        ratio = L.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
+        ratio = losses.hard_ratio(1, 5, start=args.hard_ratio_start, end=args.hard_ratio_end)
         torch.manual_seed(5)
-        step = objective(run.model, run.loader.forward(texts), labels, run.loader.class_counts,
-                         ratio, args)
+        step = objective(
+            run.model, run.loader.forward(texts), labels, run.loader.class_counts, ratio, args
+        )
         assert step.loss.item() == pytest.approx(
-            step.loss_cls.item() + args.mu * step.loss_cl.item())
+            step.loss_cls.item() + args.mu * step.loss_cl.item()
+        )
         return step, gradients(step.loss, run.model)
 
-    (full, _), (without, gradient) = losses(), losses("--ablation", ablation)
-    assert (full.loss_cls.item() != without.loss_cls.item(),
-            full.loss_cl.item() != without.loss_cl.item()) == moved
-    if ablation == "cl":        # nothing but the classification loss is left
+    (full, _), (without, gradient) = step_of(), step_of("--ablation", ablation)
+    assert (
+        full.loss_cls.item() != without.loss_cls.item(),
+        full.loss_cl.item() != without.loss_cl.item(),
+    ) == moved
+    if ablation == "cl":  # nothing but the classification loss is left
         assert without.loss.item() == without.loss_cls.item()
-        assert all(g is None or g.abs().sum() == 0
-                   for name, g in gradient.items() if name.startswith("proj_"))
+        assert all(
+            g is None or g.abs().sum() == 0
+            for name, g in gradient.items()
+            if name.startswith("proj_")
+        )
 
 
 def test_compile_is_of_the_encoder_for_all_lengths(batch, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile",
-                        lambda self, **options: compiled.append((type(self).__name__, options)))
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda self, **options: compiled.append((type(self).__name__, options)),
+    )
     batch("--compile")
     assert compiled == [("BertModel", {"dynamic": True})]
 
 
 class Nothing(torch.nn.Module):
     """Stands for an encoder of 16 units."""
+
     config = argparse.Namespace(hidden_size=16)
 
 
 @pytest.mark.parametrize("options", [[], ["--ablation", "mi"], ["--proj_bn"]])
 def test_no_step_reads_a_value_on_the_device(monkeypatch, options):
     """Tensors of the device "meta" have no values: what would wait for a GPU fails on them."""
-    monkeypatch.setattr(L, "no_autocast", lambda x: contextlib.nullcontext())  # "meta" has none
+    # the device "meta" has no autocast
+    monkeypatch.setattr(losses, "no_autocast", lambda x: contextlib.nullcontext())
     args = parse_args(["--dataset", "trec", *options])
     with torch.device("meta"):
-        network = SharpReCL(TextEncoder(Nothing(), "cls"), 5, proj_bn=args.proj_bn,
-                            mutual_guidance=not args.no_mutual_guidance)
+        network = SharpReCL(
+            TextEncoder(Nothing(), "cls"),
+            5,
+            proj_bn=args.proj_bn,
+            mutual_guidance=not args.no_mutual_guidance,
+        )
         feat, labels = torch.randn(20, 16, requires_grad=True), torch.randint(5, (20,))
     with pytest.raises(RuntimeError):
         labels.max().item()
@@ -229,7 +318,7 @@ def full_gradient(run, texts, labels, micro_batch, seed=3):
     torch.manual_seed(seed)
     run.loader.most_rows = micro_batch and 2 * micro_batch
     feat = run.loader.forward(texts)
-    torch.manual_seed(seed + 1)     # the same built samples, however the features were made
+    torch.manual_seed(seed + 1)  # the same built samples, however the features were made
     step = objective(run.model, feat, labels, run.loader.class_counts, 0.6, run.args)
     return gradients(step.loss, run.model)
 
@@ -253,18 +342,36 @@ def test_the_network_is_in_train_mode_at_every_step_also_after_an_evaluation(com
     def spy(model, *rest):
         modes.append([module.training for module in model.modules()])
         return objective(model, *rest)
+
     monkeypatch.setattr(main_module, "objective", spy)
     assert main(command) == 0
-    assert len(modes) == 2 * 5      # 68 texts in batches of 16, two epochs
+    assert len(modes) == 2 * 5  # 68 texts in batches of 16, two epochs
     assert all(all(step) for step in modes)
 
 
 def test_training_overfits_64_real_texts_without_an_error(tmp_path, tiny_encoder):
     rows = glosses({"noun.food": 32, "noun.animal": 20, "noun.time": 12})
-    for part in ("train", "test"):      # the same texts: training error is what is asked for
+    for part in ("train", "test"):  # the same texts: training error is what is asked for
         write_csv(tmp_path / f"{part}.csv", rows)
-    assert main(["--dataset", str(tmp_path), "--encoder", str(tiny_encoder), "--epochs", "40",
-                 "--batch_size", "32", "--lr", "3e-3", "--output_dir", str(tmp_path / "runs")]) == 0
+    assert (
+        main(
+            [
+                "--dataset",
+                str(tmp_path),
+                "--encoder",
+                str(tiny_encoder),
+                "--epochs",
+                "40",
+                "--batch_size",
+                "32",
+                "--lr",
+                "3e-3",
+                "--output_dir",
+                str(tmp_path / "runs"),
+            ]
+        )
+        == 0
+    )
     assert outcome(tmp_path / "runs")["result"]["last"]["accuracy"] == 100
 
 
@@ -286,8 +393,10 @@ def test_biases_and_norms_are_not_decayed(batch):
     assert len(decayed) + len(spared) == len(names)
 
 
-@pytest.mark.parametrize("schedule, expected", [
-    ("constant", [0.5, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.5]), ("cosine", [0.5, 1, 1, 0.5])])
+@pytest.mark.parametrize(
+    "schedule, expected",
+    [("constant", [0.5, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.5]), ("cosine", [0.5, 1, 1, 0.5])],
+)
 def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule, expected):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=9)
     args = argparse.Namespace(lr=0.2, warmup=0.5, schedule=schedule)
@@ -305,9 +414,10 @@ def test_bf16_trains_to_nearly_the_same_losses(command, tmp_path):
 
 
 def test_the_branches_shares_of_the_gradient_by_hand():
-    feat = torch.tensor([[1., 2.]], requires_grad=True)
+    feat = torch.tensor([[1.0, 2.0]], requires_grad=True)
     assert gradient_shares(3 * feat[0, 0], 2 * feat[0, 1], feat) == pytest.approx(
-        {"gradient_share_cls": 0.6, "gradient_share_cl": 0.4})
+        {"gradient_share_cls": 0.6, "gradient_share_cl": 0.4}
+    )
 
 
 # ---- results ----
@@ -316,10 +426,20 @@ def test_the_branches_shares_of_the_gradient_by_hand():
 def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys):
     assert main([*command, "--plots", "--val_fraction", "0.2"]) == 0
     folder, first = folder_of(tmp_path), outcome(tmp_path)
-    assert {"args.json", "metrics.jsonl", "result.json", "predictions.csv", "train_rows.txt",
-            "classification_report.txt", "classification_report.json", "confusion_matrix.png",
-            "tsne.png", "label_distribution.png", "data_report.json", "model",
-            } <= {path.name for path in folder.iterdir()}
+    assert {
+        "args.json",
+        "metrics.jsonl",
+        "result.json",
+        "predictions.csv",
+        "train_rows.txt",
+        "classification_report.txt",
+        "classification_report.json",
+        "confusion_matrix.png",
+        "tsne.png",
+        "label_distribution.png",
+        "data_report.json",
+        "model",
+    } <= {path.name for path in folder.iterdir()}
     assert not list(folder.glob("checkpoint*")) and not list(folder.glob(".*.part"))
 
     result, lines = first["result"], first["metrics"]
@@ -329,12 +449,12 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
     assert result["best_val"]["macro_f1"] == best["test"]["macro_f1"]
     predictions = list(csv.DictReader(first["predictions"].splitlines()))
     right = sum(row["label"] == row["prediction"] for row in predictions)
-    assert 100 * right / 36 == pytest.approx(result["best_val"]["accuracy"])    # of what is kept
+    assert 100 * right / 36 == pytest.approx(result["best_val"]["accuracy"])  # of what is kept
     assert len(predictions) == 36
     args = json.loads((folder / "args.json").read_text())
     assert args["label_names"] == ["noun.animal", "noun.food", "noun.time"]
     assert set(args["versions"]) == {"code", "python", "torch", "transformers", "platform"}
-    assert len((folder / "train_rows.txt").read_text().split()) == 68 - 14    # 8 + 4 + 2 held out
+    assert len((folder / "train_rows.txt").read_text().split()) == 68 - 14  # 8 + 4 + 2 held out
 
     capsys.readouterr()
     before = (folder / "result.json").stat().st_mtime_ns
@@ -342,7 +462,7 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
     assert "finished already" in capsys.readouterr().out
     for name in ("confusion_matrix.png", "tsne.png"):
         (folder / name).unlink()
-    assert main([*command, "--plots", "--val_fraction", "0.2"]) == 0    # from the saved weights
+    assert main([*command, "--plots", "--val_fraction", "0.2"]) == 0  # from the saved weights
     assert (folder / "tsne.png").exists()
     assert (folder / "result.json").stat().st_mtime_ns == before
     assert main([*command, "--plots", "--val_fraction", "0.2", "--overwrite"]) == 0
@@ -357,7 +477,7 @@ def test_only_evaluated_epochs_count_and_the_last_is_always_one(command, tmp_pat
     each, second = (outcome(tmp_path / name) for name in ("each", "second"))
     evaluated = [line["epoch"] for line in second["metrics"] if "test" in line]
     assert evaluated == [line["epoch"] for line in second["metrics"] if "val" in line] == [2, 4, 5]
-    for line, full in zip(second["metrics"], each["metrics"], strict=True):    # all else is equal
+    for line, full in zip(second["metrics"], each["metrics"], strict=True):  # all else is equal
         expected = {name: value for name, value in full.items() if name not in ("test", "val")}
         assert {name: value for name, value in line.items() if name in expected} == expected
         assert line == full or line["epoch"] in (1, 3)
@@ -371,8 +491,9 @@ def test_only_evaluated_epochs_count_and_the_last_is_always_one(command, tmp_pat
     assert ["accuracy" in line for line in lines] == [False, True, False, True, True]
 
 
-def test_a_run_with_epochs_that_were_not_evaluated_has_its_page_and_its_tables(command, tmp_path,
-                                                                               capsys):
+def test_a_run_with_epochs_that_were_not_evaluated_has_its_page_and_its_tables(
+    command, tmp_path, capsys
+):
     command = [*command, "--epochs", "4"]
     for seed in ("0", "1"):
         assert main([*command, "--seed", seed, "--eval_every", "3"]) == 0
@@ -381,49 +502,66 @@ def test_a_run_with_epochs_that_were_not_evaluated_has_its_page_and_its_tables(c
     assert "sharprecl" in capsys.readouterr().out.lower()
     for run in tmp_path.glob("*_seed*"):
         assert report.main([str(run)]) == 0
-        assert "<svg" in (run / "report.html").read_text() or "<img" in (
-            run / "report.html").read_text()
+        assert (
+            "<svg" in (run / "report.html").read_text()
+            or "<img" in (run / "report.html").read_text()
+        )
 
 
 def test_a_run_that_evaluates_seldom_goes_on_bit_for_bit(command, tmp_path, monkeypatch):
     command = [*command, "--epochs", "4", "--eval_every", "3"]
     assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
     train_epoch = main_module.train_epoch
-    for last in (2, 3, 4):      # stopped after an epoch that was not evaluated, and after one
+    for last in (2, 3, 4):  # stopped after an epoch that was not evaluated, and after one
+
         def until(*inputs):
             if inputs[-2] > last:
                 raise KeyboardInterrupt
             return train_epoch(*inputs)
+
         monkeypatch.setattr(main_module, "train_epoch", until)
         code = main([*command, "--output_dir", str(tmp_path / "stopped")])
         assert code == (0 if last == 4 else 130)
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
 
 
-def test_validation_texts_are_those_that_the_builder_left_out(command, corpus_folder, tmp_path,
-                                                              capsys):
+def test_validation_texts_are_those_that_the_builder_left_out(
+    command, corpus_folder, tmp_path, capsys
+):
     command = [*command, "--ir", "4", "--max_per_class", "20", "--epochs", "1"]
     assert main([*command, "--output_dir", str(tmp_path / "without")]) == 0
     assert main([*command, "--val_left_out", "6", "--output_dir", str(tmp_path / "with")]) == 0
     with open(corpus_folder / "train.csv", newline="") as file:
         labels = [row["label"] for row in csv.DictReader(file)]
-    without, with_val = (set(map(int, (folder_of(tmp_path / name) / "train_rows.txt").read_text()
-                                 .split())) for name in ("without", "with"))
+    without, with_val = (
+        set(map(int, (folder_of(tmp_path / name) / "train_rows.txt").read_text().split()))
+        for name in ("without", "with")
+    )
     # animal, with all of its 20 texts, gives up a tenth; food leaves out 30 of 40, time 3 of 8
     assert with_val < without
     assert Counter(labels[row] for row in without - with_val) == {"noun.animal": 2}
     summary = json.loads((folder_of(tmp_path / "with") / "data_report.json").read_text())
     assert summary["val"] == 2 + 6 + 3 and summary["test"] == 36
     result = json.loads((folder_of(tmp_path / "with") / "result.json").read_text())
-    assert result["best_val"]["epoch"] == 1 and Counter(
-        labels[row] for row in without) == {"noun.animal": 20, "noun.food": 10, "noun.time": 5}
+    assert result["best_val"]["epoch"] == 1 and Counter(labels[row] for row in without) == {
+        "noun.animal": 20,
+        "noun.food": 10,
+        "noun.time": 5,
+    }
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--val_left_out", "5"], "takes what --ir and --max_per_class leave out"),
-    (["--val_left_out", "5", "--ir", "2", "--val_fraction", "0.1"], "both make validation texts"),
-    (["--val_left_out", "0", "--ir", "2"], "0 must be at least 1"),
-    (["--eval_every", "0"], "0 must be at least 1")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--val_left_out", "5"], "takes what --ir and --max_per_class leave out"),
+        (
+            ["--val_left_out", "5", "--ir", "2", "--val_fraction", "0.1"],
+            "both make validation texts",
+        ),
+        (["--val_left_out", "0", "--ir", "2"], "0 must be at least 1"),
+        (["--eval_every", "0"], "0 must be at least 1"),
+    ],
+)
 def test_wrong_ways_to_evaluate_are_refused(command, options, message, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_args([*command, *options])
@@ -443,16 +581,24 @@ def test_metrics_by_hand():
     assert got["f1"] == pytest.approx([200 / 3, 80, 0, 0])
     assert got["never_predicted"] == [2, 3]
     assert {name: (group["accuracy"], group["texts"]) for name, group in got["groups"].items()} == {
-        "many": (75, 4), "medium": (100, 2), "few": (0, 2)}
+        "many": (75, 4),
+        "medium": (100, 2),
+        "few": (0, 2),
+    }
     assert got["groups"]["medium"]["macro_f1"] == pytest.approx(80)
 
 
-@pytest.mark.parametrize("names", [["a$b$", "_hidden", "x" * 40, "x" * 39 + "y"],
-                                   [f"class {i}" for i in range(1500)]], ids=["odd", "many"])
+@pytest.mark.parametrize(
+    "names",
+    [["a$b$", "_hidden", "x" * 40, "x" * 39 + "y"], [f"class {i}" for i in range(1500)]],
+    ids=["odd", "many"],
+)
 def test_figures_bear_odd_names_and_many_classes(tmp_path, names):
     labels = np.arange(len(names)).repeat(2)
-    for name, drawn in (("bars", figures.label_distribution([5] * len(names), names, "a $ title")),
-                         ("confusion", figures.confusion_matrix(labels, labels, names))):
+    for name, drawn in (
+        ("bars", figures.label_distribution([5] * len(names), names, "a $ title")),
+        ("confusion", figures.confusion_matrix(labels, labels, names)),
+    ):
         figures.save_figure(drawn, tmp_path / f"{name}.png")
     images = [imread(tmp_path / name) for name in ("bars.png", "confusion.png")]
     assert all(image.shape[1] < 8000 and image.std() > 0.01 for image in images)
@@ -461,8 +607,9 @@ def test_figures_bear_odd_names_and_many_classes(tmp_path, names):
 # ---- interruptions ----
 
 
-def test_a_run_stopped_before_any_of_its_writes_ends_with_the_same_numbers(command, tmp_path,
-                                                                           monkeypatch):
+def test_a_run_stopped_before_any_of_its_writes_ends_with_the_same_numbers(
+    command, tmp_path, monkeypatch
+):
     """Ctrl-C before each single write and checkpoint of a run, then the same command again."""
     assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
     whole, stops = outcome(tmp_path / "whole"), 0
@@ -473,13 +620,13 @@ def test_a_run_stopped_before_any_of_its_writes_ends_with_the_same_numbers(comma
             if countdown[0] < 0:
                 raise KeyboardInterrupt
             return function(*arguments)
+
         return call
 
     for stop in range(0, 60, 3):
         countdown, output_dir = [stop], str(tmp_path / f"stop{stop}")
         with monkeypatch.context() as patch:
-            for module, name in ((files, "save"), (os, "replace"),
-                                 (RunFolder, "save_checkpoint")):
+            for module, name in ((files, "save"), (os, "replace"), (RunFolder, "save_checkpoint")):
                 patch.setattr(module, name, stopping(getattr(module, name), countdown))
             code = main([*command, "--output_dir", output_dir])
         if code == 0:
@@ -494,13 +641,24 @@ def test_a_run_stopped_before_any_of_its_writes_ends_with_the_same_numbers(comma
 @pytest.mark.slow
 def test_kill_9_at_any_moment_and_the_run_ends_with_the_same_numbers(command, tmp_path):
     def start(output_dir):
-        return subprocess.Popen([sys.executable, str(ROOT / "main.py"), *command, "--epochs", "20",
-                                 "--output_dir", str(tmp_path / output_dir)],
-                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [
+                sys.executable,
+                str(ROOT / "main.py"),
+                *command,
+                "--epochs",
+                "20",
+                "--output_dir",
+                str(tmp_path / output_dir),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
     began = time.monotonic()
     assert start("whole").wait(timeout=300) == 0
     duration, killed = time.monotonic() - began, 0
-    for share in (0.6, 0.7, 0.75, 0.8, 0.85, 0.9):      # the first half goes into imports
+    for share in (0.6, 0.7, 0.75, 0.8, 0.85, 0.9):  # the first half goes into imports
         process = start("killed")
         try:
             process.wait(timeout=share * duration)
@@ -517,21 +675,45 @@ def test_kill_9_at_any_moment_and_the_run_ends_with_the_same_numbers(command, tm
 
 def test_the_defaults_are_the_papers():
     args = parse_args(["--dataset", "trec"])
-    expected = dict(encoder="bert-base-uncased", pooling="cls", lr=5e-5, weight_decay=5e-4,
-                    batch_size=128, tau=0.5, mu=1.0, k=20, n_pos=10, n_neg=500, lam=0.5,
-                    hard_ratio_start=0.5, hard_ratio_end=1.0, augment="word_substitution",
-                    positives="mean", cl_weight="log_prior", cl_reduction="weighted_mean", proj_dim=128,
-                    epochs=30,
-                    max_length=256, schedule="constant", amp="off", profile="exp", ir=None, seed=0)
+    expected = dict(
+        encoder="bert-base-uncased",
+        pooling="cls",
+        lr=5e-5,
+        weight_decay=5e-4,
+        batch_size=128,
+        tau=0.5,
+        mu=1.0,
+        k=20,
+        n_pos=10,
+        n_neg=500,
+        lam=0.5,
+        hard_ratio_start=0.5,
+        hard_ratio_end=1.0,
+        augment="word_substitution",
+        positives="mean",
+        cl_weight="log_prior",
+        cl_reduction="weighted_mean",
+        proj_dim=128,
+        epochs=30,
+        max_length=256,
+        schedule="constant",
+        amp="off",
+        profile="exp",
+        ir=None,
+        seed=0,
+    )
     assert {name: getattr(args, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--dataset", "nowhere"], "neither a known dataset"),
-    (["--text_column", "review"], "no column 'review'"),
-    (["--encoder", "nowhere"], "encoder nowhere"),
-    (["--max_length", "3", "--val_fraction", "0.001"], "holds out none"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--dataset", "nowhere"], "neither a known dataset"),
+        (["--text_column", "review"], "no column 'review'"),
+        (["--encoder", "nowhere"], "encoder nowhere"),
+        (["--max_length", "3", "--val_fraction", "0.001"], "holds out none"),
+    ],
+)
 def test_bad_input_is_one_line_and_exit_code_2(command, options, message, capsys):
     assert main([*command, *options]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -557,12 +739,27 @@ def test_the_check_prints_the_report_and_leaves_runs_alone(command, tmp_path, ca
     assert (folder / "label_distribution.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("options", [
-    ["--ir", "0.5"], ["--ir", "nan"], ["--tau", "0"], ["--k", "0"], ["--n_pos", "-1"],
-    ["--lam", "x"], ["--val_fraction", "1"], ["--label_noise", "1.5"], ["--epochs", "0"],
-    ["--amp", "int8"],
-    ["--ablation", "all"], ["--hard_ratio_end", "2"], ["--seed", "-1"], ["--device", "gpu"],
-    ["--device", "meta"], ["--tau", "inf"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--ir", "0.5"],
+        ["--ir", "nan"],
+        ["--tau", "0"],
+        ["--k", "0"],
+        ["--n_pos", "-1"],
+        ["--lam", "x"],
+        ["--val_fraction", "1"],
+        ["--label_noise", "1.5"],
+        ["--epochs", "0"],
+        ["--amp", "int8"],
+        ["--ablation", "all"],
+        ["--hard_ratio_end", "2"],
+        ["--seed", "-1"],
+        ["--device", "gpu"],
+        ["--device", "meta"],
+        ["--tau", "inf"],
+    ],
+)
 def test_values_out_of_range_are_refused_with_exit_code_2(command, options, capsys):
     with pytest.raises(SystemExit) as caught:
         parse_args([*command, *options])
@@ -588,8 +785,9 @@ def stopped(*_):
     raise KeyboardInterrupt
 
 
-def test_changed_data_does_not_go_on_with_an_old_run(command, corpus_folder, tmp_path, capsys,
-                                                     monkeypatch):
+def test_changed_data_does_not_go_on_with_an_old_run(
+    command, corpus_folder, tmp_path, capsys, monkeypatch
+):
     rows = (corpus_folder / "train.csv").read_text().splitlines()
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -609,7 +807,7 @@ def test_changed_data_does_not_go_on_with_an_old_run(command, corpus_folder, tmp
 
 def test_a_training_that_diverges_says_at_which_step_and_what_to_try(command, capsys):
     assert main([*command, "--lr", "1e30"]) == 2
-    assert re.search(r"diverged at step \d+ of epoch 1.*--lr", capsys.readouterr().err)
+    assert re.search(r"diverged at step \d+, in epoch 1.*--lr", capsys.readouterr().err)
 
 
 def test_a_divergence_in_the_last_step_is_found_by_the_evaluation(command, tmp_path, capsys):
@@ -644,18 +842,29 @@ def test_a_damaged_checkpoint_is_named_and_kept(command, tmp_path, capsys, monke
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "finish", stopped)
         assert main(command) == 130
-    path = folder_of(tmp_path) / "checkpoint-2" / file
+    path = folder_of(tmp_path) / "checkpoint-1" / file
     path.write_bytes(path.read_bytes()[:-50])
     assert main(command) == 2
-    assert "checkpoint-2 is damaged" in capsys.readouterr().err and path.exists()
+    assert "checkpoint-1 is damaged" in capsys.readouterr().err and path.exists()
 
 
 def test_settings_name_the_folder_and_two_settings_never_share_one(command):
     long = ["--dataset", "資料" * 60 + ".csv"]
-    names = {run_folder(parse_args([*command, *options])).name for options in (
-        [], ["--ir", "10"], ["--ir", "10", "--tau", "0.3"], ["--seed", "1"], ["--mu", "0"],
-        ["--ablation", "ss"], ["--no_delta_cls"], long, [*long, "--seed", "1"],
-        [*long, "--k", "9"])}
+    names = {
+        run_folder(parse_args([*command, *options])).name
+        for options in (
+            [],
+            ["--ir", "10"],
+            ["--ir", "10", "--tau", "0.3"],
+            ["--seed", "1"],
+            ["--mu", "0"],
+            ["--ablation", "ss"],
+            ["--no_delta_cls"],
+            long,
+            [*long, "--seed", "1"],
+            [*long, "--k", "9"],
+        )
+    }
     assert len(names) == 10 and all(re.fullmatch(r"[\w.+-]+", name) for name in names)
     assert max(len(name.encode()) for name in names) < 240
 
@@ -668,15 +877,38 @@ def test_an_ablation_does_not_overrule_a_flag_in_silence(capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATASETS.is_dir(), reason="needs the data sets in ../shared/datasets")
-@pytest.mark.parametrize("dataset, ir, texts", [("trec", "50", 2280), ("cr", "10", 2381),
-                                                ("ohsumed", None, 3358), ("r52", None, 6532)])
-def test_the_papers_datasets_train_from_the_command_line(tiny_encoder, tmp_path, dataset, ir,
-                                                         texts):
+@pytest.mark.parametrize(
+    "dataset, ir, texts",
+    [("trec", "50", 2280), ("cr", "10", 2381), ("ohsumed", None, 3358), ("r52", None, 6532)],
+)
+def test_the_papers_datasets_train_from_the_command_line(
+    tiny_encoder, tmp_path, dataset, ir, texts
+):
     ran = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), "--dataset", dataset, "--data_dir", str(DATASETS),
-         *(["--ir", ir] if ir else []), "--encoder", str(tiny_encoder), "--epochs", "1",
-         "--max_length", "128", "--output_dir", str(tmp_path), "--device", "cpu"],
-        text=True, capture_output=True, timeout=600, cwd=tmp_path)
+        [
+            sys.executable,
+            str(ROOT / "main.py"),
+            "--dataset",
+            dataset,
+            "--data_dir",
+            str(DATASETS),
+            *(["--ir", ir] if ir else []),
+            "--encoder",
+            str(tiny_encoder),
+            "--epochs",
+            "1",
+            "--max_length",
+            "128",
+            "--output_dir",
+            str(tmp_path),
+            "--device",
+            "cpu",
+        ],
+        text=True,
+        capture_output=True,
+        timeout=600,
+        cwd=tmp_path,
+    )
     assert ran.returncode == 0, ran.stderr
     assert len((folder_of(tmp_path) / "train_rows.txt").read_text().split()) == texts
     assert outcome(tmp_path)["result"]["last"]["accuracy"] > 0
@@ -685,29 +917,44 @@ def test_the_papers_datasets_train_from_the_command_line(tiny_encoder, tmp_path,
 # ---- augmentations ----
 
 
-def test_options_of_an_augmentation_reach_it_and_have_a_folder_of_their_own(
-        command, monkeypatch):
+def test_options_of_an_augmentation_reach_it_and_have_a_folder_of_their_own(command, monkeypatch):
     seen = []
-    monkeypatch.setattr("engine.corpus.augment", lambda texts, method, **options: (
-        seen.append((method, options)) or list(texts)))
-    argv = [*command, "--augment", "contextual", "--augment_options", "model=some/name", "top_n=3",
-            "rate=0.3"]
+    monkeypatch.setattr(
+        "engine.corpus.augment",
+        lambda texts, method, **options: seen.append((method, options)) or list(texts),
+    )
+    argv = [
+        *command,
+        "--augment",
+        "contextual",
+        "--augment_options",
+        "model=some/name",
+        "top_n=3",
+        "rate=0.3",
+    ]
     assert main(argv) == 0
     [(method, options)] = seen
     assert method == "contextual" and options["device"] == "cpu" and options["seed"] == 0
-    assert {name: options[name] for name in ("model", "top_n")} == {"model": "some/name",
-                                                                    "top_n": 3}
-    assert "rate" not in options                            # 0.3 is the default
+    assert {name: options[name] for name in ("model", "top_n")} == {
+        "model": "some/name",
+        "top_n": 3,
+    }
+    assert "rate" not in options  # 0.3 is the default
     plain, own = run_folder(parse_args(argv[:-4])), run_folder(parse_args(argv))
     assert plain != own and "top_n-3" in own.name
     assert "augment_options" not in settings(parse_args(argv[:-4]))
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--augment_options", "rate=2"], "at most 1"), (["--augment_options", "n=2"], "has {'rate'"),
-    (["--augment", "auto", "--augment_options", "rate=0.1"], "auto has none"),
-    (["--augment", "contextual", "--augment_options", "top_n=0"], "at least 1"),
-    (["--augment", "back_translation", "--augment_options", "back="], "has {'forth'")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--augment_options", "rate=2"], "at most 1"),
+        (["--augment_options", "n=2"], "has {'rate'"),
+        (["--augment", "auto", "--augment_options", "rate=0.1"], "auto has none"),
+        (["--augment", "contextual", "--augment_options", "top_n=0"], "at least 1"),
+        (["--augment", "back_translation", "--augment_options", "back="], "has {'forth'"),
+    ],
+)
 def test_wrong_options_of_augmentations_are_one_line(command, capsys, options, message):
     with pytest.raises(SystemExit) as stop:
         parse_args([*command, *options])
@@ -717,8 +964,9 @@ def test_wrong_options_of_augmentations_are_one_line(command, capsys, options, m
 def test_overwrite_loses_nothing_when_the_augmentation_is_not_available(command, monkeypatch):
     assert main(command) == 0
 
-    def missing(texts, *, seed=0, rate=0.4):        # its cache is another
+    def missing(texts, *, seed=0, rate=0.4):  # its cache is another
         raise InputError("no WordNet")
+
     entry = replace(AUGMENTATIONS["word_substitution"], function=missing)
     monkeypatch.setitem(AUGMENTATIONS, "word_substitution", entry)
     assert main([*command, "--overwrite"]) == 2

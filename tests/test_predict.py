@@ -1,4 +1,5 @@
 """predict.py: what comes in, what goes out, class shares, temperature, what goes wrong."""
+
 import csv
 import gzip
 import io
@@ -19,18 +20,26 @@ import pytest
 import torch
 import transformers
 from conftest import glosses
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_export import about_of, network, write
 
-from reporting import export
 import predict
 from engine import metrics
 from engine.files import InputError
 from model import load_tokenizer
+from reporting import export
 
 ROOT = Path(__file__).parent.parent
-TEXTS = ["a small animal", "food of the sea", "the time of day when the sun is low in the sky",
-         "", "an instant", "a dish of meat, \"boiled\"", " "]
+TEXTS = [
+    "a small animal",
+    "food of the sea",
+    "the time of day when the sun is low in the sky",
+    "",
+    "an instant",
+    'a dish of meat, "boiled"',
+    " ",
+]
 NAMES = ["noun.animal", "a | b", "noun.time"]
 
 
@@ -46,15 +55,26 @@ def expected(model, tiny_encoder):
     """Probabilities of TEXTS, one text at a time and without any of predict.py's code."""
     network_, tokenizer = export.read_model(model, "cpu").method, load_tokenizer(str(tiny_encoder))
     with torch.no_grad():
-        return [network_.classify(network_.encoder(**{
-            name: part for name, part in tokenizer(text, return_tensors="pt").items()
-            if name in ("input_ids", "attention_mask")}))[0].softmax(dim=0).tolist()
-            for text in TEXTS]
+        return [
+            network_.classify(
+                network_.encoder(
+                    **{
+                        name: part
+                        for name, part in tokenizer(text, return_tensors="pt").items()
+                        if name in ("input_ids", "attention_mask")
+                    }
+                )
+            )[0]
+            .softmax(dim=0)
+            .tolist()
+            for text in TEXTS
+        ]
 
 
 @pytest.fixture
 def run(model, tmp_path, capsys, monkeypatch):
     """predict.main on some content, as a file of this name or as stdin: its code, rows, stderr."""
+
     def call(content, name="texts.csv", options=(), path=model):
         content = content if isinstance(content, bytes) else content.encode()
         if name == "-":
@@ -66,6 +86,7 @@ def run(model, tmp_path, capsys, monkeypatch):
         code = predict.main([str(path), *options, name])
         out, err = capsys.readouterr()
         return code, out, err
+
     return call
 
 
@@ -86,8 +107,8 @@ INPUTS = {
     "a.csv": csv_of([("id", "text"), *zip(IDS, TEXTS)]),
     "crlf.txt": "\r\n".join(TEXTS) + "\r\n",
     "bom.txt": "\ufeff" + "\n".join(TEXTS) + "\n",
-    "a.tsv": "text\tid\n" + "".join(
-        '"{}"\t{}\n'.format(t.replace('"', '""'), i) for t, i in zip(TEXTS, IDS)),
+    "a.tsv": "text\tid\n"
+    + "".join('"{}"\t{}\n'.format(t.replace('"', '""'), i) for t, i in zip(TEXTS, IDS)),
     "a.json": json.dumps([{"id": i, "text": t} for i, t in zip(IDS, TEXTS)]),
     "a.jsonl": "\n\n".join(json.dumps({"id": i, "text": t}) for i, t in zip(IDS, TEXTS)),
     "-": "\n".join(TEXTS),
@@ -119,10 +140,13 @@ def test_every_format_gives_each_text_its_prediction_in_order(run, expected, nam
 
 
 def test_jsonl_keeps_values_as_they_are_and_has_the_embedding(run, model):
-    rows = [{"text": "food", "id": 7, "tags": ["a", {"b": None}], "price": 1.5, "ü": "é"},
-            {"text": "", "other": True}]
-    code, out, _ = run("\n".join(map(json.dumps, rows)), "a.jsonl",
-                       ["--output_format", "jsonl", "--embedding"])
+    rows = [
+        {"text": "food", "id": 7, "tags": ["a", {"b": None}], "price": 1.5, "ü": "é"},
+        {"text": "", "other": True},
+    ]
+    code, out, _ = run(
+        "\n".join(map(json.dumps, rows)), "a.jsonl", ["--output_format", "jsonl", "--embedding"]
+    )
     got = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and "é" in out
     embedding = got[0].pop("embedding")
@@ -142,8 +166,9 @@ def test_the_output_file_is_that_of_stdout_and_holds_what_a_pipe_would(run, tmp_
     assert (code, nothing) == (0, "") and (tmp_path / "new" / "o.csv").read_text() == out
 
 
-def test_the_text_column_is_that_of_the_training_unless_another_is_named(run, tmp_path,
-                                                                        tiny_encoder):
+def test_the_text_column_is_that_of_the_training_unless_another_is_named(
+    run, tmp_path, tiny_encoder
+):
     about = replace(about_of(), text_column="review")
     write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
     rows = csv_of([("review", "text"), ("food", "")])
@@ -173,8 +198,9 @@ def test_what_is_found_in_a_file_is_said_beside_the_predictions_and_a_null_is_an
     code, out, err = run("sep;text\n1;Gr\xfc\xdfe\n".encode("latin-1"))
     assert code == 0 and rows_of(out)[0]["text"] == "Grüße" and "Windows-1252" in err
     assert "columns are separated by semicolons" in err
-    code, out, _ = run('{"text": null}\n{"text": "food"}\n', "a.jsonl",
-                       ["--output_format", "jsonl"])
+    code, out, _ = run(
+        '{"text": null}\n{"text": "food"}\n', "a.jsonl", ["--output_format", "jsonl"]
+    )
     first, second = map(json.loads, out.splitlines())
     assert code == 0 and first == {"text": None, "prediction": None, "probability": None}
     assert second["prediction"] in NAMES
@@ -195,17 +221,23 @@ def test_texts_on_the_command_line_are_rows(model, expected, capsys, tmp_path, m
     assert [row["text"] for row in rows_of(capsys.readouterr().out)] == ["-1", "--top"]
 
 
-@pytest.mark.parametrize("given, message", [
-    (["reviews.csv"], "reviews.csv: cannot be read as a file (No such file or directory)"),
-    (["My Texts.JSONL"], "cannot be read as a file"),
-    (["folder"], "cannot be read as a file (Is a directory)"),
-    (["unknown"], "say with --format what it is"),
-    (["here.txt", "a text"], "here.txt is a file (it exists"),
-    (["a text", "gone.tsv"], "gone.tsv is a file"), (["-", "a text"], "- is a file"),
-    (["a text", "--format", "csv"], "a text: cannot be read as a file"),
-    (["food", "h\udcff"], "text 2 of the command line: half a surrogate pair")])
-def test_what_is_a_file_and_what_a_text_is_one_rule_with_one_line(model, tmp_path, monkeypatch,
-                                                                  capsys, given, message):
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["reviews.csv"], "reviews.csv: cannot be read as a file (No such file or directory)"),
+        (["My Texts.JSONL"], "cannot be read as a file"),
+        (["folder"], "cannot be read as a file (Is a directory)"),
+        (["unknown"], "say with --format what it is"),
+        (["here.txt", "a text"], "here.txt is a file (it exists"),
+        (["a text", "gone.tsv"], "gone.tsv is a file"),
+        (["-", "a text"], "- is a file"),
+        (["a text", "--format", "csv"], "a text: cannot be read as a file"),
+        (["food", "h\udcff"], "text 2 of the command line: half a surrogate pair"),
+    ],
+)
+def test_what_is_a_file_and_what_a_text_is_one_rule_with_one_line(
+    model, tmp_path, monkeypatch, capsys, given, message
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.txt").write_text("food\n")
     (tmp_path / "unknown").write_text("food\n")
@@ -216,18 +248,24 @@ def test_what_is_a_file_and_what_a_text_is_one_rule_with_one_line(model, tmp_pat
 
 
 def test_the_three_lines_of_python_give_what_the_command_line_gives(run, model):
-    _, out, _ = run(INPUTS["a.csv"], options=["--output_format", "jsonl", "--top", "2",
-                                              "--embedding", "--test_prior", "train"])
-    lines = re.search(r"    (from predict import.*)\n    (predictor = .*)\n    (predictor\..*?)  ",
-                      predict.__doc__)
+    _, out, _ = run(
+        INPUTS["a.csv"],
+        options=["--output_format", "jsonl", "--top", "2", "--embedding", "--test_prior", "train"],
+    )
+    lines = re.search(
+        r"    (from predict import.*)\n    (predictor = .*)\n    (predictor\..*?)  ",
+        predict.__doc__,
+    )
     code = "\n".join(lines.groups()).replace("runs/RUN", str(model))
     names = {}
-    exec(code, names)                                       # the docstring's own lines
-    assert names["predictor"].predict([])  == []
+    exec(code, names)  # the docstring's own lines
+    assert names["predictor"].predict([]) == []
     predictor = predict.Predictor(model, device="cpu", top=2, embedding=True, test_prior="train")
     expected_ = [json.loads(line) for line in out.splitlines()]
-    got = [{"id": row["id"], "text": row["text"]} | added
-           for row, added in zip(expected_, predictor.predict(TEXTS), strict=True)]
+    got = [
+        {"id": row["id"], "text": row["text"]} | added
+        for row, added in zip(expected_, predictor.predict(TEXTS), strict=True)
+    ]
     assert got == expected_ and predictor.empty == 2
 
 
@@ -286,6 +324,7 @@ def test_memory_is_that_of_two_pools_however_long_the_input(model):
         for i in range(3000):
             read += 1
             yield {}, f"food {i % 9}"
+
     predictor = predict.Predictor(model, device="cpu", batch_size=2)
     written = 0
     for pool, _ in predictor.stream(rows()):
@@ -313,8 +352,11 @@ def test_bayes_worked_by_hand():
     90 to 10, (0.1 * 3) / (0.1 * 3 + 0.9) = 1/4; at 60 to 40, 1.2 / (1.2 + 0.6) = 2/3.
     """
     cases = {"uniform": 3 / 4, "train": 1 / 4, "other": 2 / 3}
-    shares = {"uniform": torch.tensor([0.5, 0.5]), "train": torch.tensor([0.9, 0.1]),
-              "other": torch.tensor([0.6, 0.4])}
+    shares = {
+        "uniform": torch.tensor([0.5, 0.5]),
+        "train": torch.tensor([0.9, 0.1]),
+        "other": torch.tensor([0.6, 0.4]),
+    }
     for compensated, own in ((True, 3 / 4), (False, 1 / 4)):
         about = two_classes(compensated)
         logits = torch.tensor([[1 - own, own]], dtype=torch.float64).log()
@@ -326,18 +368,26 @@ def test_bayes_worked_by_hand():
 
 
 positive_shares = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(
-    lambda x: [value / sum(x) for value in x])
+    lambda x: [value / sum(x) for value in x]
+)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(positive_shares, min_size=3, max_size=3), st.lists(
-    st.integers(1, 500), min_size=3, max_size=3), positive_shares, st.booleans())
-def test_a_perfect_model_stays_perfect_under_any_class_shares(likelihood, counts, shares,
-                                                              compensated):
+@given(
+    st.lists(positive_shares, min_size=3, max_size=3),
+    st.lists(st.integers(1, 500), min_size=3, max_size=3),
+    positive_shares,
+    st.booleans(),
+)
+def test_a_perfect_model_stays_perfect_under_any_class_shares(
+    likelihood, counts, shares, compensated
+):
     """Three texts x and three classes y; likelihood[y][x] = p(x | y). Posteriors by the joint."""
+
     def posterior(prior):
         joint = [[prior[y] * likelihood[y][x] for y in range(3)] for x in range(3)]
         return [[value / sum(row) for value in row] for row in joint]
+
     about = replace(about_of(), class_counts=counts, compensated=compensated)
     own = [1 / 3] * 3 if compensated else [n / sum(counts) for n in counts]
     logits = torch.tensor(posterior(own), dtype=torch.float64).log() + 5
@@ -345,49 +395,62 @@ def test_a_perfect_model_stays_perfect_under_any_class_shares(likelihood, counts
     np.testing.assert_allclose(got.numpy(), posterior(shares), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name, content", [
-    ("p.json", '{"a | b": 6, "noun.animal": 3, "noun.time": 1}'),
-    ("p.csv", "label,share\nnoun.time,0.1\na | b,0.6\nnoun.animal,0.3\n"),
-    ("q.csv", "count,label\n10,noun.time\n60, a | b\n30,noun.animal\n")])
-def test_shares_and_counts_from_a_file_move_the_probabilities(run, tmp_path, expected, name,
-                                                              content):
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("p.json", '{"a | b": 6, "noun.animal": 3, "noun.time": 1}'),
+        ("p.csv", "label,share\nnoun.time,0.1\na | b,0.6\nnoun.animal,0.3\n"),
+        ("q.csv", "count,label\n10,noun.time\n60, a | b\n30,noun.animal\n"),
+    ],
+)
+def test_shares_and_counts_from_a_file_move_the_probabilities(
+    run, tmp_path, expected, name, content
+):
     (tmp_path / name).write_text(content)
-    code, out, err = run(INPUTS["a.csv"], options=["--probabilities", "--test_prior",
-                                                   str(tmp_path / name)])
+    code, out, err = run(
+        INPUTS["a.csv"], options=["--probabilities", "--test_prior", str(tmp_path / name)]
+    )
     weighted = np.array(expected[0]) * [0.3, 0.6, 0.1]
     got = [float(rows_of(out)[0][f"probability_{n}"]) for n in NAMES]
     assert code == 0 and got == pytest.approx(list(weighted / weighted.sum()), abs=2e-6)
-    assert "equal share" not in err     # the user knows
+    assert "equal share" not in err  # the user knows
 
 
 def test_a_class_that_does_not_occur_is_never_predicted(run, tmp_path):
     (tmp_path / "p.json").write_text('{"a | b": 0, "noun.animal": 1, "noun.time": 1}')
-    code, out, _ = run(INPUTS["a.csv"], options=["--probabilities", "--test_prior",
-                                                 str(tmp_path / "p.json")])
+    code, out, _ = run(
+        INPUTS["a.csv"], options=["--probabilities", "--test_prior", str(tmp_path / "p.json")]
+    )
     rows = [row for row in rows_of(out) if row["prediction"]]
     assert code == 0 and {float(row["probability_a | b"]) for row in rows} == {0}
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("p.json", '{"a | b": 1, "noun.animal": 1}', "no share for the classes 'noun.time'"),
-    ("p.json", '{"a | b": 1, "noun.animal": 1, "noun.time": 1, "x": 1}', "no class 'x'"),
-    ("p.json", '{"a | b": 1, "noun.animal": 1, "noun.time": 1, "a | b": 2}', "twice"),
-    ("p.json", '{"a | b": -1, "noun.animal": 1, "noun.time": 1}', "-1 is no share"),
-    ("p.json", '{"a | b": NaN, "noun.animal": 1, "noun.time": 1}', "nan is no share"),
-    ("p.json", '{"a | b": null, "noun.animal": 1, "noun.time": 1}', "None is no share"),
-    ("p.json", '{"a | b": 0, "noun.animal": 0, "noun.time": 0}', "sum to 0"),
-    ("p.json", '[1, 2]', "class shares are"), ("p.json", '3', "class shares are"),
-    ("p.json", '{"a | b": {"a | b": 1, "a | b": 2}}', "twice"),
-    ("p.json", '{', "not valid JSON"), ("p.json", '', "empty; class shares are"),
-    ("p.csv", "label,share\na | b,many\n", "'many' is no share"),
-    ("p.csv", "label,share,count\na | b,1,1\n", "class shares are"),
-    ("p.csv", "name,share\na | b,1\n", "class shares are"),
-    (None, "", "neither train, uniform nor a file")])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("p.json", '{"a | b": 1, "noun.animal": 1}', "no share for the classes 'noun.time'"),
+        ("p.json", '{"a | b": 1, "noun.animal": 1, "noun.time": 1, "x": 1}', "no class 'x'"),
+        ("p.json", '{"a | b": 1, "noun.animal": 1, "noun.time": 1, "a | b": 2}', "twice"),
+        ("p.json", '{"a | b": -1, "noun.animal": 1, "noun.time": 1}', "-1 is no share"),
+        ("p.json", '{"a | b": NaN, "noun.animal": 1, "noun.time": 1}', "nan is no share"),
+        ("p.json", '{"a | b": null, "noun.animal": 1, "noun.time": 1}', "None is no share"),
+        ("p.json", '{"a | b": 0, "noun.animal": 0, "noun.time": 0}', "sum to 0"),
+        ("p.json", "[1, 2]", "class shares are"),
+        ("p.json", "3", "class shares are"),
+        ("p.json", '{"a | b": {"a | b": 1, "a | b": 2}}', "twice"),
+        ("p.json", "{", "not valid JSON"),
+        ("p.json", "", "empty; class shares are"),
+        ("p.csv", "label,share\na | b,many\n", "'many' is no share"),
+        ("p.csv", "label,share,count\na | b,1,1\n", "class shares are"),
+        ("p.csv", "name,share\na | b,1\n", "class shares are"),
+        (None, "", "neither train, uniform nor a file"),
+    ],
+)
 def test_a_bad_file_of_class_shares_is_one_line(run, tmp_path, name, content, message):
     if name:
         (tmp_path / name).write_text(content)
     code, out, err = run(INPUTS["a.csv"], options=["--test_prior", str(tmp_path / (name or "no"))])
-    line, = err.splitlines()
+    (line,) = err.splitlines()
     assert (code, out) == (2, "") and line.startswith("error: ") and message in line
 
 
@@ -412,8 +475,9 @@ def test_the_temperature_is_the_one_that_the_labels_were_drawn_with(compensated,
     assert "8000 validation texts" in capsys.readouterr().out
 
 
-def test_a_temperature_that_makes_the_calibration_worse_is_not_offered(run, tmp_path, tiny_encoder,
-                                                                       capsys):
+def test_a_temperature_that_makes_the_calibration_worse_is_not_offered(
+    run, tmp_path, tiny_encoder, capsys
+):
     """
     Ten texts of each class, 18 of 20 right, 19 with a probability of 0.9 and a mistake with nearly
     1: an error of (|18 - 17.1| + 1) / 20 = 9.5 %. That mistake makes a higher temperature likelier,
@@ -426,8 +490,10 @@ def test_a_temperature_that_makes_the_calibration_worse_is_not_offered(run, tmp_
     assert fit["temperature"] == 1 and "makes the expected calibration error worse" in said
     assert fit["ece_before"] == fit["ece_after"] == pytest.approx(9.5, abs=0.01)
     write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
-    assert "makes the expected calibration error worse" in (
-        tmp_path / "model" / "README.md").read_text()
+    assert (
+        "makes the expected calibration error worse"
+        in (tmp_path / "model" / "README.md").read_text()
+    )
     code, out, err = run("food\n", "a.txt", ["--calibrated"], tmp_path / "model")
     assert (code, out) == (2, "") and "leave --calibrated out" in err
     assert run("food\n", "a.txt", ["--abstain", "0.5"], tmp_path / "model")[0] == 0
@@ -449,18 +515,23 @@ def test_the_coverage_of_each_probability_worked_by_hand():
     rows = {row["p"]: row for row in export.coverage(probabilities, np.array([0, 1, 1, 0]))}
     assert rows[0] == {"p": 0, "answered": 100, "accuracy": 50}
     assert rows[0.6] == {"p": 0.6, "answered": 75, "accuracy": pytest.approx(200 / 3)}
-    assert rows[0.7] == {"p": 0.7, "answered": 50, "accuracy": 100}     # 0.7 itself is answered
-    assert rows[0.95]["answered"] == 25 and rows[0.99] == {"p": 0.99, "answered": 0,
-                                                           "accuracy": None}
+    assert rows[0.7] == {"p": 0.7, "answered": 50, "accuracy": 100}  # 0.7 itself is answered
+    assert rows[0.95]["answered"] == 25 and rows[0.99] == {
+        "p": 0.99,
+        "answered": 0,
+        "accuracy": None,
+    }
 
 
 def test_a_probability_between_two_of_the_table_shows_both():
     rows = export.coverage(np.array([[0.95, 0.05], [0.3, 0.7]]), np.array([0, 0]))
     assert predict.coverage_line(rows, 2, 0.5) == (
-        "--abstain on the 2 validation texts: 0.5 answers 100.0 %, and 50.0 % of these are right")
+        "--abstain on the 2 validation texts: 0.5 answers 100.0 %, and 50.0 % of these are right"
+    )
     assert predict.coverage_line(rows, 2, 0.72) == (
         "--abstain on the 2 validation texts: 0.7 answers 100.0 %, and 50.0 % of these are right; "
-        "0.75 answers 50.0 %, and 100.0 % of these are right")
+        "0.75 answers 50.0 %, and 100.0 % of these are right"
+    )
     assert predict.coverage_line(rows, 2, 1).endswith("0.99 answers 0.0 %, so no accuracy is known")
 
 
@@ -472,10 +543,19 @@ def calibrated(tmp_path_factory, tiny_encoder):
     texts, labels = [text for text, _ in rows], np.arange(60) % 3
     method, tokenizer = network(tiny_encoder, about), load_tokenizer(str(tiny_encoder))
     with torch.no_grad():
-        feats = torch.cat([method.encoder(**{
-            name: part for name, part in tokenizer(text, return_tensors="pt").items()
-            if name in ("input_ids", "attention_mask")}) for text in texts])
-        std, mean = torch.std_mean(method.classify(feats), dim=0)   # random features are all alike
+        feats = torch.cat(
+            [
+                method.encoder(
+                    **{
+                        name: part
+                        for name, part in tokenizer(text, return_tensors="pt").items()
+                        if name in ("input_ids", "attention_mask")
+                    }
+                )
+                for text in texts
+            ]
+        )
+        std, mean = torch.std_mean(method.classify(feats), dim=0)  # random features are all alike
         method.phi.weight.div_(std[:, None])
         method.phi.bias.sub_(mean).div_(std)
         logits = method.classify(feats).numpy()
@@ -487,8 +567,9 @@ def calibrated(tmp_path_factory, tiny_encoder):
 @pytest.mark.parametrize("p", [0.5, 0.6, 0.8])
 def test_abstain_does_to_the_validation_texts_what_the_table_says(run, calibrated, p):
     path, texts, labels = calibrated
-    code, out, err = run(csv_of([("text",), *((t,) for t in texts)]),
-                         options=["--abstain", str(p)], path=path)
+    code, out, err = run(
+        csv_of([("text",), *((t,) for t in texts)]), options=["--abstain", str(p)], path=path
+    )
     rows = rows_of(out)
     answered = [(row, label) for row, label in zip(rows, labels) if row["prediction"]]
     assert code == 0 and 0 < len(answered) < 60
@@ -508,7 +589,8 @@ def test_abstain_needs_validation_texts_and_a_probability(run, capsys):
 
 
 def test_a_calibration_of_an_older_version_is_used_and_abstain_says_what_is_missing(
-        run, tmp_path, tiny_encoder):
+    run, tmp_path, tiny_encoder
+):
     fit = {"temperature": 2.5, "texts": 10, "ece_before": 9.0, "ece_after": 3.0}
     write(tmp_path / "model", network(tiny_encoder, about_of()), tiny_encoder, about_of())
     path = tmp_path / "model" / "sharprecl.json"
@@ -526,7 +608,8 @@ def test_top_gives_the_likeliest_labels_in_order(run, expected):
         assert row["top_1"] == row["prediction"] and "top_3" not in row
         if text.strip():
             assert [float(row[f"top_{k}_probability"]) for k in (1, 2)] == pytest.approx(
-                sorted(p)[:0:-1], abs=2e-6)
+                sorted(p)[:0:-1], abs=2e-6
+            )
     code, _, err = run(INPUTS["a.csv"], options=["--top", "4"])
     assert code == 2 and "the model has 3 classes" in err
 
@@ -537,17 +620,26 @@ def test_the_expected_calibration_error_worked_by_hand():
     labels = np.array([0, 0, 0, 0])
     # |0.5 - 0.63| * 2 + |1 - 0.9| + |1 - 0.5| over 4
     assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx(
-        100 * (0.26 + 0.1 + 0.5) / 4)
+        100 * (0.26 + 0.1 + 0.5) / 4
+    )
 
 
 def test_calibrated_divides_the_logits_and_without_a_validation_split_is_one_line(
-        run, expected, tmp_path, tiny_encoder):
-    fit = {"temperature": 2.5, "texts": 10, "ece_before": 9.0, "ece_after": 3.0, "why_not": "",
-           "coverage": []}
+    run, expected, tmp_path, tiny_encoder
+):
+    fit = {
+        "temperature": 2.5,
+        "texts": 10,
+        "ece_before": 9.0,
+        "ece_after": 3.0,
+        "why_not": "",
+        "coverage": [],
+    }
     about = replace(about_of(), calibration=fit)
     write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
-    code, out, err = run(INPUTS["a.csv"], options=["--calibrated", "--probabilities"],
-                         path=tmp_path / "model")
+    code, out, err = run(
+        INPUTS["a.csv"], options=["--calibrated", "--probabilities"], path=tmp_path / "model"
+    )
     scaled = np.array(expected[0]) ** (1 / 2.5)
     got = [float(rows_of(out)[0][f"probability_{n}"]) for n in NAMES]
     assert code == 0 and got == pytest.approx(list(scaled / scaled.sum()), abs=2e-6)
@@ -559,24 +651,36 @@ def test_calibrated_divides_the_logits_and_without_a_validation_split_is_one_lin
 # ---- bad input ----
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("a.csv", "", "the file is empty"), ("-", "", "stdin: the file is empty"),
-    ("a.csv", "text\n", "no rows"), ("a.json", "[]", "no row"),
-    ("a.csv", "body,stars\nfood,1\n", "no column 'text'; its columns, with a value of each: 'b"),
-    ("a.csv", "title,content\na,b\n", "may both be it"),
-    ("a.jsonl", '{"body": "food"}', "no column 'text'"),
-    ("a.txt", "food\nani\0mal\n", "line 2: a NUL byte"),
-    ("a.csv", "text\né é\n".encode() + b"\xff\n", "line 3: not UTF-8"),
-    ("a.txt", b"food \x81", "neither UTF-8 nor UTF-16 nor Windows-1252"),
-    ("a.csv", 'text\n"food\n', "line 2"), ("a.csv", "text\nfood,2\n", "2 fields where"),
-    ("a.csv", "text,text\nfood,2\n", "two columns"),
-    ("a.jsonl", '{"text": 3}', "not a string"), ("a.jsonl", "{", "not valid JSON"),
-    ("a.jsonl", '{"text": "\\ud800"}', "half a surrogate"),
-    ("a.jsonl", '{"text": "food", "x": "\\ud800"}', "half a surrogate"),
-    ("a.jsonl", '{"text": "a", "x": 1}\n{"text": "b", "y": 1}', "--output_format jsonl"),
-    ("a.json", '{"text": "food"}', "neither a list"),
-    ("a.csv", "text,probability\nfood,1\n", "rename"),
-    ("a.docx", "PK", "--format")])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.csv", "", "the file is empty"),
+        ("-", "", "stdin: the file is empty"),
+        ("a.csv", "text\n", "no rows"),
+        ("a.json", "[]", "no row"),
+        (
+            "a.csv",
+            "body,stars\nfood,1\n",
+            "no column 'text'; its columns, with a value of each: 'b",
+        ),
+        ("a.csv", "title,content\na,b\n", "may both be it"),
+        ("a.jsonl", '{"body": "food"}', "no column 'text'"),
+        ("a.txt", "food\nani\0mal\n", "line 2: a NUL byte"),
+        ("a.csv", "text\né é\n".encode() + b"\xff\n", "line 3: not UTF-8"),
+        ("a.txt", b"food \x81", "neither UTF-8 nor UTF-16 nor Windows-1252"),
+        ("a.csv", 'text\n"food\n', "line 2"),
+        ("a.csv", "text\nfood,2\n", "2 fields where"),
+        ("a.csv", "text,text\nfood,2\n", "two columns"),
+        ("a.jsonl", '{"text": 3}', "not a string"),
+        ("a.jsonl", "{", "not valid JSON"),
+        ("a.jsonl", '{"text": "\\ud800"}', "half a surrogate"),
+        ("a.jsonl", '{"text": "food", "x": "\\ud800"}', "half a surrogate"),
+        ("a.jsonl", '{"text": "a", "x": 1}\n{"text": "b", "y": 1}', "--output_format jsonl"),
+        ("a.json", '{"text": "food"}', "neither a list"),
+        ("a.csv", "text,probability\nfood,1\n", "rename"),
+        ("a.docx", "PK", "--format"),
+    ],
+)
 def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, name, content, message):
     code, _, err = run(content, name, ["--output", str(tmp_path / "out.csv")])
     line = err.splitlines()[-1]
@@ -585,11 +689,15 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, name, content, mes
     assert not list(tmp_path.glob("*out.csv*"))
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--output", "{}/file/out.csv"], "cannot be written"),
-    (["--output", "{}/folder.csv"], "cannot be written"),
-    (["--output", "{}/out.xls"], "--output_format"),
-    (["--export", "onnx"], "--export classifies no texts")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--output", "{}/file/out.csv"], "cannot be written"),
+        (["--output", "{}/folder.csv"], "cannot be written"),
+        (["--output", "{}/out.xls"], "--output_format"),
+        (["--export", "onnx"], "--export classifies no texts"),
+    ],
+)
 def test_an_output_that_cannot_be_is_one_line(run, tmp_path, options, message):
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder.csv").mkdir()
@@ -599,8 +707,9 @@ def test_an_output_that_cannot_be_is_one_line(run, tmp_path, options, message):
 
 
 @pytest.mark.parametrize("link", ["itself", "path", "symlink", "hard link", "stdin"])
-def test_the_output_never_replaces_the_input_unless_told_to(model, tmp_path, monkeypatch, capsys,
-                                                            link):
+def test_the_output_never_replaces_the_input_unless_told_to(
+    model, tmp_path, monkeypatch, capsys, link
+):
     source, target = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_bytes(INPUTS["a.csv"].encode())
     (tmp_path / "folder").mkdir()
@@ -609,8 +718,9 @@ def test_the_output_never_replaces_the_input_unless_told_to(model, tmp_path, mon
     elif link == "hard link":
         target.hardlink_to(source)
     else:
-        target = {"itself": source, "stdin": source,
-                  "path": tmp_path / "folder" / ".." / "in.csv"}[link]
+        target = {"itself": source, "stdin": source, "path": tmp_path / "folder" / ".." / "in.csv"}[
+            link
+        ]
     arguments = [str(model), str(source), "--output", str(target)]
     with open(source) as stdin:
         if link == "stdin":
@@ -637,8 +747,9 @@ def test_a_pipe_is_no_output_file(run, tmp_path):
 
 
 @pytest.mark.parametrize("room, code", [(2_000_000, 0), (1_000_000, 2)])
-def test_an_unbuffered_stdout_gets_every_row_or_it_is_an_error(model, tmp_path, monkeypatch, capsys,
-                                                               room, code):
+def test_an_unbuffered_stdout_gets_every_row_or_it_is_an_error(
+    model, tmp_path, monkeypatch, capsys, room, code
+):
     """As python -u makes it: raw, so that a write may take a part of the bytes in silence."""
     (tmp_path / "in.txt").write_text("food " * 240_000)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -657,7 +768,8 @@ def test_an_unbuffered_stdout_gets_every_row_or_it_is_an_error(model, tmp_path, 
 
 
 def test_a_model_that_gives_no_finite_logits_is_one_line_and_not_an_empty_prediction(
-        run, tmp_path, tiny_encoder):
+    run, tmp_path, tiny_encoder
+):
     method = network(tiny_encoder, about_of())
     torch.nn.init.constant_(method.phi.weight, torch.nan)
     write(tmp_path / "model", method, tiny_encoder, about_of())
@@ -668,7 +780,7 @@ def test_a_model_that_gives_no_finite_logits_is_one_line_and_not_an_empty_predic
 def test_a_missing_file_and_a_folder_are_one_line(model, tmp_path, capsys):
     for path in (tmp_path / "no.csv", tmp_path):
         assert predict.main([str(model), str(path), "--format", "csv"]) == 2
-        line, = capsys.readouterr().err.splitlines()
+        (line,) = capsys.readouterr().err.splitlines()
         assert "cannot be read" in line
 
 
@@ -677,6 +789,7 @@ def test_ctrl_c_is_one_word_and_leaves_the_old_output(run, tmp_path, monkeypatch
 
     def interrupted(*rest):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(predict.Predictions, "lines", interrupted)
     code, _, err = run(INPUTS["a.csv"], options=["--output", str(tmp_path / "out.csv")])
     assert code == 130 and err.splitlines()[-1] == "interrupted"
@@ -688,8 +801,9 @@ def small_disk(tmp_path):
     """A file system with room for 16 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(folder)],
-                          capture_output=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(folder)], capture_output=True
+    )
     if made.returncode:
         pytest.skip("only root may mount a file system")
     yield folder
@@ -700,10 +814,19 @@ def small_disk(tmp_path):
 def shell(model, tmp_path):
     """A line of bash with predict.py on 20,000 texts in place of {}."""
     (tmp_path / "many.txt").write_text("food\n" * 20_000)
-    command = shlex.join([sys.executable, str(ROOT / "predict.py"), str(model),
-                          str(tmp_path / "many.txt"), "--batch_size", "4"])
-    return lambda line: subprocess.run(["bash", "-c", line.replace("{}", command)], text=True,
-                                       timeout=300, capture_output=True)
+    command = shlex.join(
+        [
+            sys.executable,
+            str(ROOT / "predict.py"),
+            str(model),
+            str(tmp_path / "many.txt"),
+            "--batch_size",
+            "4",
+        ]
+    )
+    return lambda line: subprocess.run(
+        ["bash", "-c", line.replace("{}", command)], text=True, timeout=300, capture_output=True
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 """engine/reading.py: every format good and bad, what is found by itself, and what is said of it."""
+
 import bz2
 import csv
 import gzip
@@ -28,13 +29,21 @@ def written(folder, name, content):
     return str(path)
 
 
-ROWS = [("a, b", "10"), ('say "x"', "9"), ("two\nlines", "10"), ("ünïcode", "9"),
-        ("x" * 200_000, "10"), ("last", "9")]
-AS_CSV = "text,label\r\n" + "".join('"{}", {} \r\n'.format(text.replace('"', '""'), label)
-                                    for text, label in ROWS)
+ROWS = [
+    ("a, b", "10"),
+    ('say "x"', "9"),
+    ("two\nlines", "10"),
+    ("ünïcode", "9"),
+    ("x" * 200_000, "10"),
+    ("last", "9"),
+]
+AS_CSV = "text,label\r\n" + "".join(
+    '"{}", {} \r\n'.format(text.replace('"', '""'), label) for text, label in ROWS
+)
 AS_TSV = AS_CSV.replace('",', '"\t').replace("text,", "text\t").replace("\r\n", "\n")
-AS_JSONL = "\n".join(json.dumps({"text": text, "label": int(label), "more": None})
-                     for text, label in ROWS)
+AS_JSONL = "\n".join(
+    json.dumps({"text": text, "label": int(label), "more": None}) for text, label in ROWS
+)
 AS_JSON = json.dumps([{"text": text, "label": label} for text, label in ROWS])
 
 
@@ -44,36 +53,59 @@ def in_bytes(write) -> bytes:
     return content.getvalue()
 
 
-@pytest.mark.parametrize("name, content", [
-    ("a.csv", AS_CSV), ("a.tsv", AS_TSV), ("a.jsonl", AS_JSONL), ("a.json", AS_JSON),
-    ("bom.csv", b"\xef\xbb\xbf" + AS_CSV.encode()), ("blank.csv", AS_CSV + "\r\n\r\n"),
-    ("A.CSV", AS_CSV), ("a.csv.gz", gzip.compress(AS_CSV.encode())),
-    ("a.tsv.bz2", bz2.compress(AS_TSV.encode())), ("odd name.csv", gzip.compress(AS_CSV.encode())),
-    ("16.csv", AS_CSV.encode("utf-16")), ("16le.jsonl", AS_JSONL.encode("utf-16-le")),
-    ("16be.tsv", AS_TSV.encode("utf-16-be")), ("1252.tsv", AS_TSV.encode("cp1252")),
-    ("semicolon.csv", AS_CSV.replace('",', '";').replace("text,", "text;")),
-    ("pipe.tsv", AS_TSV.replace('"\t', '"|').replace("text\t", "text|")), ("tab.csv", AS_TSV),
-    ("unicode.txt", AS_TSV.encode("utf-16")), ("sep.csv", "sep=,\r\n" + AS_CSV),
-    ("lines.json", AS_JSONL), ("a.zip", None), ("a.parquet", None), ("a.xlsx", None),
-    ("columns.json", None), ("lists.json", None),
-    ("cr.csv", AS_CSV.replace("\r\n", "\r")),
-    ("crlf.jsonl", AS_JSONL.replace("\n", "\r\n")),
-])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.csv", AS_CSV),
+        ("a.tsv", AS_TSV),
+        ("a.jsonl", AS_JSONL),
+        ("a.json", AS_JSON),
+        ("bom.csv", b"\xef\xbb\xbf" + AS_CSV.encode()),
+        ("blank.csv", AS_CSV + "\r\n\r\n"),
+        ("A.CSV", AS_CSV),
+        ("a.csv.gz", gzip.compress(AS_CSV.encode())),
+        ("a.tsv.bz2", bz2.compress(AS_TSV.encode())),
+        ("odd name.csv", gzip.compress(AS_CSV.encode())),
+        ("16.csv", AS_CSV.encode("utf-16")),
+        ("16le.jsonl", AS_JSONL.encode("utf-16-le")),
+        ("16be.tsv", AS_TSV.encode("utf-16-be")),
+        ("1252.tsv", AS_TSV.encode("cp1252")),
+        ("semicolon.csv", AS_CSV.replace('",', '";').replace("text,", "text;")),
+        ("pipe.tsv", AS_TSV.replace('"\t', '"|').replace("text\t", "text|")),
+        ("tab.csv", AS_TSV),
+        ("unicode.txt", AS_TSV.encode("utf-16")),
+        ("sep.csv", "sep=,\r\n" + AS_CSV),
+        ("lines.json", AS_JSONL),
+        ("a.zip", None),
+        ("a.parquet", None),
+        ("a.xlsx", None),
+        ("columns.json", None),
+        ("lists.json", None),
+        ("cr.csv", AS_CSV.replace("\r\n", "\r")),
+        ("crlf.jsonl", AS_JSONL.replace("\n", "\r\n")),
+    ],
+)
 def test_every_format_gives_the_same_rows(tmp_path, name, content):
     frame = pandas.DataFrame(ROWS, columns=["text", "label"])
-    if name == "a.xlsx":    # a cell takes 32,767 characters
+    if name == "a.xlsx":  # a cell takes 32,767 characters
         frame = frame.map(lambda value: value[:30_000])
-    content = content or {
-        "a.zip": lambda: zip_of(**{"a.csv": AS_CSV, "__MACOSX/a.csv": "of no use"}),
-        "a.parquet": lambda: frame.astype({"label": "category"}).to_parquet(),
-        "a.xlsx": lambda: in_bytes(frame.astype({"label": float}).to_excel),
-        "columns.json": frame.to_json, "lists.json": lambda: json.dumps(frame.to_dict("list")),
-    }[name]()
+    content = (
+        content
+        or {
+            "a.zip": lambda: zip_of(**{"a.csv": AS_CSV, "__MACOSX/a.csv": "of no use"}),
+            "a.parquet": lambda: frame.astype({"label": "category"}).to_parquet(),
+            "a.xlsx": lambda: in_bytes(frame.astype({"label": float}).to_excel),
+            "columns.json": frame.to_json,
+            "lists.json": lambda: json.dumps(frame.to_dict("list")),
+        }[name]()
+    )
     corpus = data.load(written(tmp_path, name, content), test_fraction=0.34)
-    assert corpus.label_names == ["9", "10"]    # numbers by value, not as strings
+    assert corpus.label_names == ["9", "10"]  # numbers by value, not as strings
     held_out = np.setdiff1d(np.arange(6), corpus.train_rows)
-    both = [(corpus.train_rows, corpus.train_texts, corpus.train_labels),
-            (held_out, corpus.test_texts, corpus.test_labels)]
+    both = [
+        (corpus.train_rows, corpus.train_texts, corpus.train_labels),
+        (held_out, corpus.test_texts, corpus.test_labels),
+    ]
     for rows, texts, labels in both:
         found = list(zip(texts, (corpus.label_names[label] for label in labels)))
         assert found == [tuple(frame.loc[row]) for row in rows]
@@ -92,7 +124,7 @@ def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_pat
     written(tmp_path, "test.jsonl", '{"body": "so", "topic": "a"}\n{"body": "", "topic": "zzz"}\n')
     written(tmp_path, "notes.md", "not data")
     corpus = data.load(str(tmp_path), text_column="body", label_column="topic")
-    assert corpus.train_texts == ["good", "bad", "Fine "]    # as they are
+    assert corpus.train_texts == ["good", "bad", "Fine "]  # as they are
     assert corpus.train_labels.tolist() == [1, 0, 1] and corpus.test_labels.tolist() == [0]
     assert corpus.dropped == 2 and corpus.train_rows.tolist() == [0, 2, 3]
     assert data.select(corpus, np.array([2, 0])).train_rows.tolist() == [3, 0]
@@ -110,14 +142,22 @@ def zip_of(**files) -> bytes:
 
 
 BAD_FILES = {
-    "missing column": ("a.csv", "body,label\nx,y\n",
-                       ["no column 'text'", "'body' ('x')", "'label' ('y')",
-                       "--text_column"]),
-    "missing field": ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "a"}',
-                      ["line 3", "'label'"]),
+    "missing column": (
+        "a.csv",
+        "body,label\nx,y\n",
+        ["no column 'text'", "'body' ('x')", "'label' ('y')", "--text_column"],
+    ),
+    "missing field": (
+        "a.jsonl",
+        '{"text": "a", "label": 1}\n\n{"text": "a"}',
+        ["line 3", "'label'"],
+    ),
     "two columns of a name": ("a.csv", "text,label,text\na,b,c\n", ["line 1", "'text'", "rename"]),
-    "damaged UTF-8": ("a.csv", HEAD.encode() + "é,x\nü,y\n".encode() + b"caf\xe9,x\n",
-                      ["line 4", "not UTF-8, though most of the file is", "save"]),
+    "damaged UTF-8": (
+        "a.csv",
+        HEAD.encode() + "é,x\nü,y\n".encode() + b"caf\xe9,x\n",
+        ["line 4", "not UTF-8, though most of the file is", "save"],
+    ),
     "no known encoding": ("a.csv", HEAD.encode() + b"\x81,x\n", ["neither UTF-8", "save it"]),
     "half of a UTF-16 unit": ("a.csv", "text,label\na,x\n".encode("utf-16")[:-1], ["UTF-16"]),
     "damaged zip": ("a.zip", b"PK\x03\x04\x14\x00\xff", ["damaged", "unpack"]),
@@ -126,15 +166,24 @@ BAD_FILES = {
     "damaged xlsx": ("a.xlsx", b"PK\x03\x04", ["cannot be read by openpyxl", "save it as CSV"]),
     "damaged parquet": ("a.parquet", b"PAR1", ["cannot be read by pyarrow", "save it as CSV"]),
     "old Excel": ("a.xls.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ["old Excel", ".xlsx"]),
-    "cut within a character": ("a.csv", HEAD.encode() + "é,x\né".encode()[:-1],
-                               ["line 3", "ends within a character"]),
+    "cut within a character": (
+        "a.csv",
+        HEAD.encode() + "é,x\né".encode()[:-1],
+        ["line 3", "ends within a character"],
+    ),
     "nul in json": ("a.jsonl", r'{"text": "a\u0000b", "label": "x"}', ["line 1", "NUL"]),
-    "a name twice": ("a.jsonl", '{"text": "a", "label": "x", "text": "b"}',
-                     ["line 1", "'text' stands twice"]),
+    "a name twice": (
+        "a.jsonl",
+        '{"text": "a", "label": "x", "text": "b"}',
+        ["line 1", "'text' stands twice"],
+    ),
     "nul": ("a.csv", HEAD + "a,x\nb\0,y\n", ["line 3", "NUL"]),
     "more fields": ("a.csv", HEAD + '"a\nb",x\na,b,x\n', ["line 4", "3 fields", "quotes"]),
-    "fewer fields": ("a.tsv", "text\tlabel\na\n",
-                     ["line 2", "1 field where the header has 2", "quotes"]),
+    "fewer fields": (
+        "a.tsv",
+        "text\tlabel\na\n",
+        ["line 2", "1 field where the header has 2", "quotes"],
+    ),
     "open quote": ("a.csv", HEAD + 'a,x\n"b,y\nc,x\n', ["line 3", "quote"]),
     "stray quote": ("a.tsv", 'text\tlabel\n"b" c\ty\n', ["line 2", "quote"]),
     "bad json line": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', ["line 2", "JSON"]),
@@ -147,13 +196,22 @@ BAD_FILES = {
     "NaN as label": ("a.jsonl", '{"text": "a", "label": NaN}', ["line 1", "--drop_unlabelled"]),
     "list as label": ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', ["line 1", "one class"]),
     "written list as label": ("a.csv", HEAD + "a,\"['x', 'y']\"\n", ["line 2", "one class"]),
-    "composed labels": ("a.csv", HEAD + "a,x|y\nb,x\nc,y\nd,y|x\ne,z|x\nf,z\n",
-                        ["'x|y'", "several labels", "one class"]),
-    "no header": ("a.csv", "good film,pos\nbad film,neg\nfine film,pos\n",
-                  ["'good film', 'pos'", "looks like data", "text,label"]),
+    "composed labels": (
+        "a.csv",
+        HEAD + "a,x|y\nb,x\nc,y\nd,y|x\ne,z|x\nf,z\n",
+        ["'x|y'", "several labels", "one class"],
+    ),
+    "no header": (
+        "a.csv",
+        "good film,pos\nbad film,neg\nfine film,pos\n",
+        ["'good film', 'pos'", "looks like data", "text,label"],
+    ),
     "no header, numbers": ("a.csv", "good film,1\nbad film,0\n", ["looks like data"]),
-    "two columns in doubt": ("a.csv", "title,content,label\na,b,c\n",
-                             ["'title'", "'content'", "may both be it", "'c'", "--text_column"]),
+    "two columns in doubt": (
+        "a.csv",
+        "title,content,label\na,b,c\n",
+        ["'title'", "'content'", "may both be it", "'c'", "--text_column"],
+    ),
     "columns of unequal length": ("a.json", '{"text": ["a"], "label": []}', ["equal length"]),
     "unnamed columns": ("a.csv", "text,,\na,b,c\n", ["no column 'label'", "'Unnamed: 2' ('b')"]),
     "half a character": ("a.jsonl", r'{"text": "\ud83d", "label": 1}', ["line 1", "surrogate"]),
@@ -163,8 +221,11 @@ BAD_FILES = {
     "one class": ("a.csv", HEAD + "a,x\nb,x\n", ["1 classes", "at least two"]),
     "too few to split": ("a.csv", HEAD + "a,x\nb,y\n", ["holds out none", "bring more texts"]),
     "another format": ("a.doc", "text,label\n", ["a.doc", ".csv", ".jsonl"]),
-    "two files in a zip": ("a.zip", zip_of(**{"a.csv": HEAD, "b.csv": HEAD}),
-                           ["2 files", "a.csv, b.csv", "alone"]),
+    "two files in a zip": (
+        "a.zip",
+        zip_of(**{"a.csv": HEAD, "b.csv": HEAD}),
+        ["2 files", "a.csv, b.csv", "alone"],
+    ),
     "excel by another name": ("a.csv", zip_of(**{"xl/workbook.xml": ""}), ["Excel", ".xlsx"]),
 }
 
@@ -240,22 +301,33 @@ def test_a_german_export_is_read_and_what_was_found_is_said(tmp_path):
     assert notes_of(path) == [
         "read as Windows-1252, since it is not UTF-8; its first line beyond plain English letters: "
         '"Größe; gut";y',
-        "columns are separated by semicolons", "the column ' Text' is taken as the text",
-        "the column 'LABEL ' is taken as the label"]
+        "columns are separated by semicolons",
+        "the column ' Text' is taken as the text",
+        "the column 'LABEL ' is taken as the label",
+    ]
     corpus = data.load(path, test_fraction=0.5)
     assert sorted(corpus.train_texts + corpus.test_texts) == sorted(text for text, _ in rows)
 
 
-@pytest.mark.parametrize("header, columns, options, found", [
-    (("Review", "Category"), ["Review", "Category"], {}, 2),
-    (("title", "class"), ["title", "class"], {}, 2),
-    (("text", "Text"), ["text", "Text"], {"label_column": "Text"}, 0),
-    (("BODY ", "tag"), ["BODY ", "tag"], {"text_column": "body"}, 2)])
+@pytest.mark.parametrize(
+    "header, columns, options, found",
+    [
+        (("Review", "Category"), ["Review", "Category"], {}, 2),
+        (("title", "class"), ["title", "class"], {}, 2),
+        (("text", "Text"), ["text", "Text"], {"label_column": "Text"}, 0),
+        (("BODY ", "tag"), ["BODY ", "tag"], {"text_column": "body"}, 2),
+    ],
+)
 def test_columns_that_leave_no_doubt_are_taken_and_said(tmp_path, header, columns, options, found):
     path = written(tmp_path, "a.csv", csv_of(PLAIN, header))
     notes = notes_of(path, **options)
-    assert notes == [f"the column {column!r} is taken as the {role}"
-                     for column, role in zip(columns, ("text", "label"))][:found]
+    assert (
+        notes
+        == [
+            f"the column {column!r} is taken as the {role}"
+            for column, role in zip(columns, ("text", "label"))
+        ][:found]
+    )
 
 
 def test_a_column_that_is_named_is_never_replaced_by_a_usual_one(tmp_path):
@@ -271,19 +343,31 @@ def test_a_value_of_each_column_is_shown_even_where_the_first_rows_have_none(tmp
 
 
 def test_several_text_columns_are_joined_a_line_each(tmp_path):
-    rows = [("Hello", "how are you", "x"), (" ", "alone", "y"), ("Hi", "", "x"), ("", " ", "y"),
-            ("Bye", "now", "y")]
+    rows = [
+        ("Hello", "how are you", "x"),
+        (" ", "alone", "y"),
+        ("Hi", "", "x"),
+        ("", " ", "y"),
+        ("Bye", "now", "y"),
+    ]
     path = written(tmp_path, "a.csv", csv_of(rows, ("title", "body", "label")))
     corpus = data.load(path, text_column=["title", "body"], test_fraction=0.5)
     assert sorted(corpus.train_texts + corpus.test_texts) == [
-        "Bye\nnow", "Hello\nhow are you", "Hi", "alone"]
+        "Bye\nnow",
+        "Hello\nhow are you",
+        "Hi",
+        "alone",
+    ]
     assert corpus.dropped == 1
 
 
 def in_every_format(frame, folder):
     """The frame as a file of each format, as pandas writes it."""
-    for name, write in {"a.csv": frame.to_csv, "a.xlsx": frame.to_excel,
-                        "a.parquet": frame.to_parquet}.items():
+    for name, write in {
+        "a.csv": frame.to_csv,
+        "a.xlsx": frame.to_excel,
+        "a.parquet": frame.to_parquet,
+    }.items():
         write(folder / name, index=False)
     frame.to_json(folder / "a.json")
     frame.to_json(folder / "records.json", orient="records")
@@ -291,13 +375,23 @@ def in_every_format(frame, folder):
     return sorted(map(str, folder.iterdir()))
 
 
-@pytest.mark.parametrize("labels, names", [
-    ([1.0, 0.0, None], ["0", "1"]), ([True, False, None], ["False", "True"]),
-    ([2, 10, None], ["2", "10"]), (["NA", "null", None], ["NA", "null"]), ([1.5, 2.0, None],
-                                                                         ["1.5", "2"])])
+@pytest.mark.parametrize(
+    "labels, names",
+    [
+        ([1.0, 0.0, None], ["0", "1"]),
+        ([True, False, None], ["False", "True"]),
+        ([2, 10, None], ["2", "10"]),
+        (["NA", "null", None], ["NA", "null"]),
+        ([1.5, 2.0, None], ["1.5", "2"]),
+    ],
+)
 def test_labels_follow_one_rule_in_all_formats(tmp_path, labels, names):
-    frame = pandas.DataFrame({"text": ["one", "two", "three", "", "NA", "nan"] * 2,
-                              "label": (labels * 2 + labels[:2] * 3)[:12]})
+    frame = pandas.DataFrame(
+        {
+            "text": ["one", "two", "three", "", "NA", "nan"] * 2,
+            "label": (labels * 2 + labels[:2] * 3)[:12],
+        }
+    )
     unlabelled = int((frame["label"].isna() & (frame["text"] != "")).sum())
     for path in in_every_format(frame, tmp_path):
         with pytest.raises(InputError, match="label is empty.*--drop_unlabelled"):
@@ -312,7 +406,7 @@ def test_cells_of_a_spreadsheet_are_text_and_its_first_sheet_is_read(tmp_path):
     book = openpyxl.Workbook()
     for row in [(None, None), ("text", "label"), (5, 1), ("=1", "two"), (1.5, 1), ("x", "two")]:
         book.active.append(row)
-    book.active["A4"].data_type = "s"       # a text that begins with =, no formula
+    book.active["A4"].data_type = "s"  # a text that begins with =, no formula
     book.create_sheet("notes")
     book.save(tmp_path / "a.xlsx")
     corpus = data.load(str(tmp_path / "a.xlsx"), test_fraction=0.5)
@@ -340,7 +434,8 @@ def test_a_missing_package_is_one_line_that_names_it(tmp_path, monkeypatch):
     for name, package in (("a.parquet", "pyarrow"), ("a.xlsx", "openpyxl")):
         pandas_like = pandas.DataFrame(PLAIN, columns=["text", "label"])
         (pandas_like.to_parquet if package == "pyarrow" else pandas_like.to_excel)(
-            tmp_path / name, index=False)
+            tmp_path / name, index=False
+        )
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             patch.setitem(sys.modules, "pandas", None)
@@ -370,14 +465,19 @@ def test_a_folder_may_bring_validation_texts_in_another_format(tmp_path):
 @pytest.fixture
 def splits():
     datasets = pytest.importorskip("datasets")
-    features = datasets.Features(text=datasets.Value("string"),
-                                 label=datasets.ClassLabel(names=["neg", "pos"]))
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=["neg", "pos"])
+    )
 
     def split(texts, labels):
         return datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features)
+
     return datasets.DatasetDict(
-        train=split(["a", "b", "c", "d"], [0, 1, 0, 1]), validation=split(["v"], [1]),
-        test=split(["t", "u"], [-1, -1]), unsupervised=split(["n"], [-1]))
+        train=split(["a", "b", "c", "d"], [0, 1, 0, 1]),
+        validation=split(["v"], [1]),
+        test=split(["t", "u"], [-1, -1]),
+        unsupervised=split(["n"], [-1]),
+    )
 
 
 def check_splits(source):
@@ -404,6 +504,7 @@ def test_a_folder_of_save_to_disk_is_read_with_its_class_names(splits, tmp_path)
 
 def test_a_dataset_of_the_hub_is_asked_for_by_name_and_configuration(splits, monkeypatch):
     import datasets
+
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or splits)
     check_splits("hf:some/body")
@@ -412,6 +513,7 @@ def test_a_dataset_of_the_hub_is_asked_for_by_name_and_configuration(splits, mon
 
     def fail(*names):
         raise ConnectionError("no\nnetwork")
+
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(InputError, match="hf:nobody: cannot be read by.*no network.*hf:NAME"):
         data.load("hf:nobody")
@@ -424,33 +526,52 @@ def test_a_dataset_of_the_hub_is_asked_for_by_name_and_configuration(splits, mon
 
 
 def test_a_table_from_a_stream_leaves_it_open_and_reads_no_more_than_it_must(tmp_path):
-    code = ("import sys; from engine.reading import open_table\n"
-            "for form in sys.argv[1:]:\n"
-            "    with open_table(sys.stdin.buffer, form, 'stdin') as table:\n"
-            "        for where, row in table.rows:\n"
-            "            print(where, row, flush=True)\n"
-            "print(sys.stdin.closed, sys.stdin.buffer.closed)")
-    process = subprocess.Popen([sys.executable, "-c", code, "csv"], cwd=ROOT, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    code = (
+        "import sys; from engine.reading import open_table\n"
+        "for form in sys.argv[1:]:\n"
+        "    with open_table(sys.stdin.buffer, form, 'stdin') as table:\n"
+        "        for where, row in table.rows:\n"
+        "            print(where, row, flush=True)\n"
+        "print(sys.stdin.closed, sys.stdin.buffer.closed)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "csv"],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     process.stdin.write("text;label\n\na;x\n")
     process.stdin.flush()
     assert process.stdout.readline() == "stdin, line 3 {'text': 'a', 'label': 'x'}\n"
     assert process.communicate("b;y\n")[0] == (
-        "stdin, line 4 {'text': 'b', 'label': 'y'}\nFalse False\n")
-    for content, form in ((gzip.compress(b"text\na\n"), "csv"), (b'[{"text": "a"}]', "json"),
-                          (zip_of(**{"a.csv": "text\na\n"}), "csv"), (b"a\n", "lines")):
-        run = subprocess.run([sys.executable, "-c", code, form], cwd=ROOT, input=content,
-                             capture_output=True)
+        "stdin, line 4 {'text': 'b', 'label': 'y'}\nFalse False\n"
+    )
+    for content, form in (
+        (gzip.compress(b"text\na\n"), "csv"),
+        (b'[{"text": "a"}]', "json"),
+        (zip_of(**{"a.csv": "text\na\n"}), "csv"),
+        (b"a\n", "lines"),
+    ):
+        run = subprocess.run(
+            [sys.executable, "-c", code, form], cwd=ROOT, input=content, capture_output=True
+        )
         assert run.stdout.endswith(b"{'text': 'a'}\nFalse False\n"), run.stderr
 
 
 def test_a_pipe_that_stops_being_utf_8_is_one_line():
-    code = ("import sys; from engine.reading import InputError, open_table\n"
-            "try:\n"
-            "    with open_table(sys.stdin.buffer, 'lines', 'stdin') as table: list(table.rows)\n"
-            "except InputError as error: print(error)")
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True,
-                         input=b"a\n" * 9000 + b"caf\xe9\n")
+    code = (
+        "import sys; from engine.reading import InputError, open_table\n"
+        "try:\n"
+        "    with open_table(sys.stdin.buffer, 'lines', 'stdin') as table: list(table.rows)\n"
+        "except InputError as error: print(error)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        input=b"a\n" * 9000 + b"caf\xe9\n",
+    )
     assert run.stdout.startswith(b"stdin, below line ") and b"not UTF-8; save it" in run.stdout
 
 
@@ -461,12 +582,16 @@ def test_a_million_rows_are_streamed_in_little_memory(tmp_path, form):
         file.write("text,label\n" * (form == "csv"))
         for start in range(0, 1_000_000, 1000):
             file.writelines(
-                f"text number {i} about 50 characters, x\n".replace(", x", ",x") if form == "csv"
+                f"text number {i} about 50 characters, x\n".replace(", x", ",x")
+                if form == "csv"
                 else json.dumps({"text": f"text number {i}", "label": "x"}) + "\n"
-                for i in range(start, start + 1000))
-    code = ("import re, sys; from engine.reading import open_table\n"
-            "with open_table(sys.argv[1]) as table: print(sum(1 for row in table.rows))\n"
-            "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])")
+                for i in range(start, start + 1000)
+            )
+    code = (
+        "import re, sys; from engine.reading import open_table\n"
+        "with open_table(sys.argv[1]) as table: print(sum(1 for row in table.rows))\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    )
     run = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True)
     rows, kilobytes = map(int, run.stdout.split())
     assert rows == 1_000_000 and kilobytes < 100_000
@@ -495,13 +620,21 @@ def test_one_text_column_is_a_name_and_several_are_a_list_that_names_the_folder(
     assert "text_column-title+body" in run_folder(args).name
 
 
-@pytest.mark.parametrize("script, flags", [
-    ("main.py", ["--dataset"]), ("main.py", ["--dataset", "trec", "--ri", "20"]),
-    ("predict.py", []), ("predict.py", ["runs/RUN", "--top", "none"]), ("report.py", [])])
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("main.py", ["--dataset"]),
+        ("main.py", ["--dataset", "trec", "--ri", "20"]),
+        ("predict.py", []),
+        ("predict.py", ["runs/RUN", "--top", "none"]),
+        ("report.py", []),
+    ],
+)
 def test_a_wrong_flag_is_one_line_without_the_usage_of_all_others(script, flags):
-    run = subprocess.run([sys.executable, str(ROOT / script), *flags], capture_output=True,
-                         text=True)
-    line, = run.stderr.splitlines()
+    run = subprocess.run(
+        [sys.executable, str(ROOT / script), *flags], capture_output=True, text=True
+    )
+    (line,) = run.stderr.splitlines()
     assert run.returncode == 2 and line.startswith("error: ")
     assert line.endswith("; --help lists the flags") and run.stdout == ""
 
@@ -510,5 +643,9 @@ def test_the_files_that_a_copier_takes_import_without_this_room(tmp_path):
     (tmp_path / "engine").mkdir()
     for name in ("data.py", "augment.py", "model.py", "losses.py", "engine/files.py"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([sys.executable, "-c", "import data, augment, model, losses"], cwd=tmp_path,
-                   check=True, env={"PYTHONPATH": "", "PATH": ""})
+    subprocess.run(
+        [sys.executable, "-c", "import data, augment, model, losses"],
+        cwd=tmp_path,
+        check=True,
+        env={"PYTHONPATH": "", "PATH": ""},
+    )

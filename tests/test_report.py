@@ -1,33 +1,55 @@
 """report.py: cells, marks and significance worked by hand, and made-up runs down to the files."""
+
 import json
 import re
 
-import baselines
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from engine import arguments
+import baselines
 import report
-from reporting import tables
-from engine import files
+from engine import arguments, files
 from engine.files import InputError
+from reporting import tables
 
+SHARPRECL = arguments.names_of(arguments.Role.SHARPRECL)
 LANGUAGE_MODEL = arguments.names_of(arguments.Role.LARGE, arguments.Role.LORA)
 PLAIN = arguments.settings(arguments.parse_args(["--dataset", "trec"]))
 
 
-def write_run(folder, accuracy=90.0, macro_f1=80.0, *, seed=0, method="sharprecl", dataset="trec",
-              ir=50.0, seconds=10.0, changed={}, data_hash="same", **others):
+def write_run(
+    folder,
+    accuracy=90.0,
+    macro_f1=80.0,
+    *,
+    seed=0,
+    method="sharprecl",
+    dataset="trec",
+    ir=50.0,
+    seconds=10.0,
+    changed=None,
+    data_hash="same",
+    **others,
+):
     """The folder of a made-up run, as main.py would leave it."""
-    flags = {name: value for name, value in changed.items() if name in arguments.names_of(arguments.Role.SHARPRECL)}
+    changed = changed or {}
+    flags = {name: value for name, value in changed.items() if name in SHARPRECL}
     own = PLAIN | {"dataset": dataset, "ir": ir, "seed": seed, "method": method} | flags | others
     run = folder / f"run{len(list(folder.glob('*'))):03d}"
     run.mkdir(parents=True)
     numbers = {"epoch": 30, "accuracy": accuracy, "macro_f1": macro_f1}
-    files.write_json(run / "result.json", {"last": numbers, "best_test": numbers, "settings": own,
-                                             "seconds": seconds, "changed": changed,
-                                             "data_hash": data_hash})
+    files.write_json(
+        run / "result.json",
+        {
+            "last": numbers,
+            "best_test": numbers,
+            "settings": own,
+            "seconds": seconds,
+            "changed": changed,
+            "data_hash": data_hash,
+        },
+    )
     classes = [{"label": name, "train": count} for name, count in (("a", 50), ("b", 9), ("c", 1))]
     files.write_json(run / "data_report.json", {"classes": classes, "ir": 50.0})
     return run
@@ -40,21 +62,24 @@ def write_seeds(folder, values, **options):
 
 def read_tables(folder, protocol="last"):
     """{name: table} of the folder's only group."""
-    only, = tables.group(tables.load(folder, protocol))
+    (only,) = tables.group(tables.load(folder, protocol))
     return {table.name: table for table in tables.tables(only, protocol, [])}
 
 
 def cells_of(part):
     """{row: {(ir, what): cell}}"""
-    return {label: dict(zip(part.columns, cells))
-            for section in part.sections for label, cells in section}
+    return {
+        label: dict(zip(part.columns, cells))
+        for section in part.sections
+        for label, cells in section
+    }
 
 
 # ---- cells ----
 
 
 def test_a_cell_is_mean_and_sample_deviation_over_seeds_and_their_number(tmp_path):
-    write_seeds(tmp_path, [90.0, 92.0, 94.0], method="bert")    # sqrt((4 + 0 + 4) / 2) = 2
+    write_seeds(tmp_path, [90.0, 92.0, 94.0], method="bert")  # sqrt((4 + 0 + 4) / 2) = 2
     write_run(tmp_path, 71.125, 60.0)
     cells = cells_of(read_tables(tmp_path)["table2"].parts[0])
     assert cells["BERT"]["ir 50", "accuracy"].text == "92.00 ± 2.00 (3)"
@@ -76,12 +101,15 @@ def test_the_caption_names_every_setting_that_is_not_the_default(tmp_path):
     assert "max length" not in caption and "epochs 30" in caption
 
 
-@pytest.mark.parametrize("means, best, marks", [
-    ([1.0, 3.0, None, 2.0], max, ["", "best", "", "second"]),
-    ([3.0, 2.0, 3.0, 2.0, 1.0], max, ["best", "second", "best", "second", ""]),
-    ([1.0, 3.0, 2.0], min, ["best", "", "second"]),
-    ([None, 3.0], max, ["", ""]),
-])
+@pytest.mark.parametrize(
+    "means, best, marks",
+    [
+        ([1.0, 3.0, None, 2.0], max, ["", "best", "", "second"]),
+        ([3.0, 2.0, 3.0, 2.0, 1.0], max, ["best", "second", "best", "second", ""]),
+        ([1.0, 3.0, 2.0], min, ["best", "", "second"]),
+        ([None, 3.0], max, ["", ""]),
+    ],
+)
 def test_best_and_second_are_marked_ties_alike_and_a_lone_number_not(means, best, marks):
     assert tables.ranked(means, best) == marks
 
@@ -106,13 +134,18 @@ def test_a_cell_without_a_run_is_a_dash_and_columns_stand_as_in_the_paper(tmp_pa
     for ir in (10.0, None, 50.0):
         write_run(tmp_path, method="bert", ir=ir)
     write_run(tmp_path, method="la", ir=10.0)
-    part, = read_tables(tmp_path)["table2"].parts
+    (part,) = read_tables(tmp_path)["table2"].parts
     assert list(dict.fromkeys(ir for ir, _ in part.columns)) == ["original", "ir 50", "ir 10"]
     assert [[label for label, _ in section] for section in part.sections] == [
-        ["BERT"], ["logit adjustment"]]
+        ["BERT"],
+        ["logit adjustment"],
+    ]
     row = cells_of(part)["logit adjustment"]
     assert [row[ir, "accuracy"].text for ir in ("original", "ir 50", "ir 10")] == [
-        "–", "–", "90.00 (1)"]
+        "–",
+        "–",
+        "90.00 (1)",
+    ]
 
 
 # ---- significance ----
@@ -120,7 +153,7 @@ def test_a_cell_without_a_run_is_a_dash_and_columns_stand_as_in_the_paper(tmp_pa
 
 def test_the_paired_t_test_is_the_one_worked_by_hand():
     # differences 1, 2, 3: t = 2 / (1 / sqrt 3), and with 2 degrees p = 1 - t / sqrt(2 + t^2)
-    t = 2 * 3 ** 0.5
+    t = 2 * 3**0.5
     p = tables.paired_p(np.array([11.0, 22.0, 33.0]), np.array([10.0, 20.0, 30.0]))
     assert p == pytest.approx(1 - t / (2 + t * t) ** 0.5)
     assert p == pytest.approx(0.0742, abs=1e-4)
@@ -141,9 +174,12 @@ def test_holm_multiplies_the_smallest_p_most_and_never_goes_down_or_above_1():
 
 def test_seeds_pair_by_their_number_and_the_marks_say_who_is_better(tmp_path):
     write_seeds(tmp_path, [80.0, 90.0, 100.0])
-    for method, differences in (("bert", (-5.0, -5.1, -4.9)), ("dice", (5.0, 5.1, 4.9)),
-                                ("focal", (1.0, -1.0, 0.5))):
-        for seed in (2, 0, 1):      # not in the order of SharpReCL's
+    for method, differences in (
+        ("bert", (-5.0, -5.1, -4.9)),
+        ("dice", (5.0, 5.1, 4.9)),
+        ("focal", (1.0, -1.0, 0.5)),
+    ):
+        for seed in (2, 0, 1):  # not in the order of SharpReCL's
             value = 80 + 10 * seed + differences[seed]
             write_run(tmp_path, value, value, seed=seed, method=method)
     table = read_tables(tmp_path)["table2"]
@@ -189,8 +225,11 @@ def test_the_methods_are_those_of_main_in_the_papers_order():
 def test_language_models_stand_beside_the_others_and_in_table_3_with_sharprecl(tmp_path):
     write_run(tmp_path), write_run(tmp_path, method="bert"), write_run(tmp_path, ir=10.0)
     argv = ["--dataset", "trec", "--ir", "50", "--method", "llama2"]
-    own = {name: value for name, value in arguments.settings(arguments.parse_args(argv)).items()
-           if name in (*LANGUAGE_MODEL, "constants")}
+    own = {
+        name: value
+        for name, value in arguments.settings(arguments.parse_args(argv)).items()
+        if name in (*LANGUAGE_MODEL, "constants")
+    }
     write_run(tmp_path, 97.0, method="llama2", **own)
     tables = read_tables(tmp_path)
     assert list(cells_of(tables["table2"].parts[0])) == ["BERT", "Llama2-7B", "SharpReCL"]
@@ -198,16 +237,25 @@ def test_language_models_stand_beside_the_others_and_in_table_3_with_sharprecl(t
     assert list(cells_of(part)) == ["Llama2-7B", "SharpReCL"]
     assert {ir for ir, _ in part.columns} == {"ir 50"}
     assert cells_of(part)["Llama2-7B"]["ir 50", "accuracy"].text == "97.00 (1)"
-    assert ("Llama2-7B: base model Llama-2-7b-hf, base type 4bit, epochs 3, lr 0.0002"
-            in tables["table3"].caption)
+    assert (
+        "Llama2-7B: base model Llama-2-7b-hf, base type 4bit, epochs 3, lr 0.0002"
+        in tables["table3"].caption
+    )
 
 
 def test_a_language_model_with_other_settings_is_no_row_of_table_3(tmp_path):
-    args = arguments.parse_args(["--dataset", "trec", "--method", "llama2", "--base_type", "8bit",
-                            "--constants", "rank=4"])
-    own = {name: value for name, value in arguments.settings(args).items()
-           if name in (*LANGUAGE_MODEL, "constants")}
-    write_run(tmp_path), write_run(tmp_path, method="llama2", changed=arguments.changed(args), **own)
+    args = arguments.parse_args(
+        ["--dataset", "trec", "--method", "llama2", "--base_type", "8bit", "--constants", "rank=4"]
+    )
+    own = {
+        name: value
+        for name, value in arguments.settings(args).items()
+        if name in (*LANGUAGE_MODEL, "constants")
+    }
+    (
+        write_run(tmp_path),
+        write_run(tmp_path, method="llama2", changed=arguments.changed(args), **own),
+    )
     tables = read_tables(tmp_path)
     assert "table3" not in tables
     assert list(cells_of(tables["other"].parts[0])) == ["Llama2-7B, base type 8bit, rank 4"]
@@ -253,15 +301,28 @@ def test_the_paper_has_no_column_where_it_has_no_number(tmp_path):
 
 
 def test_every_run_is_in_a_table(tmp_path, capsys):
-    kinds = [dict(), dict(method="bert"), dict(method="tfidf"), dict(changed={"mu": 0.3}),
-             dict(changed={"mu": 0.0}), dict(changed={"k": 5}), dict(augment="noise"),
-             dict(augment="noise", ir=None), dict(augment="noise", method="bert"),
-             dict(changed={"temperature": 0.1}, method="sclce"), dict(method="of another version"),
-             dict(changed={"tau": 1.0, "n_neg": 7}), dict(epochs=4), dict(dataset="a|b_c%.csv"),
-             dict(changed={"hard_ratio_start": 1.0}), dict(label_noise=0.3),
-             dict(label_noise=0.3, method="bert", augment="none"),
-             dict(label_noise=0.3, changed={"k": 5}), dict(label_noise=0.3, changed={"mu": 0.0}),
-             dict(label_noise=0.3, augment="noise", ir=None)]
+    kinds = [
+        dict(),
+        dict(method="bert"),
+        dict(method="tfidf"),
+        dict(changed={"mu": 0.3}),
+        dict(changed={"mu": 0.0}),
+        dict(changed={"k": 5}),
+        dict(augment="noise"),
+        dict(augment="noise", ir=None),
+        dict(augment="noise", method="bert"),
+        dict(changed={"temperature": 0.1}, method="sclce"),
+        dict(method="of another version"),
+        dict(changed={"tau": 1.0, "n_neg": 7}),
+        dict(epochs=4),
+        dict(dataset="a|b_c%.csv"),
+        dict(changed={"hard_ratio_start": 1.0}),
+        dict(label_noise=0.3),
+        dict(label_noise=0.3, method="bert", augment="none"),
+        dict(label_noise=0.3, changed={"k": 5}),
+        dict(label_noise=0.3, changed={"mu": 0.0}),
+        dict(label_noise=0.3, augment="noise", ir=None),
+    ]
     for number, kind in enumerate(kinds):
         write_run(tmp_path, 50 + number * 1.01, **kind)
     assert report.main([str(tmp_path)]) == 0
@@ -274,7 +335,10 @@ def test_other_settings_are_named_by_what_they_change_and_sorted_as_numbers(tmp_
         write_run(tmp_path, changed={"n_neg": n_neg})
     write_run(tmp_path, changed={"temperature": 0.1}, method="sclce", augment="noise")
     assert list(cells_of(read_tables(tmp_path)["other"].parts[0])) == [
-        "SCLCE, temperature 0.1, augment noise", "SharpReCL, n neg 50", "SharpReCL, n neg 1000"]
+        "SCLCE, temperature 0.1, augment noise",
+        "SharpReCL, n neg 50",
+        "SharpReCL, n neg 1000",
+    ]
 
 
 # ---- groups of settings ----
@@ -319,7 +383,9 @@ def test_the_caption_says_the_protocol_and_runs_without_it_are_counted(tmp_path,
     write_run(tmp_path, 88.0, seed=1)
     assert report.main([str(tmp_path), "--protocol", "best_val"]) == 0
     output = capsys.readouterr()
-    assert "Protocol best_val: of the evaluated epochs, the best in validation macro-F1" in output.out
+    assert (
+        "Protocol best_val: of the evaluated epochs, the best in validation macro-F1" in output.out
+    )
     assert "77.00 (1)" in output.out and "88.00" not in output.out
     assert output.err == "note: 1 runs have no best_val and are left out\n"
 
@@ -328,14 +394,18 @@ def test_the_caption_says_the_protocol_and_runs_without_it_are_counted(tmp_path,
 
 
 def small_table(dataset="a_b%"):
-    rows = [[("x|y & co", (tables.Cell("9.00 ± 0.10 (2)", "best", "†"), tables.Cell("–")))],
-            [("w/o δ_{CLS,CL}", (tables.Cell("8.00 (1)", "second"), tables.Cell("1.0 / 2.0")))]]
+    rows = [
+        [("x|y & co", (tables.Cell("9.00 ± 0.10 (2)", "best", "†"), tables.Cell("–")))],
+        [("w/o δ_{CLS,CL}", (tables.Cell("8.00 (1)", "second"), tables.Cell("1.0 / 2.0")))],
+    ]
     columns = [("ir 50", "accuracy"), ("ir 50", "paper: acc / F1")]
     return tables.Table("table2", "All", "A 5 % caption.", [tables.Part(dataset, columns, rows)])
 
 
 def test_markdown_of_a_small_table():
-    assert tables.markdown(small_table()) == """### All
+    assert (
+        tables.markdown(small_table())
+        == """### All
 
 A 5 % caption.
 
@@ -347,18 +417,24 @@ A 5 % caption.
 | | | |
 | w/o δ_{CLS,CL} | <ins>8.00 (1)</ins> | 1.0 / 2.0 |
 """
+    )
 
 
 def test_latex_of_a_small_table():
     lines = tables.latex(small_table()).splitlines()
     assert r"\caption{All, a\_b\%. A 5 \% caption.}" in lines
-    body = lines[lines.index(r"\toprule"):lines.index(r"\end{tabular}}")]
+    body = lines[lines.index(r"\toprule") : lines.index(r"\end{tabular}}")]
     assert body == [
-        r"\toprule", r" & \multicolumn{2}{c}{ir 50} \\", r"\cmidrule(lr){2-3}",
-        r" & accuracy & paper: acc / F1 \\", r"\midrule",
+        r"\toprule",
+        r" & \multicolumn{2}{c}{ir 50} \\",
+        r"\cmidrule(lr){2-3}",
+        r" & accuracy & paper: acc / F1 \\",
+        r"\midrule",
         r"x\textbar{}y \& co & \textbf{9.00 $\pm$ 0.10 (2)}\textsuperscript{\textdagger} & -- \\",
-        r"\midrule", r"w/o $\delta_{\mathrm{CLS,CL}}$ & \underline{8.00 (1)} & 1.0 / 2.0 \\",
-        r"\bottomrule"]
+        r"\midrule",
+        r"w/o $\delta_{\mathrm{CLS,CL}}$ & \underline{8.00 (1)} & 1.0 / 2.0 \\",
+        r"\bottomrule",
+    ]
 
 
 def test_latex_has_balanced_braces_and_as_many_cells_as_columns_in_each_row(tmp_path):
@@ -367,13 +443,14 @@ def test_latex_has_balanced_braces_and_as_many_cells_as_columns_in_each_row(tmp_
             write_seeds(tmp_path, [90.0, 80.0], dataset=dataset, ir=ir)
             write_seeds(tmp_path, [50.0, 40.0], dataset=dataset, ir=ir, method="hybrid_sc")
     text = tables.latex(read_tables(tmp_path)["table2"])
-    bare = re.sub(r"\\[\\{}&%#_$]", "", text)       # without what is escaped
+    bare = re.sub(r"\\[\\{}&%#_$]", "", text)  # without what is escaped
     depth = np.cumsum([(char == "{") - (char == "}") for char in bare])
     assert depth.min() == 0 and depth[-1] == 0 and bare.count("$") % 2 == 0
     for tabular in bare.split(r"\begin{tabular}")[1:]:
         width = tabular.split("{l")[1].split("}")[0].count("r")
-        header, *rows = tabular.split(r"\cmidrule(lr){2-")[1].split(r"\bottomrule")[0].split("\n")[
-            1:]
+        header, *rows = (
+            tabular.split(r"\cmidrule(lr){2-")[1].split(r"\bottomrule")[0].split("\n")[1:]
+        )
         counts = {line.count("&") for line in (header, *rows) if "&" in line}
         assert counts == {width} and width in (6, 8)
 
@@ -389,7 +466,10 @@ def test_a_sweep_holds_the_default_and_its_own_values_in_order(tmp_path):
     write_run(tmp_path, 6.0, changed={"mu": 0.1}, ir=10.0)
     points = tables.sweep(tables.load(tmp_path, "last"), ("trec", 50.0), "mu")
     assert {value: [run.accuracy for run in runs] for value, runs in points.items()} == {
-        0.0: [4.0], 0.3: [3.0, 3.0], 1.0: [1.0]}
+        0.0: [4.0],
+        0.3: [3.0, 3.0],
+        1.0: [1.0],
+    }
     assert list(points) == [0.0, 0.3, 1.0]
 
 
@@ -411,15 +491,17 @@ def test_the_curves_are_the_means_and_the_bands_reach_one_deviation(tmp_path):
 
 def test_macro_f1_against_three_ratios_is_drawn_a_line_a_method(tmp_path):
     for ir, f1 in ((10.0, 90.0), (1000.0, 50.0), (100.0, 70.0)):
-        write_seeds(tmp_path, [f1, f1 + 4], ir=ir, method="bert")      # mean f1 + 2, spread 2 sqrt 2
+        write_seeds(tmp_path, [f1, f1 + 4], ir=ir, method="bert")  # mean f1 + 2
         write_run(tmp_path, f1, f1, ir=ir)
     write_run(tmp_path, ir=None)
     write_run(tmp_path, ir=50.0, dataset="cr"), write_run(tmp_path, ir=10.0, dataset="cr")
     figure = tables.draw(tables.load(tmp_path, "last"))["fig_ir"]
-    axes, = figure.axes                                 # CR has two ratios, too few for a panel
+    (axes,) = figure.axes  # CR has two ratios, too few for a panel
     assert axes.get_xscale() == "log" and axes.get_title() == "TREC"
     assert {line.get_label(): list(zip(*line.get_data())) for line in axes.lines} == {
-        "BERT": [(10, 92), (100, 72), (1000, 52)], "SharpReCL": [(10, 90), (100, 70), (1000, 50)]}
+        "BERT": [(10, 92), (100, 72), (1000, 52)],
+        "SharpReCL": [(10, 90), (100, 70), (1000, 50)],
+    }
     band = axes.collections[0].get_paths()[0].vertices
     assert sorted({round(y, 2) for x, y in band if x == 10}) == [89.17, 94.83]
     plt.close(figure)
@@ -430,18 +512,25 @@ def test_label_noise_has_a_table_and_a_figure_and_stays_out_of_the_others(tmp_pa
     write_run(tmp_path, 70.0, 71.0, label_noise=0.2, method="bert")
     write_run(tmp_path, 60.0, 61.0, label_noise=0.2, method="bert", changed={"x": 1})
     found = read_tables(tmp_path)
-    parts = {part.dataset: {name: row["ir 50", "macro-F1"] for name, row in cells_of(part).items()}
-             for part in found["noise"].parts}
+    parts = {
+        part.dataset: {name: row["ir 50", "macro-F1"] for name, row in cells_of(part).items()}
+        for part in found["noise"].parts
+    }
     assert parts == {
         "TREC, 0 % of the labels flipped": {"SharpReCL": ("91.00 (1)", "", "")},
-        "TREC, 20 % of the labels flipped": {"BERT": ("71.00 (1)", "second", ""),
-                                             "SharpReCL": ("81.00 (1)", "best", "")}}
+        "TREC, 20 % of the labels flipped": {
+            "BERT": ("71.00 (1)", "second", ""),
+            "SharpReCL": ("81.00 (1)", "best", ""),
+        },
+    }
     assert list(cells_of(found["table2"].parts[0])) == ["SharpReCL"]
     assert list(cells_of(found["other"].parts[0])) == ["BERT, x 1, 20 % of the labels flipped"]
     figure = tables.draw(tables.load(tmp_path, "last"))["fig_noise"]
-    axes, = figure.axes
+    (axes,) = figure.axes
     assert {line.get_label(): list(zip(*line.get_data())) for line in axes.lines} == {
-        "BERT": [(0.2, 71)], "SharpReCL": [(0.0, 91), (0.2, 81)]}
+        "BERT": [(0.2, 71)],
+        "SharpReCL": [(0.0, 91), (0.2, 81)],
+    }
     plt.close(figure)
 
 
@@ -451,8 +540,13 @@ def test_a_class_has_the_same_colour_in_every_panel(tmp_path):
         rows = "".join(f"{i},{i + 1},{label}\n" for i, label in enumerate(labels))
         (run / "tsne.csv").write_text("x,y,label\n" + rows)
     figure = tables.draw_tsne(tables.load(tmp_path, "last"))
-    drawn = [{group.get_label(): (group.get_facecolor().tolist(), len(group.get_offsets()))
-              for group in axes.collections} for axes in figure.axes]
+    drawn = [
+        {
+            group.get_label(): (group.get_facecolor().tolist(), len(group.get_offsets()))
+            for group in axes.collections
+        }
+        for axes in figure.axes
+    ]
     assert [axes.get_title() for axes in figure.axes] == ["SCLCE", "SharpReCL"]
     assert {label: n for label, (_, n) in drawn[0].items()} == {"a": 1, "b": 2, "c": 0}
     assert {label: n for label, (_, n) in drawn[1].items()} == {"a": 0, "b": 1, "c": 1}
@@ -464,8 +558,10 @@ def test_the_figures_of_the_paper_are_written(tmp_path):
     for place in (("r52", None), ("trec", 50.0), ("cr", 50.0), ("my data.csv", 20.5)):
         write_run(tmp_path / "runs", dataset=place[0], ir=place[1], changed={"mu": 0.3})
     run = write_run(tmp_path / "runs", dataset="ohsumed", ir=None)
-    files.write_json(run / "data_report.json", {"ir": 4.0, "classes": [
-        {"label": "C1", "train": 8}, {"label": "C2", "train": 2}]})
+    files.write_json(
+        run / "data_report.json",
+        {"ir": 4.0, "classes": [{"label": "C1", "train": 8}, {"label": "C2", "train": 2}]},
+    )
     run = write_run(tmp_path / "runs", method="spcl")
     (run / "tsne.csv").write_text("x,y,label\n1,2,$a\n3,4,_b\n")
     assert report.main([str(tmp_path / "runs"), "--output_dir", str(tmp_path / "out")]) == 0
@@ -479,15 +575,25 @@ def test_the_figures_of_the_paper_are_written(tmp_path):
 # ---- bad input ----
 
 
-@pytest.mark.parametrize("damage, complaint", [
-    (lambda path: path.unlink(), "no run of main.py"),
-    (lambda path: path.write_text("{"), "result.json is damaged"),
-    (lambda path: path.write_text("[1]"), "result.json is damaged"),
-    (lambda path: path.write_text(json.dumps(
-        {**json.loads(path.read_text()), "settings": {"dataset": "trec"}})), "another version"),
-    (lambda path: path.write_text(path.read_text().replace('"changed"', '"other"')), "'changed'"),
-    (lambda path: (path.parent / "tsne.csv").write_text("x,y\n1,2\n"), "tsne.csv is damaged"),
-])
+@pytest.mark.parametrize(
+    "damage, complaint",
+    [
+        (lambda path: path.unlink(), "no run of main.py"),
+        (lambda path: path.write_text("{"), "result.json is damaged"),
+        (lambda path: path.write_text("[1]"), "result.json is damaged"),
+        (
+            lambda path: path.write_text(
+                json.dumps({**json.loads(path.read_text()), "settings": {"dataset": "trec"}})
+            ),
+            "another version",
+        ),
+        (
+            lambda path: path.write_text(path.read_text().replace('"changed"', '"other"')),
+            "'changed'",
+        ),
+        (lambda path: (path.parent / "tsne.csv").write_text("x,y\n1,2\n"), "tsne.csv is damaged"),
+    ],
+)
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, damage, complaint):
     damage(write_run(tmp_path / "runs") / "result.json")
     assert report.main([str(tmp_path / "runs"), "--output_dir", str(tmp_path / "out")]) == 2
@@ -503,8 +609,9 @@ def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
 def test_a_folder_without_a_finished_run_says_what_helps(tmp_path, capsys):
     def error(folder, *options):
         assert report.main([str(folder), *options]) == 2
-        line, = capsys.readouterr().err.splitlines()
+        (line,) = capsys.readouterr().err.splitlines()
         return line
+
     run = write_run(tmp_path / "deep" / "runs")
     assert f"some in {tmp_path / 'deep' / 'runs'}: give that" in error(tmp_path / "deep")
     assert "--val_fraction 0.1" in error(run.parent, "--protocol", "best_val")

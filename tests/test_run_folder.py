@@ -1,5 +1,7 @@
 """engine/run_folder.py: which epoch is kept, what a stop leaves, and that nothing whole is lost."""
+
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,18 +38,22 @@ def logits_for(labels: np.ndarray, share: float) -> np.ndarray:
 
 def fit_of(val_shares: list[float], stop_after: int | None = None, every: int = 1):
     """A fit whose epochs are right on these shares of the validation texts."""
+
     def fit(args, corpus, folder):
         weights = Weights()
         done = folder.begin(weights, weights=weights)
-        assert weights.value == done        # what was restored is the epoch that was done
+        assert weights.value == done  # what was restored is the epoch that was done
         for epoch in range(done + 1, len(val_shares) + 1):
             if stop_after is not None and epoch > stop_after:
                 raise KeyboardInterrupt
             weights.value = epoch
             share, is_evaluated = val_shares[epoch - 1], epoch % every == 0
             val = logits_for(corpus.val_labels, share) if len(corpus.val_labels) else None
-            yield {"epoch": epoch}, *((logits_for(corpus.test_labels, share), val)
-                                      if is_evaluated else (None, None))
+            yield (
+                {"epoch": epoch},
+                *((logits_for(corpus.test_labels, share), val) if is_evaluated else (None, None)),
+            )
+
     return fit
 
 
@@ -61,14 +67,25 @@ def no_figures(monkeypatch):
 @pytest.fixture
 def run(corpus_folder, tmp_path):
     """Runs a fit in the folder of these flags; returns the folder."""
+
     def run(fit, *flags):
-        args = parse_args(["--dataset", str(corpus_folder), "--method", "tfidf", "--output_dir",
-                           str(tmp_path / "runs"), *flags])
+        args = parse_args(
+            [
+                "--dataset",
+                str(corpus_folder),
+                "--method",
+                "tfidf",
+                "--output_dir",
+                str(tmp_path / "runs"),
+                *flags,
+            ]
+        )
         corpus = load_corpus(args)
         with RunFolder(args, corpus) as folder:
             folder.check()
             folder.keep(fit(args, corpus, folder))
         return folder.path
+
     return run
 
 
@@ -77,13 +94,17 @@ VAL = ("--val_fraction", "0.3")
 
 def kept(folder) -> tuple[int, int]:
     """The epoch that result.json names, and the epoch of the weights."""
-    return (json.loads((folder / "result.json").read_text())["kept_epoch"],
-            int((folder / "adapter" / "value.txt").read_text()))
+    return (
+        json.loads((folder / "result.json").read_text())["kept_epoch"],
+        int((folder / "adapter" / "value.txt").read_text()),
+    )
 
 
-@pytest.mark.parametrize("shares, best", [
-    ([0.5, 0.9, 0.7], 2), ([0.9, 0.5, 0.9], 3), ([0.2, 0.3, 0.4], 3), ([0.9, 0.5, 0.4], 1)],
-    ids=["middle", "of equals the later", "last", "first"])
+@pytest.mark.parametrize(
+    "shares, best",
+    [([0.5, 0.9, 0.7], 2), ([0.9, 0.5, 0.9], 3), ([0.2, 0.3, 0.4], 3), ([0.9, 0.5, 0.4], 1)],
+    ids=["middle", "of equals the later", "last", "first"],
+)
 def test_the_best_validation_epoch_is_kept_and_named_everywhere(run, shares, best):
     folder = run(fit_of(shares), *VAL)
     assert kept(folder) == (best, best)
@@ -92,7 +113,8 @@ def test_the_best_validation_epoch_is_kept_and_named_everywhere(run, shares, bes
     for name in ("predictions.csv", "validation.csv"):
         lines = (folder / name).read_text().splitlines()
         assert lines[0].endswith(",epoch") and {line.rsplit(",", 1)[1] for line in lines[1:]} == {
-            str(best)}
+            str(best)
+        }
     assert not list(folder.glob("best-*")) and not list(folder.glob("checkpoint-*"))
 
 
@@ -102,7 +124,7 @@ def test_without_validation_texts_the_last_epoch_is_kept(run):
 
 @pytest.mark.parametrize("patience, ran", [(1, 3), (2, 6), (4, 7)])
 def test_patience_counts_evaluations_since_the_best(run, patience, ran):
-    shares = [0.5, 0.9, 0.7, 0.95, 0.6, 0.5, 0.4]      # 0.7 is worse than the best before it
+    shares = [0.5, 0.9, 0.7, 0.95, 0.6, 0.5, 0.4]  # 0.7 is worse than the best before it
     folder = run(fit_of(shares), *VAL, "--patience", str(patience))
     history = (folder / "metrics.jsonl").read_text().splitlines()
     assert len(history) == ran and kept(folder)[0] == (2 if patience == 1 else 4)
@@ -155,11 +177,15 @@ def test_overwrite_leaves_the_old_run_or_the_new_one_at_every_moment(run, monkey
                 if left[0] < 0:
                     raise KeyboardInterrupt
                 return function(*arguments, **options)
+
             return call
 
         with monkeypatch.context() as patch:
-            for module, name in ((files, "save"), (run_folder.os, "replace"),
-                                 (run_folder.shutil, "rmtree")):
+            for module, name in (
+                (files, "save"),
+                (run_folder.os, "replace"),
+                (run_folder.shutil, "rmtree"),
+            ):
                 patch.setattr(module, name, stopping(getattr(module, name)))
             try:
                 run(fit_of([0.2, 0.3, 0.4]), "--overwrite")
@@ -167,35 +193,59 @@ def test_overwrite_leaves_the_old_run_or_the_new_one_at_every_moment(run, monkey
                 stops += 1
             else:
                 break
-        if not (folder / "new" / "result.json").exists():   # else the next start ends the swap
+        # while a swap is under way, the new run is whole in one of these; the next start ends it
+        if not ((folder / "new" / "result.json").exists() or (folder / "moving").exists()):
             assert whole_run(folder) in (2, 3), f"stop {stop}"
-    assert stops > 20 and whole_run(folder) == 3 and not (folder / "new").exists()
+    assert stops > 20 and whole_run(folder) == 3
+    assert not (folder / "new").exists() and not (folder / "moving").exists()
 
 
-def test_a_swap_that_was_cut_is_ended_by_the_next_start(run, monkeypatch):
-    folder, replace, left = run(fit_of([0.2])), run_folder.os.replace, [0]
-    for stop in range(1, 40):
-        run(fit_of([0.2]), "--overwrite")
-        left[0] = stop
+def files_in(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
-        def stopping(source, target):
-            if "new" in str(source) and "new" not in str(target):
+
+@pytest.mark.parametrize("name", ["replace", "unlink", "rmtree"])
+def test_a_swap_that_was_cut_anywhere_is_ended_by_the_next_start(
+    run, corpus_folder, monkeypatch, name
+):
+    """A stop before each file of the old run goes, and before each of the new one moves."""
+    new = run(fit_of([0.2, 0.3]))
+    expected = files_in(new)
+    stops = 0
+    for stop in range(60):
+        folder, left = run(fit_of([0.2]), "--overwrite"), [stop]
+        place = {"replace": run_folder.os, "unlink": Path, "rmtree": run_folder.shutil}[name]
+        function = getattr(place, name)
+
+        def stopping(*arguments, **options):
+            if (folder / "new" / "result.json").exists() or (folder / "moving").exists():
                 left[0] -= 1
-                if left[0] == 0:
+                if left[0] < 0:
                     raise KeyboardInterrupt
-            replace(source, target)
+            return function(*arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(run_folder.os, "replace", stopping)
+            patch.setattr(place, name, stopping)
             try:
                 run(fit_of([0.2, 0.3]), "--overwrite")
             except KeyboardInterrupt:
-                pass
+                stops += 1
             else:
                 break
-        run(fit_of([0.2, 0.3]))     # without --overwrite: it ends the swap, and begins nothing
-        assert whole_run(folder) == 2 and not (folder / "new").exists()
-    assert stop > 5
+        args = parse_args(
+            [
+                "--dataset",
+                str(corpus_folder),
+                "--method",
+                "tfidf",
+                "--output_dir",
+                str(folder.parent),
+            ]
+        )
+        with RunFolder(args, load_corpus(args)) as again:
+            assert again.is_finished
+        assert files_in(folder) == expected and whole_run(folder) == 2, f"stop {stop}"
+    assert stops > 0
 
 
 def test_an_interrupted_new_run_goes_on(run):
@@ -209,6 +259,7 @@ def test_an_interrupted_new_run_goes_on(run):
         for epoch in fit_of([0.2, 0.3, 0.4])(args, corpus, folder):
             started.append(epoch[0]["epoch"])
             yield epoch
+
     run(fit, "--overwrite")
     assert started == [3] and whole_run(folder) == 3
 
@@ -220,9 +271,10 @@ def test_overwrite_keeps_an_unfinished_run_until_the_new_one_begins(run):
     def fails(args, corpus, folder):
         raise InputError("the encoder is not there")
         yield
+
     with pytest.raises(InputError):
         run(fails, "--overwrite")
-    assert kept(run(fit_of([0.2, 0.3]))) == (2, 2)      # which asserts that epoch 1 was restored
+    assert kept(run(fit_of([0.2, 0.3]))) == (2, 2)  # which asserts that epoch 1 was restored
 
 
 def test_two_runs_of_one_folder_are_refused(run):
@@ -230,6 +282,7 @@ def test_two_runs_of_one_folder_are_refused(run):
         with pytest.raises(Busy, match="another process"):
             run(fit_of([0.2]))
         yield from fit_of([0.2])(args, corpus, folder)
+
     run(fit)
 
 

@@ -1,4 +1,5 @@
 """reporting/study.py: ranking and fade, against hand-worked values."""
+
 import json
 
 import numpy as np
@@ -8,8 +9,10 @@ from reporting import study
 
 
 def run(row, dataset, seed, macro_f1, val=(), train=()):
-    history = [{"epoch": i, "val": {"macro_f1": v}, "train_accuracy": t}
-               for i, (v, t) in enumerate(zip(val, train), 1)]
+    history = [
+        {"epoch": i, "val": {"macro_f1": v}, "train_accuracy": t}
+        for i, (v, t) in enumerate(zip(val, train), 1)
+    ]
     return study.Run(row, dataset, seed, {"last": {"macro_f1": macro_f1}}, history)
 
 
@@ -20,21 +23,27 @@ def test_a_data_set_counts_once_however_many_seeds_it_has():
 
 def test_the_interval_holds_the_mean_and_is_a_point_where_nothing_varies():
     assert study.interval({("cr", 0): 60.0, ("trec", 0): 70.0}) == (65.0, 65.0)
-    low, high = study.interval({("cr", seed): float(value) for seed, value in
-                                enumerate([50, 60, 70, 80])})
+    low, high = study.interval(
+        {("cr", seed): float(value) for seed, value in enumerate([50, 60, 70, 80])}
+    )
     assert 50 < low < 65 < high < 80
 
 
 def test_ranks_are_over_the_shared_pairs_and_ties_share_theirs():
-    found = {"a": {("cr", 0): 3.0, ("cr", 1): 1.0}, "b": {("cr", 0): 2.0, ("cr", 1): 1.0},
-             "c": {("cr", 0): 1.0, ("cr", 1): 0.0, ("cr", 2): 9.0}}
+    found = {
+        "a": {("cr", 0): 3.0, ("cr", 1): 1.0},
+        "b": {("cr", 0): 2.0, ("cr", 1): 1.0},
+        "c": {("cr", 0): 1.0, ("cr", 1): 0.0, ("cr", 2): 9.0},
+    }
     assert study.ranks(found) == pytest.approx({"a": 1.25, "b": 1.75, "c": 3.0})
 
 
 def test_the_table_has_the_best_mean_first_and_its_p():
-    runs = [run(row, "cr", seed, base + seed + noise * (seed % 2))
-            for row, base, noise in (("worse", 60, 0.5), ("best", 70, 0.0))
-            for seed in range(4)]
+    runs = [
+        run(row, "cr", seed, base + seed + noise * (seed % 2))
+        for row, base, noise in (("worse", 60, 0.5), ("best", 70, 0.0))
+        for seed in range(4)
+    ]
     lines = study.ranking(runs, "last").splitlines()
     assert lines[2].startswith("| best | 71.5 ") and lines[2].endswith("| 1.0 |  | 4 |")
     # differences 10, 9.5, 10, 9.5: t = 9.75 / (0.2887 / 2) = 67.5 with 3 degrees of freedom
@@ -42,8 +51,10 @@ def test_the_table_has_the_best_mean_first_and_its_p():
 
 
 def test_the_fade_is_the_mean_curve_and_the_moment_when_all_texts_are_fitted():
-    runs = [run("la", "cr", 0, 1.0, val=(70, 60, 50), train=(90, 99.6, 100)),
-            run("la", "cr", 1, 1.0, val=(80, 70, 60), train=(99.5, 99.6, 100))]
+    runs = [
+        run("la", "cr", 0, 1.0, val=(70, 60, 50), train=(90, 99.6, 100)),
+        run("la", "cr", 1, 1.0, val=(80, 70, 60), train=(99.5, 99.6, 100)),
+    ]
     epochs, values = study.development_curve(runs)
     assert epochs.tolist() == [1, 2, 3] and values.tolist() == [75, 65, 55]
     assert study.fitted_at(runs) == 1.5
@@ -54,11 +65,21 @@ def test_kept_numbers_make_the_table_and_the_figure_again(tmp_path, capsys):
     for seed in (0, 1):
         folder = tmp_path / "made" / f"run{seed}"
         folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps({
-            "last": {"macro_f1": 70.0 + seed}, "changed": {"mu": 0.3},
-            "settings": {"method": "sharprecl", "dataset": "cr", "seed": seed}}))
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(
-            {"epoch": e, "val": {"macro_f1": 70.0}, "train_accuracy": 99.9}) + "\n" for e in (1, 2)))
+        (folder / "result.json").write_text(
+            json.dumps(
+                {
+                    "last": {"macro_f1": 70.0 + seed},
+                    "changed": {"mu": 0.3},
+                    "settings": {"method": "sharprecl", "dataset": "cr", "seed": seed},
+                }
+            )
+        )
+        (folder / "metrics.jsonl").write_text(
+            "".join(
+                json.dumps({"epoch": e, "val": {"macro_f1": 70.0}, "train_accuracy": 99.9}) + "\n"
+                for e in (1, 2)
+            )
+        )
         (folder / "predictions.csv").write_text("a text that is not to be kept")
     assert study.main([str(tmp_path / "made"), str(tmp_path / "runs")]) == 0
     kept = sorted(path.name for path in (tmp_path / "runs").rglob("*") if path.is_file())

@@ -1,4 +1,5 @@
 """baselines/tfidf.py: what it learns, and that its files give it back."""
+
 import json
 
 import numpy as np
@@ -30,18 +31,21 @@ def test_it_finds_the_words_of_a_class_and_balances_the_classes(classes):
 def test_its_scores_are_those_of_scikit_learn_on_both_kinds_of_terms():
     texts, labels = zip(*glosses({"noun.food": 30, "noun.animal": 20, "noun.time": 8}))
     labels = np.unique(labels, return_inverse=True)[1]
-    parts = [TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"\w+"),
-             TfidfVectorizer(sublinear_tf=True, ngram_range=(2, 5), analyzer="char_wb")]
+    parts = [
+        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"\w+"),
+        TfidfVectorizer(sublinear_tf=True, ngram_range=(2, 5), analyzer="char_wb"),
+    ]
     x = np.hstack([part.fit_transform(texts).toarray() for part in parts])
     svm = LinearSVC(class_weight="balanced", random_state=0).fit(x, labels)
-    np.testing.assert_allclose(Tfidf().fit(texts, labels).scores(texts),
-                               svm.decision_function(x), atol=1e-3)     # liblinear's own tolerance
+    np.testing.assert_allclose(
+        Tfidf().fit(texts, labels).scores(texts), svm.decision_function(x), atol=1e-3
+    )  # liblinear's own tolerance
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_what_is_saved_comes_back_with_equal_scores_also_for_unseen_words(tmp_path, classes):
     texts, labels = two_or_three(classes)
-    model = Tfidf().fit([*texts[:-1], texts[-1] + " Ünïcode 日本 \"quoted\""], labels)
+    model = Tfidf().fit([*texts[:-1], texts[-1] + ' Ünïcode 日本 "quoted"'], labels)
     model.save(tmp_path)
     asked = ["blue", "a red thing", "", "nothing known", "日本 ünïcode"]
     np.testing.assert_array_equal(Tfidf.load(tmp_path).scores(asked), model.scores(asked))
