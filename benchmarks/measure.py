@@ -85,6 +85,7 @@ def interleaved(
                 form()
             synchronize(device)
             taken = (now() - start) / calls[name]
+            print(f"{name}: {taken:.3g} s", file=sys.stderr, flush=True)
             if repeat > 0:
                 seconds[name].append(taken)
             else:
@@ -164,8 +165,7 @@ def run_of(
             *flags,
         ]
     )
-    if args.dataset == "wordnet":  # 26 classes, 1,000 texts or so
-        own.max_per_class = 40
+    own.max_per_class = args.per_class
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         corpus = load_corpus(own)
         model = new_model(own, corpus)

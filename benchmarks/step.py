@@ -57,6 +57,10 @@ def benchmark() -> None:
         ),
         ("--dataset", {"default": "wordnet"}),
         ("--data_dir", {"default": "data"}),
+        (
+            "--per_class",
+            {"type": int, "default": 40, "help": "texts of a class at the most; 1,038 of WordNet"},
+        ),
         ("--batch_size", {"type": int, "default": 128}),
         ("--micro_batch", {"type": int, "default": 16}),
         ("--amp", {"default": "off"}),
