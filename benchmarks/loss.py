@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from measure import finish, interleaved, parse, peak_memory, ratios, spread, table
 from torch import Tensor
 
-import losses as L
+import losses
 
 RATIO, TEMPERATURE, K, LAM = 0.75, 0.5, 20, 0.5
 N_POS, N_NEG = 10, 500
@@ -38,37 +38,37 @@ def problem(num_classes: int, batch: int, dim: int, device: str) -> tuple[Tensor
     )
 
 
-def build(extended: Tensor, labels: Tensor, num_classes: int) -> tuple[L.Built, L.Built]:
+def build(extended: Tensor, labels: Tensor, num_classes: int) -> tuple[losses.Built, losses.Built]:
     """D_tilde+ and D_tilde- of Algorithm 1, lines 6 to 10."""
-    samp_pos, syn_pos = L.set_sizes(N_POS, RATIO)
-    samp_neg, syn_neg = L.set_sizes(N_NEG, RATIO)
-    is_member = L.membership(labels, num_classes)
+    samp_pos, syn_pos = losses.set_sizes(N_POS, RATIO)
+    samp_neg, syn_neg = losses.set_sizes(N_NEG, RATIO)
+    is_member = losses.membership(labels, num_classes)
     similarity = extended[-num_classes:] @ extended.T
-    positives = L.union(
-        L.simple_sampling(is_member, samp_pos),
-        L.hard_mixup(L.hard_samples(-similarity, is_member, k=K), syn_pos, lam=LAM),
+    positives = losses.union(
+        losses.simple_sampling(is_member, samp_pos),
+        losses.hard_mixup(losses.hard_samples(-similarity, is_member, k=K), syn_pos, lam=LAM),
     )
-    negatives = L.union(
-        L.simple_sampling(~is_member, samp_neg),
-        L.hard_mixup(L.hard_samples(similarity, ~is_member, k=K), syn_neg, lam=LAM),
+    negatives = losses.union(
+        losses.simple_sampling(~is_member, samp_neg),
+        losses.hard_mixup(losses.hard_samples(similarity, ~is_member, k=K), syn_neg, lam=LAM),
     )
     return positives, negatives
 
 
 def ours(z: Tensor, labels: Tensor, prototypes: Tensor, counts: Tensor) -> Tensor:
-    extended, labels = L.extend(z, labels, prototypes)
+    extended, labels = losses.extend(z, labels, prototypes)
     positives, negatives = build(extended, labels, len(prototypes))
-    return L.rebalanced_contrastive(
+    return losses.rebalanced_contrastive(
         extended,
         labels,
         positives,
         negatives,
         temperature=TEMPERATURE,
-        weights=L.class_weights(counts),
+        weights=losses.class_weights(counts),
     )
 
 
-def vectors(extended: Tensor, built: L.Built) -> Tensor:
+def vectors(extended: Tensor, built: losses.Built) -> Tensor:
     """The built samples themselves, (C, M, D)."""
     weight = built.weight.unsqueeze(-1)
     return F.normalize(
@@ -77,9 +77,9 @@ def vectors(extended: Tensor, built: L.Built) -> Tensor:
 
 
 def materialised(z: Tensor, labels: Tensor, prototypes: Tensor, counts: Tensor) -> Tensor:
-    extended, labels = L.extend(z, labels, prototypes)
+    extended, labels = losses.extend(z, labels, prototypes)
     positives, negatives = build(extended, labels, len(prototypes))
-    samples = vectors(extended, L.union(positives, negatives))  # (C, M, D)
+    samples = vectors(extended, losses.union(positives, negatives))  # (C, M, D)
     to_built = torch.einsum("nd,nmd->nm", extended, samples[labels])  # (N, M)
     return eq_11(extended @ extended.T, labels, to_built, counts)
 
@@ -93,13 +93,13 @@ def eq_11(gram: Tensor, labels: Tensor, to_built: Tensor, counts: Tensor) -> Ten
     is_positive = F.pad(is_positive, (0, N_POS), value=True)
     is_positive = F.pad(is_positive, (0, N_NEG), value=False)
     per_anchor = -log_p.where(is_positive, 0.0).sum(dim=1) / is_positive.sum(dim=1)
-    weights = L.class_weights(counts).to(gram)[labels]
+    weights = losses.class_weights(counts).to(gram)[labels]
     return (weights * per_anchor).sum() / weights.sum()
 
 
 def one_set(extended: Tensor, candidates: Tensor, hardness: Tensor, num: int) -> Tensor:
     """The built samples of one class, positives or negatives, Eqs. (8) to (10): (num, D)."""
-    samp, syn = L.set_sizes(num, RATIO)
+    samp, syn = losses.set_sizes(num, RATIO)
     simple = candidates[torch.randint(len(candidates), (samp,), device=candidates.device)]
     hard = candidates[hardness[candidates].topk(min(K, len(candidates))).indices]
     i, j = (hard[torch.randint(len(hard), (syn,), device=hard.device)] for _ in range(2))
@@ -112,7 +112,7 @@ def one_set(extended: Tensor, candidates: Tensor, hardness: Tensor, num: int) ->
 def loop(z: Tensor, labels: Tensor, prototypes: Tensor, counts: Tensor) -> Tensor:
     extended = F.normalize(torch.cat([z, prototypes]), dim=1)
     classes = torch.arange(len(prototypes), device=labels.device)
-    labels, weights = torch.cat([labels, classes]), L.class_weights(counts).to(z)
+    labels, weights = torch.cat([labels, classes]), losses.class_weights(counts).to(z)
     gram, total = extended @ extended.T, 0.0
     for c in range(len(prototypes)):
         similarity = extended.detach() @ extended[len(z) + c].detach()
