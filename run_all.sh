@@ -221,24 +221,26 @@ study_runs() {      # DATASET FLAG...: a line for each seed, with its own draw o
     done
 }
 
-study_a() {         # development texts choose the reading, mu and tau
-    local seeds=$SEEDS SEEDS dataset method reduction mu tau
+study_a() {         # development texts choose the reading, mu and tau; what leads comes first
+    local seeds=$SEEDS SEEDS dataset mu
     for SEEDS in $seeds; do         # the first seed of all before the second of any
         for dataset in cr biomedical; do
-            for method in la vs bcl; do study_runs $dataset --method $method; done
-            for reduction in weighted_mean mean; do
-                for mu in 0.3 1; do study_runs $dataset --mu $mu --cl_reduction $reduction; done
-            done
+            study_runs $dataset --method la
+            for mu in 1 0.3; do study_runs $dataset --mu $mu; done
+            for mu in 1 0.3; do study_runs $dataset --mu $mu --cl_reduction mean; done
+            for method in vs bcl; do study_runs $dataset --method $method; done
         done
     done
-    for SEEDS in $seeds; do
+    for SEEDS in $seeds; do         # tau, and weights that a weighted mean does not cancel
         for dataset in cr biomedical; do
-            for reduction in weighted_mean mean; do
-                for mu in 0.3 1; do
-                    for tau in 0.1 1; do
-                        study_runs $dataset --mu $mu --tau $tau --cl_reduction $reduction
-                    done
+            for mu in 1 0.3; do
+                for tau in 0.1 1; do
+                    study_runs $dataset --mu $mu --tau $tau
+                    study_runs $dataset --mu $mu --tau $tau --cl_reduction mean
                 done
+            done
+            for weights in log_prior_normalised effective_number none; do
+                study_runs $dataset --cl_weight $weights --cl_reduction mean
             done
         done
     done
