@@ -3,7 +3,7 @@ A training step of main.py's own loop: SharpReCL beside SCLCE (both with two vie
 encoder alone, forward and backward, on the same tokens; and SharpReCL in micro batches.
 
     python benchmarks/step.py
-    python benchmarks/step.py --encoder bert-base --device cuda --amp bf16 --compile
+    python benchmarks/step.py --encoder bert-base --device cuda --amp bf16
 """
 
 from measure import (
@@ -64,7 +64,6 @@ def benchmark() -> None:
         ("--batch_size", {"type": int, "default": 128}),
         ("--micro_batch", {"type": int, "default": 16}),
         ("--amp", {"default": "off"}),
-        ("--compile", {"action": "store_true", "help": "a row with --compile, too"}),
     )
     ours = run_of(args, "--method", "sharprecl")
     sclce = run_of(args, "--method", "sclce", views=ours.model.views)
@@ -77,8 +76,6 @@ def benchmark() -> None:
             run_of(args, "--micro_batch", str(args.micro_batch)), rows
         ),
     }
-    if args.compile:
-        forms["SharpReCL, --compile"] = loop(run_of(args, "--compile"), rows)
     seconds = interleaved(forms, args.repeats, args.device, args.clock)
     memory = {name: peak_memory(lambda: form(1), args.device) for name, form in forms.items()}
 

@@ -351,7 +351,6 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         metavar="N",
         help="stop when N evaluations in a row brought no better validation macro-F1",
     )
-    add("--compile", Role.HOW, action="store_true", help="torch.compile the encoder")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
     add(
         "--seed",

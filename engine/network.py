@@ -30,8 +30,6 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
             f"--method roberta with --encoder {args.encoder}, a {family}: leave "
             "--encoder out, or take --method bert"
         )
-    if args.compile:
-        encoder.backbone.compile(dynamic=True)
     counts = torch.from_numpy(data.class_counts(corpus.train_labels, len(corpus.label_names)))
     task = Task(
         corpus.label_names,
@@ -49,13 +47,7 @@ def spreads(args: argparse.Namespace) -> bool:
     Whether nn.DataParallel spreads a batch over all visible GPUs: unless one of them is named, and
     without --micro_batch, whose pieces its threads would not see.
     """
-    several = args.device == "cuda" and torch.cuda.device_count() > 1 and not args.micro_batch
-    if several and args.compile:
-        raise InputError(
-            "--compile does not go with torch.nn.DataParallel: start it with "
-            "torchrun, or name one GPU, --device cuda:0"
-        )
-    return several
+    return args.device == "cuda" and torch.cuda.device_count() > 1 and not args.micro_batch
 
 
 class Trained:

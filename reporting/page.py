@@ -131,7 +131,7 @@ def read_run(folder: Path) -> Run:
 # ---- commands to paste ----
 
 # A method without an encoder is not concerned by these, beside the flags of other methods.
-OF_ENCODERS = (*names_of(Role.TRAINING), "micro_batch", "eval_every", "compile")
+OF_ENCODERS = (*names_of(Role.TRAINING), "micro_batch", "eval_every")
 SHARPRECL = names_of(Role.SHARPRECL)
 OF_ONE_METHOD = (
     *SHARPRECL,

@@ -272,17 +272,6 @@ def test_an_ablation_moves_its_own_loss_and_leaves_the_other_where_it_was(batch,
         )
 
 
-def test_compile_is_of_the_encoder_for_all_lengths(batch, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(
-        torch.nn.Module,
-        "compile",
-        lambda self, **options: compiled.append((type(self).__name__, options)),
-    )
-    batch("--compile")
-    assert compiled == [("BertModel", {"dynamic": True})]
-
-
 class Nothing(torch.nn.Module):
     """Stands for an encoder of 16 units."""
 
