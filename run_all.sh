@@ -32,6 +32,7 @@
 #   FLAGS       none; more of main.py's flags, for every run
 
 set -euo pipefail
+started_in=$PWD
 cd "$(dirname "$0")"
 
 all="table2 table4 tableA1 tableA2 fig1 fig3 figA1 figA2 fig4"
@@ -44,8 +45,9 @@ while [ $# -gt 0 ]; do
         quick) quick=yes ;;
         --dry_run) dry_run=--dry_run ;;
         own) own=${1-}
-             [ -e "$own" ] || { echo "error: own needs your file: bash run_all.sh own reviews.csv" >&2
-                                exit 2; }
+             case $own in "" | /*) ;; *) own=$started_in/$own ;; esac
+             [ -e "$own" ] || { echo "error: own needs your file, such as: bash run_all.sh own" \
+                                     "reviews.csv; there is no ${own:-file}" >&2; exit 2; }
              shift ;;
         *) echo "error: $argument is neither quick, own, --dry_run nor one of: $all $on_request" >&2
            exit 2 ;;

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib import pyplot as plt
+from scipy.stats import rankdata
 
 from baselines import METHODS
 from data import DATASETS
@@ -78,74 +79,136 @@ def keep(runs: Path, kept: Path) -> None:
 
 # ---- the ranking ----
 
+PROTOCOLS = {  # name -> macro-F1 of a run; None where the run has none
+    "Development texts, the last epoch": lambda run: macro_f1(run.history[-1].get("val")),
+    "Test texts, the last epoch": lambda run: macro_f1(run.result.get("last")),
+    "Test texts, the best epoch on development texts": (
+        lambda run: macro_f1(run.result.get("best_val"))
+    ),
+}
+Scores = dict[tuple[str, int], float]  # (dataset, seed) -> macro-F1
 
-def scores(runs: list[Run], protocol: str) -> dict[str, dict[tuple[str, int], float]]:
-    """{row: {(dataset, seed): macro-F1 of the test texts}} of the runs that have this protocol."""
+
+def macro_f1(metrics: dict | None) -> float | None:
+    return metrics and metrics["macro_f1"]
+
+
+def scores(runs: list[Run], protocol: str) -> dict[str, Scores]:
+    """Of each row, the macro-F1 of the runs that have this protocol."""
     found = defaultdict(dict)
     for run in runs:
-        if protocol in run.result:
-            found[run.row][run.dataset, run.seed] = run.result[protocol]["macro_f1"]
+        if (value := PROTOCOLS[protocol](run)) is not None:
+            found[run.row][run.dataset, run.seed] = value
     return found
 
 
-def mean_over_datasets(values: dict[tuple[str, int], float]) -> float:
+def by_dataset(values: Scores) -> dict[str, list[float]]:
+    found = defaultdict(list)
+    for (dataset, _), value in values.items():
+        found[dataset].append(value)
+    return found
+
+
+def mean_over_datasets(values: Scores) -> float:
     """Each data set counts once, however many seeds it has."""
-    by_dataset = defaultdict(list)
-    for (dataset, _), value in values.items():
-        by_dataset[dataset].append(value)
-    return float(np.mean([np.mean(own) for own in by_dataset.values()]))
+    return float(np.mean([np.mean(own) for own in by_dataset(values).values()]))
 
 
-def interval(values: dict[tuple[str, int], float]) -> tuple[float, float]:
+def interval(values: Scores) -> tuple[float, float]:
     """Of that mean, 95 %: the seeds of each data set are resampled (Efron 1979)."""
-    rng, by_dataset = np.random.default_rng(0), defaultdict(list)
-    for (dataset, _), value in values.items():
-        by_dataset[dataset].append(value)
+    rng = np.random.default_rng(0)
     means = [
-        np.mean([np.mean(rng.choice(own, len(own))) for own in by_dataset.values()])
+        np.mean([np.mean(rng.choice(own, len(own))) for own in by_dataset(values).values()])
         for _ in range(RESAMPLES)
     ]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return tuple(np.percentile(means, [2.5, 97.5]).tolist())
 
 
-def ranks(found: dict[str, dict[tuple[str, int], float]]) -> dict[str, float]:
-    """The mean rank of each row over the pairs (data set, seed) that all rows have; 1 is best."""
-    shared = set.intersection(*(set(values) for values in found.values()))
-    total = {row: 0.0 for row in found}
-    for pair in shared:
-        ordered = sorted((values[pair] for values in found.values()), reverse=True)
-        for row, values in found.items():
-            same = [i for i, value in enumerate(ordered, 1) if value == values[pair]]
-            total[row] += np.mean(same) / len(shared)
-    return total if shared else {row: float("nan") for row in found}
+def ranks(found: dict[str, Scores]) -> dict[str, np.ndarray]:
+    """The rank of each row in each pair (data set, seed) that all rows have; 1 is best."""
+    shared = sorted(set.intersection(*(set(values) for values in found.values())))
+    table = np.array([[values[pair] for pair in shared] for values in found.values()])
+    return dict(zip(found, rankdata(-table, axis=0))) if shared else {}
+
+
+def resampled(values: np.ndarray) -> tuple[float, float]:
+    """Of their mean, 95 %."""
+    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
+    return tuple(np.percentile(drawn, [2.5, 97.5]).tolist())
+
+
+def p_against(best: Scores, others: dict[str, Scores]) -> dict[str, float]:
+    """Of a paired t-test over the pairs (data set, seed), with Holm's correction."""
+    tested = {}
+    for row, values in others.items():
+        pairs = sorted(set(best) & set(values))
+        if len(pairs) > 1:
+            tested[row] = paired_p(
+                np.array([best[pair] for pair in pairs]), np.array([values[pair] for pair in pairs])
+            )
+    return dict(zip(tested, holm(list(tested.values()))))
 
 
 def ranking(runs: list[Run], protocol: str) -> str:
-    """A Markdown table, best mean first; p is Holm's, of a paired t-test against the best row."""
+    """
+    A Markdown table. First come the rows that have all data sets, the best mean on top: their rank
+    is over the pairs that all of them have, their p is of a test against the best. The other rows
+    have no mean, for it would be of other data sets.
+    """
     found = scores(runs, protocol)
-    order = sorted(found, key=lambda row: -mean_over_datasets(found[row]))
-    best, rank = found[order[0]], ranks(found)
-    pairs = {row: sorted(set(best) & set(found[row])) for row in order[1:]}
-    p_values = holm(
-        [
-            paired_p(
-                np.array([best[pair] for pair in own]), np.array([found[row][pair] for pair in own])
-            )
-            if len(own) > 1
-            else 1.0
-            for row, own in pairs.items()
-        ]
-    )
+    datasets = [name for name in DATASETS if any(run.dataset == name for run in runs)]
+    complete = {row: own for row, own in found.items() if len(by_dataset(own)) == len(datasets)}
+    order = sorted(complete, key=lambda row: -mean_over_datasets(complete[row]))
+    rank = ranks(complete) if complete else {}
+    p = p_against(complete[order[0]], {row: complete[row] for row in order[1:]}) if order else {}
+
     lines = [
-        "| row | mean macro-F1 (95 %) | mean rank | p against the first | runs |",
-        "|---|---:|---:|---:|---:|",
+        ["", *(DATASETS[name].title for name in datasets), "mean (95 %)", "rank (95 %)", "p"],
+        ["---", *["---:"] * (len(datasets) + 3)],
     ]
-    for row, p in zip(order, [None, *p_values]):
-        low, high = interval(found[row])
+    for row in [*order, *(row for row in found if row not in complete)]:
+        cells = [cell(by_dataset(found[row]).get(name, [])) for name in datasets]
+        mean = place = ""
+        if row in complete:
+            mean = with_interval(mean_over_datasets(found[row]), interval(found[row]))
+        if row in rank:
+            place = with_interval(rank[row].mean(), resampled(rank[row]))
+        lines.append([row, *cells, mean, place, f"{p[row]:.3f}" if row in p else ""])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def with_interval(value: float, bounds: tuple[float, float]) -> str:
+    return f"{value:.1f} ({bounds[0]:.1f}–{bounds[1]:.1f})"
+
+
+def cell(values: list[float]) -> str:
+    """mean ± standard deviation [number of seeds]"""
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread} [{len(values)}]"
+
+
+# ---- how strong the contrastive branch is ----
+
+
+def strengths(runs: list[Run]) -> str:
+    """
+    Of the runs of SharpReCL, the length of the contrastive branch's gradient at feat over that of
+    the classification branch: at the end of the first epoch, and the median of the second half of
+    the epochs, when the texts are fitted.
+    """
+    found = defaultdict(list)
+    for run in runs:
+        shares = [record["diagnostics"].get("gradient_share_cl") for record in run.history]
+        if shares[0]:
+            found[run.row, run.dataset].append([share / (1 - share) for share in shares])
+    lines = ["| | data set | first epoch | second half |", "|---|---|---:|---:|"]
+    for (row, dataset), times in found.items():
+        late = [value for own in times for value in own[len(own) // 2 :]]
         lines.append(
-            f"| {row} | {mean_over_datasets(found[row]):.1f} ({low:.1f}–{high:.1f}) | "
-            f"{rank[row]:.1f} | {'' if p is None else f'{p:.3f}'} | {len(found[row])} |"
+            f"| {row} | {DATASETS[dataset].title} | "
+            f"{np.median([own[0] for own in times]):.2g} | {np.median(late):.2g} |"
         )
     return "\n".join(lines)
 
@@ -166,14 +229,7 @@ def development_curve(runs: list[Run]) -> tuple[np.ndarray, np.ndarray]:
 def fitted_at(runs: list[Run]) -> float | None:
     """The mean epoch after which FITTED percent of the training texts are right; None if never."""
     epochs = [
-        next(
-            (
-                record["epoch"]
-                for record in run.history
-                if record.get("train_accuracy", 0) >= FITTED
-            ),
-            None,
-        )
+        next((r["epoch"] for r in run.history if r.get("train_accuracy", 0) >= FITTED), None)
         for run in runs
     ]
     return None if None in epochs else float(np.mean(epochs))
@@ -228,10 +284,11 @@ def main(argv: list[str] | None = None) -> int:
             keep(args.folder, args.output)
             return 0
         parts = [
-            f"Protocol {protocol}\n\n{ranking(runs, protocol)}\n"
-            for protocol in ("last", "best_val")
+            f"{protocol}, macro-F1 [seeds]\n\n{ranking(runs, protocol)}\n"
+            for protocol in PROTOCOLS
             if scores(runs, protocol)
         ]
+        parts.append(f"The contrastive branch's gradient, times the other's\n\n{strengths(runs)}\n")
         write_text(args.output / "study.md", "\n".join(parts))
         save_figure(draw_fade(runs), args.output / "fade.png")
         print("\n".join(parts))

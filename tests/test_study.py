@@ -35,7 +35,13 @@ def test_ranks_are_over_the_shared_pairs_and_ties_share_theirs():
         "b": {("cr", 0): 2.0, ("cr", 1): 1.0},
         "c": {("cr", 0): 1.0, ("cr", 1): 0.0, ("cr", 2): 9.0},
     }
-    assert study.ranks(found) == pytest.approx({"a": 1.25, "b": 1.75, "c": 3.0})
+    rank = study.ranks(found)
+    assert {row: own.tolist() for row, own in rank.items()} == {
+        "a": [1, 1.5],
+        "b": [2, 1.5],
+        "c": [3, 3],
+    }
+    assert study.ranks({"a": {("cr", 0): 1.0}, "b": {("cr", 1): 1.0}}) == {}
 
 
 def test_the_table_has_the_best_mean_first_and_its_p():
@@ -44,10 +50,36 @@ def test_the_table_has_the_best_mean_first_and_its_p():
         for row, base, noise in (("worse", 60, 0.5), ("best", 70, 0.0))
         for seed in range(4)
     ]
-    lines = study.ranking(runs, "last").splitlines()
-    assert lines[2].startswith("| best | 71.5 ") and lines[2].endswith("| 1.0 |  | 4 |")
+    lines = study.ranking(runs, "Test texts, the last epoch").splitlines()
+    assert lines[2].startswith("| best | 71.5 ± 1.3 [4] | 71.5 (")
+    assert lines[2].endswith("| 1.0 (1.0–1.0) |  |")
     # differences 10, 9.5, 10, 9.5: t = 9.75 / (0.2887 / 2) = 67.5 with 3 degrees of freedom
-    assert lines[3].startswith("| worse | 61.8 ") and lines[3].endswith("| 2.0 | 0.000 | 4 |")
+    assert lines[3].startswith("| worse | 61.8 ±") and lines[3].endswith(
+        "| 2.0 (2.0–2.0) | 0.000 |"
+    )
+
+
+def test_a_row_without_a_data_set_has_no_mean_and_no_rank():
+    runs = [
+        run(row, name, seed, 60.0 + seed)
+        for row, names in (("all", ("cr", "trec")), ("some", ("trec",)))
+        for name in names
+        for seed in range(2)
+    ]
+    lines = study.ranking(runs, "Test texts, the last epoch").splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[2:4]] == ["TREC", "CR"]
+    assert lines[2].startswith("| all | 60.5 ± 0.7 [2] | 60.5 ± 0.7 [2] | 60.5 (60.0–61.0) | 1.0 ")
+    assert lines[3] == "| some | 60.5 ± 0.7 [2] |  |  |  |  |"
+
+
+def test_the_strength_is_the_ratio_of_the_gradients_early_and_late():
+    shares = [0.5, 0.6, 0.75, 0.8]
+    own = run("SharpReCL", "cr", 0, 1.0)._replace(
+        history=[{"diagnostics": {"gradient_share_cl": share}} for share in shares]
+    )
+    other = run("la", "cr", 0, 1.0)._replace(history=[{"diagnostics": {}}])
+    line = study.strengths([own, other]).splitlines()[-1]
+    assert line == "| SharpReCL | CR | 1 | 3.5 |"  # .75 / .25 = 3, .8 / .2 = 4
 
 
 def test_the_fade_is_the_mean_curve_and_the_moment_when_all_texts_are_fitted():
@@ -74,18 +106,19 @@ def test_kept_numbers_make_the_table_and_the_figure_again(tmp_path, capsys):
                 }
             )
         )
+        epoch = {"val": {"macro_f1": 70.0}, "train_accuracy": 99.9, "diagnostics": {}}
         (folder / "metrics.jsonl").write_text(
-            "".join(
-                json.dumps({"epoch": e, "val": {"macro_f1": 70.0}, "train_accuracy": 99.9}) + "\n"
-                for e in (1, 2)
-            )
+            "".join(json.dumps(epoch | {"epoch": e}) + "\n" for e in (1, 2))
         )
         (folder / "predictions.csv").write_text("a text that is not to be kept")
     assert study.main([str(tmp_path / "made"), str(tmp_path / "runs")]) == 0
     kept = sorted(path.name for path in (tmp_path / "runs").rglob("*") if path.is_file())
     assert kept == ["metrics.jsonl"] * 2 + ["result.json"] * 2
     assert study.main([str(tmp_path / "runs"), str(tmp_path / "out")]) == 0
-    assert "| SharpReCL, mu 0.3 | 70.5 " in (tmp_path / "out" / "study.md").read_text()
+    assert (
+        "| SharpReCL, mu 0.3 | 70.5 ± 0.7 [2] | 70.5 "
+        in (tmp_path / "out" / "study.md").read_text()
+    )
     assert (tmp_path / "out" / "fade.png").stat().st_size > 5000
     assert study.main([str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2
     assert "run_all.sh study_a" in capsys.readouterr().err
