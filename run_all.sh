@@ -91,7 +91,7 @@ if [ "$ENCODER" = bert-base-uncased ]; then ENCODER=""; fi      # roberta takes 
 methods=$("$PYTHON" -m baselines table2)
 language_models=$("$PYTHON" -m baselines table3)
 if [ -z "${PRICES-}" ]; then language_models=${language_models/gpt35 /}; fi     # it costs money
-case "$tables" in *study_*) : "${METHODS:=sharprecl}" ;; esac       # it names its own
+case "$tables" in *study_*) : "${METHODS:=la sharprecl w/o_cl vs bert wce bcl spcl}" ;; esac
 if [ -n "$ENCODER" ] && [ -z "${METHODS-}" ]; then
     echo "roberta is left out: its row needs roberta-base, not $ENCODER" >&2
     methods=${methods/roberta /}
@@ -210,6 +210,7 @@ own_texts() {       # the cheap ones first
 study_runs() {      # DATASET FLAG...: a line for each seed, with its own draw of the training texts
     local dataset=$1 cut
     shift
+    [[ " $DATASETS " == *" $dataset "* ]] || return 0
     case $dataset in
         cr | trec) cut="--ir 50 --val_left_out 200" ;;
         biomedical) cut="--ir 50 --max_per_class 300 --val_left_out 60 --eval_every 3" ;;
@@ -248,11 +249,15 @@ study_a() {         # development texts choose the reading, mu and tau; what lea
     done
 }
 
-study_b() {         # the test table
-    for dataset in cr biomedical trec dblp ohsumed; do
-        study_runs $dataset --method sharprecl
-        study_runs $dataset --ablation cl
-        for method in la vs bert wce bcl spcl; do study_runs $dataset --method $method; done
+study_b() {         # the test table; METHODS takes some of its rows
+    local row dataset
+    for row in $METHODS; do
+        for dataset in cr biomedical trec ohsumed dblp; do
+            case $row in
+                w/o_cl) study_runs $dataset --ablation cl ;;        # logit adjustment, both views
+                *) study_runs $dataset --method "$row" ;;
+            esac
+        done
     done
 }
 
