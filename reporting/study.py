@@ -22,6 +22,7 @@ from scipy.stats import rankdata
 
 from baselines import METHODS
 from data import DATASETS
+from engine.arguments import make_parser
 from engine.files import InputError, Parser, read_json, write_text
 from reporting.figures import TOL, save_figure
 from reporting.tables import holm, paired_p
@@ -41,7 +42,9 @@ class Run(NamedTuple):
 
 
 def row_of(settings: dict, changed: dict) -> str:
-    """The method with what is not its default: "SharpReCL, mu 0.3"."""
+    """The method with what is not its default: "SharpReCL, mu 0.3, augment none"."""
+    if settings["augment"] != make_parser().get_default("augment"):
+        changed = changed | {"augment": settings["augment"]}
     own = [
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in changed.items()

@@ -102,7 +102,12 @@ def test_kept_numbers_make_the_table_and_the_figure_again(tmp_path, capsys):
                 {
                     "last": {"macro_f1": 70.0 + seed},
                     "changed": {"mu": 0.3},
-                    "settings": {"method": "sharprecl", "dataset": "cr", "seed": seed},
+                    "settings": {
+                        "method": "sharprecl",
+                        "dataset": "cr",
+                        "seed": seed,
+                        "augment": "none",
+                    },
                 }
             )
         )
@@ -116,7 +121,7 @@ def test_kept_numbers_make_the_table_and_the_figure_again(tmp_path, capsys):
     assert kept == ["metrics.jsonl"] * 2 + ["result.json"] * 2
     assert study.main([str(tmp_path / "runs"), str(tmp_path / "out")]) == 0
     assert (
-        "| SharpReCL, mu 0.3 | 70.5 ± 0.7 [2] | 70.5 "
+        "| SharpReCL, mu 0.3, augment none | 70.5 ± 0.7 [2] | 70.5 "
         in (tmp_path / "out" / "study.md").read_text()
     )
     assert (tmp_path / "out" / "fade.png").stat().st_size > 5000
