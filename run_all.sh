@@ -82,7 +82,7 @@ print(*(name for name, dataset in known.items() if dataset.paper_irs == ()))")
 : "${DATASETS:=$paper_datasets}" "${SEEDS:=0 1 2 3 4 5 6 7 8 9}"
 : "${IRS:=original 50 20 10}" "${ENCODER:=}" "${EPOCHS:=}" "${JOBS:=1}" "${SHARD:=1/1}"
 : "${OUTPUT_DIR:=runs/all}" "${DATA_DIR:=}"
-for dataset in $DATASETS; do
+[ -n "$own" ] || for dataset in $DATASETS; do
     case " $known_datasets " in *" $dataset "*) continue ;; esac
     [ -e "$dataset" ] || { echo "error: no dataset and no file is called $dataset" >&2; exit 2; }
 done
@@ -198,11 +198,14 @@ fig4() {
     for method in sclce spcl sharprecl; do runs trec 50 $method; done
 }
 
-own_texts() {       # the cheap ones first
+own_texts() {       # the cheap ones first; SharpReCL as the study found it best, in any language
+    local setting
     for method in $METHODS; do
+        setting=
+        if [ "$method" = sharprecl ]; then setting="--mu 0.3 --augment none"; fi
         for seed in $SEEDS; do
-            echo "--dataset $(printf %q "$own") --method $method --val_fraction 0.2 --seed $seed" \
-                "--batch_size 32 --lr 1e-4 --warmup 0.1 --schedule linear --no_weights $flags"
+            echo "--dataset $(printf %q "$own") --method $method $setting --seed $seed" \
+                "--val_fraction 0.2 --batch_size 32 --lr 1e-4 --warmup 0.1 --schedule linear --no_weights $flags"
         done
     done
 }
