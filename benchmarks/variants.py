@@ -2,14 +2,12 @@
 SharpReCL with one part changed that has no flag, trained by main.py as it is.
 
     python benchmarks/variants.py unit_logits=4 --dataset cr --ir 50 --val_left_out 200 --mu 0.3
-    python -m reporting.study runs/variants/unit_logits=4 tables/variants
+    python -m reporting.study runs/variants/unit_logits=4 tables/variants/unit_logits=4/runs
 
 The first argument names the variant, and its value where it has one; the rest is main.py's. Each
-variant has its own folder in runs/variants, in which main.py makes its run.
+variant has its own folder in runs/variants; a run in it does not know that a part was changed.
 
-    paper             nothing is changed
     unit_logits=S     logits of length S, S phi / |phi|: the authors' code with S = 1
-    cosine=S          S times the cosine of feat and the classifier's rows
     dropout=P         dropout before the classifier, as the other methods have it
     detached          no gradient from the prototypes to the classifier
     mu_warmup=P       mu grows from 0 over this share of the steps
@@ -32,12 +30,6 @@ def unit_logits(scale: str) -> None:
     SharpReCL.classify = lambda self, feat: float(scale) * F.normalize(self.phi(feat))
 
 
-def cosine(scale: str) -> None:
-    SharpReCL.classify = lambda self, feat: (
-        float(scale) * F.linear(F.normalize(feat), F.normalize(self.phi.weight))
-    )
-
-
 def dropout(rate: str) -> None:
     SharpReCL.classify = lambda self, feat: self.phi(F.dropout(feat, float(rate), self.training))
 
@@ -57,9 +49,7 @@ def mu_warmup(share: str) -> None:
 
 
 VARIANTS = {
-    "paper": lambda _: None,
     "unit_logits": unit_logits,
-    "cosine": cosine,
     "dropout": dropout,
     "detached": detached,
     "mu_warmup": mu_warmup,
