@@ -1,5 +1,5 @@
 """
-The study of docs/results.md: which reading and which setting leads, and whether the lead is chance.
+The study of docs/study.md: which reading and which setting leads, and whether the lead is chance.
 
     python -m reporting.study runs/study tables/runs    # keeps the numbers of finished runs
     python -m reporting.study tables/runs tables        # from them, study.md and fade.png
