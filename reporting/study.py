@@ -10,6 +10,7 @@ Of a run are kept result.json and metrics.jsonl, which hold no text and no weigh
 import argparse
 import itertools
 import json
+import math
 import shutil
 import sys
 from collections import defaultdict
@@ -28,6 +29,7 @@ from reporting.figures import TOL, save_figure
 from reporting.tables import holm, paired_p
 
 FITTED = 99.5  # percent of the training texts that are right: from there on all are fitted
+FEWEST = 3  # runs behind a curve
 RESAMPLES = 2000
 
 
@@ -239,37 +241,44 @@ def fitted_at(runs: list[Run]) -> float | None:
 
 
 def draw_fade(runs: list[Run]):
-    """A panel for each data set: macro-F1 epoch by epoch, a ring where all texts are fitted."""
+    """
+    A panel for each data set: macro-F1 epoch by epoch, a ring where all texts are fitted. A row of
+    one or two runs is left out beside one of three, for one seed can be far off.
+    """
     names = sorted({run.dataset for run in runs}, key=list(DATASETS).index)
+    columns = min(3, len(names))
     figure, panels = plt.subplots(
-        1, len(names), figsize=(4.6 * len(names), 3.6), squeeze=False, layout="constrained"
+        math.ceil(len(names) / columns),
+        columns,
+        figsize=(4.4 * columns, 3.4 * math.ceil(len(names) / columns)),
+        squeeze=False,
+        layout="constrained",
     )
+    for axes in panels.flat[len(names) :]:
+        axes.set_axis_off()
     rows = list(dict.fromkeys(run.row for run in runs))
-    for name, axes in zip(names, panels[0]):
-        for number, row in enumerate(rows):
-            own = [run for run in runs if (run.row, run.dataset) == (row, name)]
-            if not own:
-                continue
-            epochs, values = development_curve(own)
-            colour, dashes = TOL[number % len(TOL)], ["-", "--", ":"][number // len(TOL) % 3]
-            axes.plot(
-                epochs, values, dashes, color=colour, linewidth=1.4, label=f"{row} ({len(own)})"
-            )
-            if (moment := fitted_at(own)) is not None:
-                axes.plot(
-                    moment,
-                    np.interp(moment, epochs, values),
-                    "o",
-                    color=colour,
-                    markerfacecolor="white",
-                    markersize=6,
-                )
+    for name, axes in zip(names, panels.flat):
+        of_row = {row: [r for r in runs if (r.row, r.dataset) == (row, name)] for row in rows}
+        fewest = min(FEWEST, max(map(len, of_row.values())))
+        for number, (row, own) in enumerate(of_row.items()):
+            if len(own) >= fewest:
+                colour, dashes = TOL[number % len(TOL)], ["-", "--", ":"][number // len(TOL) % 3]
+                draw_curve(axes, own, color=colour, linestyle=dashes, label=f"{row} ({len(own)})")
         axes.set_title(DATASETS[name].title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=6, frameon=False)
-    panels[0][0].set_ylabel("macro-F1, development texts")
+        axes.legend(fontsize=7, frameon=False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("macro-F1, development texts")
     return figure
+
+
+def draw_curve(axes, runs: list[Run], **style) -> None:
+    epochs, values = development_curve(runs)
+    axes.plot(epochs, values, linewidth=1.4, **style)
+    if (moment := fitted_at(runs)) is not None:
+        ring = {"color": style["color"], "markerfacecolor": "white", "markersize": 6}
+        axes.plot(moment, np.interp(moment, epochs, values), "o", **ring)
 
 
 def main(argv: list[str] | None = None) -> int:
