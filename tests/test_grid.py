@@ -206,6 +206,31 @@ def test_table_a1_in_full_has_the_papers_augmentations_and_ours(lines_of):
     assert all(cell.args.ir is None for cell in cells)
 
 
+def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my reviews.csv").write_text("text,label\ngood,yes\nbad,no\n")
+    cells = read_cells(lines_of("own", "my reviews.csv", SEEDS="0"))
+    assert {cell.args.dataset for cell in cells} == {str(tmp_path / "my reviews.csv")}
+    augments = {cell.args.method: cell.args.augment for cell in cells}
+    assert augments.pop("sharprecl") == "none"  # word substitution is for English alone
+    assert set(augments) == {"tfidf", "probe", "la", "vs"}
+    done = run_all("own", "nothing.csv")
+    assert done.returncode == 2 and str(tmp_path / "nothing.csv") in done.stderr
+
+
+def test_the_study_draws_texts_of_its_own_for_each_seed_and_takes_the_rows_asked_for(lines_of):
+    cells = read_cells(lines_of("study_b", METHODS="la w/o_cl", DATASETS="cr trec", SEEDS="0 1"))
+    assert Counter((cell.args.method, cell.args.mu) for cell in cells) == {
+        ("la", 1.0): 4,
+        ("sharprecl", 0.0): 4,
+    }
+    assert {(cell.args.dataset, cell.args.val_left_out) for cell in cells} == {
+        ("cr", 200),
+        ("trec", 200),
+    }
+    assert all(cell.args.seed == cell.args.data_seed for cell in cells)
+
+
 SETTING = {
     ("r52", None),
     ("ohsumed", None),
