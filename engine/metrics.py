@@ -5,7 +5,9 @@ How good predictions are, and how honest their probabilities.
 import math
 
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score, recall_score
+from scipy.special import logsumexp
+from scipy.stats import rankdata
+from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
 
 def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray) -> dict:
@@ -45,6 +47,28 @@ def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray)
     ).tolist()
     result["never_predicted"] = np.setdiff1d(np.arange(len(train_counts)), predicted).tolist()
     return result
+
+
+def auroc(labels: np.ndarray, logits: np.ndarray) -> float | None:
+    """
+    How well the logits rank the texts, in percent: of each class, the share of the pairs of one of
+    its texts and one of another class in which the first has the higher odds of the class; then the
+    mean over the classes. Macro-F1 that falls beside a steady AUROC tells that the border of the
+    classes has moved, and not that the features are worse.
+
+    labels   (n,)           numbers of classes
+    logits   (n, C or more) -inf where a class is excluded
+    returns  None where all texts are of one class
+    """
+    classes = np.unique(labels)
+    if len(classes) == 1:
+        return None
+    logits = logits.astype(np.float64)
+    odds = {c: logits[:, c] - logsumexp(np.delete(logits, c, axis=1), axis=1) for c in classes}
+    # of their ranks, which are finite where odds are not
+    return float(
+        np.mean([100 * roc_auc_score(labels == c, rankdata(own)) for c, own in odds.items()])
+    )
 
 
 def expected_calibration_error(

@@ -405,11 +405,16 @@ def evaluation(
 ) -> dict:
     """The metrics of an epoch's record, under "test" and "val"; extra goes to the test's."""
     counts = data.class_counts(corpus.train_labels, len(corpus.label_names))
+
+    def of(labels: list[int], logits: np.ndarray) -> dict:
+        numbers = metrics.metrics(labels, logits.argmax(axis=1), counts)
+        return numbers | {"auroc": metrics.auroc(labels, logits)}
+
     record = {}
     if logits is not None:
-        record["test"] = metrics.metrics(corpus.test_labels, logits.argmax(axis=1), counts) | extra
+        record["test"] = of(corpus.test_labels, logits) | extra
     if val_logits is not None:
-        record["val"] = metrics.metrics(corpus.val_labels, val_logits.argmax(axis=1), counts)
+        record["val"] = of(corpus.val_labels, val_logits)
     return record
 
 

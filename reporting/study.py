@@ -222,6 +222,30 @@ def strengths(runs: list[Run]) -> str:
 # ---- the fade ----
 
 
+def borders(runs: list[Run]) -> str:
+    """
+    What fades, the border of the classes or the ranking of the texts: macro-F1 and AUROC on
+    development texts, at the epoch with the best macro-F1 and at the last; of the runs that have
+    both, the means over the seeds.
+    """
+    found = defaultdict(list)
+    for run in runs:
+        seen = [record["val"] for record in run.history if "auroc" in record.get("val", {})]
+        if seen:
+            best = max(seen, key=lambda val: val["macro_f1"])
+            found[run.row, run.dataset].append(
+                [val[name] for name in ("macro_f1", "auroc") for val in (best, seen[-1])]
+            )
+    lines = [
+        "| | data set | macro-F1, best epoch | macro-F1, last | AUROC, best epoch | AUROC, last |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for (row, dataset), values in found.items():
+        means = " | ".join(f"{value:.1f}" for value in np.mean(values, axis=0))
+        lines.append(f"| {row} | {DATASETS[dataset].title} [{len(values)}] | {means} |")
+    return "\n".join(lines)
+
+
 def development_curve(runs: list[Run]) -> tuple[np.ndarray, np.ndarray]:
     """Epochs, and the mean over the runs of macro-F1 on development texts."""
     points = defaultdict(list)
@@ -301,6 +325,7 @@ def main(argv: list[str] | None = None) -> int:
             for protocol in PROTOCOLS
             if scores(runs, protocol)
         ]
+        parts.append(f"Border and ranking, on development texts\n\n{borders(runs)}\n")
         parts.append(f"The contrastive branch's gradient, times the other's\n\n{strengths(runs)}\n")
         write_text(args.output / "study.md", "\n".join(parts))
         save_figure(draw_fade(runs), args.output / "fade.png")

@@ -19,6 +19,7 @@ import pytest
 import torch
 from conftest import glosses, save_tiny_encoder, untrained, write_csv
 from matplotlib.image import imread
+from sklearn.metrics import roc_auc_score
 
 import losses
 import main as main_module
@@ -575,6 +576,25 @@ def test_metrics_by_hand():
         "few": (0, 2),
     }
     assert got["groups"]["medium"]["macro_f1"] == pytest.approx(80)
+
+
+def test_auroc_counts_the_pairs_in_the_right_order():
+    # class 0: of the pairs (0, 2), (0, 3), (1, 2), (1, 3) three are right; two classes mirror
+    logits = np.log([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.6, 0.4]])
+    labels = np.array([0, 0, 1, 1])
+    assert metrics.auroc(labels, logits) == pytest.approx(75)
+    assert metrics.auroc(labels, 7 * logits - 3) == pytest.approx(75)  # no border, only the order
+    answers = np.where(np.eye(3)[[0, 1, 1, 2]] == 1, 0.0, -np.inf)  # a hosted model's; 2: no label
+    assert metrics.auroc(labels, answers) == pytest.approx((75 + 50) / 2)
+    assert metrics.auroc(np.array([1, 1]), logits[:2]) is None
+
+
+def test_auroc_of_three_classes_is_that_of_scikit_learn_on_probabilities():
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 3, 60), rng.normal(size=(60, 4))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = [roc_auc_score(labels == c, probabilities[:, c]) for c in range(3)]
+    assert metrics.auroc(labels, logits) == pytest.approx(100 * np.mean(expected))
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,18 @@ def test_the_strength_is_the_ratio_of_the_gradients_early_and_late():
     assert line == "| SharpReCL | CR | 1 | 3.5 |"  # .75 / .25 = 3, .8 / .2 = 4
 
 
+def test_a_moved_border_shows_as_macro_f1_that_falls_beside_a_steady_auroc():
+    def of(seed, *points):
+        history = [{"val": {"macro_f1": f1, "auroc": auroc}} for f1, auroc in points]
+        return run("la", "cr", seed, 1.0)._replace(history=[{}, *history])
+
+    runs = [of(0, (60, 90), (80, 92), (50, 91)), of(1, (70, 94), (60, 93), (60, 93))]
+    old = run("bert", "cr", 0, 1.0, val=(70,), train=(90,))  # made before AUROC was recorded
+    assert study.borders([*runs, old]).splitlines()[2:] == [
+        "| la | CR [2] | 75.0 | 55.0 | 93.0 | 92.0 |"
+    ]
+
+
 def test_the_fade_is_the_mean_curve_and_the_moment_when_all_texts_are_fitted():
     runs = [
         run("la", "cr", 0, 1.0, val=(70, 60, 50), train=(90, 99.6, 100)),
