@@ -281,29 +281,41 @@ def draw_fade(runs: list[Run]):
     )
     for axes in panels.flat[len(names) :]:
         axes.set_axis_off()
-    rows = list(dict.fromkeys(run.row for run in runs))
+    curves = {name: curves_of([run for run in runs if run.dataset == name]) for name in names}
+    rows = sorted(set(itertools.chain.from_iterable(curves.values())))
+    style = dict(zip(rows, itertools.cycle(itertools.product(["-", "--", ":"], TOL))))
+    drawn = {}
     for name, axes in zip(names, panels.flat):
-        of_row = {row: [r for r in runs if (r.row, r.dataset) == (row, name)] for row in rows}
-        fewest = min(FEWEST, max(map(len, of_row.values())))
-        for number, (row, own) in enumerate(of_row.items()):
-            if len(own) >= fewest:
-                colour, dashes = TOL[number % len(TOL)], ["-", "--", ":"][number // len(TOL) % 3]
-                draw_curve(axes, own, color=colour, linestyle=dashes, label=f"{row} ({len(own)})")
+        for row, own in curves[name].items():
+            dashes, colour = style[row]
+            drawn[row] = draw_curve(axes, own, color=colour, linestyle=dashes)
         axes.set_title(DATASETS[name].title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=7, frameon=False)
     for axes in panels[:, 0]:
         axes.set_ylabel("macro-F1, development texts")
+    below = {"loc": "outside lower center", "ncols": columns, "frameon": False}
+    figure.legend([drawn[row] for row in rows], rows, **below)
     return figure
 
 
-def draw_curve(axes, runs: list[Run], **style) -> None:
+def curves_of(runs: list[Run]) -> dict[str, list[Run]]:
+    """The rows of one data set that are drawn: those of few runs only if all are."""
+    of_row = defaultdict(list)
+    for run in runs:
+        of_row[run.row].append(run)
+    fewest = min(FEWEST, max(map(len, of_row.values())))
+    return {row: own for row, own in of_row.items() if len(own) >= fewest}
+
+
+def draw_curve(axes, runs: list[Run], **style):
+    """Returns the line."""
     epochs, values = development_curve(runs)
-    axes.plot(epochs, values, linewidth=1.4, **style)
+    (line,) = axes.plot(epochs, values, linewidth=1.4, **style)
     if (moment := fitted_at(runs)) is not None:
         ring = {"color": style["color"], "markerfacecolor": "white", "markersize": 6}
         axes.plot(moment, np.interp(moment, epochs, values), "o", **ring)
+    return line
 
 
 def main(argv: list[str] | None = None) -> int:
