@@ -120,8 +120,13 @@ def mean_over_datasets(values: Scores) -> float:
     return float(np.mean([np.mean(own) for own in by_dataset(values).values()]))
 
 
-def interval(values: Scores) -> tuple[float, float]:
-    """Of that mean, 95 %: the seeds of each data set are resampled (Efron 1979)."""
+def interval(values: Scores) -> tuple[float, float] | None:
+    """
+    Of that mean, 95 %: the seeds of each data set are resampled (Efron 1979). None where a data
+    set has one seed, for that tells nothing of another.
+    """
+    if min(map(len, by_dataset(values).values())) == 1:
+        return None
     rng = np.random.default_rng(0)
     means = [
         np.mean([np.mean(rng.choice(own, len(own))) for own in by_dataset(values).values()])
@@ -183,8 +188,8 @@ def ranking(runs: list[Run], protocol: str) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def with_interval(value: float, bounds: tuple[float, float]) -> str:
-    return f"{value:.1f} ({bounds[0]:.1f}–{bounds[1]:.1f})"
+def with_interval(value: float, bounds: tuple[float, float] | None) -> str:
+    return f"{value:.1f} ({bounds[0]:.1f}–{bounds[1]:.1f})" if bounds else f"{value:.1f}"
 
 
 def cell(values: list[float]) -> str:
@@ -337,7 +342,8 @@ def main(argv: list[str] | None = None) -> int:
             for protocol in PROTOCOLS
             if scores(runs, protocol)
         ]
-        parts.append(f"Border and ranking, on development texts\n\n{borders(runs)}\n")
+        if any("auroc" in run.history[-1].get("val", {}) for run in runs):
+            parts.append(f"Border and ranking, on development texts\n\n{borders(runs)}\n")
         parts.append(f"The contrastive branch's gradient, times the other's\n\n{strengths(runs)}\n")
         write_text(args.output / "study.md", "\n".join(parts))
         save_figure(draw_fade(runs), args.output / "fade.png")

@@ -72,6 +72,14 @@ def test_a_row_without_a_data_set_has_no_mean_and_no_rank():
     assert lines[3] == "| some | 60.5 ± 0.7 [2] |  |  |  |  |"
 
 
+def test_the_interval_is_that_of_other_seeds_and_one_seed_has_none():
+    two = {("cr", 0): 60.0, ("cr", 1): 70.0, ("trec", 0): 90.0, ("trec", 1): 90.0}
+    low, high = study.interval(two)
+    assert (low, high) == (75.0, 80.0)  # a quarter of the draws is (60, 60), another (70, 70)
+    assert study.interval(two | {("dblp", 0): 50.0}) is None
+    assert study.with_interval(64.8, None) == "64.8"
+
+
 def test_the_strength_is_the_ratio_of_the_gradients_early_and_late():
     shares = [0.5, 0.6, 0.75, 0.8]
     own = run("SharpReCL", "cr", 0, 1.0)._replace(
@@ -139,4 +147,3 @@ def test_kept_numbers_make_the_table_and_the_figure_again(tmp_path, capsys):
     assert (tmp_path / "out" / "fade.png").stat().st_size > 5000
     assert study.main([str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2
     assert "run_all.sh study_a" in capsys.readouterr().err
-    assert np.isfinite(study.interval({("cr", 0): 1.0})).all()
