@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from reporting import study
@@ -21,8 +20,7 @@ def test_a_data_set_counts_once_however_many_seeds_it_has():
     assert study.mean_over_datasets(values) == pytest.approx((70 + 90) / 2)
 
 
-def test_the_interval_holds_the_mean_and_is_a_point_where_nothing_varies():
-    assert study.interval({("cr", 0): 60.0, ("trec", 0): 70.0}) == (65.0, 65.0)
+def test_the_interval_holds_the_mean():
     low, high = study.interval(
         {("cr", seed): float(value) for seed, value in enumerate([50, 60, 70, 80])}
     )
@@ -72,7 +70,7 @@ def test_a_row_without_a_data_set_has_no_mean_and_no_rank():
     assert lines[3] == "| some | 60.5 ± 0.7 [2] |  |  |  |  |"
 
 
-def test_the_interval_is_that_of_other_seeds_and_one_seed_has_none():
+def test_the_interval_is_over_the_seeds_and_one_seed_has_none():
     two = {("cr", 0): 60.0, ("cr", 1): 70.0, ("trec", 0): 90.0, ("trec", 1): 90.0}
     low, high = study.interval(two)
     assert (low, high) == (75.0, 80.0)  # a quarter of the draws is (60, 60), another (70, 70)
