@@ -1,7 +1,7 @@
 """
 Runs a grid: every line of standard input holds the arguments of one run of main.py.
 
-    echo "--dataset trec --ir 50" | python grid.py
+    echo "--dataset trec --ir 50" | python -m engine.grid
     bash run_all.sh table2                      # run_all.sh writes the lines of the paper's grids
 
 Finished runs are left alone, so the same command again goes on where it stopped, and any number of
