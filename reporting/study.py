@@ -125,12 +125,12 @@ def interval(values: Scores) -> tuple[float, float] | None:
     Of that mean, 95 %: the seeds of each data set are resampled (Efron 1979). None where a data
     set has one seed, for that tells nothing of another.
     """
-    if min(map(len, by_dataset(values).values())) == 1:
+    by_seed = by_dataset(dict(sorted(values.items()))).values()  # whatever the folders are called
+    if min(map(len, by_seed)) == 1:
         return None
     rng = np.random.default_rng(0)
     means = [
-        np.mean([np.mean(rng.choice(own, len(own))) for own in by_dataset(values).values()])
-        for _ in range(RESAMPLES)
+        np.mean([np.mean(rng.choice(own, len(own))) for own in by_seed]) for _ in range(RESAMPLES)
     ]
     return tuple(np.percentile(means, [2.5, 97.5]).tolist())
 

@@ -1,10 +1,16 @@
-"""reporting/study.py: ranking and fade, against hand-worked values."""
+"""reporting/study.py, against hand-worked values; the pages' tables, against the kept runs."""
 
 import json
+import re
+from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from reporting import study
+from reporting.study import SECOND_VIEW
 
 
 def run(row, dataset, seed, macro_f1, val=(), train=()):
@@ -25,6 +31,11 @@ def test_the_interval_holds_the_mean():
         {("cr", seed): float(value) for seed, value in enumerate([50, 60, 70, 80])}
     )
     assert 50 < low < 65 < high < 80
+
+
+def test_the_interval_is_the_same_in_any_order():
+    values = {("cr", 0): 1.0, ("cr", 1): 3.0, ("trec", 0): 9.0, ("trec", 1): 2.0}
+    assert study.interval(values) == study.interval(dict(reversed(values.items())))
 
 
 def test_ranks_are_over_the_shared_pairs_and_ties_share_theirs():
@@ -145,3 +156,107 @@ def test_kept_numbers_make_the_table_and_the_figure_again(tmp_path, capsys):
     assert (tmp_path / "out" / "fade.png").stat().st_size > 5000
     assert study.main([str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2
     assert "run_all.sh study_a" in capsys.readouterr().err
+
+
+# ---- the tables of README and docs/study.md, from the kept runs, by a way of its own ----
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = ["cr", "biomedical", "trec", "ohsumed", "dblp"]
+FOLDERS = {"all layers trained": "runs", "the top two layers trained": "two_layers/runs"}
+MACRO_F1 = {  # the line above a table's rows -> of a result and of the record of its last epoch
+    "test texts, the last epoch": lambda result, last: result["last"]["macro_f1"],
+    "test texts, the best epoch on development texts": (
+        lambda result, last: result["best_val"]["macro_f1"]
+    ),
+    "development texts, the last epoch": lambda result, last: last["val"]["macro_f1"],
+}
+LAST, BEST, _ = MACRO_F1
+METHOD = {
+    "SharpReCL": "sharprecl",
+    "w/o CL": "sharprecl",
+    "logit adjustment": "la",
+    "vector scaling": "vs",
+    "cross-entropy": "bert",
+    "weighted cross-entropy": "wce",
+    "SPCL": "spcl",
+    "BCL": "bcl",
+}
+
+
+def setting_of(label):
+    """What a row's name says, in the words of result.json."""
+    method = METHOD[label.split(",")[0]]
+    if method != "sharprecl":
+        return {"method": method}
+    mu = re.search(r"(?:µ = |--mu )([\d.]+)", label)
+    tau = re.search(r"(?:τ = |--tau )([\d.]+)", label)
+    return {
+        "method": method,
+        "mu": 0 if label.startswith("w/o CL") else float(mu[1]) if mu else 1,
+        "tau": float(tau[1]) if tau else 0.5,
+        "augment": "none" if re.search("dropout views|--augment none", label) else SECOND_VIEW,
+    }
+
+
+def kept(folder, part, label):
+    """{(data set, seed): macro-F1} of a row."""
+    wanted, found = setting_of(label), {}
+    for path in (ROOT / "tables" / folder).glob("*/result.json"):
+        result = json.loads(path.read_text())
+        settings = result["settings"]
+        if wanted.items() <= settings.items():
+            last = json.loads((path.parent / "metrics.jsonl").read_text().splitlines()[-1])
+            found[settings["dataset"], settings["seed"]] = MACRO_F1[part](result, last)
+    return found
+
+
+def means(values):
+    """Of every data set, and over them."""
+    own = [np.mean([v for (name, _), v in values.items() if name == column]) for column in COLUMNS]
+    return [f"{value:.1f}" for value in [*own, np.mean(own)]]
+
+
+def tables_of(page):
+    """Of every row of the page's tables of five data sets: folder, part, name, cells."""
+    folder = part = None
+    for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
+        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        heading = name.strip("#* ").lower()
+        folder, part = FOLDERS.get(heading, folder), heading if heading in MACRO_F1 else part
+        if line.startswith("|") and len(cells) == 7 and name and cells[0][:1].isdigit():
+            yield folder, part, name, cells
+
+
+def test_the_readmes_result_follows_from_the_kept_runs():
+    rows = list(tables_of("README.md"))
+    assert len(rows) >= 8
+    for folder, _, name, cells in rows:
+        expected = [*means(kept(folder, LAST, name)), means(kept(folder, BEST, name))[-1]]
+        assert cells == expected, name
+
+
+def test_the_studys_tables_follow_from_the_kept_runs():
+    tables = {}
+    for folder, part, name, cells in tables_of("docs/study.md"):
+        tables.setdefault((folder, part), {})[name] = cells
+    assert len(tables) == 6
+    for (folder, part), rows in tables.items():
+        values = {name: kept(folder, part, name) for name in rows}
+        leader = next(iter(rows))
+        p_values = {
+            name: scipy.stats.ttest_rel(
+                *zip(*((values[leader][pair], own[pair]) for pair in values[leader].keys() & own))
+            ).pvalue
+            for name, own in values.items()
+            if name != leader
+        }
+        highest = 0.0  # Holm: the smallest of m counts m times, the next m - 1 times
+        for left, name in zip(range(len(p_values), 0, -1), sorted(p_values, key=p_values.get)):
+            highest = max(highest, min(1.0, left * p_values[name]))
+            shown = "< 0.001" if highest < 0.0005 else f"{highest:.3f}"
+            assert rows[name][-1] == shown, (folder, part, name)
+        for name, cells in rows.items():
+            assert [*cells[:5], cells[5].split(" (")[0]] == means(values[name]), (part, name)
+            if min(Counter(dataset for dataset, _ in values[name]).values()) > 1:
+                low, high = study.interval(values[name])
+                assert f"({low:.1f}–{high:.1f})" in cells[5], (part, name)
