@@ -11,6 +11,7 @@ variant has its own folder in runs/variants; a run in it does not know that a pa
     dropout=P         dropout before the classifier, as the other methods have it
     detached          no gradient from the prototypes to the classifier
     mu_warmup=P       mu grows from 0 over this share of the steps
+    weighted_ce       weights N / (C n_y) in place of the shift by log P_y in Eq. (6)
 """
 
 import sys
@@ -20,7 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch.nn.functional as F  # noqa: E402
 
+import losses  # noqa: E402
 import main  # noqa: E402
+from baselines.losses import balanced_weights  # noqa: E402
 from model import SharpReCL  # noqa: E402
 
 paper = main.objective
@@ -48,11 +51,18 @@ def mu_warmup(share: str) -> None:
     main.objective = objective
 
 
+def weighted_ce(_: str) -> None:
+    losses.logit_compensation = lambda logits, labels, class_counts: F.cross_entropy(
+        logits, labels, weight=balanced_weights(class_counts).to(logits)
+    )
+
+
 VARIANTS = {
     "unit_logits": unit_logits,
     "dropout": dropout,
     "detached": detached,
     "mu_warmup": mu_warmup,
+    "weighted_ce": weighted_ce,
 }
 
 
