@@ -30,7 +30,6 @@ from reporting.tables import holm, paired_p
 
 SECOND_VIEW = make_parser().get_default("augment")
 FITTED = 99.5  # percent of the training texts that are right: from there on all are fitted
-FEWEST = 3  # runs behind a curve
 RESAMPLES = 2000
 
 
@@ -270,12 +269,29 @@ def fitted_at(runs: list[Run]) -> float | None:
     return None if None in epochs else float(np.mean(epochs))
 
 
+def leaders(runs: list[Run]) -> list[Run]:
+    """Of each method the runs of one row: most data sets, then the best on development texts."""
+    found = scores(runs, "Development texts, the last epoch")
+    of_method = {}
+    for run in runs:
+        if run.row in found:
+            values = found[run.row]
+            place = len(by_dataset(values)), mean_over_datasets(values), run.row
+            method = run.result["settings"]["method"]
+            of_method[method] = max(place, of_method.get(method, place))
+    rows = {row for _, _, row in of_method.values()}
+    return [run for run in runs if run.row in rows]
+
+
 def draw_fade(runs: list[Run]):
     """
-    A panel for each data set: macro-F1 epoch by epoch, a ring where all texts are fitted. A row of
-    one or two runs is left out beside one of three, for one seed can be far off.
+    A panel for each data set: macro-F1 epoch by epoch, a ring where all texts are fitted; a curve
+    for each method, for the setting that leads.
     """
-    names = sorted({run.dataset for run in runs}, key=list(DATASETS).index)
+    curves = defaultdict(lambda: defaultdict(list))
+    for run in leaders(runs):
+        curves[run.dataset][run.row].append(run)
+    names = sorted(curves, key=list(DATASETS).index)
     columns = min(3, len(names))
     figure, panels = plt.subplots(
         math.ceil(len(names) / columns),
@@ -286,9 +302,12 @@ def draw_fade(runs: list[Run]):
     )
     for axes in panels.flat[len(names) :]:
         axes.set_axis_off()
-    curves = {name: curves_of([run for run in runs if run.dataset == name]) for name in names}
-    rows = sorted(set(itertools.chain.from_iterable(curves.values())))
-    style = dict(zip(rows, itertools.cycle(itertools.product(["-", "--", ":"], TOL))))
+    ours = METHODS["sharprecl"].title  # the first colour is its own
+    rows = sorted(
+        set(itertools.chain.from_iterable(curves.values())),
+        key=lambda row: (not row.startswith(ours), row),
+    )
+    style = dict(zip(rows, itertools.cycle(itertools.product(["-", "--"], TOL))))
     drawn = {}
     for name, axes in zip(names, panels.flat):
         for row, own in curves[name].items():
@@ -302,15 +321,6 @@ def draw_fade(runs: list[Run]):
     below = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     figure.legend([drawn[row] for row in rows], rows, **below)
     return figure
-
-
-def curves_of(runs: list[Run]) -> dict[str, list[Run]]:
-    """The rows of one data set that are drawn: those of few runs only if all are."""
-    of_row = defaultdict(list)
-    for run in runs:
-        of_row[run.row].append(run)
-    fewest = min(FEWEST, max(map(len, of_row.values())))
-    return {row: own for row, own in of_row.items() if len(own) >= fewest}
 
 
 def draw_curve(axes, runs: list[Run], **style):

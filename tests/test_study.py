@@ -122,6 +122,21 @@ def test_the_fade_is_the_mean_curve_and_the_moment_when_all_texts_are_fitted():
     assert study.fitted_at([run("la", "cr", 0, 1.0, val=(70,), train=(90,))]) is None
 
 
+def test_the_figure_has_the_best_whole_setting_of_each_method():
+    def of(method, row, dataset, value):
+        result = {"settings": {"method": method}}
+        return run(row, dataset, 0, 0.0, val=[value], train=[99])._replace(result=result)
+
+    runs = [
+        *(of("sharprecl", "ours, mu 1", name, 60.0) for name in ("cr", "trec")),
+        *(of("sharprecl", "ours, mu 0.3", name, 70.0) for name in ("cr", "trec")),
+        of("sharprecl", "ours, on one data set", "cr", 99.0),
+        *(of("la", "la", name, 50.0) for name in ("cr", "trec")),
+    ]
+    assert {own.row for own in study.leaders(runs)} == {"ours, mu 0.3", "la"}
+    assert len(study.draw_fade(runs).axes[0].lines) == 2
+
+
 def test_kept_numbers_make_the_table_and_the_figure_again(tmp_path, capsys):
     for seed in (0, 1):
         folder = tmp_path / "made" / f"run{seed}"
