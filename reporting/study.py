@@ -270,7 +270,7 @@ def fitted_at(runs: list[Run]) -> float | None:
 
 
 def leaders(runs: list[Run]) -> list[Run]:
-    """Of each method the runs of one row: most data sets, then the best on development texts."""
+    """Of each method with all data sets, the row that is best on development texts at the end."""
     found = scores(runs, "Development texts, the last epoch")
     of_method = {}
     for run in runs:
@@ -279,7 +279,8 @@ def leaders(runs: list[Run]) -> list[Run]:
             place = len(by_dataset(values)), mean_over_datasets(values), run.row
             method = run.result["settings"]["method"]
             of_method[method] = max(place, of_method.get(method, place))
-    rows = {row for _, _, row in of_method.values()}
+    most = max((place[0] for place in of_method.values()), default=0)
+    rows = {row for datasets, _, row in of_method.values() if datasets == most}
     return [run for run in runs if run.row in rows]
 
 

@@ -132,6 +132,7 @@ def test_the_figure_has_the_best_whole_setting_of_each_method():
         *(of("sharprecl", "ours, mu 0.3", name, 70.0) for name in ("cr", "trec")),
         of("sharprecl", "ours, on one data set", "cr", 99.0),
         *(of("la", "la", name, 50.0) for name in ("cr", "trec")),
+        of("vs", "vs", "cr", 50.0),
     ]
     assert {own.row for own in study.leaders(runs)} == {"ours, mu 0.3", "la"}
     assert len(study.draw_fade(runs).axes[0].lines) == 2
