@@ -512,11 +512,14 @@ TIME_NOTE = (
 
 
 def other_row(run: Run) -> str:
+    return setting_name(run) + (f", {noise_name(run.noise)}" if run.noise > 0 else "")
+
+
+def setting_name(run: Run) -> str:
+    """The method with what is not its default."""
     changed = [shown(name, value) for name, value in sorted(run.changed.items())]
     if run.augment != "word_substitution":
         changed.append(shown("augment", run.augment))
-    if run.noise > 0:
-        changed.append(noise_name(run.noise))
     return ", ".join([NAMES.get(run.method, run.method), *changed])
 
 
@@ -795,25 +798,27 @@ def draw_sweeps(where: list[Place], runs: list[Run]):
     return figure
 
 
-Panel = dict[str, dict[float, list[Run]]]  # runs by method and by what stands below the panel
+Panel = dict[str, dict[float, list[Run]]]  # runs by setting and by what stands below the panel
 
 
 def by_panel(
     runs: list[Run], title_of: Callable[[Run], str], x_of: Callable[[Run], float], fewest: int
 ) -> dict[str, Panel]:
-    """Those with at least so many values of x, by their titles."""
+    """Those with at least so many values of x, by their titles; a setting has two at least."""
     found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for run in sorted(runs, key=lambda run: (list(NAMES).index(run.method), x_of(run))):
-        found[title_of(run)][run.method][x_of(run)].append(run)
-    return {
-        name: panel
+    for run in sorted(runs, key=lambda run: (other_order(run), x_of(run))):
+        found[title_of(run)][setting_name(run)][x_of(run)].append(run)
+    panels = {
+        name: {setting: points for setting, points in panel.items() if len(points) > 1}
         for name, panel in sorted(found.items())
-        if len(set().union(*panel.values())) >= fewest
+    }
+    return {
+        name: panel for name, panel in panels.items() if len(set().union(*panel.values())) >= fewest
     }
 
 
 def draw_panels(found: dict[str, Panel], xlabel: str, scale: str):
-    """Macro-F1 of each method, a panel beside the other; a method looks the same in all."""
+    """Macro-F1 of each setting, a panel beside the other; a setting looks the same in all."""
     figure, grid = plt.subplots(
         1,
         len(found),
@@ -823,25 +828,26 @@ def draw_panels(found: dict[str, Panel], xlabel: str, scale: str):
         sharey=True,
     )
     lines = {}
+    settings = list(dict.fromkeys(itertools.chain.from_iterable(found.values())))
     for axes, (name, panel) in zip(grid[0], found.items()):
-        for method, points in panel.items():
-            i = list(NAMES).index(method)
+        for setting, points in panel.items():
+            i = settings.index(setting)
             draw_band(
                 axes,
                 points,
                 "macro_f1",
                 f"{'os^vDPX<>*'[i % 10]}-",
                 color=figures.TOL[i % 7],
-                label=NAMES[method],
+                label=setting,
             )
-            lines[method] = axes.lines[-1]
+            lines[setting] = axes.lines[-1]
         axes.set(xlabel=xlabel, xscale=scale, title=drawn(name))
+        ticks = sorted(set().union(*panel.values()))
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.minorticks_off()
     grid[0][0].set_ylabel("macro-F1")
     figure.legend(
-        handles=lines.values(),
-        loc="outside lower center",
-        frameon=False,
-        ncols=min(len(lines), 2 + len(found)),
+        handles=lines.values(), loc="outside lower center", frameon=False, ncols=len(found)
     )
     return figure
 
@@ -905,15 +911,14 @@ def draw(runs: list[Run]) -> dict:
         if panels:
             is_the_papers = (dataset, ir) == ("trec", 50)
             drawings["fig4" if is_the_papers else f"fig_tsne_{name}"] = draw_tsne(panels)
-    known = [run for run in runs if run.method in NAMES and run.is_plain_but_for_noise]
     by_ir = by_panel(
-        [run for run in known if run.is_plain and run.ir is not None],
+        [run for run in runs if run.noise == 0 and run.ir is not None],
         lambda run: title(run.dataset),
         attrgetter("ir"),
         fewest=3,
     )
     by_noise = by_panel(
-        known, lambda run: f"{title(run.dataset)}, {ir_name(run.ir)}", attrgetter("noise"), fewest=2
+        runs, lambda run: f"{title(run.dataset)}, {ir_name(run.ir)}", attrgetter("noise"), fewest=2
     )
     if by_ir:
         drawings["fig_ir"] = draw_panels(by_ir, "imbalance ratio", "log")
@@ -922,22 +927,28 @@ def draw(runs: list[Run]) -> dict:
     return drawings | {name: draw_sweeps(rows, runs) for name, rows in swept.items()}
 
 
+def draw_class_sizes(runs: list[Run]) -> dict:
+    """Figure 1, of Ohsumed as it is where it is among the runs; {} where only numbers are kept."""
+    whole = [run for run in runs if (run.folder / "data_report.json").exists()]
+    if not whole:
+        print("note: Figure 1 is left out: no run has a data_report.json", file=sys.stderr)
+        return {}
+    paper = [run for run in whole if (run.dataset, run.ir) == ("ohsumed", None)]
+    run = (paper or whole)[0]
+    summary = files.read_json(run.folder / "data_report.json")
+    counts, names = zip(*((row["train"], row["label"]) for row in summary["classes"]))
+    heading = f"{title(run.dataset)}, ir = {summary['ir']:.1f}"
+    name = "fig1" if paper else f"fig1_{file_name(run.dataset, run.ir)}"
+    return {name: figures.label_distribution(counts, names, heading)}
+
+
 def write_figures(runs: list[Run], output_dir: Path, suffix: str) -> None:
     """Each as .png and .pdf."""
     with plt.rc_context(FONT):
-        drawings = draw(runs)
-    shown_one = next((run for run in runs if (run.dataset, run.ir) == ("ohsumed", None)), runs[0])
-    is_the_papers = (shown_one.dataset, shown_one.ir) == ("ohsumed", None)
-    for kind in (".png", ".pdf"):
-        for name, figure in drawings.items():
+        drawings = draw(runs) | draw_class_sizes(runs)
+    for name, figure in drawings.items():
+        for kind in (".png", ".pdf"):
             figures.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
-        summary = files.read_json(shown_one.folder / "data_report.json")
-        counts, names = zip(*((row["train"], row["label"]) for row in summary["classes"]))
-        name = "fig1" if is_the_papers else f"fig1_{file_name(shown_one.dataset, shown_one.ir)}"
-        figure = figures.label_distribution(
-            counts, names, f"{title(shown_one.dataset)}, ir = {summary['ir']:.1f}"
-        )
-        figures.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
 
 
 # ---- the command line ----

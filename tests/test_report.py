@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -489,11 +490,12 @@ def test_the_curves_are_the_means_and_the_bands_reach_one_deviation(tmp_path):
     plt.close(figure)
 
 
-def test_macro_f1_against_three_ratios_is_drawn_a_line_a_method(tmp_path):
+def test_macro_f1_against_three_ratios_is_drawn_a_line_a_setting(tmp_path):
     for ir, f1 in ((10.0, 90.0), (1000.0, 50.0), (100.0, 70.0)):
         write_seeds(tmp_path, [f1, f1 + 4], ir=ir, method="bert")  # mean f1 + 2
         write_run(tmp_path, f1, f1, ir=ir)
-    write_run(tmp_path, ir=None)
+        write_run(tmp_path, f1, f1 + 1, ir=ir, changed={"mu": 0.3})
+    write_run(tmp_path, ir=None), write_run(tmp_path, ir=10.0, changed={"mu": 0.5})
     write_run(tmp_path, ir=50.0, dataset="cr"), write_run(tmp_path, ir=10.0, dataset="cr")
     figure = tables.draw(tables.load(tmp_path, "last"))["fig_ir"]
     (axes,) = figure.axes  # CR has two ratios, too few for a panel
@@ -501,7 +503,9 @@ def test_macro_f1_against_three_ratios_is_drawn_a_line_a_method(tmp_path):
     assert {line.get_label(): list(zip(*line.get_data())) for line in axes.lines} == {
         "BERT": [(10, 92), (100, 72), (1000, 52)],
         "SharpReCL": [(10, 90), (100, 70), (1000, 50)],
+        "SharpReCL, mu 0.3": [(10, 91), (100, 71), (1000, 51)],
     }
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["10", "100", "1000"]
     band = axes.collections[0].get_paths()[0].vertices
     assert sorted({round(y, 2) for x, y in band if x == 10}) == [89.17, 94.83]
     plt.close(figure)
@@ -528,8 +532,7 @@ def test_label_noise_has_a_table_and_a_figure_and_stays_out_of_the_others(tmp_pa
     figure = tables.draw(tables.load(tmp_path, "last"))["fig_noise"]
     (axes,) = figure.axes
     assert {line.get_label(): list(zip(*line.get_data())) for line in axes.lines} == {
-        "BERT": [(0.2, 71)],
-        "SharpReCL": [(0.0, 91), (0.2, 81)],
+        "SharpReCL": [(0.0, 91), (0.2, 81)]  # the other two have one share each
     }
     plt.close(figure)
 
@@ -570,6 +573,14 @@ def test_the_figures_of_the_paper_are_written(tmp_path):
     for name in names:
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / "out" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_kept_numbers_give_all_but_the_figure_that_needs_the_class_sizes(tmp_path, capsys):
+    kept = Path(__file__).parent.parent / "tables" / "imbalance" / "runs"
+    assert report.main([str(kept), "--output_dir", str(tmp_path)]) == 0
+    assert "Figure 1 is left out" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.glob("*.png")} == {"fig_ir.png"}
+    assert "logit adjustment" in (tmp_path / "table2.md").read_text()
 
 
 # ---- bad input ----
