@@ -67,7 +67,7 @@ fi
 if [ -n "$own" ]; then
     tables=own_texts DATASETS=$own
     : "${SEEDS:=0 1 2}" "${ENCODER:=minilm}" "${EPOCHS:=5}" "${OUTPUT_DIR:=runs/own}"
-    : "${METHODS:=tfidf probe la vs sharprecl}"
+    : "${METHODS:=tfidf probe la wce sharprecl}"
 fi
 case "$tables" in *study_*) : "${SEEDS:=0 1 2}" "${ENCODER:=minilm}" "${EPOCHS:=15}" \
     "${OUTPUT_DIR:=runs/study}" ;;
