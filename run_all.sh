@@ -8,7 +8,7 @@
 #                                   GPT-3.5: pip install openai, OPENAI_API_KEY, PRICES
 #   bash run_all.sh tableA1_full    with back translation (pip install sentencepiece sacremoses) and
 #                                   contextual insertion; their models come from the hub
-#   bash run_all.sh own FILE        which method, on your own texts: five methods, three seeds, a
+#   bash run_all.sh own FILE        which method, on your own texts: six methods, three seeds, a
 #                                   table and a sentence
 #   bash run_all.sh study_a study_b the study of docs/study.md: settings on development texts, then
 #                                   the test table; they take days on two cores
@@ -67,7 +67,7 @@ fi
 if [ -n "$own" ]; then
     tables=own_texts DATASETS=$own
     : "${SEEDS:=0 1 2}" "${ENCODER:=minilm}" "${EPOCHS:=5}" "${OUTPUT_DIR:=runs/own}"
-    : "${METHODS:=tfidf probe la wce sharprecl}"
+    : "${METHODS:=tfidf probe spcl la wce sharprecl}"
 fi
 case "$tables" in *study_*) : "${SEEDS:=0 1 2}" "${ENCODER:=minilm}" "${EPOCHS:=15}" \
     "${OUTPUT_DIR:=runs/study}" ;;

@@ -213,7 +213,7 @@ def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_pa
     assert {cell.args.dataset for cell in cells} == {str(tmp_path / "my reviews.csv")}
     augments = {cell.args.method: cell.args.augment for cell in cells}
     assert augments.pop("sharprecl") == "none"  # word substitution is for English alone
-    assert set(augments) == {"tfidf", "probe", "la", "wce"}
+    assert set(augments) == {"tfidf", "probe", "spcl", "la", "wce"}
     done = run_all("own", "nothing.csv")
     assert done.returncode == 2 and str(tmp_path / "nothing.csv") in done.stderr
 
