@@ -48,7 +48,7 @@ class Baseline(Method):
     outlives a batch (queues, targets, class centres) is a buffer, so that every checkpoint has it.
     """
 
-    views = ("original",)
+    views: tuple[str, ...] = ("original",)
     constants: dict[str, Constant] = {}  # with their official values; --constants changes them
 
     def __init__(self, encoder: TextEncoder, task: Task, **constants: float):
@@ -64,6 +64,7 @@ class Baseline(Method):
 
     def losses(self, feat: Tensor, labels: Tensor, epoch: int) -> Losses:
         """feat (V B, h) and labels (V B,) of the V views, view after view; epoch from 1."""
+        raise NotImplementedError
 
 
 class CrossEntropy(Baseline):

@@ -406,7 +406,7 @@ def evaluation(
     """The metrics of an epoch's record, under "test" and "val"; extra goes to the test's."""
     counts = data.class_counts(corpus.train_labels, len(corpus.label_names))
 
-    def of(labels: list[int], logits: np.ndarray) -> dict:
+    def of(labels: np.ndarray, logits: np.ndarray) -> dict:
         numbers = metrics.metrics(labels, logits.argmax(axis=1), counts)
         return numbers | {"auroc": metrics.auroc(labels, logits)}
 
