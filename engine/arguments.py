@@ -337,6 +337,12 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="texts that are in memory at a time; the gradient stays that of the whole batch",
     )
     add("--lr", type=positive, default=5e-5, help="of AdamW")
+    add(
+        "--head_lr",
+        type=positive,
+        metavar="LR",
+        help="of the classifier and the projection heads; left out, it is --lr",
+    )
     add("--weight_decay", type=number(float, 0), default=5e-4, help="not on biases and norms")
     add("--warmup", type=share, default=0.0, help="share of the steps in which the rate rises")
     add(
@@ -578,6 +584,7 @@ def settings(args: argparse.Namespace) -> dict:
         for flag in flags_of(make_parser())
         if flag.role not in (Role.HOW, Role.HOSTED) and concerns(flag.role, args.method)
     }
-    if not args.augment_options:
-        del values["augment_options"]
+    for name in ("augment_options", "head_lr"):  # younger than the others: where they are left
+        if not getattr(args, name):  # out, a run is the same as before there was the flag
+            values.pop(name, None)
     return values | {"dataset": Path(args.dataset).name}  # the data's hash says which file it is

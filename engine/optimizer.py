@@ -11,16 +11,21 @@ from torch import nn
 
 
 def new_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.AdamW:
-    """AdamW on all that is trained; biases and norms have no weight decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim > 1]
-    vectors = [p for p in trained if p.ndim <= 1]
+    """
+    AdamW on all that is trained; biases and norms have no weight decay. The encoder has the rate
+    --lr, and all else --head_lr.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            lr = args.lr if name.startswith("encoder.") else args.head_lr or args.lr
+            decay = args.weight_decay if p.ndim > 1 else 0.0
+            groups.setdefault((lr, decay), []).append(p)
     return torch.optim.AdamW(
         [
-            {"params": matrices, "weight_decay": args.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": own, "lr": lr, "initial_lr": lr, "weight_decay": decay}
+            for (lr, decay), own in groups.items()
         ],
-        lr=args.lr,
         fused=torch.device(args.device).type in ("cpu", "cuda"),
     )
 
@@ -28,7 +33,10 @@ def new_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Ada
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, t: int, total_steps: int, args: argparse.Namespace
 ) -> float:
-    """Of step t = 1..T: linear warm-up over a share of the steps, then --schedule down to 0."""
+    """
+    Of step t = 1..T: linear warm-up over a share of the steps, then --schedule down to 0. Returns
+    the encoder's.
+    """
     warmup_steps = args.warmup * total_steps
     if t <= warmup_steps:
         factor = t / warmup_steps
@@ -40,7 +48,7 @@ def set_learning_rate(
             "cosine": (1 + math.cos(math.pi * done)) / 2,
         }[args.schedule]
     for group in optimizer.param_groups:
-        group["lr"] = args.lr * factor
+        group["lr"] = group["initial_lr"] * factor
     return args.lr * factor
 
 

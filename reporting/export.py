@@ -354,6 +354,7 @@ def keep_model(
             "epochs": args.epochs,
             "batch size": args.batch_size,
             "learning rate": args.lr,
+            **({"learning rate of the heads": args.head_lr} if args.head_lr else {}),
             **changed(args),
         }
     if val_logits is not None:

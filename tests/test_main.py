@@ -383,12 +383,36 @@ def test_biases_and_norms_are_not_decayed(batch):
     assert len(decayed) + len(spared) == len(names)
 
 
+def test_the_heads_learn_at_their_own_rate(batch):
+    run, *_ = batch("--head_lr", "1e-3", "--weight_decay", "0", "--warmup", "0.5")
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    optimizer = new_optimizer(run.model, run.args)
+    assert set_learning_rate(optimizer, 1, 4, run.args) == pytest.approx(2.5e-5)
+    for p in run.model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()  # Adam's first: every number moves by its rate
+    for name, p in run.model.named_parameters():
+        rate = 2.5e-5 if name.startswith("encoder.") else 5e-4
+        assert torch.allclose(before[name] - p, torch.full_like(p, rate), rtol=0.02), name
+    assert {name.partition(".")[0] for name in before} == {"encoder", "phi", "proj_f", "proj_h"}
+
+
+def test_a_run_without_head_lr_is_that_of_before_there_was_the_flag():
+    def of(*options):
+        return parse_args(["--dataset", "trec", *options])
+
+    assert "head_lr" not in settings(of())
+    assert settings(of("--head_lr", "1e-3"))["head_lr"] == 1e-3
+    assert run_folder(of()) != run_folder(of("--head_lr", "1e-3"))
+
+
 @pytest.mark.parametrize(
     "schedule, expected",
     [("constant", [0.5, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.5]), ("cosine", [0.5, 1, 1, 0.5])],
 )
 def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule, expected):
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=9)
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([{"params": [weight], "initial_lr": 0.2}], lr=9)
     args = argparse.Namespace(lr=0.2, warmup=0.5, schedule=schedule)
     rates = [set_learning_rate(optimizer, t, 4, args) for t in (1, 2, 3, 4)]
     assert rates == pytest.approx([0.2 * factor for factor in expected])
