@@ -47,6 +47,8 @@ def row_of(settings: dict, changed: dict) -> str:
     """The method with what is not its default: "SharpReCL, mu 0.3, augment none"."""
     if settings["augment"] != SECOND_VIEW:
         changed = changed | {"augment": settings["augment"]}
+    if "head_lr" in settings:
+        changed = changed | {"head_lr": settings["head_lr"]}
     own = [
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in changed.items()

@@ -21,6 +21,13 @@ def run(row, dataset, seed, macro_f1, val=(), train=()):
     return study.Run(row, dataset, seed, {"last": {"macro_f1": macro_f1}}, history)
 
 
+def test_a_row_is_named_after_what_is_not_the_default():
+    plain = {"method": "la", "augment": SECOND_VIEW}
+    assert study.row_of(plain, {}) == "logit adjustment"
+    own = {"method": "sharprecl", "augment": "none", "head_lr": 1e-3}
+    assert study.row_of(own, {"mu": 0.3}) == "SharpReCL, mu 0.3, augment none, head_lr 0.001"
+
+
 def test_a_data_set_counts_once_however_many_seeds_it_has():
     values = {("cr", 0): 60.0, ("cr", 1): 70.0, ("cr", 2): 80.0, ("trec", 0): 90.0}
     assert study.mean_over_datasets(values) == pytest.approx((70 + 90) / 2)
