@@ -48,7 +48,8 @@ def set_learning_rate(
             "cosine": (1 + math.cos(math.pi * done)) / 2,
         }[args.schedule]
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+        # a checkpoint of before there was --head_lr has one rate, and does not note it
+        group["lr"] = group.get("initial_lr", args.lr) * factor
     return args.lr * factor
 
 
