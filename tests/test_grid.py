@@ -231,6 +231,11 @@ def test_the_study_draws_texts_of_its_own_for_each_seed_and_takes_the_rows_asked
     assert all(cell.args.seed == cell.args.data_seed for cell in cells)
 
 
+def test_the_study_takes_any_other_data_set_as_it_is(lines_of):
+    (cell,) = read_cells(lines_of("study_b", METHODS="la", DATASETS="r52", SEEDS="0"))
+    assert (cell.args.dataset, cell.args.ir, cell.args.val_fraction) == ("r52", None, 0.25)
+
+
 SETTING = {
     ("r52", None),
     ("ohsumed", None),
