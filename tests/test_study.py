@@ -181,7 +181,7 @@ def test_kept_numbers_make_the_table_and_the_figure_again(tmp_path, capsys):
     assert "run_all.sh study_a" in capsys.readouterr().err
 
 
-# ---- the tables of README and docs/study.md, from the kept runs, by a way of its own ----
+# ---- the tables of README and the study's pages, from the kept runs, by a way of its own ----
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ["cr", "biomedical", "trec", "ohsumed", "dblp"]
@@ -264,8 +264,9 @@ def test_the_readmes_result_follows_from_the_kept_runs():
 
 def test_the_studys_tables_follow_from_the_kept_runs():
     tables = {}
-    for folder, part, name, cells in tables_of("docs/study.md"):
-        tables.setdefault((folder, part), {})[name] = cells
+    for page in ("docs/study.md", "docs/one_rate.md"):
+        for folder, part, name, cells in tables_of(page):
+            tables.setdefault((folder, part), {})[name] = cells
     assert len(tables) == 7
     for (folder, part), rows in tables.items():
         values = {name: kept(folder, part, name) for name in rows}
