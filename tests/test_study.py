@@ -288,3 +288,37 @@ def test_the_studys_tables_follow_from_the_kept_runs():
             if min(Counter(dataset for dataset, _ in values[name]).values()) > 1:
                 low, high = study.interval(values[name])
                 assert f"({low:.1f}–{high:.1f})" in cells[5], (part, name)
+
+
+def test_the_table_of_two_more_datasets_follows_from_the_kept_runs():
+    lines = (ROOT / "docs/study.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = [row for row in rows if len(row) == 7 and row[1][:1].isdigit()]
+    assert len(rows) >= 4
+    for name, *cells in rows:
+        of_part = [kept("unseen/runs", part, name) for part in MACRO_F1]
+        assert cells == [
+            f"{np.mean([v for (dataset, _), v in values.items() if dataset == wanted]):.1f}"
+            for wanted in ("wordnet", "r52")
+            for values in of_part
+        ], name
+
+
+def test_the_table_of_imbalance_ratios_follows_from_the_kept_runs():
+    part, rows = None, 0
+    for line in (ROOT / "docs/imbalance.md").read_text(encoding="utf-8").splitlines():
+        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        part = name if name.startswith("*") else part
+        if len(cells) != 4 or not cells[0][:1].isdigit():
+            continue
+        wanted, found = setting_of(name), {}
+        for path in (ROOT / "tables/imbalance/runs").glob("*/result.json"):
+            result = json.loads(path.read_text())
+            settings = result["settings"]
+            one_rate = "head_lr" not in settings
+            if wanted.items() <= settings.items() and one_rate == (part == "*one rate*"):
+                found.setdefault(settings["ir"], []).append(result["last"]["macro_f1"])
+        assert cells == [f"{np.mean(found[ir]):.1f}" for ir in (10, 50, 100, 200)], name
+        assert {len(values) for values in found.values()} == {3}
+        rows += 1
+    assert rows == 4
