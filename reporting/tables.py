@@ -444,6 +444,8 @@ def ir_name(ir: float | None) -> str:
 
 def shown(name: str, value) -> str:
     """A setting for people; of a folder only its name."""
+    if value is None:
+        return f"no {name.replace('_', ' ')}"
     if isinstance(value, float):
         value = f"{value:g}"
     return f"{name.replace('_', ' ')} {Path(str(value)).name}"
