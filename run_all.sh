@@ -199,13 +199,16 @@ fig4() {
 }
 
 own_texts() {       # the cheap ones first; SharpReCL as the study found it best, in any language
-    local setting
+    local setting part held_out="--val_fraction 0.2"
+    for part in validation valid val dev; do        # a folder may bring such texts of its own
+        if compgen -G "$own/$part" || compgen -G "$own/$part.*"; then held_out=; fi > /dev/null
+    done
     for method in $METHODS; do
         setting=
         if [ "$method" = sharprecl ]; then setting="--mu 0.3 --augment none"; fi
         for seed in $SEEDS; do
             echo "--dataset $(printf %q "$own") --method $method $setting --seed $seed" \
-                "--val_fraction 0.2 --batch_size 32 --lr 1e-4 --warmup 0.1 --schedule linear --no_weights $flags"
+                "$held_out --batch_size 32 --lr 1e-4 --warmup 0.1 --schedule linear --no_weights $flags"
         done
     done
 }

@@ -412,8 +412,6 @@ def parse_args(argv: list[str] | None = None, description: str | None = None) ->
         args.augment_options = parse_augment_options(args.augment, args.augment_options)
     except ValueError as error:
         parser.error(str(error))
-    if args.patience is not None and args.val_fraction == 0 and args.val_left_out is None:
-        parser.error("--patience needs validation texts: give --val_fraction or --val_left_out")
     if args.val_left_out is not None:
         if args.ir is None and args.max_per_class is None:
             parser.error(

@@ -16,18 +16,18 @@ from engine.files import InputError, read_json, write_json
 def decide(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) -> None:
     """
     Sets args.chosen_augment: each augmentation that is available here, and is for the language of
-    the texts, is tried in a run of its own below the run's folder, without a tenth of the training
-    texts (or --val_fraction). The best macro-F1 on those counts, after the last epoch. What was
-    decided before is kept.
+    the texts, is tried in a run of its own below the run's folder. The best macro-F1 on the
+    validation texts counts, after the last epoch; a run without such texts holds out a tenth of its
+    training texts in these trials. What was decided before is kept.
     """
     path = run_folder(args) / "augmentations.json"
     if path.exists() and not args.overwrite:
         args.chosen_augment = read_json(path)["chosen"]
         return
-    scores, texts = {}, load_corpus(args).train_texts
+    scores, corpus = {}, load_corpus(args)
     for name in AUGMENTATIONS:
         try:
-            check_augmentation(name, texts)
+            check_augmentation(name, corpus.train_texts)
         except InputError as error:
             print(f"auto leaves out {name}: {error}", flush=True)
             continue
@@ -37,10 +37,9 @@ def decide(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) 
             | {
                 "augment": name,
                 "chosen_augment": name,
-                "val_fraction": args.val_fraction or 0.1,
+                "val_fraction": args.val_fraction or (0.0 if corpus.val_texts else 0.1),
                 "no_weights": True,
                 "plots": False,
-                "overwrite": False,
                 "output_dir": run_folder(args) / "augmentations",
             }
         )

@@ -26,7 +26,7 @@ def run(argv: list[str] | None, doc: str | None, work: Callable[[argparse.Namesp
     try:
         args = parse_args(argv, doc)
         with distributed.joined(args.device) as args.device, distributed.quiet_but_main():
-            if args.augment == "auto":
+            if args.augment == "auto" and not args.check_only:
                 decide(args, work)
             work(args)
     except (

@@ -49,6 +49,8 @@ def load_corpus(args: argparse.Namespace) -> data.Corpus:
     if args.val_fraction > 0:
         split = data.stratified_split(corpus.train_labels, args.val_fraction, seed=seed)
         corpus = data.hold_out(corpus, "val", *split)
+    if args.patience is not None and not corpus.val_texts:
+        raise InputError("--patience needs validation texts: give --val_fraction or --val_left_out")
     if args.label_noise > 0:
         noisy = data.flip_labels(
             corpus.train_labels, args.label_noise, len(corpus.label_names), seed=seed

@@ -389,11 +389,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def clear(folder: Path, but: Path | None = None) -> None:
-    """Removes what an earlier run left, so that nothing of it mixes with the new one."""
+    """
+    Removes what an earlier run left, so that nothing of it mixes with the new one. The trials of
+    --augment auto stay: the new run has decided by them already.
+    """
     if not folder.exists():
         return
     (folder / "result.json").unlink(missing_ok=True)  # first: half a run must not pass for whole
     for path in folder.iterdir():
+        if path.stem == "augmentations":
+            continue
         if path.is_dir() and path != but:
             shutil.rmtree(path)
         elif not path.is_dir() and path.name != ".lock":

@@ -86,8 +86,8 @@ class Run:
 
     @property
     def holds_out(self) -> bool:
-        """Whether texts were held out for validation."""
-        return bool(self.settings["val_fraction"] or self.settings.get("val_left_out"))
+        """Whether the run had validation texts."""
+        return "best_val" in self.result
 
     @property
     def method(self) -> str:

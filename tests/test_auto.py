@@ -1,6 +1,7 @@
 """engine/auto.py: which augmentations --augment auto tries, and which of them it takes."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,17 @@ def test_auto_takes_the_augmentation_with_the_best_held_out_macro_f1(
     assert again.chosen_augment == "noise" and len(made) == 4
 
 
+@pytest.mark.parametrize("flags", [["--val_left_out", "4", "--max_per_class", "16"], []])
+def test_a_trial_has_the_validation_texts_of_the_run(corpus_folder, tmp_path, trials, flags):
+    run, made = trials
+    folder = tmp_path / "data"
+    shutil.copytree(corpus_folder, folder)
+    if not flags:
+        shutil.copyfile(folder / "test.csv", folder / "validation.csv")
+    decide(arguments(folder, tmp_path, *flags), run)
+    assert {val_fraction for *_, val_fraction in made} == {0.0}
+
+
 def test_auto_leaves_out_what_is_for_english_where_the_texts_are_not(tmp_path, trials, capsys):
     run, made = trials
     texts = OTHER_LANGUAGES["French"].split(". ") * 4
@@ -89,15 +101,17 @@ def test_auto_leaves_out_what_is_for_english_where_the_texts_are_not(tmp_path, t
     )
 
 
-def test_auto_trains_on_what_it_took(corpus_folder, tiny_encoder, tmp_path, monkeypatch, capsys):
-    """All of it through main.py, on two augmentations: the trials, then the run with all texts."""
+@pytest.fixture
+def command(corpus_folder, tiny_encoder, tmp_path, monkeypatch):
+    """A run of main.py that decides between two augmentations, on a copy of the corpus."""
+    shutil.copytree(corpus_folder, tmp_path / "data")
     monkeypatch.setattr(
         "engine.auto.AUGMENTATIONS",
         {name: augment.AUGMENTATIONS[name] for name in ("noise", "none")},
     )
-    argv = [
+    return [
         "--dataset",
-        str(corpus_folder),
+        str(tmp_path / "data"),
         "--encoder",
         str(tiny_encoder),
         "--epochs",
@@ -107,10 +121,16 @@ def test_auto_trains_on_what_it_took(corpus_folder, tiny_encoder, tmp_path, monk
         "--device",
         "cpu",
         "--output_dir",
-        str(tmp_path),
+        str(tmp_path / "runs"),
+        "--augment",
+        "auto",
     ]
-    assert main([*argv, "--augment", "auto"]) == 0
-    folder = run_folder(parse_args([*argv, "--augment", "auto"]))
+
+
+def test_auto_trains_on_what_it_took(command, capsys):
+    """All of it through main.py, on two augmentations: the trials, then the run with all texts."""
+    assert main(command) == 0
+    folder = run_folder(parse_args(command))
     decided = json.loads((folder / "augmentations.json").read_text())
     assert set(decided["macro_f1_on_validation"]) == {"noise", "none"}
     assert decided["chosen"] in ("noise", "none")
@@ -118,3 +138,20 @@ def test_auto_trains_on_what_it_took(corpus_folder, tiny_encoder, tmp_path, monk
     assert result["settings"]["augment"] == "auto" and "best_val" not in result
     assert len((folder / "train_rows.txt").read_text().split()) == 68  # the trials had 61
     assert f"takes {decided['chosen']}" in capsys.readouterr().out
+
+
+def test_a_check_of_the_texts_makes_no_trial(command, capsys):
+    assert main([*command, "--check_only"]) == 0
+    assert "auto tries" not in capsys.readouterr().out
+
+
+def test_overwrite_decides_again_and_keeps_what_was_decided(command, tmp_path, capsys):
+    assert main(command) == 0
+    (tmp_path / "data" / "train.csv").write_text(
+        (tmp_path / "data" / "train.csv").read_text() + "one more text on beans,noun.food\n"
+    )
+    capsys.readouterr()
+    assert main([*command, "--overwrite"]) == 0  # the trials of the other texts are in the way
+    assert capsys.readouterr().out.count("auto tries") == 2
+    assert main(command) == 0  # the finished run is shown again
+    assert "auto tries" not in capsys.readouterr().out

@@ -218,6 +218,16 @@ def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_pa
     assert done.returncode == 2 and str(tmp_path / "nothing.csv") in done.stderr
 
 
+def test_own_validation_texts_are_taken_where_a_folder_brings_them(lines_of, tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\ngood,yes\nbad,no\n")
+    shares = []
+    for name in ("devices.csv", "dev.csv"):  # the first is no part of the data
+        (tmp_path / name).write_text("text,label\ngood,yes\n")
+        cells = read_cells(lines_of("own", str(tmp_path), SEEDS="0", METHODS="la"))
+        shares.append([cell.args.val_fraction for cell in cells])
+    assert shares == [[0.2], [0.0]]
+
+
 def test_the_study_draws_texts_of_its_own_for_each_seed_and_takes_the_rows_asked_for(lines_of):
     cells = read_cells(lines_of("study_b", METHODS="la w/o_cl", DATASETS="cr trec", SEEDS="0 1"))
     assert Counter((cell.args.method, cell.args.mu) for cell in cells) == {

@@ -42,7 +42,10 @@ def write_run(
     size=None,
     plots=False,
 ):
-    """The folder of a run whose logits are drawn; RunFolder writes everything in it."""
+    """
+    The folder of a run whose logits are drawn; RunFolder writes everything in it. With
+    --val_fraction the test texts are its validation texts, too.
+    """
     rng = np.random.default_rng(0)
     size = size or 20 * len(names)
     train, labels = np.arange(4 * size) ** 2 % len(names), rng.integers(0, len(names), size)
@@ -59,6 +62,8 @@ def write_run(
         np.arange(len(train)),
     )
     args = parse_args(["--dataset", "toy.csv", "--output_dir", str(folder), *options])
+    if args.val_fraction:
+        corpus = replace(corpus, val_texts=texts, val_labels=labels)
 
     def fit(run):
         run.begin()
@@ -78,7 +83,7 @@ def write_run(
                 **(losses if args.method != "tfidf" else {}),
                 **({"diagnostics": inside} if inside else {}),
             }
-            yield record, logits, None
+            yield record, logits, logits if args.val_fraction else None
 
     with RunFolder(args, corpus) as run:
         run.summary = data.data_report(corpus)
@@ -492,7 +497,9 @@ def write_validation(folder, probability, is_right):
 
 
 def test_the_probabilities_are_those_of_the_validation_texts_where_they_are_kept(tmp_path):
-    folder, before = by_hand(tmp_path, "--val_fraction", "0.2")
+    folder, _ = by_hand(tmp_path, "--val_fraction", "0.2")
+    (folder / "validation.csv").unlink()
+    before = page_of(folder)
     assert "because the run’s folder has no validation.csv" in before.text
     assert before.tables["Thresholds"][0][3] == "test texts"
     write_validation(folder, CERTAIN, RIGHT)

@@ -607,8 +607,16 @@ def test_validation_texts_of_the_data_are_not_mixed_with_those_of_a_flag(tmp_pat
         args = parse_args(["--dataset", str(tmp_path), "--test_fraction", "0.5", *flags])
         with pytest.raises(InputError, match="brings 4 validation texts of its own.*leave"):
             load_corpus(args)
-    args = parse_args(["--dataset", str(tmp_path), "--test_fraction", "0.5"])
+    args = parse_args(["--dataset", str(tmp_path), "--test_fraction", "0.5", "--patience", "2"])
     assert len(load_corpus(args).val_texts) == 4
+
+
+def test_patience_needs_validation_texts(tmp_path):
+    path = written(tmp_path, "train.csv", csv_of(PLAIN))
+    with pytest.raises(InputError, match="--patience needs validation texts: give --val_fraction"):
+        load_corpus(
+            parse_args(["--dataset", str(path), "--test_fraction", "0.5", "--patience", "2"])
+        )
 
 
 def test_one_text_column_is_a_name_and_several_are_a_list_that_names_the_folder():
