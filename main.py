@@ -31,7 +31,7 @@ from engine import command, distributed
 from engine.corpus import cache_dir, load_corpus, prepared, tokenize, views_of
 from engine.diagnostics import EpochLog
 from engine.frozen import keep_states
-from engine.loader import Loader, check_finite, predict
+from engine.loader import Loader, check_finite, to_device
 from engine.network import Trained, new_model, spreads
 from engine.optimizer import autocast, new_optimizer, new_scaler, set_learning_rate
 from engine.run_folder import Epoch, RunFolder
@@ -128,7 +128,7 @@ def train_epoch(
         with autocast(loader.device, args.amp), distributed.own_draws(loader.device, args.seed, t):
             feat = model.encode(loader.forward, texts)  # line 3
         feat = distributed.gather(feat.float(), len(rows), len(model.views))
-        if loader.device.type == "cpu":  # a GPU's host would wait; there the log looks
+        if loader.device.type == "cpu":  # a GPU would have to be waited for; the log checks there
             check_finite(feat, f"at step {t}, in epoch {epoch}")
         if isinstance(model, SharpReCL):
             step = objective(model, feat, labels, loader.class_counts, ratio, args)
@@ -144,37 +144,16 @@ def train_epoch(
     return log.record()  # line 15
 
 
-def evaluate(
-    model: Method, loader: Loader, texts: data.Tokens | None, args: argparse.Namespace
-) -> np.ndarray | None:
+def evaluate(loader: Loader, texts: data.Tokens | None) -> np.ndarray | None:
     """Class logits (n, C) of n texts, never compensated; None without texts."""
-    if texts is None:
-        return None
-    logits, _ = predict(
-        model,
-        texts,
-        len(loader.class_counts),
-        batch_size=2 * args.batch_size,
-        device=args.device,
-        amp=args.amp,
-        encoder=loader.encoder,
-    )
-    return logits
+    return None if texts is None else loader.predict(texts)[0]
 
 
-def observe(model: Method, loader: Loader, args: argparse.Namespace) -> None:
+def observe(model: Method, loader: Loader) -> None:
     """Shows a method that asks for it the training texts as the encoder now sees them."""
     if model.sees_features:
-        _, feats = predict(
-            model,
-            loader.views[0],
-            len(loader.class_counts),
-            amp=args.amp,
-            batch_size=2 * args.batch_size,
-            device=args.device,
-            encoder=loader.encoder,
-        )
-        model.observe(*(torch.from_numpy(x).to(args.device) for x in (feats, loader.labels)))
+        _, feats = loader.predict(loader.views[0])
+        model.observe(*(to_device(x, loader.device) for x in (feats, loader.labels)))
 
 
 def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> Iterator[Epoch]:
@@ -196,16 +175,16 @@ def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> I
     epochs = args.epochs if model.trains else 1
     done = folder.begin(model, epochs, weights=Trained(model), optimizer=optimizer, scaler=scaler)
     if done == 0:
-        observe(model, loader, args)
+        observe(model, loader)
         print(loader.summary(), flush=True)
     for epoch in range(done + 1, epochs + 1):
         record = {"epoch": epoch}
         if model.trains:
             record = train_epoch(model, loader, optimizer, scaler, epoch, args)
-            observe(model, loader, args)
+            observe(model, loader)
         is_evaluated = epoch % args.eval_every == 0 or epoch == epochs
         of_test, of_val = (
-            evaluate(model, loader, texts if is_evaluated else None, args) for texts in (test, val)
+            evaluate(loader, texts if is_evaluated else None) for texts in (test, val)
         )
         yield record, of_test, of_val
 

@@ -133,7 +133,7 @@ class Loader:
     ):
         self.model, self.encoder, self.views, self.labels = model, encoder, views, labels
         self.class_counts = torch.from_numpy(data.class_counts(labels, num_classes))  # (C,), CPU
-        self.batch_size, self.seed = args.batch_size, args.seed
+        self.batch_size, self.seed, self.amp = args.batch_size, args.seed, args.amp
         self.device = torch.device(args.device)
         self.most_rows = args.micro_batch and len(views) * args.micro_batch  # of a piece
 
@@ -160,6 +160,18 @@ class Loader:
     def forward(self, texts: data.Tokens, encoder: nn.Module | None = None) -> Tensor:
         """feat of the texts, by the network's encoder on all devices, or by another one."""
         return encode(encoder or self.encoder, texts, self.device, self.most_rows)
+
+    def predict(self, texts: data.Tokens) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (n, C) and feat (n, h) of n texts, by the network as it now is."""
+        return predict(
+            self.model,
+            texts,
+            len(self.class_counts),
+            batch_size=2 * self.batch_size,
+            device=self.device,
+            amp=self.amp,
+            encoder=self.encoder,
+        )
 
     def summary(self) -> str:
         """A line on the first epoch: its batches, and the share of padding in them."""
