@@ -274,8 +274,8 @@ class RunFolder:
             )
 
     def save_checkpoint(self, epoch: int) -> None:
-        """All that the next epoch needs; then what is older goes."""
-        if not self.parts or epoch == self.epochs:  # the result is the next to be written
+        """All that the next epoch needs, where there is one; then what is older goes."""
+        if not self.parts or epoch == self.epochs or self.is_patience_over():
             return
         save_whole(self.place / f"checkpoint-{epoch}", self.parts, {"history": self.history})
         kept = self.kept_epoch() if any("test" in record for record in self.history) else 0

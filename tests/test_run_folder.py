@@ -130,6 +130,21 @@ def test_patience_counts_evaluations_since_the_best(run, patience, ran):
     assert len(history) == ran and kept(folder)[0] == (2 if patience == 1 else 4)
 
 
+def test_a_stop_after_the_last_epoch_that_patience_allows_brings_no_further_one(run, monkeypatch):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    shares = [0.5, 0.9, 0.7, 0.6, 0.5]
+    flags = (*VAL, "--patience", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(fit_of(shares), *flags)
+    folder = run(fit_of(shares), *flags)
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4 and kept(folder) == (2, 2)
+    assert json.loads((folder / "result.json").read_text())["last"]["epoch"] == 4
+
+
 def test_only_evaluated_epochs_count(run):
     folder = run(fit_of([0.99, 0.5, 0.99, 0.7, 0.99, 0.6], every=2), *VAL)
     result = json.loads((folder / "result.json").read_text())
