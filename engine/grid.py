@@ -28,6 +28,7 @@ import torch
 
 from engine.arguments import changed, make_parser, number, parse_args, run_folder, settings
 from engine.files import InputError, duration
+from reporting.plots import last_plot
 
 BUSY = 75  # main.py's exit code where another process has the run
 STARTUP = 6  # seconds of a process beside those that its result.json counts
@@ -77,8 +78,9 @@ def identity(cell: Cell) -> dict:
 
 def state(cell: Cell) -> str:
     """finished, with the plots where they are asked for; running, by its lock; or open."""
-    plot = "confusion_matrix.png" if cell.args.method == "tfidf" else "tsne.csv"  # made last
-    wanted = ["result.json", plot] if cell.args.plots else ["result.json"]
+    wanted = ["result.json"]
+    if cell.args.plots:
+        wanted.append(last_plot(cell.args.method))
     if all((cell.folder / name).exists() for name in wanted):
         return "finished"
     try:

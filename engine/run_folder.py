@@ -353,7 +353,7 @@ class RunFolder:
 
     def show_again(self) -> None:
         """A run that was finished before; its plots, where they are still missing."""
-        if not (self.path / "confusion_matrix.png").exists():
+        if not (self.path / plots.last_plot(self.args.method)).exists():
             self.draw()
         self.show()
         print("finished already; --overwrite runs it again")

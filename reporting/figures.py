@@ -347,10 +347,10 @@ def tsne(
 ) -> None:
     """
     Fig. 4: t-SNE of the test texts (n, h), at most `most` of them, seeded, and of the prototypes
-    (C, h) in the same space, if there are any. Leaves tsne.csv with the texts' points, a
-    tsne_prototypes.csv beside it with the prototypes', and the figure.
+    (C, h) in the same space, if there are any. Leaves tsne_prototypes.csv with the prototypes'
+    points, the figure, and, last, tsne.csv with the texts' points.
 
-    Says so, and draws nothing, for fewer than 10 different texts.
+    For fewer than 10 different texts it says so, draws nothing, and leaves tsne.csv without points.
     """
     chosen = np.random.default_rng(0).permutation(len(feats))[:most]
     feats, labels = feats[chosen], labels[chosen]
@@ -361,23 +361,28 @@ def tsne(
         perplexity = min(30, (len(whole) - 1) // 3)
         whole = TSNE(perplexity=perplexity, random_state=0).fit_transform(whole)
         points, among = np.split(whole, [len(feats)])
-
-    def write(name: str, points: np.ndarray, labels) -> None:
-        write_text(
-            folder / name,
-            csv_text(
-                ["x", "y", "label"],
-                ((f"{x:.3f}", f"{y:.3f}", names[label]) for (x, y), label in zip(points, labels)),
-            ),
-        )
-
+    of_texts = _by_label(points, [names[label] for label in labels])
+    of_prototypes = _by_label(among, names)
     if prototypes is not None:
-        write("tsne_prototypes.csv", among, range(len(names)))
-    write("tsne.csv", points, labels)  # last: it is the mark of a run with its plots
+        _write_points(folder / "tsne_prototypes.csv", of_prototypes)
     if is_drawn:
-        save_figure(draw_tsne(folder, names), folder / "tsne.png")
+        save_figure(draw_tsne(of_texts, of_prototypes, names), folder / "tsne.png")
     else:
         print("no t-SNE: it needs at least 10 test texts with different embeddings")
+    _write_points(folder / "tsne.csv", of_texts)  # last, see plots.last_plot
+
+
+def _by_label(points: np.ndarray, labels: list[str]) -> Points:
+    """The points (n, 2) as read_points() will find them, with three decimals."""
+    found = defaultdict(list)
+    for (x, y), label in zip(points.astype(float).round(3).tolist(), labels):
+        found[label].append((x, y))
+    return found
+
+
+def _write_points(path: Path, points: Points) -> None:
+    rows = ((f"{x:.3f}", f"{y:.3f}", label) for label in points for x, y in points[label])
+    write_text(path, csv_text(["x", "y", "label"], rows))
 
 
 def read_points(path: Path) -> Points:
@@ -418,15 +423,12 @@ def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
         )
 
 
-def draw_tsne(folder: Path, names: list[str]):
+def draw_tsne(points: Points, prototypes: Points, names: list[str]):
     """
     The texts of each class in a colour and a marker, and its prototype, where there is one, as a
     large ringed diamond with the name of the class beside it. Of more than 9 classes, the 8 with
     the most points have a colour, and the others are grey.
     """
-    points, prototypes = (
-        read_points(folder / f"{name}.csv") for name in ("tsne", "tsne_prototypes")
-    )
     order = sorted((name for name in names if name in points), key=lambda name: -len(points[name]))
     coloured = sorted(order if len(names) <= 9 else order[:8], key=names.index)
     look = {name: (TOL[i % 6], MARKERS[i]) for i, name in enumerate(coloured)}

@@ -547,12 +547,13 @@ def tsne(run: Run) -> dict:
             "more and adds it; then make this page again.",
             "command": main_command(run, overwrite=True, plots=True),
         }
-    if not figures.read_points(run.folder / "tsne.csv"):
+    points, prototypes = (
+        figures.read_points(run.folder / name) for name in ("tsne.csv", "tsne_prototypes.csv")
+    )
+    if not points:
         return {"why": "There are fewer than 10 different test texts to draw."}
-    return {
-        "figure": drawn(figures.draw_tsne(run.folder, run.names), "t-SNE of the test texts"),
-        "prototypes": (run.folder / "tsne_prototypes.csv").exists(),
-    }
+    figure = figures.draw_tsne(points, prototypes, run.names)
+    return {"figure": drawn(figure, "t-SNE of the test texts"), "prototypes": bool(prototypes)}
 
 
 def judged_signs(run: Run) -> list[dict]:

@@ -10,10 +10,16 @@ import torch
 import torch.nn.functional as F
 
 import data
+from baselines import METHODS
 from engine import loader
 from engine.corpus import prepared, tokenize
 from model import Method, SharpReCL
 from reporting import export, figures
+
+
+def last_plot(method: str) -> str:
+    """The file that draw() leaves last: where it is, the plots of the run are whole."""
+    return "tsne.csv" if METHODS[method].has_encoder else "confusion_matrix.png"
 
 
 @torch.inference_mode()

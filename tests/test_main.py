@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from engine import files, metrics
 from engine.arguments import ABLATIONS, parse_args, run_folder, settings
 from engine.diagnostics import gradient_shares
 from engine.files import InputError
+from engine.grid import read_cells, state
 from engine.optimizer import new_optimizer, set_learning_rate
 from engine.run_folder import RunFolder, locked
 from main import main, objective
@@ -473,13 +475,35 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
     before = (folder / "result.json").stat().st_mtime_ns
     assert main([*command, "--val_fraction", "0.2"]) == 0
     assert "finished already" in capsys.readouterr().out
-    for name in ("confusion_matrix.png", "tsne.png"):
+    for name in ("confusion_matrix.png", "tsne.png", "tsne.csv"):
         (folder / name).unlink()
     assert main([*command, "--plots", "--val_fraction", "0.2"]) == 0  # from the saved weights
     assert (folder / "tsne.png").exists()
     assert (folder / "result.json").stat().st_mtime_ns == before
     assert main([*command, "--plots", "--val_fraction", "0.2", "--overwrite"]) == 0
     assert (folder / "result.json").stat().st_mtime_ns > before and outcome(tmp_path) == first
+
+
+def test_plots_that_were_cut_anywhere_are_drawn_by_the_same_command(command, tmp_path, monkeypatch):
+    """A stop before each file that --plots leaves; the grid does not take the run for finished."""
+    command = [*command, "--plots", "--no_weights"]
+    (cell,) = read_cells([shlex.join(command)])
+    plots = ["confusion_matrix.png", "tsne_prototypes.csv", "tsne.png", "tsne.csv"]
+    saving = files.saving
+    for cut in plots:
+
+        def stopping(path):
+            if path.name == cut:
+                raise KeyboardInterrupt
+            return saving(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "saving", stopping)
+            assert main(command) == 130
+        assert (cell.folder / "result.json").exists() and state(cell) == "open", cut
+    assert main(command) == 0 and state(cell) == "finished"
+    assert all((cell.folder / name).exists() for name in plots)
+    assert not (cell.folder / "model").exists()
 
 
 def test_only_evaluated_epochs_count_and_the_last_is_always_one(command, tmp_path, capsys):

@@ -713,22 +713,20 @@ def test_prototypes_stand_among_the_texts_of_their_class_and_look_otherwise(tmp_
             for other, points in texts.items()
         }
         assert min(distance, key=distance.get) == name
-    (axes,) = figures.draw_tsne(tmp_path, names).axes
+    (axes,) = figures.draw_tsne(texts, prototypes, names).axes
     of_texts, of_prototypes = axes.collections[:3], axes.collections[3:6]
     for text, prototype in zip(of_texts, of_prototypes):
         assert prototype.get_sizes()[0] > 5 * text.get_sizes()[0]
         assert prototype.get_linewidths()[0] > 1 > text.get_linewidths()[0]
         assert prototype.get_paths()[0].vertices.tolist() != text.get_paths()[0].vertices.tolist()
     assert sorted(text.get_text() for text in axes.texts) == names  # each bears its name
-    figures.save_figure(figures.draw_tsne(tmp_path, names), tmp_path / "again.png")
+    figures.save_figure(figures.draw_tsne(texts, prototypes, names), tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "tsne.png").read_bytes()
 
 
 def test_names_of_prototypes_that_lie_on_each_other_do_not(tmp_path):
-    names = list("abcde")
-    for file in ("tsne.csv", "tsne_prototypes.csv"):
-        (tmp_path / file).write_text("x,y,label\n0,0,a\n0,0,b\n0,0,c\n0,0,d\n9,9,e\n")
-    (axes,) = figures.draw_tsne(tmp_path, names).axes
+    points = {**{name: [(0.0, 0.0)] for name in "abcd"}, "e": [(9.0, 9.0)]}
+    (axes,) = figures.draw_tsne(points, points, list(points)).axes
     heights = sorted(text.get_position()[1] for text in axes.texts if text.get_text() != "e")
     assert np.diff(heights).min() >= 0.039
 
