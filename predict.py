@@ -41,7 +41,7 @@ from transformers.utils import logging
 
 import data
 from baselines.tfidf import Tfidf
-from engine import files, loader, reading
+from engine import arguments, files, loader, reading
 from engine.files import InputError
 from model import device as available_device
 from reporting import export
@@ -622,22 +622,6 @@ def classify(args: argparse.Namespace) -> None:
 # ---- the command line ----
 
 
-def positive(text: str) -> int:
-    """An argparse type."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
-
-
-def probability(text: str) -> float:
-    """An argparse type."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 0 and at most 1")
-    return value
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = files.Parser(
         description=__doc__,
@@ -676,7 +660,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="let --output replace the input itself")
     add(
         "--top",
-        type=positive,
+        type=arguments.number(int, 1),
         metavar="K",
         help="columns for the K likeliest labels, top_1 to top_K, and their probabilities",
     )
@@ -696,12 +680,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--abstain",
-        type=probability,
+        type=arguments.number(float, 0, 1),
         metavar="P",
         help="no prediction where the calibrated probability is below P; what share of the "
         "validation texts that answers, and how many of these are right, goes to stderr",
     )
-    add("--batch_size", type=positive, default=64, help="default: 64")
+    add("--batch_size", type=arguments.number(int, 1), default=64, help="default: 64")
     add(
         "--device",
         type=available_device,

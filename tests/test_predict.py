@@ -588,6 +588,21 @@ def test_abstain_needs_validation_texts_and_a_probability(run, capsys):
     assert "at most 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flag, value, message",
+    [
+        ("--top", "0", "0 must be at least 1"),
+        ("--batch_size", "many", "invalid int value: 'many'"),
+        ("--abstain", "nan", "nan must be at least 0 and at most 1"),
+    ],
+)
+def test_a_wrong_number_is_one_line(capsys, flag, value, message):
+    with pytest.raises(SystemExit) as caught:
+        predict.main(["runs/RUN", "a text", flag, value])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and f"{flag}: {message}" in line
+
+
 def test_a_calibration_of_an_older_version_is_used_and_abstain_says_what_is_missing(
     run, tmp_path, tiny_encoder
 ):
