@@ -54,8 +54,7 @@ def run(argv: list[str] | None, doc: str | None, work: Callable[[argparse.Namesp
 def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str, int]:
     """What the user is told, and the exit code."""
     if isinstance(error, InputError):
-        # 75: EX_TEMPFAIL of sysexits.h, try later
-        return f"error: {error}", 75 if isinstance(error, Busy) else 2
+        return f"error: {error}", Busy.exit_code if isinstance(error, Busy) else 2
     if isinstance(error, OSError):  # a folder in the way, a full disk, no permission
         place = error.filename or (args and args.output_dir)
         return (

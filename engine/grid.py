@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import fcntl
 import io
-import json
 import os
 import shlex
 import signal
@@ -27,10 +26,10 @@ from typing import Iterable, Iterator, NamedTuple
 import torch
 
 from engine.arguments import changed, make_parser, number, parse_args, run_folder, settings
-from engine.files import InputError, duration
+from engine.files import InputError, duration, read_json
+from engine.run_folder import Busy
 from reporting.plots import last_plot
 
-BUSY = 75  # main.py's exit code where another process has the run
 STARTUP = 6  # seconds of a process beside those that its result.json counts
 
 # ---- the runs ----
@@ -103,14 +102,6 @@ def label(cell: Cell) -> str:
     return f"{Path(args.dataset).stem} {ir} {args.method} {own}seed {args.seed}"
 
 
-def read_result(cell: Cell) -> dict:
-    path = cell.folder / "result.json"
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: delete its folder, and run it again") from error
-
-
 def log_of(cell: Cell) -> Path:
     return cell.folder.parent / "logs" / f"{cell.folder.name}.log"
 
@@ -178,7 +169,7 @@ def execute(
             for slot, (cell, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[slot]
-                    if process.returncode == BUSY:
+                    if process.returncode == Busy.exit_code:
                         waiting.append(cell)
                     else:
                         yield cell, process.returncode
@@ -203,7 +194,7 @@ def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:
     seconds = defaultdict(list)
     for cell in finished:
         for key in keys(cell.args):
-            seconds[key].append(read_result(cell)["seconds"])
+            seconds[key].append(read_json(cell.folder / "result.json")["seconds"])
     total = sum(
         STARTUP + mean(next(seconds[key] for key in keys(cell.args) if key in seconds))
         for cell in todo
@@ -214,7 +205,7 @@ def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:
 def ending(cell: Cell, code: int) -> tuple[bool, str]:
     """Whether a run left its result, with the numbers or the reason."""
     if code == 0 and state(cell) == "finished":
-        result = read_result(cell)
+        result = read_json(cell.folder / "result.json")
         return True, (
             f"accuracy {result['last']['accuracy']:.1f}, macro-F1 "
             f"{result['last']['macro_f1']:.1f}, {duration(result['seconds'])}"

@@ -45,6 +45,8 @@ Epoch = tuple[dict, np.ndarray | None, np.ndarray | None]
 class Busy(InputError):
     """Another process has the run's folder."""
 
+    exit_code = 75  # of main.py: EX_TEMPFAIL of sysexits.h, try later
+
 
 class RunFolder:
     """

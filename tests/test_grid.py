@@ -450,10 +450,13 @@ def test_two_runs_for_one_folder_are_refused(grid, tmp_path, capsys):
     assert grid(lines)[0] == 2 and not (tmp_path / "starts.txt").exists()
 
 
-def test_a_damaged_result_is_named(grid, tmp_path, capsys):
+def test_a_damaged_result_is_named(grid, tmp_path, monkeypatch, capsys):
     grid([1])
     next(tmp_path.glob("*/result.json")).write_text("{")
-    assert grid([1, 2], "--dry_run")[0] == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO(line(1, tmp_path)))
+    assert grid_module.main(["--dry_run"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "result.json is damaged" in error and "--overwrite" in error
 
 
 def test_a_dry_run_starts_nothing_and_estimates_by_the_nearest_runs(grid, tmp_path):
