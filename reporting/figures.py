@@ -90,11 +90,11 @@ def _for_page(style: str) -> str:
 MOST_NAMED = 120  # classes whose names and counts a figure can hold; more go without
 
 
-def _tick_names(names: list[str], longest: int = 24) -> list[str]:
+def drawn_name(name: str, longest: int = 24) -> str:
     """Short, and without a meaning to matplotlib: $ starts a formula, a leading _ hides a label."""
-    names = [" ".join(name.split()) for name in names]
-    short = [name if len(name) <= longest else name[: longest - 1] + "…" for name in names]
-    return [" " * name.startswith("_") + name.replace("$", r"\$") for name in short]
+    name = " ".join(name.split())
+    name = name if len(name) <= longest else name[: longest - 1] + "…"
+    return " " * name.startswith("_") + name.replace("$", r"\$")
 
 
 def label_distribution(counts: list[int], names: list[str], title: str):
@@ -108,7 +108,7 @@ def label_distribution(counts: list[int], names: list[str], title: str):
         axes.bar_label(bars, fontsize=7, rotation=90 if len(names) > 12 else 0, padding=2)
         axes.set_xticks(
             range(len(names)),
-            [_tick_names(names)[i] for i in order],
+            [drawn_name(names[i]) for i in order],
             fontsize=8,
             rotation=90 if max(map(len, names)) > 3 else 0,
         )
@@ -147,7 +147,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]
             )
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true")
     if is_named:
-        short = _tick_names(names)
+        short = [drawn_name(name) for name in names]
         axes.set_xticks(
             range(size),
             short,
@@ -251,7 +251,7 @@ def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: lis
             named.append(label)
             is_left = place[0, label] <= width / 2
             axes.annotate(
-                _tick_names([names[label]], longest=16)[0],
+                drawn_name(names[label], longest=16),
                 (counts[label], f1[label]),
                 fontsize=8,
                 xytext=(5 if is_left else -5, 0),
@@ -414,7 +414,7 @@ def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
         axes.text(
             x,
             y,
-            _tick_names([name], longest=14)[0],
+            drawn_name(name, longest=14),
             transform=axes.transAxes,
             fontsize=8,
             fontweight="bold",
@@ -444,7 +444,7 @@ def draw_tsne(points: Points, prototypes: Points, names: list[str]):
             alpha=0.7,
             linewidths=0,
             marker=marker,
-            label=_tick_names([name])[0],
+            label=drawn_name(name),
         )
     is_named = len(prototypes) <= 30
     for name, place in prototypes.items():

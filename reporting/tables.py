@@ -748,6 +748,7 @@ def latex_part(part: Part, text: str) -> str:
 # ---- figures: for a column of 3.4 inches or a page of 7, with letters of 8 points ----
 
 FONT = {"font.size": 8, "axes.titlesize": 8, "axes.spines.top": False, "axes.spines.right": False}
+MARKERS = "os^vDPX<>*"  # ten, beside seven colours: the same look comes back after 70
 SWEPT = {"mu": "µ", "tau": "τ"}
 FIGURES = {
     ("r52", None): "fig3",
@@ -794,7 +795,9 @@ def draw_sweeps(where: list[Place], runs: list[Run]):
         ):
             draw_band(axes, points, metric, style, color=colour, label=METRICS[metric][0])
         axes.set(
-            xlabel=SWEPT[flag], ylabel="%", title=f"{drawn(title(place[0]))}, {ir_name(place[1])}"
+            xlabel=SWEPT[flag],
+            ylabel="%",
+            title=f"{figures.drawn_name(title(place[0]))}, {ir_name(place[1])}",
         )
     figure.legend(handles=axes.lines, loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -838,12 +841,12 @@ def draw_panels(found: dict[str, Panel], xlabel: str, scale: str):
                 axes,
                 points,
                 "macro_f1",
-                f"{'os^vDPX<>*'[i % 10]}-",
+                f"{MARKERS[i % len(MARKERS)]}-",
                 color=figures.TOL[i % 7],
                 label=setting,
             )
             lines[setting] = axes.lines[-1]
-        axes.set(xlabel=xlabel, xscale=scale, title=drawn(name))
+        axes.set(xlabel=xlabel, xscale=scale, title=figures.drawn_name(name))
         ticks = sorted(set().union(*panel.values()))
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.minorticks_off()
@@ -852,11 +855,6 @@ def draw_panels(found: dict[str, Panel], xlabel: str, scale: str):
         handles=lines.values(), loc="outside lower center", frameon=False, ncols=len(found)
     )
     return figure
-
-
-def drawn(name: str) -> str:
-    """Short, without a meaning to matplotlib: $ starts a formula, a leading _ hides a label."""
-    return " " * name.startswith("_") + name[:24].replace("$", r"\$")
 
 
 def draw_tsne(runs: list[Run]):
@@ -873,8 +871,8 @@ def draw_tsne(runs: list[Run]):
                 s=8,
                 linewidths=0,
                 color=figures.TOL[i % 7],
-                marker="os^vDPX<>*"[i % 10],
-                label=drawn(label),
+                marker=MARKERS[i % len(MARKERS)],
+                label=figures.drawn_name(label),
             )
         axes.set(xticks=[], yticks=[], title=NAMES[run.method])
     if len(labels) <= figures.MOST_NAMED:

@@ -557,6 +557,14 @@ def test_a_class_has_the_same_colour_in_every_panel(tmp_path):
     plt.close(figure)
 
 
+def test_a_long_name_of_a_class_is_seen_to_be_cut(tmp_path):
+    (write_run(tmp_path, method="spcl") / "tsne.csv").write_text(f"x,y,label\n1,2,{'a' * 25}\n")
+    figure = tables.draw_tsne(tables.load(tmp_path, "last"))
+    (group,) = figure.axes[0].collections
+    assert group.get_label() == 23 * "a" + "…"
+    plt.close(figure)
+
+
 def test_the_figures_of_the_paper_are_written(tmp_path):
     for place in (("r52", None), ("trec", 50.0), ("cr", 50.0), ("my data.csv", 20.5)):
         write_run(tmp_path / "runs", dataset=place[0], ir=place[1], changed={"mu": 0.3})
