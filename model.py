@@ -300,7 +300,10 @@ def minilm_folder() -> str:
 
 
 def _snapshot(source: str, *, local_files_only: bool = False) -> str:
-    """Returns the hub's folder of MiniLM, which `source` names, or is where it is local."""
+    """
+    Returns the folder of MiniLM's files. With local_files_only, `source` is that folder; else it is
+    their name at the hub, and they are downloaded.
+    """
     folder = (
         source
         if local_files_only

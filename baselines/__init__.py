@@ -40,7 +40,8 @@ GROUPS = {  # the sections of the tables, in their order: the four of Appendix A
     "simple": "What a user tries first, beside the paper's list",
     "ours": "SharpReCL",
 }
-OF_LORA = {"alpha": at_least_0, "dropout": share}  # what is not above 0 of a language model
+# Those of a language model's constants that may be 0; all others must be above 0.
+OF_LORA = {"alpha": at_least_0, "dropout": share}
 
 
 class Entry(NamedTuple):

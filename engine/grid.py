@@ -45,8 +45,9 @@ class Cell(NamedTuple):
 
 def read_cells(lines: Iterable[str]) -> list[Cell]:
     """
-    Of the lines, without repeats; of two lines for one run, that with --plots counts. InputError
-    for two runs that would share a folder: its name has not all of a path, or of a long number.
+    The runs of the lines, each once, and with --plots if any of its lines has it. InputError where
+    two different runs have one folder: its name holds only the end of a path, and six digits of a
+    number.
     """
     cells: dict[Path, Cell] = {}
     for line in filter(None, map(str.strip, lines)):

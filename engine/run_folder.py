@@ -99,7 +99,10 @@ class RunFolder:
 
     @property
     def starts_anew(self) -> bool:
-        """Whether nothing that is in this place counts; a new run that was cut goes on."""
+        """
+        Whether --overwrite discards what is in this place. In new/, a run of the same settings and
+        data that was cut goes on.
+        """
         return self.args.overwrite and (self.place == self.path or self.difference() != "")
 
     # ---- before the first epoch ----
