@@ -270,8 +270,11 @@ class RunFolder:
         return self.model is not None and (not self.args.no_weights or self.args.plots)
 
     def save_best(self, epoch: int, val_logits: np.ndarray | None) -> None:
-        """The model of the best epoch so far, beside the checkpoint, which goes on from another."""
-        if val_logits is not None and "weights" in self.parts and self.keeps_model:
+        """
+        The model of the best epoch so far, beside the checkpoint, which goes on from another. Also
+        with --no_weights: the command that goes on after a stop may ask for the weights.
+        """
+        if val_logits is not None and "weights" in self.parts:
             save_whole(
                 self.place / f"best-{epoch}",
                 {"weights": self.parts["weights"]},

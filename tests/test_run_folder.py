@@ -130,6 +130,13 @@ def test_patience_counts_evaluations_since_the_best(run, patience, ran):
     assert len(history) == ran and kept(folder)[0] == (2 if patience == 1 else 4)
 
 
+def test_weights_that_are_asked_for_only_after_a_stop_are_those_of_the_best_epoch(run):
+    shares = [0.5, 0.9, 0.7, 0.6]
+    with pytest.raises(KeyboardInterrupt):
+        run(fit_of(shares, stop_after=3), *VAL, "--no_weights")
+    assert kept(run(fit_of(shares), *VAL)) == (2, 2)
+
+
 def test_a_stop_after_the_last_epoch_that_patience_allows_brings_no_further_one(run, monkeypatch):
     def stop(_):
         raise KeyboardInterrupt
