@@ -4,6 +4,7 @@ encoder alone, forward and backward, on the same tokens; and SharpReCL in micro 
 
     python benchmarks/step.py
     python benchmarks/step.py --encoder bert-base --device cuda --amp bf16
+    python benchmarks/step.py --methods la bcl          # a step of these, beside the first
 """
 
 from measure import (
@@ -21,6 +22,7 @@ from measure import (
 )
 
 from engine.optimizer import autocast
+from main import observe
 
 STEPS = 4  # of a repeat: what the loop does once an epoch weighs as in a short epoch
 
@@ -48,6 +50,31 @@ def encoder_alone(run: Run, rows):
     return passes
 
 
+def compare_methods(args) -> None:
+    runs = {method: run_of(args, "--method", method) for method in args.methods}
+    for run in runs.values():  # SPCL takes its prototypes from these two
+        observe(run.model, run.loader)
+        run.loader.epoch_batches(1)
+    first, *_ = runs
+    rows = runs[first].loader.epoch_batches(1)[0]
+    forms = {method: loop(run, rows) for method, run in runs.items()}
+    seconds = interleaved(forms, args.repeats, args.device, args.clock)
+    lines = [
+        [
+            method,
+            spread([1e3 * s / STEPS for s in seconds[method]], 0, " ms"),
+            spread(ratios(seconds, method, first), 2),
+        ]
+        for method in runs
+    ]
+    finish(
+        args,
+        f"{args.encoder}, {len(rows)} texts a step, --amp {args.amp}\n\n"
+        + table(["a step", "time", f"× {first}"], lines),
+        {"seconds": seconds},
+    )
+
+
 def benchmark() -> None:
     args = parse(
         __doc__,
@@ -64,7 +91,10 @@ def benchmark() -> None:
         ("--batch_size", {"type": int, "default": 128}),
         ("--micro_batch", {"type": int, "default": 16}),
         ("--amp", {"default": "off"}),
+        ("--methods", {"nargs": "+", "default": [], "help": "their steps, in place of the above"}),
     )
+    if args.methods:
+        return compare_methods(args)
     ours = run_of(args, "--method", "sharprecl")
     sclce = run_of(args, "--method", "sclce", views=ours.model.views)
     rows = ours.loader.epoch_batches(1)[0]
