@@ -4,6 +4,7 @@ The files of one run beside its numbers, and its lines for the screen.
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,13 @@ def csv_text(header: list[str], rows) -> str:
     table = io.StringIO(newline="")
     csv.writer(table).writerows([header, *rows])
     return table.getvalue()
+
+
+def csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of such a file, by column."""
+    csv.field_size_limit(2**31 - 1)  # a text may be a whole book
+    with open(path, newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
 
 
 UNKNOWN = "(no label)"  # an answer of a language model; its column comes after the classes

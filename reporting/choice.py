@@ -6,7 +6,6 @@ The validation texts choose, so that the test texts still say what to expect of 
 a difference is chance is told by resampling the validation texts (Efron 1979).
 """
 
-import csv
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.files import InputError, read_json
+from engine.results import csv_rows
 
 RESAMPLES = 1000
 CERTAIN = 0.95  # share of the resamples in which the better method must stay the better one
@@ -105,8 +105,7 @@ def read_validation(folder: Path) -> list[tuple[str, str]]:
             f"{folder}: the run has no validation texts, which --choose compares by; "
             "give --val_fraction 0.2 to its command"
         )
-    with open(path, newline="", encoding="utf-8") as file:
-        return [(row["label"], row["prediction"]) for row in csv.DictReader(file)]
+    return [(row["label"], row["prediction"]) for row in csv_rows(path)]
 
 
 def spread(values: list[float]) -> str:

@@ -2,7 +2,6 @@
 The figures of one run: as PNG or PDF files, and as SVG inside its page.
 """
 
-import csv
 import io
 import re
 import warnings
@@ -17,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from sklearn.manifold import TSNE
 
 from engine.files import InputError, save, write_text
-from engine.results import csv_text, look_up
+from engine.results import csv_rows, csv_text, look_up
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  after the backend is chosen
@@ -391,9 +390,8 @@ def read_points(path: Path) -> Points:
     if not path.exists():
         return points
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                points[row["label"]].append((float(row["x"]), float(row["y"])))
+        for row in csv_rows(path):
+            points[row["label"]].append((float(row["x"]), float(row["y"])))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged: delete it and run the command of its folder again with --plots"

@@ -96,22 +96,15 @@ class Run:
 
 def read_predictions(path: Path, names: list[str]) -> Predictions:
     number = {results.UNKNOWN: len(names)} | {name: i for i, name in enumerate(names)}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [
-            (
-                row["text"],
-                number[row["label"]],
-                number[row["prediction"]],
-                float(row["probability"]),
-            )
-            for row in csv.DictReader(file)
-        ]
+    rows = [
+        (row["text"], number[row["label"]], number[row["prediction"]], float(row["probability"]))
+        for row in results.csv_rows(path)
+    ]
     texts, labels, predicted, probability = zip(*rows)
     return Predictions(list(texts), np.array(labels), np.array(predicted), np.array(probability))
 
 
 def read_run(folder: Path) -> Run:
-    csv.field_size_limit(2**31 - 1)  # a text may be a whole book
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     classes = files.read_json(folder / "data_report.json")["classes"]
     names = [row["label"] for row in classes]

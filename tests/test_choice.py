@@ -34,7 +34,7 @@ def test_weighted_macro_f1_is_scikit_learns_on_repeated_texts(seed):
     assert choice.macro_f1(labels, predicted, weights) == pytest.approx(expected)
 
 
-def write_run(folder, method, seed, right, minutes, n=200, f1=(90.0, 50.0, 10.0)):
+def write_run(folder, method, seed, right, minutes, n=200, f1=(90.0, 50.0, 10.0), text="t"):
     """A run whose first `right` validation texts are right, and the rest names the next class."""
     run = folder / f"{method}_{seed}"
     run.mkdir(parents=True)
@@ -44,7 +44,7 @@ def write_run(folder, method, seed, right, minutes, n=200, f1=(90.0, 50.0, 10.0)
             [
                 ("text", "label", "prediction"),
                 *(
-                    ("t", label, label if i < right else str((int(label) + 1) % 3))
+                    (text, label, label if i < right else str((int(label) + 1) % 3))
                     for i, label in enumerate(labels)
                 ),
             ]
@@ -74,6 +74,13 @@ def test_a_clear_lead_is_named_with_its_reason(tmp_path):
     # macro-F1 181 ± 1 as written, and the rarest of three classes has F1 10 in each run
     assert row[2:5] == ["181.0", "±", "1.0"] and row[5:8] == ["10.0", "±", "0.0"]
     assert row[-2:] == ["10.0", "3"]
+
+
+def test_texts_may_be_whole_books(tmp_path):
+    csv.field_size_limit(131_072)  # the usual one, which another test may have raised
+    for method in ("la", "tfidf"):
+        write_run(tmp_path, method, 0, 2, 1, n=3, text="x" * 131_073)
+    assert "Take" in choice.choose(tmp_path)
 
 
 def test_where_the_lead_is_chance_the_cheapest_is_named(tmp_path):
