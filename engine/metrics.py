@@ -3,6 +3,7 @@ How good predictions are, and how honest their probabilities.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import logsumexp
@@ -47,6 +48,12 @@ def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray)
     ).tolist()
     result["never_predicted"] = np.setdiff1d(np.arange(len(train_counts)), predicted).tolist()
     return result
+
+
+def rarest_third(tested: list[int], train_counts: Sequence[int]) -> list[int]:
+    """Of the classes with a test text, the third with the fewest training texts, rounded up."""
+    ordered = sorted(tested, key=lambda label: train_counts[label])
+    return ordered[: math.ceil(len(tested) / 3)]
 
 
 def auroc(labels: np.ndarray, logits: np.ndarray) -> float | None:

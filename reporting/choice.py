@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.files import InputError, read_json
+from engine.metrics import rarest_third
 from engine.results import csv_rows
 
 RESAMPLES = 1000
@@ -26,7 +27,8 @@ class Method(NamedTuple):
 
     labels      (n,)    of the validation texts
     predicted   (S, n)  of S seeds
-    macro_f1    of the test texts, in percent, a number a seed; rare: of the rarest third of classes
+    macro_f1    of the test texts, in percent, a number a seed
+    rare        the mean F1 of the rarest third of the classes that have a test text
     """
 
     name: str
@@ -89,8 +91,9 @@ def read_method(name: str, runs: list[tuple[Path, dict]]) -> Method:
         labels = [label for label, _ in rows]
         predicted.append([prediction for _, prediction in rows])
         own = result.get("best_val", result["last"])
-        counts = [row["train"] for row in read_json(path / "data_report.json")["classes"]]
-        rarest = np.argsort(counts, kind="stable")[: max(1, len(counts) // 3)]
+        classes = read_json(path / "data_report.json")["classes"]
+        tested = [label for label, row in enumerate(classes) if row["test"]]
+        rarest = rarest_third(tested, [row["train"] for row in classes])
         scores.append(own["macro_f1"])
         rare.append(statistics.mean(own["f1"][label] for label in rarest))
     minutes = statistics.mean(result["seconds"] for _, result in runs) / 60

@@ -25,7 +25,7 @@ from baselines import METHODS
 from engine import files, results
 from engine.arguments import Role, names_of
 from engine.files import InputError
-from engine.metrics import calibration_error, metrics
+from engine.metrics import calibration_error, metrics, rarest_third
 from reporting import figures
 from reporting.signs import SIGNS, History, evaluated
 
@@ -213,8 +213,8 @@ def in_short(run: Run) -> dict:
     found = metrics(labels, run.test.predicted, counts)
     frequent = int(counts.argmax())
     guessed = metrics(labels, np.full(total, frequent), counts)
-    tested = np.unique(labels)
-    rarest = sorted(tested, key=lambda label: counts[label])[: math.ceil(len(tested) / 3)]
+    tested = np.unique(labels).tolist()
+    rarest = rarest_third(tested, counts.tolist())
     low, high = binomtest(right, total).proportion_ci(method="wilson")
     tfidf = tfidf_beside(run) if run.method != "tfidf" else None
     macro_f1 = found["macro_f1"]

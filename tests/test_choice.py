@@ -34,7 +34,17 @@ def test_weighted_macro_f1_is_scikit_learns_on_repeated_texts(seed):
     assert choice.macro_f1(labels, predicted, weights) == pytest.approx(expected)
 
 
-def write_run(folder, method, seed, right, minutes, n=200, f1=(90.0, 50.0, 10.0), text="t"):
+def write_run(
+    folder,
+    method,
+    seed,
+    right,
+    minutes,
+    n=200,
+    f1=(90.0, 50.0, 10.0),
+    classes=((100, 9), (50, 9), (5, 9)),  # training and test texts
+    text="t",
+):
     """A run whose first `right` validation texts are right, and the rest names the next class."""
     run = folder / f"{method}_{seed}"
     run.mkdir(parents=True)
@@ -60,7 +70,7 @@ def write_run(folder, method, seed, right, minutes, n=200, f1=(90.0, 50.0, 10.0)
         )
     )
     (run / "data_report.json").write_text(
-        json.dumps({"classes": [{"train": 100}, {"train": 50}, {"train": 5}]})
+        json.dumps({"classes": [{"train": train, "test": test} for train, test in classes]})
     )
 
 
@@ -74,6 +84,14 @@ def test_a_clear_lead_is_named_with_its_reason(tmp_path):
     # macro-F1 181 ± 1 as written, and the rarest of three classes has F1 10 in each run
     assert row[2:5] == ["181.0", "±", "1.0"] and row[5:8] == ["10.0", "±", "0.0"]
     assert row[-2:] == ["10.0", "3"]
+
+
+def test_the_rarest_third_is_of_the_classes_that_have_a_test_text(tmp_path):
+    classes = ((100, 9), (2, 1), (1, 0), (50, 9), (5, 1))
+    for method in ("la", "tfidf"):
+        write_run(tmp_path, method, 0, 100, 1, f1=(90.0, 10.0, 0.0, 50.0, 30.0), classes=classes)
+    (row,) = [line.split() for line in choice.choose(tmp_path).splitlines() if line[:3] == "la "]
+    assert row[3] == "20.0"  # two of four: of 10 and 30
 
 
 def test_texts_may_be_whole_books(tmp_path):
