@@ -48,6 +48,11 @@ def report(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             f"{args.folder} is one run, whose page shows every epoch: --protocol and "
             "--choose are for a folder of many"
         )
+    if args.choose and (args.protocol != "last" or args.output_dir):
+        parser.error(
+            "--choose compares the runs on the screen, each at the epoch that it keeps; leave "
+            "--protocol and --output_dir out"
+        )
     if is_one_run:
         path = (args.output_dir or args.folder) / "report.html"
         page.write(args.folder, path)

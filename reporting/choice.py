@@ -75,13 +75,32 @@ def read_methods(folder: Path) -> list[Method]:
             f"{folder}: finished runs of {len(runs)} methods; --choose compares at "
             "least two: bash run_all.sh own FILE makes them"
         )
-    hashes = {result["settings"]["dataset"] for of_one in runs.values() for _, result in of_one}
-    if len(hashes) > 1:
+    datasets = {result["settings"]["dataset"] for of_one in runs.values() for _, result in of_one}
+    if len(datasets) > 1:
         raise InputError(
-            f"{folder}: runs on several data sets ({', '.join(sorted(hashes))}); give "
+            f"{folder}: runs on several data sets ({', '.join(sorted(datasets))}); give "
             "a folder with the runs on one"
         )
+    for name, of_one in runs.items():
+        check_seeds(folder, name, [result["settings"] for _, result in of_one])
     return [read_method(name, of_one) for name, of_one in runs.items()]
+
+
+def check_seeds(folder: Path, name: str, settings: list[dict]) -> None:
+    """InputError unless the runs of a method differ in the seed, and in nothing else."""
+    first, *others = settings
+    differing = sorted(
+        key
+        for key in set().union(*settings) - {"seed"}
+        if any(own.get(key) != first.get(key) for own in others)
+    )
+    if differing:
+        raise InputError(
+            f"{folder}: the runs of {name} differ in {', '.join(differing)}; give a folder "
+            "with one setting of each method"
+        )
+    if len({own["seed"] for own in settings}) < len(settings):
+        raise InputError(f"{folder}: two runs of {name} with one seed; move one of them away")
 
 
 def read_method(name: str, runs: list[tuple[Path, dict]]) -> Method:

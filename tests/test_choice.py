@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
+import report
 from engine.files import InputError
 from reporting import choice
 
@@ -44,9 +46,11 @@ def write_run(
     f1=(90.0, 50.0, 10.0),
     classes=((100, 9), (50, 9), (5, 9)),  # training and test texts
     text="t",
+    **settings,
 ):
     """A run whose first `right` validation texts are right, and the rest names the next class."""
-    run = folder / f"{method}_{seed}"
+    own = [f"{name}-{value}" for name, value in settings.items()]
+    run = folder / "_".join([method, *own, str(seed)])
     run.mkdir(parents=True)
     labels = [str(i % 3) for i in range(n)]
     with open(run / "validation.csv", "w", newline="") as file:
@@ -65,7 +69,7 @@ def write_run(
             {
                 "last": own,
                 "seconds": 60 * minutes,
-                "settings": {"method": method, "dataset": "a.csv"},
+                "settings": {"method": method, "dataset": "a.csv", "seed": seed, **settings},
             }
         )
     )
@@ -123,6 +127,33 @@ def test_runs_without_validation_texts_are_named(tmp_path):
     (tmp_path / "la_0" / "validation.csv").unlink()
     with pytest.raises(InputError, match="la_0: the run has no validation texts"):
         choice.choose(tmp_path)
+
+
+def test_runs_of_one_method_with_other_settings_are_no_seeds_of_it(tmp_path):
+    write_run(tmp_path, "tfidf", 0, 100, 1)
+    for seed in (0, 1):
+        write_run(tmp_path, "sharprecl", seed, 100, 1, mu=1.0, epochs=5)
+    assert "Take" in choice.choose(tmp_path)
+    write_run(tmp_path, "sharprecl", 2, 100, 1, mu=0.3, epochs=5, head_lr=1e-3)
+    with pytest.raises(InputError, match="runs of sharprecl differ in head_lr, mu;"):
+        choice.choose(tmp_path)
+
+
+def test_a_run_counts_once(tmp_path):
+    for method in ("la", "tfidf"):
+        write_run(tmp_path, method, 0, 100, 1)
+    shutil.copytree(tmp_path / "la_0", tmp_path / "copy of la_0")
+    with pytest.raises(InputError, match="two runs of la with one seed"):
+        choice.choose(tmp_path)
+
+
+@pytest.mark.parametrize("ignored", [["--protocol", "best_test"], ["--output_dir", "tables"]])
+def test_what_it_does_not_take_is_not_ignored_in_silence(tmp_path, capsys, ignored):
+    for method in ("la", "tfidf"):
+        write_run(tmp_path, method, 0, 100, 1)
+    with pytest.raises(SystemExit) as caught:
+        report.main([str(tmp_path), "--choose", *ignored])
+    assert caught.value.code == 2 and ignored[0] in capsys.readouterr().err
 
 
 def test_runs_on_other_texts_are_not_compared(tmp_path):
