@@ -25,6 +25,7 @@ from baselines import METHODS
 from data import DATASETS
 from engine.arguments import make_parser
 from engine.files import InputError, Parser, read_json, write_text
+from engine.results import look_up
 from reporting.figures import TOL, save_figure
 from reporting.tables import holm, paired_p
 
@@ -76,7 +77,7 @@ def load(folder: Path) -> list[Run]:
 
 
 def keep(runs: Path, kept: Path) -> None:
-    """Copies the numbers of every finished run that is not kept yet."""
+    """Copies the numbers of every finished run, over what was kept of it."""
     for path in sorted(runs.glob("*/result.json")):
         target = kept / path.parent.name
         target.mkdir(parents=True, exist_ok=True)
@@ -212,7 +213,7 @@ def strengths(runs: list[Run]) -> str:
     """
     found = defaultdict(list)
     for run in runs:
-        shares = [record["diagnostics"].get("gradient_share_cl") for record in run.history]
+        shares = [look_up(record, ("diagnostics", "gradient_share_cl")) for record in run.history]
         if shares[0]:
             found[run.row, run.dataset].append([share / (1 - share) for share in shares])
     lines = ["| | data set | first epoch | second half |", "|---|---|---:|---:|"]
@@ -343,7 +344,12 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="of runs, or of what was kept of them")
-    parser.add_argument("output", type=Path, help="where the numbers, or the table and figure, go")
+    parser.add_argument(
+        "output",
+        type=Path,
+        help="a folder called runs: the numbers are kept in it; any other: study.md and fade.png "
+        "are written into it",
+    )
     args = parser.parse_args(argv)
     try:
         runs = load(args.folder)

@@ -102,7 +102,8 @@ def test_the_strength_is_the_ratio_of_the_gradients_early_and_late():
         history=[{"diagnostics": {"gradient_share_cl": share}} for share in shares]
     )
     other = run("la", "cr", 0, 1.0)._replace(history=[{"diagnostics": {}}])
-    line = study.strengths([own, other]).splitlines()[-1]
+    without = run("TF-IDF", "cr", 0, 1.0)._replace(history=[{"epoch": 1}])
+    line = study.strengths([own, other, without]).splitlines()[-1]
     assert line == "| SharpReCL | CR | 1 | 3.5 |"  # .75 / .25 = 3, .8 / .2 = 4
 
 
