@@ -170,9 +170,8 @@ def growth(args) -> dict:
     }.items():
         for size in sizes:
             inputs = problem(*((size, 128) if axis == "C" else (52, size)), args.dim, args.device)
-            seconds = interleaved(
-                {"ours": lambda: gradients(ours, inputs)}, args.repeats, args.device
-            )["ours"]
+            form = {"ours": lambda: gradients(ours, inputs)}
+            seconds = interleaved(form, args.repeats, args.device, args.clock)["ours"]
             memory = peak_memory(lambda: gradients(ours, inputs), args.device)
             found[axis][size] = {"milliseconds": [1e3 * s for s in seconds], "MiB": memory / 2**20}
     return found

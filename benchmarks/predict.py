@@ -46,7 +46,7 @@ def bare_seconds(trained: export.Trained, texts: list[str], batch_size: int) -> 
     device = next(method.parameters()).device
     batches = []
     for texts in map(tokens.take, data.eval_batches(tokens.lengths, batch_size)):
-        (whole,) = data.pieces(texts, start_cost=sys.maxsize // 2)
+        (whole,) = data.pieces(texts, start_cost=2**60)  # twice that is still an int64
         ids = texts.ids.astype(np.int64)[whole.places]
         batches.append([torch.from_numpy(part).to(device) for part in (ids, whole.is_token)])
     start = clocks()
@@ -61,7 +61,7 @@ def predict_seconds(predictor: predict.Predictor, source: Path, target: Path) ->
     with (
         predict.opened(str(source)) as stream,
         predict.sink(target) as out,
-        predict.table_rows(str(source), stream, "lines", ["text"]) as rows,
+        predict.table_rows(predict.Source(str(source), stream, "lines"), ["text"]) as rows,
     ):
         for pool, answers in predictor.stream(rows):
             out.write(table.lines(pool, answers))
