@@ -137,14 +137,11 @@ OF_ONE_METHOD = (
 
 
 def flags_of(run: Run) -> dict[str, list[str]]:
-    """The flags that the run was started with, spelled out, each with its values."""
-    known = names_of(*Role)
+    """The flags that the run was started with, each with its values."""
     flags = {}
     for token in run.recorded["command"][1:]:
         if token.startswith("--"):
             name, is_joined, value = token[2:].partition("=")
-            if name not in known:  # argparse takes a beginning for the whole
-                name = next((full for full in known if full.startswith(name)), name)
             values = flags[name] = [value] if is_joined else []
         elif flags:
             values.append(token)

@@ -340,7 +340,7 @@ def test_a_tfidf_run_on_the_same_texts_is_compared_with_and_one_on_others_is_not
 def test_the_commands_of_the_page_are_such_as_main_and_predict_take(tmp_path, monkeypatch):
     bad = INSIDE | {"prototype_cosine": 0.1, "prototype_cosine_min": -0.5}
     monkeypatch.setattr(
-        "sys.argv", ["main.py", "--data", "toy.csv", "--lr=1e-4", "--overwrite", "--seed", "3"]
+        "sys.argv", ["main.py", "--dataset", "toy.csv", "--lr=1e-4", "--overwrite", "--seed", "3"]
     )
     folder = write_run(tmp_path, "abc", inside=bad, right=0.4)
     (folder / "model").mkdir()
