@@ -759,18 +759,16 @@ def _require_packages(method: str) -> None:
         )
 
 
-def check_augmentation(
-    method: str, texts: Sequence[str], *, language: str = "english", **options
-) -> None:
+def check_augmentation(method: str, texts: Sequence[str]) -> None:
     """
     Raises InputError where something that the augmentation needs is missing, or where the texts are
-    not in its language; options are those of its entry.
+    not in its language.
     """
     entry = entry_of(method)
-    if entry.english and language != "any":
+    if entry.english:
         check_english(texts, method)
     if entry.function:
-        entry.function(["a text"], **options)
+        entry.function(["a text"])
 
 
 # ---- all texts, once ---------------------------------------------------------------------------

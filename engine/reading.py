@@ -101,7 +101,7 @@ def scan_utf8(name: str, stream: BinaryIO) -> bool:
     """
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     wide = broken = lines = 0
-    first, tail = None, ""
+    first = None
     while chunk := stream.read(1 << 20):
         text = decoder.decode(chunk)
         if not text.isascii():
@@ -275,7 +275,7 @@ def read_delimited(name: str, stream: BinaryIO, usual: str) -> Table:
     lines = checked_lines(name, text)
     sample = list(islice(lines, 50 if is_file else 1))  # a pipe may bring the rest much later
     separator = find_separator(sample, usual)
-    if sample and (said := re.fullmatch(r"sep=(.)\s*", sample[0])):  # Excel's own first line
+    if said := re.fullmatch(r"sep=(.)\s*", sample[0]):  # Excel's own first line
         separator, sample[0] = said[1], "\n"
     if separator != usual:
         notes.append(f"{name}: columns are separated by {SEPARATORS.get(separator, separator)}")
