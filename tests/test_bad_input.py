@@ -227,7 +227,7 @@ def test_a_checkpoint_with_any_damage_is_named_and_the_remedy_works(
     assert outcome(tmp_path / "runs") == outcome(tmp_path / "whole")
 
 
-def test_folders_that_only_look_like_checkpoints_are_left_alone(command, tmp_path):
+def test_folders_that_only_look_like_checkpoints_are_left_alone(command):
     folder = run_folder(parse_args(command))
     (folder / "checkpoint-of mine").mkdir(parents=True)
     assert main(command) == 0
@@ -310,7 +310,7 @@ def test_a_fault_of_ours_says_so_below_its_traceback(command):
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_the_libraries_load_leaves_no_traceback(command, tmp_path):
+def test_ctrl_c_while_the_libraries_load_leaves_no_traceback(command):
     for wait in (0.3, 0.8, 1.5, 2.5):
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "main.py"), *command],

@@ -457,7 +457,7 @@ def test_a_ratio_that_is_asked_for_is_built_or_refused_with_one_that_can_be(
     assert sizes_built.min() == int(sizes_built.max() / ir)  # Eq. 3, up to whole numbers
 
 
-def test_a_paper_ratio_that_its_dataset_cannot_have_is_a_note(monkeypatch):
+def test_a_paper_ratio_that_its_dataset_cannot_have_is_a_note():
     rows = [
         (f"{label} {row}", label) for label, size in (("a", 100), ("b", 5)) for row in range(size)
     ]

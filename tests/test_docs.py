@@ -169,6 +169,7 @@ def check_test(file: str, expression: str) -> None:
     ), f"{file} -k {expression} runs nothing"
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # tests import it too
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_is_understood(page, dry_python, tmp_path):
     commands = "\n".join([*blocks(page, "bash"), *named(page)])

@@ -370,7 +370,7 @@ def test_a_wrong_argument_is_one_line():
 # ---- grid.py: each run once ----
 
 
-def test_shards_are_disjoint_and_complete(grid, tmp_path):
+def test_shards_are_disjoint_and_complete(grid):
     shown = []
     for i in (1, 2, 3):
         code, output = grid(range(1, 8), "--dry_run", "--shard", f"{i}/3")
@@ -445,7 +445,7 @@ def test_a_run_of_another_process_is_waited_for(grid, tmp_path):
     assert "waiting for 1 runs of other processes" in output
 
 
-def test_two_runs_for_one_folder_are_refused(grid, tmp_path, capsys):
+def test_two_runs_for_one_folder_are_refused(grid, tmp_path):
     lines = [line(1, tmp_path).replace("trec", f"{folder}/mine.csv") for folder in "ab"]
     assert grid(lines)[0] == 2 and not (tmp_path / "starts.txt").exists()
 

@@ -408,7 +408,7 @@ def test_the_training_file_is_as_the_guide_asks(server, gpt):
     assert chats[3][2]["content"] == "noun.food.raw"
 
 
-def test_faults_lose_nothing_and_send_nothing_twice(server, gpt, capsys):
+def test_faults_lose_nothing_and_send_nothing_twice(server, gpt):
     server.faults |= {
         ("GET", "/files"): deque(["429", "drop before"]),
         ("POST", "/files"): deque(["500", "drop before", "429", "garble"]),

@@ -562,9 +562,7 @@ def test_a_run_that_evaluates_seldom_goes_on_bit_for_bit(command, tmp_path, monk
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
 
 
-def test_validation_texts_are_those_that_the_builder_left_out(
-    command, corpus_folder, tmp_path, capsys
-):
+def test_validation_texts_are_those_that_the_builder_left_out(command, corpus_folder, tmp_path):
     command = [*command, "--ir", "4", "--max_per_class", "20", "--epochs", "1"]
     assert main([*command, "--output_dir", str(tmp_path / "without")]) == 0
     assert main([*command, "--val_left_out", "6", "--output_dir", str(tmp_path / "with")]) == 0

@@ -525,7 +525,7 @@ def test_a_dataset_of_the_hub_is_asked_for_by_name_and_configuration(splits, mon
 # ---- streams ----
 
 
-def test_a_table_from_a_stream_leaves_it_open_and_reads_no_more_than_it_must(tmp_path):
+def test_a_table_from_a_stream_leaves_it_open_and_reads_no_more_than_it_must():
     code = (
         "import sys; from engine.reading import open_table\n"
         "for form in sys.argv[1:]:\n"
