@@ -61,11 +61,17 @@ def load(folder: Path) -> list[Run]:
     runs = []
     for path in sorted(folder.glob("*/result.json")):
         result = read_json(path)
+        dataset = result["settings"]["dataset"]
+        if dataset not in DATASETS:
+            raise InputError(
+                f"{path.parent}: the study is of {', '.join(DATASETS)}, and not of {dataset}; "
+                "report.py has tables of any runs"
+            )
         lines = (path.parent / "metrics.jsonl").read_text().splitlines()
         runs.append(
             Run(
                 row_of(result["settings"], result["changed"]),
-                result["settings"]["dataset"],
+                dataset,
                 result["settings"]["seed"],
                 result,
                 [json.loads(line) for line in lines],
