@@ -41,7 +41,8 @@ def set_learning_rate(
     if t <= warmup_steps:
         factor = t / warmup_steps
     else:
-        done = (t - warmup_steps - 1) / max(1, total_steps - warmup_steps)  # from 0, below 1
+        # from 0, below 1; a warm-up that ends within a step begins less than a step before 0
+        done = (t - warmup_steps - 1) / max(1, total_steps - warmup_steps)
         factor = {
             "constant": 1.0,
             "linear": 1 - done,
