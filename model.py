@@ -398,6 +398,12 @@ def max_positions(encoder: TextEncoder) -> int | None:
     return positions and positions - first_position(encoder.backbone)
 
 
+def longest_text(method: Method) -> int | None:
+    """Returns the length, in tokens, of a text that the method can encode; None means no limit."""
+    positions = max_positions(method.encoder)
+    return positions and positions - method.extra_positions
+
+
 def device(text: str) -> str:
     """Checks, for argparse, that this machine has the device; auto is the fastest it has."""
     if text == "auto":

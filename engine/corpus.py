@@ -13,7 +13,7 @@ from augment import augment
 from baselines import METHODS
 from engine import distributed
 from engine.files import InputError
-from model import Method, load_tokenizer, max_positions
+from model import Method, load_tokenizer, longest_text
 
 
 def load_corpus(args: argparse.Namespace) -> data.Corpus:
@@ -102,8 +102,8 @@ def views_of(args: argparse.Namespace, corpus: data.Corpus, model: Method) -> li
 
 def prepared(args: argparse.Namespace, tokens: data.Tokens, model: Method) -> data.Tokens:
     """The texts as the method's encoder takes them. InputError where one is too long for it."""
-    limit, longest = max_positions(model.encoder), tokens.lengths.max()
-    if limit is not None and longest > (limit := limit - model.extra_positions):
+    limit, longest = longest_text(model), tokens.lengths.max()
+    if limit is not None and longest > limit:
         raise InputError(
             f"a text has {longest} tokens and {args.method} with {args.encoder} takes "
             f"{limit}: --max_length {limit} cuts it"

@@ -46,7 +46,7 @@ from engine.arguments import changed, model_options
 from engine.files import InputError, read_json, save, sha256, write_json, write_text
 from engine.metrics import expected_calibration_error
 from engine.results import write_predictions
-from model import Method, load_encoder, load_tokenizer
+from model import Method, load_encoder, load_tokenizer, longest_text
 
 FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
 
@@ -341,7 +341,7 @@ def keep_model(
             method=args.method,
             options=model_options(args),
             pooling=args.pooling,
-            max_length=args.max_length,
+            max_length=possible_length(model, args.max_length),
             text_column=args.text_column,
             label_names=corpus.label_names,
             class_counts=counts,
@@ -372,6 +372,15 @@ def keep_model(
     reason = write_model(folder / "model", model, tokenizer, about, facts, record["test"])
     if reason and tokenizer is not None:
         print(f"model/ is for predict.py and its --export, not for transformers: {reason}")
+
+
+def possible_length(method: Method, max_length: int) -> int:
+    """
+    In tokens, what texts are cut to: max_length, or less where the encoder cannot take as much. The
+    texts of a training may all be short enough for it, and a later one too long.
+    """
+    limit = longest_text(method)
+    return max_length if limit is None else min(max_length, limit)
 
 
 def save_network(folder: Path, method: Method, tokenizer, about: About, reason: str) -> None:
@@ -488,6 +497,8 @@ def read_network(folder: Path, about: About, device: str) -> Trained:
         if name.startswith(("encoder.backbone.", *method.training_only))
     }
     method.load_state_dict(kept | heads)
+    # older versions kept --max_length as it was given
+    about = replace(about, max_length=possible_length(method, about.max_length))
     return Trained(method.to(device).eval(), tokenizer, about)
 
 

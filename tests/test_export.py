@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,6 +206,22 @@ def test_a_second_encoder_that_only_training_needs_is_left_out(tmp_path, tiny_en
     assert "phi.weight" in kept and not any(name.startswith("key_encoder") for name in kept)
     read = export.read_model(tmp_path / "model", "cpu").method
     assert torch.equal(logits_of_tokens(read), logits_of_tokens(method))
+
+
+LONG = " ".join(["food"] * 200)
+
+
+@pytest.mark.parametrize("name, limit", [("sharprecl", 130), ("dualcl", 128)])
+def test_a_folder_that_names_more_tokens_than_its_encoder_takes_cuts_to_these(
+    tmp_path, tiny_encoder, name, limit
+):
+    about = replace(about_of(name), max_length=256)
+    write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
+    predictor = predict.Predictor(tmp_path / "model", device="cpu")
+    (got,) = predictor.predict([LONG])
+    assert (predictor.about.max_length, predictor.cut) == (limit, 1)
+    # [CLS], [SEP] and the words that are left
+    assert predictor.predict([" ".join(["food"] * (limit - 2))]) == [got] and predictor.cut == 1
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
@@ -553,6 +570,22 @@ def test_predict_gives_the_runs_own_predictions(
             float(expected.pop("probability")), abs=2e-6
         )
         assert expected.pop("epoch") == "1" and got == expected
+
+
+def test_a_run_on_short_texts_leaves_a_model_that_cuts_long_ones(
+    corpus_folder, tiny_encoder, tmp_path
+):
+    """The encoder has 130 positions, and --max_length is 256 as it stands."""
+    command = ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs", "1"]
+    command += ["--augment", "none", "--device", "cpu", "--output_dir", str(tmp_path)]
+    assert train(command) == 0
+    (run,) = tmp_path.glob("*_seed*")
+    (ours,) = predict.Predictor(run, device="cpu").predict([LONG])
+    stock = pipeline("text-classification", str(run / "model"), device="cpu", truncation=True)
+    (theirs,) = stock(LONG)
+    assert theirs["label"] == ours["prediction"]
+    assert theirs["score"] == pytest.approx(ours["probability"], abs=1e-5)
+    assert "| longest text | 130 tokens" in (run / "model" / "README.md").read_text()
 
 
 def test_a_run_without_weights_has_no_model_folder(corpus_folder, tiny_encoder, tmp_path, capsys):
