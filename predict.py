@@ -20,7 +20,6 @@ prediction and its probability; where a text is empty, these are empty.
 
 import argparse
 import contextlib
-import csv
 import io
 import json
 import math
@@ -43,6 +42,7 @@ import data
 from baselines.tfidf import Tfidf
 from engine import arguments, files, loader, reading
 from engine.files import InputError
+from engine.results import csv_text
 from model import device as available_device
 from reporting import export
 
@@ -483,9 +483,9 @@ class Predictions:
                     f"the input has a column {min(twice)!r} already, which would be lost; rename it"
                 )
             if self.form == "jsonl":
-                text.write(json.dumps(row | added, ensure_ascii=False) + "\n")
+                text.write(json_text(row | added, ensure_ascii=False) + "\n")
             else:
-                self.write_csv(text, row | added)
+                text.write(self.csv_lines(row | added))
         try:
             return text.getvalue().encode()
         except UnicodeEncodeError:
@@ -493,21 +493,39 @@ class Predictions:
                 "the input has half a surrogate pair in a column; write the whole character"
             ) from None
 
-    def write_csv(self, text: io.StringIO, row: dict) -> None:
-        writer = csv.writer(text, lineterminator="\n")
+    def csv_lines(self, row: dict) -> str:
+        """The row, below the header if it is the first."""
+        first = ""
         if self.header is None:
             self.header = list(row)
-            writer.writerow(self.header)
-        if list(row) != self.header:
+            first = csv_line(self.header)
+        if row.keys() != set(self.header):
             raise InputError(
                 f"the rows have different fields ({', '.join(row)[:200]}; at first "
                 f"{', '.join(self.header)[:200]}), as CSV cannot: write JSONL, with "
                 "--output_format jsonl"
             )
-        writer.writerow(
-            value if value is None or isinstance(value, (str, int, float)) else json.dumps(value)
-            for value in row.values()
+        return first + csv_line(
+            value if value is None or isinstance(value, (str, int, float)) else json_text(value)
+            for value in (row[name] for name in self.header)
         )
+
+
+def csv_line(fields: Iterable) -> str:
+    """
+    A record that ends in a line feed alone. Python's csv quotes a carriage return only where its
+    records end in one; without quotes, it would end the record for whoever reads it.
+    """
+    return csv_text(list(fields), []).removesuffix("\r\n") + "\n"
+
+
+def json_text(value: object, *, ensure_ascii: bool = True) -> str:
+    """As JSON, where null stands for NaN and the infinities, of which JSON knows nothing."""
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=ensure_ascii)
+    except ValueError:
+        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        return json.dumps(finite, ensure_ascii=ensure_ascii)
 
 
 @contextlib.contextmanager

@@ -385,10 +385,17 @@ def rows_of_columns(name: str, columns: dict) -> list[dict]:
 
 
 def plain(value: object) -> object:
-    """As JSON has it: None where pandas has NaN, NaT or NA, lists of arrays, dates as text."""
+    """
+    As JSON has it: None where pandas has NaN, NaT or NA, lists of arrays, and dates, bytes and
+    decimal numbers as text, also inside of lists and objects. Infinities stay.
+    """
     if hasattr(value, "tolist"):  # of numpy
         value = value.tolist()
-    if value is None or isinstance(value, (str, bool, int, list, dict)):
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if value is None or isinstance(value, (str, bool, int)):
         return value
     if str(value) in ("nan", "NaT", "<NA>"):
         return None

@@ -1,6 +1,8 @@
 """predict.py: what comes in, what goes out, class shares, temperature, what goes wrong."""
 
 import csv
+import datetime
+import decimal
 import gzip
 import io
 import json
@@ -158,6 +160,53 @@ def test_jsonl_keeps_values_as_they_are_and_has_the_embedding(run, model):
     assert got[0].pop("probability") > 1 / 3 and got[0].pop("prediction") in NAMES
     assert got[0] == rows[0]
     assert got[1] == rows[1] | {"prediction": None, "probability": None, "embedding": None}
+
+
+def test_a_carriage_return_inside_of_a_text_comes_back(run):
+    rows = [("text", "id"), ("one\rtwo", "1"), ("three\r\nfour\nfive", "2"), ("six", "\r")]
+    code, out, _ = run(csv_of(rows))
+    assert code == 0 and [(row["text"], row["id"]) for row in rows_of(out)] == rows[1:]
+    assert out.endswith("\n") and not out.endswith("\r\n")
+
+
+def test_objects_with_their_fields_in_another_order_are_one_table(run):
+    code, out, _ = run('{"text": "food", "id": 1}\n{"id": 2, "text": "the sea"}\n', "a.jsonl")
+    assert code == 0
+    assert [(row["text"], row["id"]) for row in rows_of(out)] == [("food", "1"), ("the sea", "2")]
+
+
+def test_what_json_has_no_word_for_goes_out_as_text_or_null(run):
+    """Of Parquet: in a cell, in a list, in an object."""
+    day, price = datetime.date(2020, 1, 31), decimal.Decimal("1.50")
+    frame = pandas.DataFrame(
+        {
+            "text": ["food"],
+            "day": [day],
+            "days": [[day, None]],
+            "inner": [{"at": datetime.datetime(2020, 1, 31, 9), "prices": [price]}],
+            "bytes": [[b"ab"]],
+            "numbers": [[1.5, np.nan, np.inf]],
+            "most": [np.inf],
+        }
+    )
+    expected_ = {
+        "text": "food",
+        "day": "2020-01-31",
+        "days": ["2020-01-31", None],
+        "inner": {"at": "2020-01-31 09:00:00", "prices": ["1.50"]},
+        "bytes": ["b'ab'"],
+        "numbers": [1.5, None, None],
+        "most": None,
+    }
+    code, out, _ = run(frame.to_parquet(), "a.parquet", ["--output_format", "jsonl"])
+    row = json.loads(out, parse_constant=pytest.fail)
+    assert code == 0 and {name: row[name] for name in expected_} == expected_
+    code, out, _ = run(frame.to_parquet(), "a.parquet")
+    (row,) = rows_of(out)
+    assert code == 0 and row["day"] == "2020-01-31" and row["most"] == "inf"
+    assert json.loads(row["numbers"], parse_constant=pytest.fail) == [1.5, None, None]
+    code, out, _ = run('{"text": "food", "x": [NaN, 1e999]}', "a.jsonl")
+    assert code == 0 and rows_of(out)[0]["x"] == "[null, null]"
 
 
 def test_the_output_file_is_that_of_stdout_and_holds_what_a_pipe_would(run, tmp_path):
