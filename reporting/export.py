@@ -275,9 +275,15 @@ def readable_as_others(folder: Path) -> None:
 
 
 def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
-    """With the length that texts were cut to, which other tools then cut them to."""
+    """
+    With the length that texts were cut to, which other tools then cut them to, and with a token to
+    pad by, without which they take one text at a time. Which token it is does not matter, for they
+    mask it.
+    """
     tokenizer = deepcopy(tokenizer)
     tokenizer.model_max_length = max_length
+    if tokenizer.pad_token is None:  # of GPT-2, say
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.save_pretrained(folder)
 
 
@@ -290,7 +296,7 @@ def write_model(
     tokenizer  None for tfidf
     facts      of the training, for the card: name -> value; "kept epoch" names the epoch whose
                weights these are, where it was chosen by the validation texts
-    metrics    of the test texts, see metrics.metrics
+    metrics    of the test texts, see metrics.metrics; the F1 of a class without one is None
 
     returns    why there is no transformers classifier in it, or ""
     """
@@ -369,7 +375,9 @@ def keep_model(
                 corpus.label_names,
                 record["epoch"],
             )
-    reason = write_model(folder / "model", model, tokenizer, about, facts, record["test"])
+    tested, test = set(corpus.test_labels.tolist()), record["test"]
+    f1 = [value if label in tested else None for label, value in enumerate(test["f1"])]
+    reason = write_model(folder / "model", model, tokenizer, about, facts, test | {"f1": f1})
     if reason and tokenizer is not None:
         print(f"model/ is for predict.py and its --export, not for transformers: {reason}")
 

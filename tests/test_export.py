@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import save_tiny_encoder
+from conftest import glosses, save_tiny_any_encoder, save_tiny_encoder, write_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -329,6 +329,17 @@ def test_the_card_has_the_classes_and_escapes_their_names(folder):
     assert "after the last epoch" in card and "macro-F1 40.00 %" in card and "{" not in card
 
 
+def test_the_card_gives_no_f1_to_a_class_without_a_test_text(tmp_path):
+    write_csv(tmp_path / "train.csv", glosses({"noun.food": 20, "noun.animal": 9, "noun.time": 5}))
+    write_csv(tmp_path / "test.csv", glosses({"noun.food": 9, "noun.time": 3}, skip=20))
+    command = ["--dataset", str(tmp_path), "--method", "tfidf", "--output_dir", str(tmp_path)]
+    assert train(command) == 0
+    (card,) = tmp_path.glob("*_seed*/model/README.md")
+    rows = dict(re.findall(r"^\| noun\.(\w+) \| \d+ \| (.*) \|$", card.read_text(), re.MULTILINE))
+    assert rows.pop("animal") == "– (no test text)"
+    assert rows.keys() == {"food", "time"} and all(0 <= float(f1) <= 100 for f1 in rows.values())
+
+
 def test_the_card_names_the_epoch_whose_weights_are_kept_and_what_abstaining_leaves():
     labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
     logits = np.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1, 2, 2]] * np.arange(1, 11)[:, None] / 2
@@ -455,6 +466,23 @@ def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, poolin
         got = torch.from_numpy(loaded.encode(TEXTS))
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         assert loaded.max_seq_length == 64
+
+
+def test_sentence_transformers_pads_by_a_token_that_was_none_for_it(tmp_path):
+    reason = "pip install sentence-transformers (optional)"
+    library = pytest.importorskip("sentence_transformers", reason=reason)
+    encoder = save_tiny_any_encoder(tmp_path / "encoder", "gpt2")
+    assert load_tokenizer(str(encoder)).pad_token is None
+    about = about_of("la", "mean")
+    method = network(encoder, about)
+    write(tmp_path / "model", method, encoder, about)
+    path = export.export(tmp_path / "model", "embeddings", None)
+    got = library.SentenceTransformer(str(path), device="cpu").encode(TEXTS, batch_size=4)
+    for text, row in zip(TEXTS, got):  # alone, a text needs no padding
+        ids = torch.tensor([load_tokenizer(str(encoder))(text).input_ids])
+        with torch.no_grad():
+            expected = method.encoder(ids, torch.ones_like(ids))[0]
+        np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
