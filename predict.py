@@ -44,11 +44,13 @@ from engine import arguments, files, loader, reading
 from engine.files import InputError
 from engine.results import csv_text
 from model import device as available_device
+from model import is_out_of_memory
 from reporting import export
 
 # ---- reading: rows with their text, one after the other ----
 
-FORMATS = tuple(form for form in reading.FORMS if form != "txt")  # a .txt file has lines here
+# a .txt file has lines here; of a packed one it is seen when it is opened
+FORMATS = tuple(form for form in reading.FORMS if form != "txt")
 PACKED = (".gz", ".bz2", ".zip")
 
 
@@ -60,7 +62,7 @@ def format_of(file: str, given: str | None) -> str:
             f"{file}: its name ends in none of {reading.ENDINGS}: say with --format "
             f"what it is ({', '.join(FORMATS)})"
         )
-    return "lines" if form == "txt" else form
+    return form
 
 
 def is_file_name(given: str) -> bool:
@@ -140,8 +142,8 @@ def named_texts(texts: Iterable[str], of: str = "") -> Iterator[TextRow]:
 @contextlib.contextmanager
 def table_rows(given: Source, columns: list[str]) -> Iterator[Iterator[TextRow]]:
     """The rows of a file or of stdin; says on stderr what was found in it."""
-    with reading.open_table(given.stream, given.form, given.name) as table:
-        texts = ["text"] if given.form == "lines" else reading.find_columns(table, columns)[0]
+    with reading.open_table(given.stream, given.form, given.name, txt="lines") as table:
+        texts = ["text"] if table.has_lines else reading.find_columns(table, columns)[0]
         for note in table.notes:
             print(note, file=sys.stderr)
         yield ((row, reading.joined_text(where, row, texts)) for where, row in table.rows)
@@ -226,8 +228,14 @@ class Predictor:
         probabilities: bool = False,
         embedding: bool = False,
     ):
+        if batch_size < 1:
+            raise InputError(f"a batch_size of {batch_size}: it must be at least 1")
+        try:
+            device = available_device(device)
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"{error}: take another device, or auto") from None
         with quiet_transformers():
-            self.trained = export.read_model(folder, available_device(device))
+            self.trained = export.read_model(folder, device)
         self.about, self.batch_size = self.trained.about, batch_size
         self.shares = prior(test_prior, self.about)  # (C,), or None
         self.fit = calibration_of(self.about, calibrated, abstain)  # None: not asked for
@@ -360,7 +368,7 @@ def read_shares(path: Path, label_names: list[str]) -> Tensor:
             raise InputError(f"{path}: the class {label!r:.60} stands there twice; keep one")
         try:
             shares[label] = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             shares[label] = math.nan
         if not (math.isfinite(shares[label]) and shares[label] >= 0):
             raise InputError(
@@ -536,9 +544,14 @@ def standard_output() -> Iterator[BinaryIO]:
     """
     if sys.stdout is None:
         raise InputError("stdout is closed: open it, or name a file with --output")
+    if not hasattr(sys.stdout, "buffer"):  # a stand-in for text alone, as in a notebook
+        content = io.BytesIO()
+        yield content
+        sys.stdout.write(content.getvalue().decode())
+        return
     try:
         number = sys.stdout.fileno()
-    except io.UnsupportedOperation:  # a stand-in in memory, as in a notebook or a test
+    except io.UnsupportedOperation:  # a stand-in in memory, as in a test
         yield sys.stdout.buffer
         return
     with open(number, "wb", closefd=False) as out:
@@ -612,7 +625,7 @@ def classify(args: argparse.Namespace) -> None:
         # some formats are read at once, and of a pipe the size is not known
         size = (
             size_of(given.stream)
-            if given and given.form in ("lines", "csv", "tsv", "jsonl")
+            if given and given.form in ("lines", "txt", "csv", "tsv", "jsonl")
             else None
         )
         bar = tqdm(
@@ -740,6 +753,11 @@ def main(argv: list[str] | None = None) -> int:
             "or take another path",
             file=sys.stderr,
         )
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: out of memory ({error!r:.80}): take a smaller --batch_size", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -46,6 +46,7 @@ class Table:
     columns: list[str]  # of the header, or of the first object
     rows: Iterator[Row]
     notes: list[str] = field(default_factory=list)  # what was found, a line each, to be said
+    has_lines: bool = False  # a text a line, without a header
 
 
 # ---- bytes: what is packed is unpacked, by its first bytes ----
@@ -292,6 +293,7 @@ def read_lines(name: str, stream: BinaryIO) -> Table:
         ["text"],
         ((f"{name}, line {number}", {"text": line}) for number, line in enumerate(lines, 1)),
         notes,
+        has_lines=True,
     )
 
 
@@ -488,10 +490,13 @@ ENDINGS = ", ".join(f".{form}" for form in FORMS if form != "lines")
 
 
 @contextmanager
-def open_table(source: str | Path | BinaryIO, form: str = "", name: str = "") -> Iterator[Table]:
+def open_table(
+    source: str | Path | BinaryIO, form: str = "", name: str = "", *, txt: str = "txt"
+) -> Iterator[Table]:
     """
     A table to read within the block, from a path, or from a stream such as sys.stdin.buffer, which
-    stays open. `form` is one of FORMS; of a path its name tells it.
+    stays open. `form` is one of FORMS; of a path its name tells it. `txt` is what a .txt file is
+    read as, be it packed or not.
     """
     with ExitStack() as stack:
         if isinstance(source, (str, Path)):
@@ -516,7 +521,7 @@ def open_table(source: str | Path | BinaryIO, form: str = "", name: str = "") ->
                 f"{name}: its name must end in one of {ENDINGS}, or these with .gz, .bz2 or .zip"
             )
         try:
-            yield FORMS[form](name, content)
+            yield FORMS[txt if form == "txt" else form](name, content)
         except (EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise is_damaged(name, error) from None
         except OSError as error:

@@ -46,7 +46,7 @@ from engine.arguments import changed, model_options
 from engine.files import InputError, read_json, save, sha256, write_json, write_text
 from engine.metrics import expected_calibration_error
 from engine.results import write_predictions
-from model import Method, load_encoder, load_tokenizer, longest_text
+from model import Method, is_out_of_memory, load_encoder, load_tokenizer, longest_text
 
 FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
 
@@ -477,6 +477,8 @@ def read_model(path: str | Path, device: str) -> Trained:
             return Trained(Tfidf.load(folder), None, about)
         return read_network(folder, about, device)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(
             f"{folder}: sharprecl.json and the weights beside it are not those of "
             f"{about.method} as this code has it ({str(error).splitlines()[-1]}): use "

@@ -1,5 +1,6 @@
 """predict.py: what comes in, what goes out, class shares, temperature, what goes wrong."""
 
+import contextlib
 import csv
 import datetime
 import decimal
@@ -13,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import types
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +117,10 @@ INPUTS = {
     "a.jsonl": "\n\n".join(json.dumps({"id": i, "text": t}) for i, t in zip(IDS, TEXTS)),
     "-": "\n".join(TEXTS),
 }
+ZIP = io.BytesIO()
+with zipfile.ZipFile(ZIP, "w") as archive:
+    archive.writestr("lines.txt", "\n".join(TEXTS))
+INPUTS["other name.zip"] = ZIP.getvalue()
 INPUTS["a.jsonl.gz"] = gzip.compress(INPUTS["a.jsonl"].encode())
 FRAME = pandas.DataFrame({"id": IDS, "text": TEXTS})
 INPUTS["a.parquet"] = FRAME.to_parquet()
@@ -337,6 +343,28 @@ def test_in_python_what_is_no_text_is_one_line(model, texts):
         predict.Predictor(model, device="cpu").predict(texts)
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"device": "abacus"}, "abacus is not available here"),
+        ({"device": "cuda:99"}, "cuda:99 is not available here"),
+        ({"batch_size": 0}, "a batch_size of 0"),
+    ],
+)
+def test_in_python_what_cannot_be_is_one_line(model, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        predict.Predictor(model, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_notebook_that_takes_text_alone_gets_the_rows(run, model):
+    _, expected_, _ = run(INPUTS["crlf.txt"], "a.txt")
+    texts = [text for text in rows_of(expected_) if text["text"].strip()]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert predict.main([str(model), *(row["text"] for row in texts)]) == 0
+    assert rows_of(out.getvalue()) == texts
+
+
 def test_long_texts_are_cut_and_counted(run):
     code, out, err = run("food " * 500 + "\nfood\n", "a.txt")
     assert code == 0 and len(rows_of(out)) == 2 and "1 of 2 texts are cut at 64 tokens" in err
@@ -481,6 +509,7 @@ def test_a_class_that_does_not_occur_is_never_predicted(run, tmp_path):
         ("p.json", '{"a | b": 1, "noun.animal": 1, "noun.time": 1, "x": 1}', "no class 'x'"),
         ("p.json", '{"a | b": 1, "noun.animal": 1, "noun.time": 1, "a | b": 2}', "twice"),
         ("p.json", '{"a | b": -1, "noun.animal": 1, "noun.time": 1}', "-1 is no share"),
+        ("p.json", f'{{"a | b": 1{"0" * 400}, "noun.animal": 1, "noun.time": 1}}', "is no share"),
         ("p.json", '{"a | b": NaN, "noun.animal": 1, "noun.time": 1}', "nan is no share"),
         ("p.json", '{"a | b": null, "noun.animal": 1, "noun.time": 1}', "None is no share"),
         ("p.json", '{"a | b": 0, "noun.animal": 0, "noun.time": 0}', "sum to 0"),
@@ -846,6 +875,35 @@ def test_a_missing_file_and_a_folder_are_one_line(model, tmp_path, capsys):
         assert predict.main([str(model), str(path), "--format", "csv"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "cannot be read" in line
+
+
+def too_much():
+    """What torch raises for it on a CPU."""
+    torch.empty(2**55, dtype=torch.uint8)
+
+
+def no_memory():
+    raise MemoryError
+
+
+def no_memory_of_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+
+@pytest.mark.parametrize("fail", [too_much, no_memory, no_memory_of_a_gpu])
+@pytest.mark.parametrize("where, name", [(predict.loader, "predict"), (export, "make")])
+def test_no_memory_left_is_one_line(run, monkeypatch, fail, where, name):
+    monkeypatch.setattr(where, name, lambda *_, **__: fail())
+    code, _, err = run("food\n", "a.txt")
+    line = err.splitlines()[-1]
+    assert code == 2 and line.startswith("error: out of memory") and "--batch_size" in line
+    assert "Traceback" not in err
+
+
+def test_another_fault_of_torch_is_not_taken_for_lack_of_memory(run, monkeypatch):
+    monkeypatch.setattr(predict.loader, "predict", lambda *_, **__: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        run("food\n", "a.txt")
 
 
 def test_ctrl_c_is_one_word_and_leaves_the_old_output(run, tmp_path, monkeypatch):
