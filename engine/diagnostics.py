@@ -20,11 +20,14 @@ from model import Method, SharpReCL
 
 def gradient_shares(loss_cls: Tensor, loss_cl: Tensor, feat: Tensor) -> dict[str, float]:
     """
-    Share of each branch in the length of the gradient that reaches the encoder.
+    Share of each branch in the length of the gradient that reaches the encoder; none where all its
+    layers stay as pretrained, and no gradient reaches it.
 
     loss_cls, loss_cl  the two terms of Eq. (12), as they are weighted there
     feat               (2B, h), which both come from
     """
+    if not feat.requires_grad:
+        return {}
 
     def length(loss: Tensor) -> float:
         (gradient,) = torch.autograd.grad(loss, feat, retain_graph=True, allow_unused=True)

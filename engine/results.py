@@ -111,9 +111,10 @@ def epoch_lines(record: dict) -> str:
         ]
         lines.append(
             f"  cosine of prototypes to class means {inside['prototype_cosine']:.2f}, "
-            f"to mixed samples {', '.join(mixed) or '-'}; gradient from cls "
-            f"{inside['gradient_share_cls']:.0%}"
+            f"to mixed samples {', '.join(mixed) or '-'}"
         )
+        if "gradient_share_cls" in inside:
+            lines[-1] += f"; gradient from cls {inside['gradient_share_cls']:.0%}"
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import save_tiny_encoder
+from conftest import save_tiny_encoder, untrained
 from test_loader import CPU, LENGTHS, encoder_of, gradients_of, texts_of
 from test_main import folder_of, outcome
 
@@ -256,6 +256,21 @@ def test_the_frozen_layers_of_the_model_are_the_pretrained_ones(command, two_lay
     names = {name for name, _ in encoder.backbone.named_parameters()}
     rounding = {"encoder.layer.1.attention.self.key.bias"}  # of its gradient there is no more
     assert changed | rounding == names - frozen_names(encoder, 1)
+
+
+def test_with_all_layers_frozen_the_heads_alone_are_trained(command, two_layers, tmp_path):
+    command = [*command, "--freeze_layers", "2"]
+    assert main(command) == 0
+    model = folder_of(tmp_path) / "model"
+    before = safetensors.torch.load_file(two_layers / "model.safetensors")
+    after = safetensors.torch.load_file(model / "model.safetensors")
+    for name, weight in before.items():
+        assert "pooler" in name or torch.equal(weight, after["bert." + name]), name
+    first = untrained(command).model.state_dict()
+    heads = safetensors.torch.load_file(model / "heads.safetensors")
+    assert heads and all(not torch.equal(weight, first[name]) for name, weight in heads.items())
+    for line in outcome(tmp_path)["metrics"]:  # no gradient reaches the encoder
+        assert not {name for name in line["diagnostics"] if name.startswith("gradient")}
 
 
 def test_a_second_run_on_the_same_texts_finds_the_states(command, monkeypatch, tmp_path):
