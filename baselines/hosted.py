@@ -88,7 +88,8 @@ def example(text: str, label: str, label_names: list[str]) -> list[dict[str, str
 
 def check_examples(path: Path, label_names: list[str]) -> None:
     """InputError if the training file is not as the provider's guide asks."""
-    chats = [json.loads(line)["messages"] for line in path.read_text("utf-8").splitlines()]
+    # of bytes: Python would end a line of a string at U+2028, too, which JSON leaves in a text
+    chats = [json.loads(line)["messages"] for line in path.read_bytes().splitlines()]
     roles = {tuple(message["role"] for message in chat) for chat in chats}
     answers = {chat[-1]["content"] for chat in chats}
     longest = max(map(about_tokens, chats))

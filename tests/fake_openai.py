@@ -35,7 +35,7 @@ class FakeOpenAI(ThreadingHTTPServer):
     def examples(self) -> dict[str, str]:
         """{question: answer} of the one training file."""
         (content,) = self.contents.values()
-        chats = [json.loads(line)["messages"] for line in content.decode().splitlines()]
+        chats = [json.loads(line)["messages"] for line in content.splitlines()]
         return {chat[1]["content"]: chat[2]["content"] for chat in chats}
 
 

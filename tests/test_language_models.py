@@ -408,6 +408,16 @@ def test_the_training_file_is_as_the_guide_asks(server, gpt):
     assert chats[3][2]["content"] == "noun.food.raw"
 
 
+def test_texts_may_hold_what_python_takes_for_the_end_of_a_line(server, gpt, tmp_path):
+    odd = "rice\u2028and\u2029beans\u0085"
+    for name in ("train.csv", "test.csv"):
+        path = tmp_path / "corpus" / name
+        rows = [(row["text"], row["label"]) for row in read_rows(path)]
+        write_csv(path, [(odd, rows[0][1]), *rows[1:]])
+    assert main(gpt) == 0 and outcome(gpt)["accuracy"] == 100
+    assert server.asked[language_models.messages(odd, NAMES)[1]["content"]] == 1
+
+
 def test_faults_lose_nothing_and_send_nothing_twice(server, gpt):
     server.faults |= {
         ("GET", "/files"): deque(["429", "drop before"]),
