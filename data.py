@@ -782,7 +782,7 @@ class Tokens:
 def join(parts: list[Tokens]) -> Tokens:
     """The texts of all parts, one part after the other."""
     lengths = np.concatenate([part.lengths for part in parts])
-    has_states = parts[0].states is not None
+    has_states = all(part.states is not None for part in parts)  # else they are computed anew
     return Tokens(
         np.concatenate([part.ids for part in parts]),
         np.append(0, np.cumsum(lengths)),

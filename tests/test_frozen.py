@@ -10,6 +10,7 @@ from conftest import save_tiny_encoder, untrained
 from test_loader import CPU, LENGTHS, encoder_of, gradients_of, texts_of
 from test_main import folder_of, outcome
 
+import data
 import main as main_module
 import predict
 from engine import frozen, loader
@@ -170,6 +171,19 @@ def test_states_that_would_be_too_large_are_computed_at_each_step_and_it_is_said
     texts = kept(encoder_of(frozen_layers=1), texts_of(LENGTHS), tmp_path)
     assert texts.states is None and not list(tmp_path.iterdir())
     assert "computed anew at each step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_where_one_views_states_are_too_large_those_of_all_views_are_computed(
+    tmp_path, monkeypatch, order
+):
+    encoder, short = encoder_of(frozen_layers=1).eval(), texts_of([5, 9])
+    monkeypatch.setattr(frozen, "MOST_BYTES", 2 * 32 * sum([5, 9]))
+    views = [kept(encoder, view, tmp_path) for view in (short, texts_of([6, 9]))][order]
+    assert [view.states is None for view in views] == [False, True][order]
+    plain = data.join([short, texts_of([6, 9])][order])
+    got, expected = (loader.encode(encoder, texts, CPU) for texts in (data.join(views), plain))
+    assert torch.equal(got, expected)
 
 
 def test_a_stop_while_states_are_computed_leaves_no_half_file(tmp_path, monkeypatch):
