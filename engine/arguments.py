@@ -95,6 +95,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
     positive, share = number(float, 0, open_interval=True), number(float, 0, 1)
     count, size = number(int, 0), number(int, 1)
+    most = 10**9  # of a tensor's size: one beyond int64 is no number for torch
 
     add = group("data (Section 4)")
     add(
@@ -179,7 +180,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add(
         "--max_length",
         Role.TRAINING,
-        type=number(int, 3),
+        type=number(int, 3, most),
         default=256,
         help="tokens that a text is cut to",
     )
@@ -226,8 +227,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--tau", type=positive, default=0.5, help="temperature, Eq. (11); the paper: 0.3, 0.5 or 1")
     add("--mu", type=number(float, 0), default=1.0, help="weight of the contrastive loss, Eq. (12)")
     add("--k", type=size, default=20, help="hard samples a class, Eq. (9)")
-    add("--n_pos", type=count, default=10, help="built positives a class")
-    add("--n_neg", type=count, default=500, help="built negatives a class")
+    add("--n_pos", type=number(int, 0, most), default=10, help="built positives a class")
+    add("--n_neg", type=number(int, 0, most), default=500, help="built negatives a class")
     add("--lam", type=positive, default=0.5, help="lambda of Beta(lambda, lambda), Eq. (10)")
     add("--hard_ratio_start", type=share, default=0.5, help="share of mixed samples at first")
     add("--hard_ratio_end", type=share, default=1.0, help="and at the last step")
@@ -260,7 +261,12 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         choices=list(ABLATIONS),
         help="a row of Table 4, short for the flags above",
     )
-    add("--proj_dim", type=size, default=128, help="size of the projected texts and prototypes")
+    add(
+        "--proj_dim",
+        type=number(int, 1, most),
+        default=128,
+        help="size of the projected texts and prototypes",
+    )
     add("--proj_bn", action="store_true", help="batch norm in both heads, as in the authors' code")
 
     add = group(f"language models ({', '.join(titles('large'))})", Role.LARGE)

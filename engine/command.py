@@ -17,6 +17,8 @@ from engine.auto import decide
 from engine.files import InputError
 from engine.run_folder import Busy
 
+EXPECTED = (InputError, OSError, KeyboardInterrupt, distributed.Ended)
+
 
 def run(argv: list[str] | None, doc: str | None, work: Callable[[argparse.Namespace], None]) -> int:
     """Does the work that the command line asks for; returns the exit code."""
@@ -29,26 +31,26 @@ def run(argv: list[str] | None, doc: str | None, work: Callable[[argparse.Namesp
             if args.augment == "auto" and not args.check_only:
                 decide(args, work)
             work(args)
-    except (
-        InputError,
-        OSError,
-        MemoryError,
-        torch.OutOfMemoryError,
-        KeyboardInterrupt,
-        distributed.Ended,
-    ) as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if not (isinstance(error, EXPECTED) or lacks_memory(error)):
+            traceback.print_exc()
+            print(
+                "error: this is a fault of main.py, not of your input; please report it with the "
+                "lines above",
+                file=sys.stderr,
+            )
+            return 1
         text, code = one_line(error, args)
         print(text, file=sys.stderr)
         return code
-    except Exception:
-        traceback.print_exc()
-        print(
-            "error: this is a fault of main.py, not of your input; please report it with the "
-            "lines above",
-            file=sys.stderr,
-        )
-        return 1
     return 0
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether there is no memory left; on a CPU, torch says so by a RuntimeError."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str, int]:
@@ -60,9 +62,9 @@ def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str
         return (
             f"error: {place}: {error.strerror or error}; make room or choose another --output_dir"
         ), 2
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if lacks_memory(error):
         return (
-            f"error: out of memory ({error!r:.80}): take a smaller --micro_batch, --max_length "
+            f"error: out of memory ({error!r:.160}): take a smaller --micro_batch, --max_length "
             "or --batch_size"
         ), 2
     if isinstance(error, KeyboardInterrupt):

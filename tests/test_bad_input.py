@@ -288,11 +288,19 @@ def test_a_run_of_an_older_version_is_named_with_the_settings_that_differ(
 # ---- faults and signals ----
 
 
-@pytest.mark.parametrize("error", [MemoryError("1 TB"), torch.OutOfMemoryError("CUDA\nand more")])
-def test_no_memory_left_is_one_line(command, capsys, monkeypatch, error):
-    def fail(*_):
-        raise error
+def raises(error: Exception):
+    raise error
 
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda *_: raises(MemoryError("1 TB")),
+        lambda *_: raises(torch.OutOfMemoryError("CUDA\nand more")),
+        lambda *_: torch.empty(2**58),  # the allocator of a CPU
+    ],
+)
+def test_no_memory_left_is_one_line(command, capsys, monkeypatch, fail):
     monkeypatch.setattr(main_module, "train", fail)
     assert main(command) == 2
     assert "out of memory" in (line := last_line(capsys)) and "--micro_batch" in line

@@ -812,6 +812,8 @@ def test_the_check_prints_the_report_and_leaves_runs_alone(command, tmp_path, ca
         ["--device", "gpu"],
         ["--device", "meta"],
         ["--tau", "inf"],
+        ["--max_length", "1" + 30 * "0"],
+        ["--n_neg", "1" + 30 * "0"],
     ],
 )
 def test_values_out_of_range_are_refused_with_exit_code_2(command, options, capsys):
