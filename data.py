@@ -643,6 +643,10 @@ def load(
             return stratified_split(labels, test_fraction, seed=seed)
 
     corpus = to_corpus(dataset, train, test or [], val or [], notes)
+    if val is not None and not corpus.val_texts:
+        raise InputError(
+            f"{dataset}: the validation file has no row with a text; add some, or remove it"
+        )
     if test is None:
         return hold_out(corpus, "test", *split(corpus.train_labels, seed))
     if not corpus.test_texts:

@@ -462,6 +462,16 @@ def test_a_folder_may_bring_validation_texts_in_another_format(tmp_path):
         data.load(str(tmp_path))
 
 
+@pytest.mark.parametrize("content", [HEAD, HEAD + " ,x\n", ""])
+def test_a_validation_file_without_texts_is_not_taken_for_none(tmp_path, content):
+    for name in ("train.csv", "test.csv"):
+        written(tmp_path, name, csv_of(PLAIN))
+    written(tmp_path, "validation.csv", content)
+    with pytest.raises(InputError, match="validation") as error:
+        data.load(str(tmp_path))
+    assert len(str(error.value).splitlines()) == 1
+
+
 @pytest.fixture
 def splits():
     datasets = pytest.importorskip("datasets")
