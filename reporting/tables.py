@@ -109,6 +109,7 @@ METRICS = {
     "seconds": ("seconds", 1, min),
 }  # heading, decimals printed, which is best
 MAIN_SETTINGS = ("encoder", "pooling", "epochs", "batch_size", "lr", "schedule", "amp")
+MADE_BY = ("eval_every", "micro_batch")  # settings that make no run of their own in a table
 
 
 class Run(NamedTuple):
@@ -205,7 +206,32 @@ def load(folder: Path, protocol: str) -> list[Run]:
         raise InputError(f"{folder}: {why_no_runs(folder, protocol, without)}")
     if without:
         print(f"note: {without} runs have no {protocol} and are left out", file=sys.stderr)
-    return runs
+    return without_twins(runs)
+
+
+def without_twins(runs: list[Run]) -> list[Run]:
+    """
+    The runs, in their order, but of those that differ in MADE_BY alone only one: that which was
+    evaluated most often and, of such, in the largest pieces. A note names each that is left out.
+    """
+
+    def made_by(run: Run) -> tuple[float, float]:
+        every, piece = (run.settings.get(name) for name in MADE_BY)
+        return every or 1, -(piece or math.inf)
+
+    firsts, left_out = {}, set()
+    for run in sorted(runs, key=made_by):
+        same = {name: value for name, value in run.settings.items() if name not in MADE_BY}
+        first = firsts.setdefault(json.dumps([same, run.data_hash], sort_keys=True), run)
+        differing = [name for name in MADE_BY if run.settings.get(name) != first.settings.get(name)]
+        if differing:
+            left_out.add(run.folder)
+            print(
+                f"note: {run.folder} is left out: it differs from {first.folder} only in "
+                + " and ".join(differing),
+                file=sys.stderr,
+            )
+    return [run for run in runs if run.folder not in left_out]
 
 
 def why_no_runs(folder: Path, protocol: str, without: int) -> str:

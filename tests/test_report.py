@@ -377,6 +377,24 @@ def test_two_runs_of_one_cell_and_seed_are_refused(tmp_path):
         read_tables(tmp_path)
 
 
+def test_of_runs_that_differ_only_in_how_they_were_made_one_is_in_the_tables(tmp_path, capsys):
+    for method in ("bert", "sharprecl"):
+        for accuracy, flags in (
+            (70.0, {"eval_every": 5}),
+            (71.0, {"micro_batch": 16}),
+            (72.0, {}),
+            (73.0, {"eval_every": 5, "micro_batch": 8}),
+        ):
+            write_run(tmp_path, accuracy, method=method, **flags)
+    write_run(tmp_path, 80.0, method="bert", seed=1, micro_batch=8)
+    cells = cells_of(read_tables(tmp_path)["table2"].parts[0])
+    assert cells["SharpReCL"]["ir 50", "accuracy"].text == "72.00 (1)"
+    assert cells["BERT"]["ir 50", "accuracy"].text == "76.00 ± 5.66 (2)"  # of 72 and 80
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6 and "run001 is left out" in lines[0] and "run002" in lines[0]
+    assert lines[0].endswith("only in micro_batch")
+
+
 def test_the_caption_says_the_protocol_and_runs_without_it_are_counted(tmp_path, capsys):
     path = write_run(tmp_path, 70.0) / "result.json"
     result = json.loads(path.read_text())
