@@ -39,6 +39,8 @@ from engine.corpus import report
 from engine.files import InputError, duration, read_json, sha256, write_json, write_text
 from reporting import export, figures, plots
 
+FOR_PLOTS = "model/for_plots"  # marks a model that is kept until the plots are drawn, and no longer
+
 Epoch = tuple[dict, np.ndarray | None, np.ndarray | None]
 
 
@@ -302,6 +304,8 @@ class RunFolder:
             val_logits = load_whole(best, {"weights": self.parts["weights"]})["val_logits"].numpy()
         if self.keeps_model:
             export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
+            if self.args.no_weights:
+                write_text(self.place / FOR_PLOTS, "")
         write_json(self.place / "result.json", self.result(kept["epoch"]))
         self.tidy()
         if self.place != self.path:
@@ -353,11 +357,12 @@ class RunFolder:
         self.place = self.path
 
     def draw(self) -> None:
-        """Draws --plots from the kept model, which --no_weights removes after that."""
+        """Draws --plots from the kept model; with --no_weights, one kept for them alone goes."""
         if self.args.plots and distributed.is_main():
             plots.draw(self.args, self.corpus, self.path)
-            if self.args.no_weights:
+            if self.args.no_weights and (self.path / FOR_PLOTS).exists():
                 shutil.rmtree(self.path / "model")
+            (self.path / FOR_PLOTS).unlink(missing_ok=True)
 
     def show_again(self) -> None:
         """A run that was finished before; its plots, where they are still missing."""

@@ -1457,6 +1457,24 @@ def test_tfidf_without_weights_keeps_no_model(command, tmp_path):
     assert not (folder_of(tmp_path) / "model").exists()
 
 
+def test_plots_of_a_finished_run_never_take_its_model_away(command, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    assert main(command("tfidf")) == 0
+    model = folder_of(tmp_path) / "model"
+    assert main(command("tfidf", "--plots", "--no_weights")) == 0
+    assert (model.parent / "confusion_matrix.png").exists() and (model / "sharprecl.json").exists()
+    with monkeypatch.context() as patch:  # a stop before the plots, which alone were to need it
+        patch.setattr(figures, "confusion_matrix", stop)
+        assert main(command("tfidf", "--plots", "--no_weights", "--overwrite")) == 130
+    assert model.exists()
+    assert main(command("tfidf", "--plots")) == 0  # now the weights are asked for
+    (model.parent / "confusion_matrix.png").unlink()
+    assert main(command("tfidf", "--plots", "--no_weights")) == 0
+    assert (model / "sharprecl.json").exists()
+
+
 def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(
     command, tmp_path, capsys
 ):
