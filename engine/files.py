@@ -9,8 +9,10 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -47,6 +49,17 @@ def saving(path: Path) -> Iterator[io.BufferedWriter]:
     finally:
         with contextlib.suppress(OSError):  # it has its name now, or was not wanted
             temporary.unlink()
+
+
+def remove_parts(folder: Path, seconds: float = -math.inf) -> None:
+    """
+    Removes what writes that were killed left in a folder, where it has not changed for so long. In
+    a folder that others write into, too, that must be longer than any pause of a living write.
+    """
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):  # another process was faster, or it is another user's
+            if time.time() - part.stat().st_mtime >= seconds:
+                part.unlink()
 
 
 def save(path: Path, content: bytes) -> None:

@@ -35,10 +35,11 @@ import transformers
 import data
 from engine import distributed, files, metrics, results
 from engine.arguments import changed, run_folder, settings
-from engine.corpus import report
+from engine.corpus import cache_dir, report
 from engine.files import InputError, duration, read_json, sha256, write_json, write_text
 from reporting import export, figures, plots
 
+A_DAY = 24 * 3600.0  # seconds
 FOR_PLOTS = "model/for_plots"  # marks a model that is kept until the plots are drawn, and no longer
 
 Epoch = tuple[dict, np.ndarray | None, np.ndarray | None]
@@ -71,6 +72,7 @@ class RunFolder:
         """Keeps other runs out for as long as this process lives; finishes a swap that was cut."""
         if distributed.is_main():
             self.stack.enter_context(locked(self.path))
+            files.remove_parts(cache_dir(self.args), A_DAY)  # other runs write there, too
             if (self.path / "new" / "result.json").exists() or (self.path / "moving").exists():
                 self.swap()
             if self.is_finished:
@@ -396,8 +398,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder}: its file system has no locks ({error.strerror}); give "
                 "--output_dir a folder on another one"
             ) from error
-        for part in folder.glob(".*.part"):  # of a write that was killed
-            part.unlink()
+        files.remove_parts(folder)
         yield
 
 

@@ -1,6 +1,8 @@
 """engine/run_folder.py: which epoch is kept, what a stop leaves, and that nothing whole is lost."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +299,23 @@ def test_overwrite_keeps_an_unfinished_run_until_the_new_one_begins(run):
     with pytest.raises(InputError):
         run(fails, "--overwrite")
     assert kept(run(fit_of([0.2, 0.3]))) == (2, 2)  # which asserts that epoch 1 was restored
+
+
+def test_killed_writes_go_from_the_folder_at_once_and_from_the_shared_cache_after_a_day(run):
+    folder = run(fit_of([0.2]), "--no_weights")
+    cache, now = folder.parent / "cache", time.time()
+    for place, name, hours in (
+        (folder, ".result.json.12ab.part", 0),
+        (cache, ".states-1.f16.12ab.part", 25),
+        (cache, ".states-2.f16.34cd.part", 23),  # another process may be writing it
+        (cache, "states-3.f16", 1000),
+    ):
+        place.mkdir(exist_ok=True)
+        (place / name).write_bytes(b"half")
+        os.utime(place / name, (now - 3600 * hours, now - 3600 * hours))
+    run(fit_of([0.2]), "--no_weights", "--overwrite")
+    assert not (folder / ".result.json.12ab.part").exists()
+    assert files_in(cache) == {".states-2.f16.34cd.part", "states-3.f16"}
 
 
 def test_two_runs_of_one_folder_are_refused(run):
