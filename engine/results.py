@@ -28,6 +28,7 @@ def csv_rows(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
+AVERAGES = ("accuracy", "micro avg", "macro avg", "weighted avg")  # rows of scikit-learn's report
 UNKNOWN = "(no label)"  # an answer of a language model; its column comes after the classes
 
 
@@ -72,7 +73,8 @@ def write_reports(
             folder / "validation.csv", corpus.val_texts, corpus.val_labels, val_logits, names, epoch
         )
     tested = np.unique(labels)  # as in metrics(): the same classes, the same means
-    options = dict(labels=tested, target_names=[names[c] for c in tested], zero_division=0)
+    titles = [f"class {names[c]}" if names[c] in AVERAGES else names[c] for c in tested]
+    options = dict(labels=tested, target_names=titles, zero_division=0)
     predicted = logits.argmax(axis=1)
     write_text(
         folder / "classification_report.txt",

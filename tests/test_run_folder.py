@@ -179,6 +179,21 @@ def test_no_weights_keeps_numbers_alone(run):
     assert (folder / "result.json").exists() and not (folder / "adapter").exists()
 
 
+def test_a_class_that_is_called_as_an_average_stays_in_the_report(run, corpus_folder, tmp_path):
+    names = {"noun.food": "accuracy", "noun.animal": "macro avg", "noun.time": "weighted avg"}
+    (tmp_path / "odd").mkdir()
+    for name in ("train.csv", "test.csv"):
+        text = (corpus_folder / name).read_text()
+        for old, new in names.items():
+            text = text.replace(f",{old}\n", f",{new}\n")
+        (tmp_path / "odd" / name).write_text(text)
+    folder = run(fit_of([0.9]), "--dataset", str(tmp_path / "odd"), "--no_weights")
+    report = json.loads((folder / "classification_report.json").read_text())
+    for name in names.values():
+        assert report[f"class {name}"]["support"] == 12
+    assert report["accuracy"] == pytest.approx(33 / 36)  # 0.9 of 36 texts, rounded up
+
+
 def whole_run(folder) -> int | None:
     """The epochs of the finished run that lies here; None where none does."""
     if not (folder / "result.json").exists():
