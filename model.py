@@ -404,13 +404,6 @@ def longest_text(method: Method) -> int | None:
     return positions and positions - method.extra_positions
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tells whether memory is what lacks; on a CPU, torch raises a RuntimeError like any other."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-
-
 def device(text: str) -> str:
     """Checks, for argparse, that this machine has the device; auto is the fastest it has."""
     if text == "auto":

@@ -41,10 +41,9 @@ from transformers.utils import logging
 import data
 from baselines.tfidf import Tfidf
 from engine import arguments, files, loader, reading
-from engine.files import InputError
+from engine.files import InputError, lacks_memory
 from engine.results import csv_text
 from model import device as available_device
-from model import is_out_of_memory
 from reporting import export
 
 # ---- reading: rows with their text, one after the other ----
@@ -755,7 +754,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not lacks_memory(error):
             raise
         print(f"error: out of memory ({error!r:.80}): take a smaller --batch_size", file=sys.stderr)
         return 2

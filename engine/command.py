@@ -8,13 +8,12 @@ import sys
 import traceback
 from collections.abc import Callable
 
-import torch
 import transformers
 
 from engine import distributed
 from engine.arguments import parse_args
 from engine.auto import decide
-from engine.files import InputError
+from engine.files import InputError, lacks_memory
 from engine.run_folder import Busy
 
 EXPECTED = (InputError, OSError, KeyboardInterrupt, distributed.Ended)
@@ -44,13 +43,6 @@ def run(argv: list[str] | None, doc: str | None, work: Callable[[argparse.Namesp
         print(text, file=sys.stderr)
         return code
     return 0
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether there is no memory left; on a CPU, torch says so by a RuntimeError."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str, int]:

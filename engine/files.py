@@ -29,6 +29,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; --help lists the flags\n")
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether it says that no memory is left; torch does so by a RuntimeError."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (
+            type(error).__name__ == "OutOfMemoryError"  # of a GPU; without importing torch
+            or "can't allocate memory" in str(error)  # of its allocator for the CPU
+        )
+    )
+
+
 @contextlib.contextmanager
 def saving(path: Path) -> Iterator[io.BufferedWriter]:
     """A file to write, which appears under its name when the block ends, whole or not at all."""
@@ -141,6 +152,8 @@ def load_pretrained(load, source: str, kind: str, hint: str, **options):
             ask_hub(source)
             return load(source, **options)
     except Exception as error:  # of httpx, requests or safetensors, by version and by fault
+        if lacks_memory(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         found = (
             "is not a complete model folder"

@@ -43,10 +43,10 @@ from baselines.base import Task
 from baselines.tfidf import Tfidf
 from data import Corpus, class_counts
 from engine.arguments import changed, model_options
-from engine.files import InputError, read_json, save, sha256, write_json, write_text
+from engine.files import InputError, lacks_memory, read_json, save, sha256, write_json, write_text
 from engine.metrics import expected_calibration_error
 from engine.results import write_predictions
-from model import Method, is_out_of_memory, load_encoder, load_tokenizer, longest_text
+from model import Method, load_encoder, load_tokenizer, longest_text
 
 FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
 
@@ -477,7 +477,7 @@ def read_model(path: str | Path, device: str) -> Trained:
             return Trained(Tfidf.load(folder), None, about)
         return read_network(folder, about, device)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        if is_out_of_memory(error):
+        if lacks_memory(error):
             raise
         raise InputError(
             f"{folder}: sharprecl.json and the weights beside it are not those of "
