@@ -226,15 +226,16 @@ METHOD = {
 def setting_of(label):
     """What a row's name says, in the words of result.json."""
     method = METHOD[label.split(",")[0]]
+    views = "none" if re.search("dropout views|--augment none", label) else SECOND_VIEW
     if method != "sharprecl":
-        return {"method": method}
+        return {"method": method, "augment": views}
     mu = re.search(r"(?:µ = |--mu )([\d.]+)", label)
     tau = re.search(r"(?:τ = |--tau )([\d.]+)", label)
     return {
         "method": method,
         "mu": 0 if label.startswith("w/o CL") else float(mu[1]) if mu else 1,
         "tau": float(tau[1]) if tau else 0.5,
-        "augment": "none" if re.search("dropout views|--augment none", label) else SECOND_VIEW,
+        "augment": views,
     }
 
 
@@ -326,7 +327,8 @@ def test_the_table_of_two_more_datasets_follows_from_the_kept_runs():
 
 def test_the_table_of_imbalance_ratios_follows_from_the_kept_runs():
     part, rows = None, 0
-    for line in (ROOT / "docs/imbalance.md").read_text(encoding="utf-8").splitlines():
+    ratios = (ROOT / "docs/imbalance.md").read_text(encoding="utf-8").split("## Wrong labels")[0]
+    for line in ratios.splitlines():
         name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
         part = name if name.startswith("*") else part
         if len(cells) != 4 or not cells[0][:1].isdigit():
@@ -342,3 +344,21 @@ def test_the_table_of_imbalance_ratios_follows_from_the_kept_runs():
         assert {len(values) for values in found.values()} == {3}
         rows += 1
     assert rows == 4
+
+
+def test_the_table_of_wrong_labels_follows_from_the_kept_runs():
+    page, rows = (ROOT / "docs/imbalance.md").read_text(encoding="utf-8"), 0
+    for line in page.split("## Wrong labels")[1].splitlines():
+        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 3 or not cells[0][:1].isdigit():
+            continue
+        wanted, found = setting_of(name), {}
+        for path in (ROOT / "tables/noise/runs").glob("*/result.json"):
+            result = json.loads(path.read_text())
+            if wanted.items() <= result["settings"].items():
+                noise = result["settings"]["label_noise"]
+                found.setdefault(noise, []).append(result["last"]["macro_f1"])
+        assert cells == [f"{np.mean(found[noise]):.1f}" for noise in (0, 0.05, 0.1)], name
+        assert {len(values) for values in found.values()} == {3}
+        rows += 1
+    assert rows == 5
