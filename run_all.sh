@@ -198,7 +198,7 @@ fig4() {
     for method in sclce spcl sharprecl; do runs trec 50 $method; done
 }
 
-own_texts() {       # the cheap ones first; SharpReCL as the study found it best, in any language
+own_texts() {       # the cheap ones first; SharpReCL as it was best at one rate, in any language
     local setting part held_out="--val_fraction 0.2"
     for part in validation valid val dev; do        # a folder may bring such texts of its own
         if compgen -G "$own/$part" || compgen -G "$own/$part.*"; then held_out=; fi > /dev/null
