@@ -132,7 +132,8 @@ def print_result(folder: Path) -> None:
     """scikit-learn's report of the kept epoch, and the result under each protocol."""
     result = read_json(folder / "result.json")
     labels = read_json(folder / "args.json")["label_names"]
-    missing = [labels[label] for label in result["last"]["never_predicted"]]
+    kept = result.get("best_val", result["last"])  # the epoch of the report
+    missing = [labels[label] for label in kept["never_predicted"]]
     try:
         print((folder / "classification_report.txt").read_text())
     except OSError as error:

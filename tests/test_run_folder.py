@@ -13,6 +13,7 @@ from engine import files, run_folder
 from engine.arguments import parse_args
 from engine.corpus import load_corpus
 from engine.files import InputError
+from engine.results import print_result
 from engine.run_folder import Busy, RunFolder
 
 
@@ -118,6 +119,19 @@ def test_the_best_validation_epoch_is_kept_and_named_everywhere(run, shares, bes
             str(best)
         }
     assert not list(folder.glob("best-*")) and not list(folder.glob("checkpoint-*"))
+
+
+def test_what_is_never_predicted_is_said_of_the_epoch_whose_report_stands_above(run, capsys):
+    def fit(args, corpus, folder):
+        folder.begin(weights=Weights())
+        for epoch, share in ((1, 0.9), (2, 0.5)):
+            test = logits_for(corpus.test_labels, 1.0)
+            if epoch == 1:
+                test[:, 2] = -1.0
+            yield {"epoch": epoch}, test, logits_for(corpus.val_labels, share)
+
+    print_result(run(fit, *VAL))
+    assert "above: epoch 1; never predicted: noun.time\n" in capsys.readouterr().out
 
 
 def test_without_validation_texts_the_last_epoch_is_kept(run):
