@@ -265,7 +265,7 @@ class RunFolder:
         waited = [record for record in self.history if "val" in record]
         if self.args.patience is None or not waited:
             return False
-        best = self.kept_epoch()
+        best = max(waited, key=lambda record: record["val"]["macro_f1"])["epoch"]  # the first
         return sum(record["epoch"] > best for record in waited) >= self.args.patience
 
     @property

@@ -146,6 +146,16 @@ def test_patience_counts_evaluations_since_the_best(run, patience, ran):
     assert len(history) == ran and kept(folder)[0] == (2 if patience == 1 else 4)
 
 
+@pytest.mark.parametrize("stop_after", [None, 3])
+def test_a_result_that_is_only_as_good_does_not_renew_patience(run, stop_after):
+    shares, flags = [0.5, 0.9, 0.9, 0.9, 0.9], (*VAL, "--patience", "2")
+    if stop_after is not None:
+        with pytest.raises(KeyboardInterrupt):
+            run(fit_of(shares, stop_after), *flags)
+    folder = run(fit_of(shares), *flags)
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4 and kept(folder) == (4, 4)
+
+
 def test_weights_that_are_asked_for_only_after_a_stop_are_those_of_the_best_epoch(run):
     shares = [0.5, 0.9, 0.7, 0.6]
     with pytest.raises(KeyboardInterrupt):
