@@ -52,9 +52,12 @@ class Table:
 # ---- bytes: what is packed is unpacked, by its first bytes ----
 
 
+PACKED = re.compile(r"\.(gz|bz2|zip)$")
+
+
 def form_of(name: str) -> str:
     """The format that a file name tells, "csv" of reviews.csv.gz; "" if it is none of FORMS."""
-    stem = re.sub(r"\.(gz|bz2|zip)$", "", name.lower())
+    stem = PACKED.sub("", name.lower())
     form = stem.rpartition(".")[2] if "." in stem else ""
     return form if form in FORMS else ""
 
@@ -65,7 +68,8 @@ def unpacked(name: str, stream: BinaryIO, form: str) -> tuple[BinaryIO, str]:
     if start[:4] == b"\xd0\xcf\x11\xe0":
         raise InputError(f"{name}: an old Excel file (.xls); save it as .xlsx or as CSV")
     is_gzip, is_bz2 = start[:2] == b"\x1f\x8b", re.match(rb"BZh[1-9]1AY&", start)
-    if not (is_gzip or is_bz2 or start[:4] == b"PK\x03\x04") or form == "xlsx":
+    is_packed = is_gzip or is_bz2 or start[:4] == b"PK\x03\x04"
+    if not is_packed or form == "xlsx" and not PACKED.search(name.lower()):  # itself a zip
         return stream, form
     packed = stream if stream.seekable() else in_memory(stream)  # it is read twice
     if is_gzip or is_bz2:
