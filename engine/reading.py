@@ -592,11 +592,6 @@ def missing_column(table: Table, wanted: str, role: str, candidates: list[str]) 
     rows = []
     with suppress(InputError):  # a fault further down is not what is to be told now
         rows += (row for _, row in islice(table.rows, 50))
-    if is_data(table.columns, rows):
-        return (
-            f"{table.name}: the first row {short(table.columns)} looks like data, and names no "
-            "columns: put a line with the names at the top, such as text,label"
-        )
     values = {
         column: next((row[column] for row in rows if row.get(column) not in (None, "")), None)
         for column in table.columns
@@ -607,9 +602,13 @@ def missing_column(table: Table, wanted: str, role: str, candidates: list[str]) 
         if candidates
         else f"no column {wanted!r}"
     )
+    header = (
+        ", or put a line with the names at the top, such as text,label, if the first row is not "
+        "meant as names: it looks like data"
+    )
     return (
         f"{table.name}: {doubt}; its columns, with a value of each: {shown[:600]}; name yours "
-        f"with --{role}_column"
+        f"with --{role}_column" + header * is_data(table.columns, rows)
     )
 
 

@@ -209,9 +209,19 @@ BAD_FILES = {
     "no header": (
         "a.csv",
         "good film,pos\nbad film,neg\nfine film,pos\n",
-        ["'good film', 'pos'", "looks like data", "text,label"],
+        ["'good film' ('bad film')", "looks like data", "text,label"],
     ),
     "no header, numbers": ("a.csv", "good film,1\nbad film,0\n", ["looks like data"]),
+    "questions as names": (
+        "a.csv",
+        "id,How satisfied are you with it?,again\n1,good film,yes\n2,bad film,no\n",
+        ["'How satisfied are you with it?' ('good film')", "name yours with --text_column"],
+    ),
+    "numbers as names": (
+        "a.jsonl",
+        '{"comment": "a", "2019": 1, "label": "x"}',
+        ["'comment' ('a')", "name yours with --text_column"],
+    ),
     "two columns in doubt": (
         "a.csv",
         "title,content,label\na,b,c\n",
