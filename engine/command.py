@@ -49,6 +49,8 @@ def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str
     """What the user is told, and the exit code."""
     if isinstance(error, InputError):
         return f"error: {error}", Busy.exit_code if isinstance(error, Busy) else 2
+    if isinstance(error, (KeyboardInterrupt, BrokenPipeError)):  # the latter of | head, say
+        return "interrupted: the same command goes on from the last whole epoch", 130
     if isinstance(error, OSError):  # a folder in the way, a full disk, no permission
         place = error.filename or (args and args.output_dir)
         return (
@@ -59,8 +61,6 @@ def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str
             f"error: out of memory ({error!r:.160}): take a smaller --micro_batch, --max_length "
             "or --batch_size"
         ), 2
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted: the same command goes on from the last whole epoch", 130
     return (
         f"error: another process of this job has ended ({error}); the same command, with any "
         "number of processes, goes on from the last whole epoch"

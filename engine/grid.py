@@ -286,8 +286,8 @@ def main(argv: list[str] | None = None) -> int:
         return run(cells, args.jobs, args.script)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:  # before the first run, which has its own way to stop
-        return 130
+    except (KeyboardInterrupt, BrokenPipeError):  # the former before the first run, which has its
+        return 130  # own way to stop; the latter of | head, say
     except OSError as error:  # a full disk, no permission
         print(
             f"error: {error.filename or 'a log'}: {error.strerror or error}; make room or "

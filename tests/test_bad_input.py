@@ -306,6 +306,12 @@ def test_no_memory_left_is_one_line(command, capsys, monkeypatch, fail):
     assert "out of memory" in (line := last_line(capsys)) and "--micro_batch" in line
 
 
+def test_output_that_nobody_reads_any_more_is_an_interruption(command, capsys, monkeypatch):
+    monkeypatch.setattr(main_module, "train", lambda *_: raises(BrokenPipeError(32, "Broken pipe")))
+    assert main(command) == 130  # of main.py | head, say
+    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted: the same command")
+
+
 def test_a_fault_of_ours_says_so_below_its_traceback(command):
     code = (
         "import runpy, sys, data; data.load = lambda *a, **k: 1 / 0; "
