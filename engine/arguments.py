@@ -553,7 +553,7 @@ def run_folder(args: argparse.Namespace) -> Path:
     output_dir/<dataset>_<ir>_<every other setting that is not the default>_<seed>; --check_only
     has a folder of its own, so that it never touches a run's.
     """
-    defaults = vars(make_parser().parse_args(["--dataset", args.dataset])) | {
+    defaults = vars(make_parser().parse_args([f"--dataset={args.dataset}"])) | {
         "encoder": ENCODER,
         "pooling": pooling_of(args.method, args.encoder),
     }
