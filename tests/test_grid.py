@@ -219,11 +219,12 @@ def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_pa
 
 
 def test_own_validation_texts_are_taken_where_a_folder_brings_them(lines_of, tmp_path):
-    (tmp_path / "train.csv").write_text("text,label\ngood,yes\nbad,no\n")
+    (folder := tmp_path / "reviews [2]").mkdir()
+    (folder / "train.csv").write_text("text,label\ngood,yes\nbad,no\n")
     shares = []
-    for name in ("devices.csv", "dev.csv"):  # the first is no part of the data
-        (tmp_path / name).write_text("text,label\ngood,yes\n")
-        cells = read_cells(lines_of("own", str(tmp_path), SEEDS="0", METHODS="la"))
+    for name in ("devices.csv", "Dev.csv"):  # the first is no part of the data
+        (folder / name).write_text("text,label\ngood,yes\n")
+        cells = read_cells(lines_of("own", str(folder), SEEDS="0", METHODS="la"))
         shares.append([cell.args.val_fraction for cell in cells])
     assert shares == [[0.2], [0.0]]
 
