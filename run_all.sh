@@ -101,9 +101,13 @@ table3_methods=${METHODS:-$language_models sharprecl}
 
 # ---- the runs: a line of main.py's arguments each ----
 
+quoted() {          # TEXT, as Python's shlex reads it; printf %q writes $'...' in some locales
+    printf '%s\n' "$1" | sed "s/'/'\\\\''/g; s/^/'/; s/\$/'/"
+}
+
 first_seed=${SEEDS%% *}
-flags="${DATA_DIR:+--data_dir $(printf %q "$DATA_DIR")} ${EPOCHS:+--epochs $EPOCHS} $flags"
-flags="${ENCODER:+--encoder $(printf %q "$ENCODER")} $flags --output_dir $(printf %q "$OUTPUT_DIR")"
+flags="${DATA_DIR:+--data_dir $(quoted "$DATA_DIR")} ${EPOCHS:+--epochs $EPOCHS} $flags"
+flags="${ENCODER:+--encoder $(quoted "$ENCODER")} $flags --output_dir $(quoted "$OUTPUT_DIR")"
 
 runs() {    # DATASET IR METHOD [FLAG...]: a line for each seed, if DATASETS and METHODS have it
     local run="--dataset $1 --ir $2 --method $3" key="$1 $2 $3" keep
@@ -205,7 +209,7 @@ own_texts() {       # the cheap ones first; SharpReCL as it was best at one rate
         setting=
         if [ "$method" = sharprecl ]; then setting="--mu 0.3 --augment none"; fi
         for seed in $SEEDS; do
-            echo "--dataset $(printf %q "$own") --method $method $setting --seed $seed" \
+            echo "--dataset $(quoted "$own") --method $method $setting --seed $seed" \
                 "$held_out --batch_size 32 --lr 1e-4 --warmup 0.1 --schedule linear --no_weights $flags"
         done
     done

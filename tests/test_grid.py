@@ -214,6 +214,9 @@ def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_pa
     augments = {cell.args.method: cell.args.augment for cell in cells}
     assert augments.pop("sharprecl") == "none"  # word substitution is for English alone
     assert set(augments) == {"tfidf", "probe", "spcl", "la", "wce"}
+    (tmp_path / "sie ist's für 資料.csv").write_text("text,label\ngood,yes\nbad,no\n")
+    cells = read_cells(lines_of("own", "sie ist's für 資料.csv", SEEDS="0", LC_ALL="C"))
+    assert {cell.args.dataset for cell in cells} == {str(tmp_path / "sie ist's für 資料.csv")}
     done = run_all("own", "nothing.csv")
     assert done.returncode == 2 and str(tmp_path / "nothing.csv") in done.stderr
 
