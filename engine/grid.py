@@ -25,6 +25,7 @@ from typing import Iterable, Iterator, NamedTuple
 
 import torch
 
+from data import DATASETS
 from engine.arguments import changed, make_parser, number, parse_args, run_folder, settings
 from engine.files import InputError, duration, read_json
 from engine.run_folder import Busy
@@ -76,12 +77,25 @@ def identity(cell: Cell) -> dict:
     return settings(cell.args) | {"dataset": cell.args.dataset}
 
 
-def state(cell: Cell) -> str:
-    """finished, with the plots where they are asked for; running, by its lock; or open."""
+def is_whole(cell: Cell) -> bool:
+    """Whether the result is there, with the plots where they are asked for."""
     wanted = ["result.json"]
     if cell.args.plots:
         wanted.append(last_plot(cell.args.method))
-    if all((cell.folder / name).exists() for name in wanted):
+    return all((cell.folder / name).exists() for name in wanted)
+
+
+def has_younger_texts(cell: Cell) -> bool:
+    """Whether own texts are younger than the result, so that main.py must say if they differ."""
+    path = Path(cell.args.dataset)
+    files = [path, *path.glob("*")] if cell.args.dataset not in DATASETS else []
+    changes = [file.stat().st_mtime for file in files if file.is_file()]
+    return max(changes, default=0) > (cell.folder / "result.json").stat().st_mtime
+
+
+def state(cell: Cell) -> str:
+    """finished, of the texts as they are; running, by its lock; or open."""
+    if is_whole(cell) and not has_younger_texts(cell):
         return "finished"
     try:
         with open(cell.folder / ".lock") as file:
@@ -205,7 +219,7 @@ def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:
 
 def ending(cell: Cell, code: int) -> tuple[bool, str]:
     """Whether a run left its result, with the numbers or the reason."""
-    if code == 0 and state(cell) == "finished":
+    if code == 0 and is_whole(cell):
         result = read_json(cell.folder / "result.json")
         return True, (
             f"accuracy {result['last']['accuracy']:.1f}, macro-F1 "

@@ -21,8 +21,9 @@ from baselines import METHODS
 from baselines.language_models import MODELS
 from engine import grid as grid_module
 from engine.arguments import ABLATIONS, parse_args, run_folder
-from engine.grid import read_cells, state
+from engine.grid import ending, read_cells, state
 from engine.run_folder import locked
+from main import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -447,6 +448,18 @@ def test_a_run_of_another_process_is_waited_for(grid, tmp_path):
         code, output = grid([1, 2])
     assert code == 0 and starts(tmp_path) == {2: 1, 1: 1} and list(starts(tmp_path)) == [2, 1]
     assert "waiting for 1 runs of other processes" in output
+
+
+def test_texts_that_changed_after_the_result_are_not_passed_over(tmp_path):
+    texts, of_old = tmp_path / "own.csv", "text,label\n" + "good one,yes\nbad one,no\n" * 5
+    texts.write_text(of_old)
+    (cell,) = read_cells([f"--dataset {texts} --method tfidf --output_dir {tmp_path / 'runs'}"])
+    assert main(cell.argv) == 0 and state(cell) == "finished"
+    for content, code in ((of_old.replace("bad one,no", "bad one,never"), 2), (of_old, 0)):
+        texts.write_text(content)
+        os.utime(texts, (time.time() + 60,) * 2)
+        assert state(cell) == "open" and main(cell.argv) == code  # which looks at the texts
+        assert ending(cell, 0)[0]
 
 
 def test_two_runs_for_one_folder_are_refused(grid, tmp_path):
