@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine.files import InputError
+
 TIMEOUT = timedelta(hours=2)  # others wait while rank 0 makes tokens and second views of millions
 
 
@@ -73,7 +75,13 @@ def joined(device: str) -> Iterator[str]:
     signal.signal(signal.SIGTERM, end)
     is_cuda = torch.device(device).type == "cuda"
     if is_cuda:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        own, gpus = os.environ["LOCAL_RANK"], torch.cuda.device_count()
+        if int(own) >= gpus:
+            raise InputError(
+                f"torchrun started more processes than this machine has GPUs, {gpus}: give "
+                f"--nproc_per_node {gpus}"
+            )
+        device = f"cuda:{own}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if is_cuda else "gloo", timeout=TIMEOUT)
     yield device

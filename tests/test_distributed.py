@@ -16,6 +16,7 @@ from conftest import save_tiny_encoder, untrained
 
 import main as main_module
 from engine import distributed
+from engine.files import InputError
 
 ROOT = Path(__file__).parent.parent
 METHODS = ["sharprecl", "bcl", "dualcl", "tsc", "simcse"]
@@ -123,6 +124,17 @@ def test_a_process_beyond_the_last_text_encodes_one_that_does_not_count(monkeypa
     assert whole.tolist() == [[1.0] * 4] * 4 and not distributed.share(np.arange(3))[1:].size
     whole.sum().backward()
     assert feat.grad.abs().sum() == 0
+
+
+def test_more_processes_than_gpus_are_refused_in_one_line(monkeypatch):
+    for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(InputError, match="GPUs, 2: give --nproc_per_node 2"):
+        with distributed.joined("cuda"):
+            pass
+    signal.signal(signal.SIGTERM, handler)
 
 
 def records(folder):
