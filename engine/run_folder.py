@@ -302,7 +302,7 @@ class RunFolder:
         """The model, result.json, which marks the run as finished, and the plots."""
         kept = next(record for record in self.history if record["epoch"] == self.kept_epoch())
         best, val_logits = self.place / f"best-{kept['epoch']}", self.val_logits
-        if best.exists():  # else its weights are still those of the model
+        if best.exists() or kept is not self.history[-1]:  # else the model has its weights still
             val_logits = load_whole(best, {"weights": self.parts["weights"]})["val_logits"].numpy()
         if self.keeps_model:
             export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
@@ -476,8 +476,8 @@ def load_whole(folder: Path, parts: dict[str, Any]) -> dict:
     except Exception as error:  # whatever a damaged file makes of torch, pickle or safetensors
         raise InputError(
             f"{folder} is damaged, or of another version ({type(error).__name__}): "
-            "delete this folder, and the same command goes on from the epoch before "
-            "it, or begins anew"
+            "delete this folder and every checkpoint-N and best-N beside it, and the same "
+            "command begins anew"
         ) from error
 
 

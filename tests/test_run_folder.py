@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -196,6 +197,23 @@ def test_a_stopped_run_goes_on_to_the_same_result(run, stop):
     again = run(fit_of(shares), *VAL, "--overwrite")
     assert kept(again) == (1, 1)
     assert first == {name: (again / name).read_text() for name in first}
+
+
+def test_the_weights_of_another_epoch_never_pass_for_those_of_the_best(run, tmp_path):
+    shares = [0.9, 0.5, 0.7]
+    with pytest.raises(KeyboardInterrupt):
+        run(fit_of(shares, stop_after=2), *VAL)
+    (best,) = tmp_path.glob("runs/*/best-1")
+    (best / "model.safetensors").write_bytes(b"damaged")
+    remedy = "best-1 is damaged.*delete this folder and every checkpoint-N and best-N beside it"
+    with pytest.raises(InputError, match=remedy):
+        run(fit_of(shares), *VAL)
+    shutil.rmtree(best)
+    with pytest.raises(InputError, match=remedy):
+        run(fit_of(shares), *VAL)
+    for checkpoint in best.parent.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    assert kept(run(fit_of(shares), *VAL)) == (1, 1)
 
 
 def test_no_weights_keeps_numbers_alone(run):
