@@ -9,6 +9,7 @@ Finished runs -> tables, figures, pages, and the method to take.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -75,4 +76,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # | head ends it without a traceback
     sys.exit(main())

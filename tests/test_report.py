@@ -2,6 +2,9 @@
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -608,6 +611,16 @@ def test_kept_numbers_give_all_but_the_figure_that_needs_the_class_sizes(tmp_pat
     # two settings, the heads' own rate and one rate, have a figure each
     assert {path.name for path in tmp_path.glob("*.png")} == {"fig_ir.png", "fig_ir_2.png"}
     assert "logit adjustment" in (tmp_path / "table2.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_pipe_that_closes_ends_it_without_a_traceback(tmp_path):
+    write_run(tmp_path)
+    script = Path(__file__).parent.parent / "report.py"
+    command = shlex.join([sys.executable, str(script), str(tmp_path)])
+    line = f"{command} | true; echo ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", line], text=True, capture_output=True)
+    assert (ended.stdout, ended.stderr) == ("141\n", "")
 
 
 # ---- bad input ----
