@@ -90,8 +90,11 @@ MOST_NAMED = 120  # classes whose names and counts a figure can hold; more go wi
 
 
 def drawn_name(name: str, longest: int = 24) -> str:
-    """Short, and without a meaning to matplotlib: $ starts a formula, a leading _ hides a label."""
-    name = " ".join(name.split())
+    """
+    Short, and without a meaning to matplotlib: $ starts a formula, a leading _ hides a label. What
+    an SVG cannot hold, control characters, is a box, as letters are that the font lacks.
+    """
+    name = re.sub("[\0-\x1f\ufffe\uffff]", "□", " ".join(name.split()))
     name = name if len(name) <= longest else name[: longest - 1] + "…"
     return " " * name.startswith("_") + name.replace("$", r"\$")
 

@@ -192,6 +192,7 @@ ODD = [
     "_hidden",
     "日本語",
     "</td></table><b>",
+    "a control character \x02 of a spreadsheet",
 ]
 TAGS = {
     "html",
