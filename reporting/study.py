@@ -221,7 +221,9 @@ def strengths(runs: list[Run]) -> str:
     for run in runs:
         shares = [look_up(record, ("diagnostics", "gradient_share_cl")) for record in run.history]
         if shares[0]:
-            found[run.row, run.dataset].append([share / (1 - share) for share in shares])
+            found[run.row, run.dataset].append(
+                [share / (1 - share) if share < 1 else math.inf for share in shares]  # w/o CLS
+            )
     lines = ["| | data set | first epoch | second half |", "|---|---|---:|---:|"]
     for (row, dataset), times in found.items():
         late = [value for own in times for value in own[len(own) // 2 :]]
@@ -371,7 +373,8 @@ def main(argv: list[str] | None = None) -> int:
             parts.append(f"Border and ranking, on development texts\n\n{borders(runs)}\n")
         parts.append(f"The contrastive branch's gradient, times the other's\n\n{strengths(runs)}\n")
         write_text(args.output / "study.md", "\n".join(parts))
-        save_figure(draw_fade(runs), args.output / "fade.png")
+        if scores(runs, "Development texts, the last epoch"):
+            save_figure(draw_fade(runs), args.output / "fade.png")
         print("\n".join(parts))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -105,6 +105,8 @@ def test_the_strength_is_the_ratio_of_the_gradients_early_and_late():
     without = run("TF-IDF", "cr", 0, 1.0)._replace(history=[{"epoch": 1}])
     line = study.strengths([own, other, without]).splitlines()[-1]
     assert line == "| SharpReCL | CR | 1 | 3.5 |"  # .75 / .25 = 3, .8 / .2 = 4
+    alone = own._replace(history=[{"diagnostics": {"gradient_share_cl": 1.0}}])  # w/o CLS
+    assert study.strengths([alone]).splitlines()[-1] == "| SharpReCL | CR | inf | inf |"
 
 
 def test_a_moved_border_shows_as_macro_f1_that_falls_beside_a_steady_auroc():
@@ -178,6 +180,10 @@ def test_kept_numbers_make_the_table_and_the_figure_again(tmp_path, capsys):
         in (tmp_path / "out" / "study.md").read_text()
     )
     assert (tmp_path / "out" / "fade.png").stat().st_size > 5000
+    for path in (tmp_path / "made").glob("*/metrics.jsonl"):
+        path.write_text('{"epoch": 1, "test": {"macro_f1": 70.0}}\n')
+    assert study.main([str(tmp_path / "made"), str(tmp_path / "without")]) == 0
+    assert [path.name for path in (tmp_path / "without").iterdir()] == ["study.md"]
     assert study.main([str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2
     assert "run_all.sh study_a" in capsys.readouterr().err
     result = tmp_path / "made" / "run0" / "result.json"
