@@ -83,6 +83,11 @@ def read_methods(folder: Path) -> list[Method]:
         )
     for name, of_one in runs.items():
         check_seeds(folder, name, [result["settings"] for _, result in of_one])
+    if len({result["data_hash"] for of_one in runs.values() for _, result in of_one}) > 1:
+        raise InputError(
+            f"{folder}: the runs are on different texts; give them one file and the same flags of "
+            "the data, such as --ir, --data_seed and --val_fraction"
+        )
     return [read_method(name, of_one) for name, of_one in runs.items()]
 
 
@@ -140,14 +145,6 @@ def choose(folder: Path) -> str:
     """The table, best validation macro-F1 first, and the sentence."""
     methods = read_methods(folder)
     ones = np.ones(len(methods[0].labels), dtype=int)
-    if any(
-        len(method.labels) != len(ones) or (method.labels != methods[0].labels).any()
-        for method in methods
-    ):
-        raise InputError(
-            f"{folder}: the runs have different validation texts; give them one "
-            "--data_seed and one --val_fraction"
-        )
     score = {
         method.name: macro_f1(method.labels, method.predicted, ones).mean() for method in methods
     }

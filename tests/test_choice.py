@@ -46,6 +46,7 @@ def write_run(
     f1=(90.0, 50.0, 10.0),
     classes=((100, 9), (50, 9), (5, 9)),  # training and test texts
     text="t",
+    data_hash="same",
     **settings,
 ):
     """A run whose first `right` validation texts are right, and the rest names the next class."""
@@ -69,6 +70,7 @@ def write_run(
             {
                 "last": own,
                 "seconds": 60 * minutes,
+                "data_hash": data_hash,
                 "settings": {"method": method, "dataset": "a.csv", "seed": seed, **settings},
             }
         )
@@ -158,6 +160,6 @@ def test_what_it_does_not_take_is_not_ignored_in_silence(tmp_path, capsys, ignor
 
 def test_runs_on_other_texts_are_not_compared(tmp_path):
     write_run(tmp_path, "la", 0, 100, 1)
-    write_run(tmp_path, "tfidf", 0, 100, 1, n=150)
-    with pytest.raises(InputError, match="different validation texts"):
+    write_run(tmp_path, "tfidf", 0, 100, 1, data_hash="of another --ir")
+    with pytest.raises(InputError, match="on different texts"):
         choice.choose(tmp_path)
