@@ -467,7 +467,7 @@ def confusion(run: Run) -> Markup:
     labels, predicted, names = run.test.labels, run.test.predicted, run.names
     if len(names) in predicted:
         names = run.answers
-    if len(names) > LARGEST_MATRIX:
+    if len(run.names) > LARGEST_MATRIX:
         wrong = ~run.test.is_right
         errors = np.bincount(labels[wrong], minlength=len(names)) + np.bincount(
             predicted[wrong], minlength=len(names)

@@ -257,6 +257,13 @@ def test_few_and_many_classes_have_a_page_of_a_bounded_size(tmp_path, size):
     assert (folder / "report.html").stat().st_size < 1.5e6
 
 
+def test_answers_that_are_no_class_do_not_make_a_whole_matrix_a_part(tmp_path):
+    run = page.read_run(write_run(tmp_path, [f"class {i}" for i in range(page.LARGEST_MATRIX)]))
+    run.test.predicted[0] = len(run.names)
+    matrix = page.confusion(run)
+    assert "(no label)" in matrix and "(all other classes)" not in matrix
+
+
 # ---- what a person must know ----
 
 
