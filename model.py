@@ -394,8 +394,8 @@ def first_position(backbone: nn.Module) -> int:
 
 def max_positions(encoder: TextEncoder) -> int | None:
     """Returns the length, in tokens, that the encoder has positions for; None means no limit."""
-    positions = getattr(encoder.backbone.config, "max_position_embeddings", None)
-    return positions and positions - first_position(encoder.backbone)
+    positions = getattr(encoder.backbone.config, "max_position_embeddings", None) or -1
+    return None if positions < 0 else positions - first_position(encoder.backbone)  # XLNet has -1
 
 
 def longest_text(method: Method) -> int | None:

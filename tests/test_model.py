@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import save_tiny_any_encoder, save_tiny_encoder
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
 
 import losses
 import model
@@ -275,8 +276,6 @@ def test_cls_of_an_encoder_that_reads_from_left_to_right_is_refused(tmp_path):
 
 
 def test_a_model_saved_in_half_precision_is_trained_in_single(tmp_path):
-    from transformers import AutoModel
-
     folder = save_tiny_encoder(tmp_path / "encoder")
     AutoModel.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
     assert {p.dtype for p in model.load_encoder(str(folder), "cls").parameters()} == {torch.float32}
@@ -334,6 +333,12 @@ def test_the_longest_text_is_what_the_positions_allow(tmp_path, model_type, limi
     run(limit)
     with pytest.raises((RuntimeError, IndexError)):
         run(limit + 1)
+
+
+def test_xlnet_has_positions_without_end():
+    sizes = {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 64, "vocab_size": 10}
+    backbone = AutoModel.from_config(AutoConfig.for_model("xlnet", **sizes))
+    assert model.max_positions(model.TextEncoder(backbone, "mean")) is None
 
 
 def test_minilm_puts_like_sentences_together():
