@@ -330,7 +330,14 @@ def actions(run: Run, short: dict, rows: list[dict]) -> list[Action]:
                 main_command(run, val_fraction=0.1),
             )
         )
-    if run.method != "tfidf":  # which draws nothing
+    if run.method == "probe":  # it draws nothing, as tfidf
+        found.append(
+            Action(
+                "Train the encoder, too, which the probe leaves as it is.",
+                method_command(run, "sharprecl"),
+            )
+        )
+    elif run.method != "tfidf":
         found.append(
             Action(
                 "Repeat the run with another seed, to see how much of these numbers is chance.",

@@ -368,6 +368,16 @@ def test_the_commands_of_the_page_are_such_as_main_and_predict_take(tmp_path, mo
     assert others[0].endswith("--seed 3 --plots") and "--overwrite" in others[-1]
 
 
+def test_a_method_that_draws_nothing_is_not_to_be_repeated_with_another_seed(tmp_path, monkeypatch):
+    for method, expected in (("la", "--seed 1"), ("probe", "--method sharprecl")):
+        monkeypatch.setattr("sys.argv", ["main.py", "--dataset", "toy.csv", "--method", method])
+        options = ["--method", method, "--val_fraction", "0.1"]
+        folder = write_run(tmp_path, "abc", *options, epochs=1, inside=None)
+        commands = [action for action in page_of(folder).commands if "main.py" in action]
+        assert any(line.endswith(expected) for line in commands)
+        assert any("--seed" in line for line in commands) == (method == "la")
+
+
 @pytest.mark.parametrize(
     "options, expected", [(["--schedule", "linear"], "--lr 2.5e-05"), ([], "--schedule linear")]
 )
