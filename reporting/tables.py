@@ -913,7 +913,7 @@ def draw_tsne(runs: list[Run]):
 
 
 def file_name(dataset: str, ir: float | None) -> str:
-    return f"{re.sub(r'[^a-zA-Z0-9.-]', '-', dataset)}_{ir_name(ir).replace(' ', '')}"
+    return re.sub(r"[^\w.-]", "-", f"{dataset}_{ir_name(ir).replace(' ', '')}")
 
 
 def draw(runs: list[Run]) -> dict:

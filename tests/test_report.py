@@ -578,6 +578,15 @@ def test_a_class_has_the_same_colour_in_every_panel(tmp_path):
     plt.close(figure)
 
 
+def test_data_sets_with_names_in_other_letters_have_a_figure_each(tmp_path):
+    for dataset in ("评论.csv", "新闻.csv"):
+        run = write_run(tmp_path, dataset=dataset)
+        (run / "tsne.csv").write_text("x,y,label\n1,2,a\n")
+    drawings = tables.draw(tables.load(tmp_path, "last"))
+    assert set(drawings) == {"fig_tsne_评论.csv_ir50", "fig_tsne_新闻.csv_ir50"}
+    plt.close("all")
+
+
 def test_a_long_name_of_a_class_is_seen_to_be_cut(tmp_path):
     (write_run(tmp_path, method="spcl") / "tsne.csv").write_text(f"x,y,label\n1,2,{'a' * 25}\n")
     figure = tables.draw_tsne(tables.load(tmp_path, "last"))
