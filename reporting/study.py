@@ -108,10 +108,15 @@ def macro_f1(metrics: dict | None) -> float | None:
 
 
 def scores(runs: list[Run], protocol: str) -> dict[str, Scores]:
-    """Of each row, the macro-F1 of the runs that have this protocol."""
+    """Of each row, the macro-F1 of the runs that have this protocol, each once, or InputError."""
     found = defaultdict(dict)
     for run in runs:
         if (value := PROTOCOLS[protocol](run)) is not None:
+            if (run.dataset, run.seed) in found[run.row]:
+                raise InputError(
+                    f"two runs of {run.row} on {run.dataset} with seed {run.seed}: they differ in "
+                    "what the study keeps fixed, such as --ir; report.py has tables of such runs"
+                )
             found[run.row][run.dataset, run.seed] = value
     return found
 

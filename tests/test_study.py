@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -184,6 +185,9 @@ def test_kept_numbers_make_the_table_and_the_figure_again(tmp_path, capsys):
         path.write_text('{"epoch": 1, "test": {"macro_f1": 70.0}}\n')
     assert study.main([str(tmp_path / "made"), str(tmp_path / "without")]) == 0
     assert [path.name for path in (tmp_path / "without").iterdir()] == ["study.md"]
+    shutil.copytree(tmp_path / "made" / "run0", tmp_path / "made" / "of_another_ir")
+    assert study.main([str(tmp_path / "made"), str(tmp_path / "out")]) == 2
+    assert "two runs of SharpReCL, mu 0.3, augment none on cr" in capsys.readouterr().err
     assert study.main([str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2
     assert "run_all.sh study_a" in capsys.readouterr().err
     result = tmp_path / "made" / "run0" / "result.json"
