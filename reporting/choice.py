@@ -143,7 +143,13 @@ def spread(values: list[float]) -> str:
 
 def choose(folder: Path) -> str:
     """The table, best validation macro-F1 first, and the sentence."""
-    methods = read_methods(folder)
+    try:
+        methods = read_methods(folder)
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder}: a file of a run is damaged, or of another version of main.py "
+            f"({error!r:.200}); run its command again with --overwrite, or move its folder away"
+        ) from error
     ones = np.ones(len(methods[0].labels), dtype=int)
     score = {
         method.name: macro_f1(method.labels, method.predicted, ones).mean() for method in methods

@@ -158,6 +158,19 @@ def test_what_it_does_not_take_is_not_ignored_in_silence(tmp_path, capsys, ignor
     assert caught.value.code == 2 and ignored[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "file, old, new", [("result.json", "settings", "other"), ("validation.csv", "label", "class")]
+)
+def test_a_file_of_another_version_is_one_line(tmp_path, capsys, file, old, new):
+    for method in ("la", "tfidf"):
+        write_run(tmp_path, method, 0, 100, 1)
+    path = tmp_path / "la_0" / file
+    path.write_text(path.read_text().replace(old, new))
+    assert report.main([str(tmp_path), "--choose"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert repr(old) in error and "another version of main.py" in error
+
+
 def test_runs_on_other_texts_are_not_compared(tmp_path):
     write_run(tmp_path, "la", 0, 100, 1)
     write_run(tmp_path, "tfidf", 0, 100, 1, data_hash="of another --ir")
