@@ -266,7 +266,10 @@ def remedies(run: Run) -> list[Action]:
                 run.method != "sharprecl" or "ablation" in flags_of(run)
             )
             is_idle = name in OF_ENCODERS and not METHODS[run.method].has_encoder
-            if not (name in taken or is_fixed or is_idle or run.settings.get(name) == new):
+            # its curriculum needs a constant rate
+            is_harmful = name == "schedule" and run.method == "hybrid_sc"
+            is_known = name in taken or run.settings.get(name) == new
+            if not (is_fixed or is_idle or is_harmful or is_known):
                 taken.add(name)
                 actions.append(
                     Action(

@@ -379,9 +379,16 @@ def test_a_method_that_draws_nothing_is_not_to_be_repeated_with_another_seed(tmp
 
 
 @pytest.mark.parametrize(
-    "options, expected", [(["--schedule", "linear"], "--lr 2.5e-05"), ([], "--schedule linear")]
+    "options, expected",
+    [
+        (["--schedule", "linear"], "--lr 2.5e-05"),
+        (["--method", "hybrid_sc"], "--lr 2.5e-05"),
+        ([], "--schedule linear"),
+    ],
 )
-def test_a_remedy_that_the_run_has_is_not_advised(tmp_path, options, expected):
+def test_a_remedy_that_the_run_has_or_its_method_cannot_bear_is_not_advised(
+    tmp_path, options, expected
+):
     folder = write_run(tmp_path, "abc", *options, right=0.5)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record, f1 in zip(lines, (90, 60, 50)):
