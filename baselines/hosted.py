@@ -162,6 +162,7 @@ class HostedModel:
     ) -> None:
         """
         Shows what is still to be paid for, and asks before anything is sent, once for a run.
+        InputError where a question is too long for the model that would be paid for.
 
         examples      texts with their labels, to train on
         questions     texts to classify
@@ -175,6 +176,12 @@ class HostedModel:
         )
         model, answered = self.journal.last("model"), self.answered()
         chats = [messages(text, self.label_names) for text in dict.fromkeys(questions)]
+        longest = max(map(about_tokens, chats))
+        if longest > MOST_TOKENS and training:
+            raise InputError(
+                f"a question of about {longest:,} tokens, where {MOST_TOKENS:,} are taken: shorten "
+                "the test and validation texts; nothing was sent"
+            )
         left = [chat for chat in chats if prompt_key(model, chat) not in answered]
         asking, answering = sum(map(about_tokens, left)), len(left) * self.answer_length()
         print(

@@ -1,5 +1,5 @@
 """
-A server on this machine that speaks the endpoints of OpenAI that llm.py uses (files,
+A server on this machine that speaks the endpoints of OpenAI that hosted.py uses (files,
 fine_tuning/jobs, chat/completions), keeps all that it is sent, and fails as it is told to.
 """
 

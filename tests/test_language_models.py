@@ -516,6 +516,18 @@ def test_nothing_is_sent_without_consent(server, command, monkeypatch, capsys):
     assert main(argv) == 0 and len(server.jobs) == 1
 
 
+def test_a_test_text_that_the_model_cannot_take_is_told_before_it_is_paid_for(
+    server, gpt, capsys, tmp_path
+):
+    path = tmp_path / "corpus" / "test.csv"
+    rows = [(row["text"], row["label"]) for row in read_rows(path)]
+    write_csv(path, [("rice " * 14_000, rows[0][1]), *rows[1:]])
+    assert main(gpt) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "shorten the test and validation texts; nothing was sent" in error
+    assert not server.files and not server.jobs and not server.asked
+
+
 def test_prices_have_no_default_that_could_be_stale(command, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_args(command("gpt35"))
