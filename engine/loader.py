@@ -78,12 +78,13 @@ def predict(
     device: str | torch.device,
     amp: str = "off",
     encoder: nn.Module | None = None,
+    share: slice = slice(None),
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Logits (n, C), never compensated, and feat (n, h) of n texts, in their order. Several processes
-    share the batches, so that each encodes a part, and all receive the whole.
+    Logits (n, C), never compensated, and feat (n, h) of n texts, in their order.
 
     encoder   nn.DataParallel around the model's, if several devices share the work
+    share     of the batches that is encoded; of the other texts all is 0
     raises    InputError where a feature is not finite
     """
     model.eval()
@@ -94,15 +95,14 @@ def predict(
     )
     logits = np.zeros((n, num_classes), dtype=np.float32)
     feats = np.zeros((n, h), dtype=np.float32)
-    batches = data.eval_batches(texts.lengths, batch_size)
-    for rows in batches[distributed.rank() :: distributed.world_size()]:
+    for rows in data.eval_batches(texts.lengths, batch_size)[share]:
         with autocast(device, amp):
             feat = encode(encoder or model.encoder, texts.take(rows), device).float()
         check_finite(feat, "before this evaluation")
         logits[rows] = model.classify(feat).cpu().numpy()
         # a label-aware encoder gives the text first, then each label
         feats[rows] = (feat if feat.ndim == 2 else feat[:, 0]).cpu().numpy()
-    return distributed.sum_rows(logits, device), distributed.sum_rows(feats, device)
+    return logits, feats
 
 
 def check_finite(x: Tensor, when: str) -> None:
@@ -162,8 +162,11 @@ class Loader:
         return encode(encoder or self.encoder, texts, self.device, self.most_rows)
 
     def predict(self, texts: data.Tokens) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (n, C) and feat (n, h) of n texts, by the network as it now is."""
-        return predict(
+        """
+        Logits (n, C) and feat (n, h) of n texts, by the network as it now is. Several processes
+        share the batches, so that each encodes a part, and all receive the whole.
+        """
+        logits, feats = predict(
             self.model,
             texts,
             len(self.class_counts),
@@ -171,7 +174,9 @@ class Loader:
             device=self.device,
             amp=self.amp,
             encoder=self.encoder,
+            share=slice(distributed.rank(), None, distributed.world_size()),
         )
+        return distributed.sum_rows(logits, self.device), distributed.sum_rows(feats, self.device)
 
     def summary(self) -> str:
         """A line on the first epoch: its batches, and the share of padding in them."""

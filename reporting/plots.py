@@ -12,7 +12,6 @@ import torch.nn.functional as F
 import data
 from baselines import METHODS
 from engine import loader
-from engine.corpus import prepared, tokenize
 from model import Method, SharpReCL
 from reporting import export, figures
 
@@ -26,15 +25,15 @@ def last_plot(method: str) -> str:
 def draw(args: argparse.Namespace, corpus: data.Corpus, folder: Path) -> None:
     """
     confusion_matrix.png, and tsne.png of feat; of SharpReCL, the l2-normalised projections, since
-    its prototypes are in that space.
+    its prototypes are in that space. One process does it alone: nothing here waits for others.
     """
-    model = export.read_model(folder, args.device).method
+    model, tokenizer, about = export.read_model(folder, args.device)
     labels, names, prototypes = corpus.test_labels, corpus.label_names, None
     if isinstance(model, Method):
-        tokens = prepared(args, tokenize(args, corpus.test_texts), model)
+        tokens = data.tokenize(corpus.test_texts, tokenizer, about.max_length, quiet=True)
         logits, feats = loader.predict(
             model,
-            tokens,
+            model.prepare(tokens),
             len(names),
             amp=args.amp,
             device=args.device,

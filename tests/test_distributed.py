@@ -166,6 +166,7 @@ def one_process(corpus_folder, still_encoder, tmp_path_factory):
         still_encoder,
         "--epochs",
         "4",
+        "--plots",
         *COMMON,
         "--output_dir",
     ]
