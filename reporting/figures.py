@@ -404,6 +404,7 @@ def read_points(path: Path) -> Points:
 
 def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
     """Writes each name above its point, or as much higher as keeps it clear of other names."""
+    axes.autoscale_view()  # else transData has the limits of before the last points and margins
     to_share = axes.transData + axes.transAxes.inverted()  # from 0 to 1 across the axes
     shares = {name: to_share.transform(place) for name, place in places.items()}
     taken = []

@@ -745,6 +745,11 @@ def test_prototypes_stand_among_the_texts_of_their_class_and_look_otherwise(tmp_
         assert prototype.get_linewidths()[0] > 1 > text.get_linewidths()[0]
         assert prototype.get_paths()[0].vertices.tolist() != text.get_paths()[0].vertices.tolist()
     assert sorted(text.get_text() for text in axes.texts) == names  # each bears its name
+    axes.figure.canvas.draw()
+    to_share = axes.transData + axes.transAxes.inverted()
+    for text in axes.texts:  # right above it
+        x, y = to_share.transform(prototypes[text.get_text()][0])
+        assert text.get_position() == pytest.approx((x, y + 0.035), abs=1e-6)
     figures.save_figure(figures.draw_tsne(texts, prototypes, names), tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "tsne.png").read_bytes()
 
