@@ -202,7 +202,9 @@ ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ["cr", "biomedical", "trec", "ohsumed", "dblp"]
 OTHERS = "others/runs"  # of seed 0; their table has the rows of the first table beside them
 FOLDERS = {
+    "all layers trained, the heads at ten times the rate": "all_head_lr/runs",
     "all layers trained": "runs",
+    "all layers trained, one rate": "runs",
     "the top two layers trained": "two_layers/runs",
     "the top two layers trained, the heads at ten times the rate": "head_lr/runs",
     "the other methods": OTHERS,
@@ -293,12 +295,12 @@ def test_the_readmes_result_and_the_other_methods_follow_from_the_kept_runs():
 
 def test_the_studys_tables_follow_from_the_kept_runs():
     tables = {}
-    for page in ("docs/study.md", "docs/one_rate.md"):
+    for page in ("docs/study.md", "docs/one_rate.md", "docs/all_layers.md"):
         for folder, part, name, cells in tables_of(page):
             if folder == OTHERS:
                 continue
             tables.setdefault((folder, part), {})[name] = cells
-    assert len(tables) == 7
+    assert len(tables) == 10
     for (folder, part), rows in tables.items():
         values = {name: kept(folder, part, name) for name in rows}
         leader = next(iter(rows))
