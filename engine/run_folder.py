@@ -302,7 +302,8 @@ class RunFolder:
         """The model, result.json, which marks the run as finished, and the plots."""
         kept = next(record for record in self.history if record["epoch"] == self.kept_epoch())
         best, val_logits = self.place / f"best-{kept['epoch']}", self.val_logits
-        if best.exists() or kept is not self.history[-1]:  # else the model has its weights still
+        # where the last epoch is the one that is kept, the model still has its weights
+        if best.exists() or self.parts and kept is not self.history[-1]:
             val_logits = load_whole(best, {"weights": self.parts["weights"]})["val_logits"].numpy()
         if self.keeps_model:
             export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
