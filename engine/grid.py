@@ -300,8 +300,8 @@ def main(argv: list[str] | None = None) -> int:
         return run(cells, args.jobs, args.script)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-    except (KeyboardInterrupt, BrokenPipeError):  # the former before the first run, which has its
-        return 130  # own way to stop; the latter of | head, say
+    except (KeyboardInterrupt, BrokenPipeError):  # before the first run; of | head, say
+        return 130
     except OSError as error:  # a full disk, no permission
         print(
             f"error: {error.filename or 'a log'}: {error.strerror or error}; make room or "
