@@ -50,7 +50,7 @@ def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str
     if isinstance(error, InputError):
         return f"error: {error}", Busy.exit_code if isinstance(error, Busy) else 2
     if isinstance(error, (KeyboardInterrupt, BrokenPipeError)):  # the latter of | head, say
-        return "interrupted: the same command goes on from the last whole epoch", 130
+        return "interrupted: the same command goes on from the last checkpoint", 130
     if isinstance(error, OSError):  # a folder in the way, a full disk, no permission
         place = error.filename or (args and args.output_dir)
         return (
@@ -63,5 +63,5 @@ def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str
         ), 2
     return (
         f"error: another process of this job has ended ({error}); the same command, with any "
-        "number of processes, goes on from the last whole epoch"
+        "number of processes, goes on from the last checkpoint"
     ), 1

@@ -40,6 +40,8 @@ from engine.files import InputError, duration, read_json, sha256, write_json, wr
 from reporting import export, figures, plots
 
 A_DAY = 24 * 3600.0  # seconds
+SLOW = 0.5  # seconds: checkpoints that take longer are written less often, so that they take
+MOST_SHARE = 0.1  # of a run's time at the most. MiniLM's take as long as a short epoch on a GPU
 FOR_PLOTS = "model/for_plots"  # marks a model that is kept until the plots are drawn, and no longer
 
 Epoch = tuple[dict, np.ndarray | None, np.ndarray | None]
@@ -162,7 +164,8 @@ class RunFolder:
             )
         if self.history:
             print(f"goes on after epoch {len(self.history)}", flush=True)
-        self.clock, self.is_first = time.perf_counter(), True
+        self.clock = self.saved_at = time.perf_counter()
+        self.saving_takes, self.is_first = 0.0, True  # seconds of a checkpoint
         return len(self.history)
 
     def record_settings(self) -> None:
@@ -241,7 +244,7 @@ class RunFolder:
             if logits is not None and self.kept_epoch() == record["epoch"]:
                 results.write_reports(self.place, self.corpus, record["epoch"], logits, val_logits)
                 self.val_logits = val_logits
-                self.save_best(record["epoch"], val_logits)
+                self.save_best(record["epoch"], logits, val_logits)
             write_text(
                 self.place / "metrics.jsonl",
                 "".join(json.dumps(line) + "\n" for line in self.history),
@@ -273,7 +276,7 @@ class RunFolder:
         """--plots look at the model, so that it is kept for as long as they are drawn."""
         return self.model is not None and (not self.args.no_weights or self.args.plots)
 
-    def save_best(self, epoch: int, val_logits: np.ndarray | None) -> None:
+    def save_best(self, epoch: int, logits: np.ndarray, val_logits: np.ndarray | None) -> None:
         """
         The model of the best epoch so far, beside the checkpoint, which goes on from another. Also
         with --no_weights: the command that goes on after a stop may ask for the weights.
@@ -282,14 +285,19 @@ class RunFolder:
             save_whole(
                 self.place / f"best-{epoch}",
                 {"weights": self.parts["weights"]},
-                {"val_logits": torch.from_numpy(val_logits)},
+                {"logits": torch.from_numpy(logits), "val_logits": torch.from_numpy(val_logits)},
             )
 
     def save_checkpoint(self, epoch: int) -> None:
         """All that the next epoch needs, where there is one; then what is older goes."""
         if not self.parts or epoch == self.epochs or self.is_patience_over():
             return
+        start = time.perf_counter()
+        if self.saving_takes > SLOW and start - self.saved_at < self.saving_takes / MOST_SHARE:
+            return  # less would be lost than writing costs
         save_whole(self.place / f"checkpoint-{epoch}", self.parts, {"history": self.history})
+        self.saved_at = time.perf_counter()
+        self.saving_takes = self.saved_at - start
         kept = self.kept_epoch() if any("test" in record for record in self.history) else 0
         for kind, newest in (("checkpoint", epoch), ("best", kept)):
             for number in numbered(self.place, kind):
@@ -304,7 +312,12 @@ class RunFolder:
         best, val_logits = self.place / f"best-{kept['epoch']}", self.val_logits
         # where the last epoch is the one that is kept, the model still has its weights
         if best.exists() or self.parts and kept is not self.history[-1]:
-            val_logits = load_whole(best, {"weights": self.parts["weights"]})["val_logits"].numpy()
+            values = load_whole(best, {"weights": self.parts["weights"]})
+            val_logits = values["val_logits"].numpy()
+            if "logits" in values:  # younger than the others; what was cut may have reported more
+                results.write_reports(
+                    self.place, self.corpus, kept["epoch"], values["logits"].numpy(), val_logits
+                )
         if self.keeps_model:
             export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
             if self.args.no_weights:

@@ -45,7 +45,7 @@ def fit_of(val_shares: list[float], stop_after: int | None = None, every: int = 
 
     def fit(args, corpus, folder):
         weights = Weights()
-        done = folder.begin(weights, weights=weights)
+        done = folder.begin(weights, len(val_shares), weights=weights)
         assert weights.value == done  # what was restored is the epoch that was done
         for epoch in range(done + 1, len(val_shares) + 1):
             if stop_after is not None and epoch > stop_after:
@@ -197,6 +197,66 @@ def test_a_stopped_run_goes_on_to_the_same_result(run, stop):
     again = run(fit_of(shares), *VAL, "--overwrite")
     assert kept(again) == (1, 1)
     assert first == {name: (again / name).read_text() for name in first}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds of run_folder, which pass only where a test lets them."""
+    now = [0.0]
+    monkeypatch.setattr(run_folder.time, "perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    "saving_takes, expected",
+    [(2.0, [1, 5, 9]), (0.4, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]), (1.0, [1, 3, 5, 7, 9])],
+    ids=["slow", "quick", "at the limit"],
+)
+def test_slow_checkpoints_take_a_tenth_of_the_time(run, monkeypatch, clock, saving_takes, expected):
+    # an epoch takes 5 s; the first checkpoint shows what one takes: 2 s are worth 20 s of training
+    saved, save_whole = [], run_folder.save_whole
+
+    def save(folder, parts, values):
+        if folder.name.startswith("checkpoint"):
+            saved.append(int(folder.name.split("-")[1]))
+            clock[0] += saving_takes
+        save_whole(folder, parts, values)
+
+    def slow(args, corpus, folder):
+        for epoch in fit_of([0.5] * 11)(args, corpus, folder):
+            clock[0] += 5
+            yield epoch
+
+    monkeypatch.setattr(run_folder, "save_whole", save)
+    run(slow)
+    assert saved == expected
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_epochs_ago(run, monkeypatch, clock):
+    shares, save_whole = [0.5, 0.9, 0.7, 0.95, 0.6], run_folder.save_whole
+
+    def save(folder, parts, values):
+        save_whole(folder, parts, values)
+        clock[0] += 1
+
+    monkeypatch.setattr(run_folder, "save_whole", save)
+    with pytest.raises(KeyboardInterrupt):
+        run(fit_of(shares, stop_after=4), *VAL)  # epoch 4 was the best, and is reported
+    other = [*shares[:3], 0.8, 0.6]  # as another order of the sums on a GPU would have it
+    begun = []
+
+    def again(args, corpus, folder):
+        for record, *logits in fit_of(other)(args, corpus, folder):
+            begun.append(record["epoch"])
+            yield record, *logits
+
+    folder = run(again, *VAL)
+    assert begun == [2, 3, 4, 5] and kept(folder) == (2, 2)
+    for name in ("predictions.csv", "validation.csv"):
+        lines = (folder / name).read_text().splitlines()
+        assert {line.rsplit(",", 1)[1] for line in lines[1:]} == {"2"}
+        whole = run(fit_of(other), *VAL, "--overwrite") / name
+        assert whole.read_text().splitlines() == lines
 
 
 def test_the_weights_of_another_epoch_never_pass_for_those_of_the_best(run, tmp_path):
