@@ -8,6 +8,7 @@ what they were called with, so loops, variables and pipes are read as a user's s
 
 import argparse
 import importlib
+import itertools
 import os
 import re
 import runpy
@@ -426,6 +427,17 @@ def test_pages_and_cells_are_short(page):
     assert len(lines) <= (180 if page.name == "README.md" else 150)
     cells = [cell.strip() for line in lines if line.startswith("|") for cell in line.split("|")]
     assert max(map(len, cells), default=0) <= 90
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_table_has_a_head_and_rows_of_one_length(page):
+    lines = re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8")).splitlines()
+    for is_table, rows in itertools.groupby(lines, lambda line: line.startswith("|")):
+        if is_table:
+            _, ruler, *_ = rows = list(rows)
+            assert re.fullmatch(r"\|(:?-+:?\|)+", ruler), rows[:2]
+            lengths = {len(re.findall(r"(?<!\\)\|", row)): row for row in rows}
+            assert len(lengths) == 1, list(lengths.values())
 
 
 def test_no_number_is_left_to_fill_in():
