@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import rankdata
-from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 
 def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray) -> dict:
@@ -67,15 +67,26 @@ def auroc(labels: np.ndarray, logits: np.ndarray) -> float | None:
     logits   (n, C or more) -inf where a class is excluded
     returns  None where all texts are of one class
     """
-    classes = np.unique(labels)
+    classes, texts = np.unique(labels, return_counts=True)
     if len(classes) == 1:
         return None
-    logits = logits.astype(np.float64)
-    odds = {c: logits[:, c] - logsumexp(np.delete(logits, c, axis=1), axis=1) for c in classes}
-    # of their ranks, which are finite where odds are not
-    return float(
-        np.mean([100 * roc_auc_score(labels == c, rankdata(own)) for c, own in odds.items()])
-    )
+    odds, areas = log_odds(logits.astype(np.float64)), []
+    for c, own in zip(classes, texts):  # by ranks, which are finite where odds are not
+        pairs_won = rankdata(odds[:, c])[labels == c].sum() - own * (own + 1) / 2
+        areas.append(pairs_won / (own * (len(labels) - own)))  # Mann & Whitney 1947
+    return float(100 * np.mean(areas))
+
+
+def log_odds(logits: np.ndarray) -> np.ndarray:
+    """log p - log(1 - p) of each class, (n, C); where p may round to 1, from the others' sum."""
+    rows, top = np.arange(len(logits)), logits.argmax(axis=1)
+    total = logsumexp(logits, axis=1)
+    log_p = logits - total[:, None]
+    rest = logits.copy()
+    rest[rows, top] = -np.inf
+    log_rest = np.log1p(-np.exp(np.minimum(log_p, np.log(0.5))))  # p <= 0.5 but for the top class
+    log_rest[rows, top] = logsumexp(rest, axis=1) - total
+    return np.round(log_p - log_rest, 9)  # so that equal odds are equal, however they came about
 
 
 def expected_calibration_error(

@@ -238,6 +238,6 @@ def test_when_a_process_dies_the_job_ends_and_goes_on_with_another_number(one_pr
     if job.returncode == 0:
         pytest.skip("the run was finished before its process could be killed")
     lines = [line for line in re.split(r"[\r\n]", errors) if line.startswith("error:")]
-    assert len(lines) == 1 and "any number of processes, goes on from the last whole" in lines[0]
+    assert len(lines) == 1 and "any number of processes, goes on from the last" in lines[0]
     assert main_module.main([*map(str, arguments)]) == 0
     assert close(records(run_of(tmp_path)), expected)

@@ -20,6 +20,7 @@ import pytest
 import torch
 from conftest import glosses, save_tiny_encoder, untrained, write_csv
 from matplotlib.image import imread
+from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
 import losses
@@ -640,6 +641,21 @@ def test_auroc_of_three_classes_is_that_of_scikit_learn_on_probabilities():
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected = [roc_auc_score(labels == c, probabilities[:, c]) for c in range(3)]
     assert metrics.auroc(labels, logits) == pytest.approx(100 * np.mean(expected))
+
+
+@pytest.mark.parametrize("scale", [0.5, 5, 300], ids=["even", "peaked", "certain"])
+@pytest.mark.parametrize("classes", [2, 7])
+def test_auroc_is_that_of_the_odds_also_where_probabilities_round_to_one(scale, classes):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, 200)
+    logits = scale * rng.integers(-3, 4, (200, classes)).astype(np.float32)  # with many ties
+    expected = []
+    for c in range(classes):
+        odds = logits[:, c] - logsumexp(np.delete(logits, c, axis=1).astype(float), axis=1)
+        mine, others = np.round(odds[labels == c], 9), np.round(odds[labels != c], 9)
+        won = (mine[:, None] > others).mean() + (mine[:, None] == others).mean() / 2
+        expected.append(100 * won)
+    assert metrics.auroc(labels, logits) == pytest.approx(np.mean(expected), abs=1e-9)
 
 
 @pytest.mark.parametrize(
