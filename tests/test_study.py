@@ -1,5 +1,6 @@
 """reporting/study.py, against hand-worked values; the pages' tables, against the kept runs."""
 
+import functools
 import json
 import re
 import shutil
@@ -257,6 +258,19 @@ def setting_of(label):
     }
 
 
+@functools.cache
+def runs_of(folder):
+    """The result of every kept run, and the record of its last epoch."""
+    paths = (ROOT / "tables" / folder).glob("*/result.json")
+    return [
+        (
+            json.loads(path.read_text()),
+            json.loads((path.parent / "metrics.jsonl").read_text().splitlines()[-1]),
+        )
+        for path in paths
+    ]
+
+
 def kept(folder, part, label):
     """{(data set, seed): macro-F1} of a row."""
     wanted, found = setting_of(label), {}
@@ -264,11 +278,9 @@ def kept(folder, part, label):
         wanted["seed"] = 0
         found = kept("head_lr/runs", part, label)
         found = {pair: value for pair, value in found.items() if pair[1] == 0}
-    for path in (ROOT / "tables" / folder).glob("*/result.json"):
-        result = json.loads(path.read_text())
+    for result, last in runs_of(folder):
         settings = result["settings"]
         if wanted.items() <= settings.items():
-            last = json.loads((path.parent / "metrics.jsonl").read_text().splitlines()[-1])
             found[settings["dataset"], settings["seed"]] = MACRO_F1[part](result, last)
     return found
 
@@ -352,8 +364,7 @@ def test_the_table_of_imbalance_ratios_follows_from_the_kept_runs():
         if len(cells) != 4 or not cells[0][:1].isdigit():
             continue
         wanted, found = setting_of(name), {}
-        for path in (ROOT / "tables/imbalance/runs").glob("*/result.json"):
-            result = json.loads(path.read_text())
+        for result, _ in runs_of("imbalance/runs"):
             settings = result["settings"]
             one_rate = "head_lr" not in settings
             if wanted.items() <= settings.items() and one_rate == (part == "*one rate*"):
@@ -371,8 +382,7 @@ def test_the_table_of_wrong_labels_follows_from_the_kept_runs():
         if len(cells) != 3 or not cells[0][:1].isdigit():
             continue
         wanted, found = setting_of(name), {}
-        for path in (ROOT / "tables/noise/runs").glob("*/result.json"):
-            result = json.loads(path.read_text())
+        for result, _ in runs_of("noise/runs"):
             if wanted.items() <= result["settings"].items():
                 noise = result["settings"]["label_noise"]
                 found.setdefault(noise, []).append(result["last"]["macro_f1"])
