@@ -215,6 +215,8 @@ def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_pa
     augments = {cell.args.method: cell.args.augment for cell in cells}
     assert augments.pop("sharprecl") == "none"  # word substitution is for English alone
     assert set(augments) == {"tfidf", "probe", "spcl", "la", "wce"}
+    rates = {cell.args.method: cell.args.head_lr for cell in cells}
+    assert {name for name, rate in rates.items() if rate == 1e-3} == {"la", "wce", "sharprecl"}
     (tmp_path / "sie ist's für 資料.csv").write_text("text,label\ngood,yes\nbad,no\n")
     cells = read_cells(lines_of("own", "sie ist's für 資料.csv", SEEDS="0", LC_ALL="C"))
     assert {cell.args.dataset for cell in cells} == {str(tmp_path / "sie ist's für 資料.csv")}
