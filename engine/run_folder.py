@@ -40,8 +40,8 @@ from engine.files import InputError, duration, read_json, sha256, write_json, wr
 from reporting import export, figures, plots
 
 A_DAY = 24 * 3600.0  # seconds
-SLOW = 0.5  # seconds: checkpoints that take longer are written less often, so that they take
-MOST_SHARE = 0.1  # of a run's time at the most. MiniLM's take as long as a short epoch on a GPU
+SLOW = 0.5  # seconds that a checkpoint may take and still be written after each epoch
+MOST_SHARE = 0.1  # of a run's time for slower ones: MiniLM's take as long as a short epoch on a GPU
 FOR_PLOTS = "model/for_plots"  # marks a model that is kept until the plots are drawn, and no longer
 
 Epoch = tuple[dict, np.ndarray | None, np.ndarray | None]
