@@ -314,7 +314,8 @@ class RunFolder:
         if best.exists() or self.parts and kept is not self.history[-1]:
             values = load_whole(best, {"weights": self.parts["weights"]})
             val_logits = values["val_logits"].numpy()
-            if "logits" in values:  # younger than the others; what was cut may have reported more
+            # a run that was cut may have reported a later epoch; a best-N of before has no logits
+            if "logits" in values:
                 results.write_reports(
                     self.place, self.corpus, kept["epoch"], values["logits"].numpy(), val_logits
                 )
