@@ -12,6 +12,7 @@ each row. pandas reads Parquet and Excel; of a CSV file it would fill short rows
 columns and forget the lines. Whatever is wrong with a table is an InputError of one line.
 """
 
+import argparse
 import ast
 import bz2
 import codecs
@@ -153,9 +154,14 @@ def scan_utf8(name: str, stream: BinaryIO) -> bool:
 
 
 def text_encoding(name: str) -> str:
-    """What --encoding names, as Python calls it. LookupError or ValueError where there is none."""
-    "a".encode(name)  # some codecs, as base64, are none of a text
-    known = codecs.lookup(name).name
+    """An argparse type: the encoding of this name, as Python calls it."""
+    try:
+        "a".encode(name)  # some codecs, as base64, are none of a text
+        known = codecs.lookup(name).name
+    except (LookupError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"{name!r:.40} is no encoding of texts, as cp1251, koi8-r, gb18030 and big5 are"
+        ) from None
     return "utf-8-sig" if known == "utf-8" else known
 
 

@@ -4,6 +4,7 @@ as damaged. What was written as a valid table is read as it was. Derandomised: t
 """
 
 import bz2
+import contextlib
 import csv
 import gzip
 import io
@@ -215,6 +216,22 @@ def test_a_written_table_is_read_as_it_was(folder, rows, name, separator, encodi
     if several_in_one(label for _, label in rows):
         return
     assert rows_of(folder / name) == rows
+
+
+@fuzz
+@given(
+    st.lists(st.tuples(st.text('a", ', max_size=6), st.sampled_from("xy")), min_size=1, max_size=8),
+    st.sampled_from(["a.csv", "a.tsv"]),
+    st.booleans(),
+)
+def test_of_rows_written_without_quoting_none_is_lost_in_silence(folder, rows, name, label_first):
+    separator = "\t" if name == "a.tsv" else ","
+    rows = [(text.replace(separator, ""), label) for text, label in [("text", "label"), *rows]]
+    (folder / name).write_text(
+        "".join(separator.join(row[::-1] if label_first else row) + "\n" for row in rows)
+    )
+    with contextlib.suppress(InputError):
+        assert len(rows_of(folder / name)) == len(rows) - 1
 
 
 @fuzz
