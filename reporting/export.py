@@ -41,11 +41,11 @@ from transformers import AutoModelForSequenceClassification
 from baselines import make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
-from data import Corpus, class_counts
+from data import LEAKS, Corpus, class_counts
 from engine.arguments import changed, model_options
 from engine.files import InputError, lacks_memory, read_json, save, sha256, write_json, write_text
 from engine.metrics import expected_calibration_error
-from engine.results import write_predictions
+from engine.results import without_leaked_words, write_predictions
 from model import Method, load_encoder, load_tokenizer, longest_text
 
 FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
@@ -375,6 +375,11 @@ def keep_model(
                 corpus.label_names,
                 record["epoch"],
             )
+    for leak, (part, other) in LEAKS.items():
+        if corpus.leaks[leak].any():
+            facts[f"{part} texts in the {other} part too"] = (
+                f"{corpus.leaks[leak].sum():,} of {len(corpus.leaks[leak]):,}"
+            )
     tested, test = set(corpus.test_labels.tolist()), record["test"]
     f1 = [value if label in tested else None for label, value in enumerate(test["f1"])]
     reason = write_model(folder / "model", model, tokenizer, about, facts, test | {"f1": f1})
@@ -546,6 +551,9 @@ def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
         reason=reason,
         settings=settings,
         metrics=metrics,
+        without_leaked=without_leaked_words(metrics["without_leaked"])
+        if "without_leaked" in metrics
+        else None,
         classes=zip(about.label_names, about.class_counts, metrics["f1"]),
         calibration=about.calibration,
         kept_epoch=facts.get("kept epoch"),
