@@ -3,6 +3,8 @@ The benchmark of docs/benchmark.md as runs of main.py: its datasets, its rows, a
 
     python -m engine.benchmark tune | python -m engine.grid --jobs 2     # trials, development texts
     python -m engine.benchmark run | python -m engine.grid --jobs 2      # with the chosen settings
+    python -m engine.benchmark base | python -m engine.grid --jobs 2     # a base-size encoder
+    python -m engine.benchmark ablations | python -m engine.grid --jobs 2    # Table 4
     python -m reporting.runs runs/benchmark tables/benchmark.jsonl       # keeps what is finished
 
 To add a row, add an entry to ROWS; to add a dataset, one to CUTS. Runs that are kept in
@@ -16,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.arguments import parse_args, settings
+from engine.arguments import ABLATIONS, parse_args, settings
 from engine.files import InputError, Parser
 
 KEPT = Path(__file__).parents[1] / "tables" / "benchmark.jsonl"
@@ -41,9 +43,19 @@ GROUPS = {
     "never seen": ("banking77", "clinc150", "tagmynews", "mr", "sst5"),
 }
 FIXED = (
-    "--encoder minilm --freeze_layers 4 --epochs 15 --eval_every 3 --batch_size 64 "
-    "--max_length 64 --warmup 0.1 --schedule linear --no_weights"
+    "--epochs 15 --eval_every 3 --batch_size 64 --max_length 64 --warmup 0.1 --schedule linear "
+    "--no_weights"
 )
+SMALL = "--encoder minilm --freeze_layers 4"  # its top two layers are trained
+BASE = (  # and its; its pooling is named, so that no file of it is needed for a list of runs
+    "--encoder sentence-transformers/all-mpnet-base-v2 --pooling mean --freeze_layers 10"
+)
+OF_BASE = {  # the part of the benchmark that has an encoder of BERT-base's size
+    "datasets": ("cr", "biomedical", "trec", "ohsumed", "banking77", "tagmynews"),
+    "rows": ("la", "wce", "w/o_cl", "sharprecl", "paper"),
+}
+ABLATED = ("trec", "biomedical")  # Table 4, for these rows
+OF_ABLATIONS = ("paper", "sharprecl")
 OUTPUT = "runs/benchmark"
 
 
@@ -122,10 +134,10 @@ ROWS = {
 }
 
 
-def line(dataset: str, arguments: str, seed: int, amp: str) -> str:
+def line(dataset: str, arguments: str, seed: int, amp: str, encoder: str = SMALL) -> str:
     """The arguments of one run; each seed has its own draw of the training texts."""
     return (
-        f"--dataset {dataset} {CUTS[dataset]} {FIXED} --amp {amp} {arguments} "
+        f"--dataset {dataset} {CUTS[dataset]} {encoder} {FIXED} --amp {amp} {arguments} "
         f"--seed {seed} --data_seed {seed} --output_dir {OUTPUT}"
     )
 
@@ -143,9 +155,11 @@ def kept(path: Path = KEPT) -> dict[str, dict]:
     return {identity(run["settings"]): run for run in runs}
 
 
-def run_of(known: dict[str, dict], dataset: str, arguments: str, seed: int) -> dict | None:
+def run_of(
+    known: dict[str, dict], dataset: str, arguments: str, seed: int, encoder: str = SMALL
+) -> dict | None:
     """The kept run of these arguments."""
-    args = parse_args(shlex.split(line(dataset, arguments, seed, "off")))
+    args = parse_args(shlex.split(line(dataset, arguments, seed, "off", encoder)))
     return known.get(identity(settings(args)))
 
 
@@ -190,27 +204,45 @@ def chosen(known: dict[str, dict], row: str) -> str:
     return f"{ROWS[row].arguments} {trials[best]}"
 
 
-def lines(args: argparse.Namespace) -> list[str]:
-    """The runs of a stage that are not kept yet."""
-    known = kept()
+def runs_of(args: argparse.Namespace, known: dict[str, dict]) -> list[tuple]:
+    """The runs of a stage: dataset, arguments, seed and encoder."""
+    tuned = GROUPS["settings are chosen on"]
     if args.stage == "tune":
-        wanted = [
-            (dataset, f"{ROWS[row].arguments} {trial}", 0)
+        return [
+            (dataset, f"{ROWS[row].arguments} {trial}", 0, SMALL)
             for row in args.rows
             for trial in ROWS[row].trials
             if len(ROWS[row].trials) > 1
-            for dataset in GROUPS["settings are chosen on"]
+            for dataset in tuned
         ]
-    else:
-        own = {row: chosen(known, row) for row in args.rows}
-        wanted = [
-            (dataset, own[row], seed)
-            for seed in args.seeds
-            for dataset in args.datasets
-            for row in args.rows
-        ]
+    rows = {"run": args.rows, "base": OF_BASE["rows"], "ablations": OF_ABLATIONS}[args.stage]
+    own = {row: chosen(known, row) for row in rows if row in args.rows}
+    if args.stage == "ablations":
+        own = {
+            f"{row} {name}": f"{arguments} --ablation {name}"
+            for row, arguments in own.items()
+            for name in ABLATIONS
+        }
+    datasets = {"run": tuple(CUTS), "base": OF_BASE["datasets"], "ablations": ABLATED}[args.stage]
+    encoder = BASE if args.stage == "base" else SMALL
+    return [
+        (dataset, arguments, seed, encoder)
+        for seed in args.seeds
+        for dataset in datasets
+        if dataset in args.datasets
+        for arguments in own.values()
+    ]
+
+
+def lines(args: argparse.Namespace) -> list[str]:
+    """The runs of a stage that are not kept yet."""
+    known = kept()
     place = f" --data_dir {shlex.quote(args.data_dir)}" if args.data_dir else ""
-    return [line(*run, args.amp) + place for run in wanted if run_of(known, *run) is None]
+    return [
+        line(dataset, arguments, seed, args.amp, encoder) + place
+        for dataset, arguments, seed, encoder in runs_of(args, known)
+        if run_of(known, dataset, arguments, seed, encoder) is None
+    ]
 
 
 def default_amp() -> str:
@@ -221,7 +253,7 @@ def default_amp() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("tune", "run"))
+    parser.add_argument("stage", choices=("tune", "run", "base", "ablations"))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
     parser.add_argument("--datasets", nargs="+", choices=list(CUTS), default=list(CUTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
