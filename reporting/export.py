@@ -193,7 +193,7 @@ def why_not_stock(method: Method | Tfidf, name: str) -> str:
     if method.phi is None:
         return f"{name}'s classifier is not linear on the text's embedding"
     if method.encoder.pooling != "cls":
-        return "transformers has no classifier over mean pooling"
+        return f"transformers has no classifier over {method.encoder.pooling} pooling"
     if config.model_type == "distilbert" and 2 * method.phi.out_features > config.dim:
         return f"DistilBERT's classifier holds {config.dim // 2} classes at most"
     if config.model_type not in (*TANH_HEADS, "distilbert"):
@@ -657,6 +657,7 @@ def write_sentence_transformer(trained: Trained, folder: Path, dense: list[nn.Li
             "word_embedding_dimension": method.encoder.backbone.config.hidden_size,
             "pooling_mode_cls_token": about.pooling == "cls",
             "pooling_mode_mean_tokens": about.pooling == "mean",
+            "pooling_mode_lasttoken": about.pooling == "last",
         },
     )
     for i, layer in enumerate(dense):

@@ -73,6 +73,11 @@ def corpus_of(train, test, dropped=0):
         ("cr", 3394, 376, 2, 2165, 1229),
         ("dblp", 61479, 20000, 6, 20970, 5262),
         ("biomedical", 18000, 2000, 20, 900, 900),
+        ("banking77", 10003, 3080, 77, 187, 35),
+        ("clinc150", 10525, 4500, 150, 100, 25),
+        ("mr", 9596, 1066, 2, 4798, 4798),
+        ("sst5", 8544, 2210, 5, 2322, 1092),
+        ("tagmynews", 27738, 3082, 7, 7282, 1557),
     ],
 )
 def test_the_datasets_have_their_published_counts(name, train, test, classes, largest, smallest):
@@ -83,6 +88,26 @@ def test_the_datasets_have_their_published_counts(name, train, test, classes, la
     assert len(corpus.label_names) == len(counts) == classes
     assert (max(counts.values()), min(counts.values())) == (largest, smallest)
     assert not any(text.endswith(("\r", "\n")) for text in corpus.train_texts)
+
+
+@needs_datasets
+def test_datasets_with_validation_texts_bring_them():
+    sizes = {name: len(data.load(name, data_dir=PUBLISHED).val_texts) for name in data.DATASETS}
+    assert {name: n for name, n in sizes.items() if n} == {"clinc150": 3000, "sst5": 1101}
+
+
+@needs_datasets
+def test_a_title_of_several_topics_is_left_out_and_each_other_one_stands_once():
+    lines = (PUBLISHED / "tagmynews" / "tagmynews.tsv").read_bytes().decode().splitlines()
+    topics = {}
+    for line in lines:
+        topics.setdefault(line[: line.index("\t")], set()).add(line[line.rindex("\t") + 1 :])
+    assert (len(lines), len(topics)) == (32604, 31280)
+    corpus = data.load("tagmynews", data_dir=PUBLISHED)
+    texts = corpus.train_texts + corpus.test_texts
+    assert len(texts) == len(set(texts)) == 31280 - 460
+    labels = [*corpus.train_labels, *corpus.test_labels]
+    assert all(topics[text] == {corpus.label_names[i]} for text, i in zip(texts, labels))
 
 
 @needs_datasets
