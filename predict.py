@@ -215,8 +215,8 @@ class Predictor:
     probabilities  adds every class's
     embedding      adds the text's embedding, a list of h floats
 
-    Counts the texts that are empty, cut and left without a prediction. Raises InputError, whose
-    message is one line with a remedy.
+    Counts the texts that are empty, cut and left without a prediction, and the tokens that the
+    encoder does not know. Raises InputError, whose message is one line with a remedy.
     """
 
     def __init__(
@@ -246,6 +246,7 @@ class Predictor:
         self.abstain, self.top = abstain, top
         self.probabilities, self.embedding = probabilities, embedding
         self.empty = self.cut = self.abstained = 0
+        self.tokens = np.zeros(2, dtype=np.int64)  # unknown ones, and all
         if top is not None and not 1 <= top <= len(self.about.label_names):
             raise InputError(
                 f"--top {top}: the model has {len(self.about.label_names)} classes; "
@@ -309,6 +310,7 @@ class Predictor:
                 "with a lower --lr"
             )
         self.cut += round(inputs.truncated * len(logits))
+        self.tokens += data.unknown_tokens(inputs, self.trained.tokenizer)
         return torch.from_numpy(logits), feats
 
     def answer(self, p: np.ndarray | None = None, feat: np.ndarray | None = None) -> dict:
@@ -652,6 +654,13 @@ def classify(args: argparse.Namespace) -> None:
     ):
         if count:
             print(f"{count:,} of {texts:,} texts are {what}", file=sys.stderr)
+    unknown, total = predictor.tokens.tolist()
+    if unknown:
+        remedy = f". {data.UNKNOWN_REMEDY}" if unknown >= data.MANY_UNKNOWN * total else ""
+        print(
+            f"{unknown / total:.2%} of the tokens are unknown to the encoder{remedy}",
+            file=sys.stderr,
+        )
 
 
 # ---- the command line ----

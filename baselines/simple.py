@@ -3,6 +3,7 @@ What a user tries first: one changed line of cross-entropy, or no training of th
 TF-IDF, which has no encoder, is in tfidf.py.
 """
 
+import torch
 import torch.nn.functional as F
 
 from baselines import at_least_0, losses
@@ -41,6 +42,37 @@ class WeightedCrossEntropy(CrossEntropy):
     def loss(self, logits, labels):
         weights = losses.balanced_weights(self.task.class_counts).to(logits)
         return F.cross_entropy(logits, labels, weight=weights)
+
+
+class PostHocAdjustment(CrossEntropy):
+    """
+    Menon et al. 2020, post-hoc: cross-entropy is trained as it is, and predicting subtracts log P_y
+    of the training shares from the logits.
+    """
+
+    compensated = True
+
+    def __init__(self, encoder, task):
+        super().__init__(encoder, task)
+        self.linear, self.phi = self.phi, None  # no linear classifier is the whole of it
+        self.register_buffer("log_prior", (task.class_counts / task.class_counts.sum()).log())
+
+    def classify(self, feat):
+        logits = self.linear(F.dropout(feat, 0.1, self.training))
+        return logits if self.training else logits - self.log_prior
+
+
+class BalancedSampling(CrossEntropy):
+    """
+    Cross-entropy, where each draw of a text takes every class with the same probability, and then
+    each of its texts; an epoch has as many draws as there are texts.
+    """
+
+    compensated = True
+
+    def epoch_rows(self, epoch, num_texts):
+        weights = (1 / self.task.class_counts.double())[torch.from_numpy(self.task.train_labels)]
+        return torch.multinomial(weights, num_texts, replacement=True).numpy()
 
 
 class Probe(Baseline):

@@ -14,7 +14,7 @@ from augment import AUGMENTATIONS
 from baselines import GROUPS, METHODS, language_models, titles
 from engine.files import Collect, Parser
 from engine.reading import ENDINGS, text_encoding
-from model import default_pooling, device
+from model import POOLINGS, default_pooling, device
 
 ENCODER = "bert-base-uncased"
 
@@ -316,10 +316,10 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     )
     add(
         "--pooling",
-        choices=("cls", "mean"),
-        help="feat is the first token's state or the mean of all; None: cls where the encoder's "
-        "tokenizer begins a text with [CLS], mean where it does not (as GPT-2's) and for "
-        "minilm",
+        choices=tuple(POOLINGS),
+        help="feat is the first token's state, the mean of all or the last one's; None: what a "
+        "model of sentence-transformers says of itself, else cls where the encoder's tokenizer "
+        "begins a text with [CLS], and mean where it does not (as GPT-2's)",
     )
 
     add(

@@ -43,12 +43,18 @@ def load_corpus(args: argparse.Namespace) -> data.Corpus:
         corpus = data.check_ratio(corpus, capped, rows, args.ir, args.profile)
     if args.val_left_out is not None:
         corpus = data.hold_out(
-            corpus, "val", *data.left_out(labels, rows, args.val_left_out, seed=seed)
+            corpus,
+            "val",
+            *data.left_out(
+                labels, rows, args.val_left_out, seed=seed, same=data.same_texts(corpus)
+            ),
         )
     else:
         corpus = data.select(corpus, rows)
     if args.val_fraction > 0:
-        split = data.stratified_split(corpus.train_labels, args.val_fraction, seed=seed)
+        split = data.stratified_split(
+            corpus.train_labels, args.val_fraction, seed=seed, same=data.same_texts(corpus)
+        )
         corpus = data.hold_out(corpus, "val", *split)
     if args.patience is not None and not corpus.val_texts:
         raise InputError("--patience needs validation texts: give --val_fraction or --val_left_out")
@@ -65,11 +71,10 @@ def report(args: argparse.Namespace, corpus: data.Corpus) -> dict:
     summary = data.data_report(corpus)
     print(data.format_report(summary))
     if METHODS[args.method].has_encoder:
-        summary["truncated"] = tokenize(args, corpus.train_texts).truncated
-        print(
-            f"  longer than {args.max_length} tokens, and cut: {summary['truncated']:>11.2%}",
-            flush=True,
-        )
+        tokens = tokenize(args, corpus.train_texts)
+        unknown, total = data.unknown_tokens(tokens, load_tokenizer(args.encoder)).tolist()
+        summary |= {"truncated": tokens.truncated, "unknown": unknown / max(total, 1)}
+        print(data.format_tokens(summary, args.max_length), flush=True)
     return summary
 
 

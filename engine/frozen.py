@@ -60,9 +60,9 @@ def _digest(tokens: data.Tokens, encoder: TextEncoder) -> str:
     digest = hashlib.sha256(encoder.backbone.config.to_json_string().encode())
     digest.update(str(encoder.frozen_layers).encode())
     digest.update(tokens.ids.tobytes() + tokens.offsets.tobytes())
-    for part in encoder.frozen_parts():
-        for weight in part.state_dict().values():
-            digest.update(weight.cpu().contiguous().numpy().tobytes())
+    for name in sorted(encoder.frozen_weights):
+        weight = encoder.backbone.get_parameter(name).detach()
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -50,6 +50,24 @@ def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray)
     return result
 
 
+def without_leaked(
+    labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray, is_leaked: np.ndarray
+) -> dict:
+    """
+    Accuracy and macro-F1 of the texts that do not stand in the training part too, None where all
+    do; and how many texts are left out for it, and how many are left.
+    """
+    kept, found = ~is_leaked, {"accuracy": None, "macro_f1": None}
+    if kept.any():
+        found = metrics(labels[kept], predicted[kept], train_counts)
+    return {
+        "left_out": int(is_leaked.sum()),
+        "texts": int(kept.sum()),
+        "accuracy": found["accuracy"],
+        "macro_f1": found["macro_f1"],
+    }
+
+
 def rarest_third(tested: list[int], train_counts: Sequence[int]) -> list[int]:
     """Of the classes with a test text, the third with the fewest training texts, rounded up."""
     ordered = sorted(tested, key=lambda label: train_counts[label])

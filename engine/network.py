@@ -13,17 +13,14 @@ from baselines.base import Task
 from engine.arguments import model_options
 from engine.distributed import set_seed
 from engine.files import InputError
-from model import Method, load_encoder, load_tokenizer
+from model import POOLINGS, Method, load_encoder, load_tokenizer
 
 
 def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
     """The pretrained encoder, and everything new fixed by the seed."""
     set_seed(args.seed)
     encoder = load_encoder(args.encoder, args.pooling, args.freeze_layers)
-    print(
-        f"encoder {args.encoder}, pooling {args.pooling}: a text is "
-        + {"cls": "its first token's state", "mean": "the mean of its tokens' states"}[args.pooling]
-    )
+    print(f"encoder {args.encoder}, pooling {args.pooling}: a text is {POOLINGS[args.pooling]}")
     family = encoder.backbone.config.model_type
     if args.method == "roberta" and "roberta" not in family:
         raise InputError(
@@ -57,13 +54,9 @@ class Trained:
         self.model = model
 
     def state_dict(self) -> dict[str, Tensor]:
-        frozen = {
-            p.data_ptr() for part in self.model.encoder.frozen_parts() for p in part.parameters()
-        }
+        frozen = {f"encoder.backbone.{name}" for name in self.model.encoder.frozen_weights}
         return {
-            name: tensor
-            for name, tensor in self.model.state_dict().items()
-            if tensor.data_ptr() not in frozen
+            name: tensor for name, tensor in self.model.state_dict().items() if name not in frozen
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -150,7 +150,22 @@ def print_result(folder: Path) -> None:
                 f"{name + ':':<10} accuracy {result[name]['accuracy']:.2f}, macro-F1 "
                 f"{result[name]['macro_f1']:.2f}, epoch {result[name]['epoch']} ({meaning})"
             )
+            if "without_leaked" in result[name]:
+                print(f"{'':<10} {without_leaked_words(result[name]['without_leaked'])}")
     print(f"in {folder}")
+
+
+def without_leaked_words(found: dict) -> str:
+    """What metrics.without_leaked() found of the test texts, in words."""
+    if found["texts"] == 0:
+        return (
+            f"All {found['left_out']:,} test texts stand in the training part too: how good it is "
+            "on new texts is not known"
+        )
+    return (
+        f"Without the {found['left_out']:,} test texts that stand in the training part too: "
+        f"accuracy {found['accuracy']:.2f}, macro-F1 {found['macro_f1']:.2f}"
+    )
 
 
 def look_up(record: dict, keys: tuple[str, ...]) -> float | None:

@@ -440,15 +440,19 @@ def evaluation(
     """The metrics of an epoch's record, under "test" and "val"; extra goes to the test's."""
     counts = data.class_counts(corpus.train_labels, len(corpus.label_names))
 
-    def of(labels: np.ndarray, logits: np.ndarray) -> dict:
-        numbers = metrics.metrics(labels, logits.argmax(axis=1), counts)
-        return numbers | {"auroc": metrics.auroc(labels, logits)}
+    def of(part: str, labels: np.ndarray, logits: np.ndarray) -> dict:
+        predicted, is_leaked = logits.argmax(axis=1), corpus.leaks[f"{part}_in_train"]
+        numbers = metrics.metrics(labels, predicted, counts)
+        numbers["auroc"] = metrics.auroc(labels, logits)
+        if is_leaked.any():
+            numbers["without_leaked"] = metrics.without_leaked(labels, predicted, counts, is_leaked)
+        return numbers
 
     record = {}
     if logits is not None:
-        record["test"] = of(corpus.test_labels, logits) | extra
+        record["test"] = of("test", corpus.test_labels, logits) | extra
     if val_logits is not None:
-        record["val"] = of(corpus.val_labels, val_logits)
+        record["val"] = of("val", corpus.val_labels, val_logits)
     return record
 
 

@@ -41,11 +41,11 @@ from transformers import AutoModelForSequenceClassification
 from baselines import make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
-from data import Corpus, class_counts
+from data import LEAKS, Corpus, class_counts
 from engine.arguments import changed, model_options
 from engine.files import InputError, lacks_memory, read_json, save, sha256, write_json, write_text
 from engine.metrics import expected_calibration_error
-from engine.results import write_predictions
+from engine.results import without_leaked_words, write_predictions
 from model import Method, load_encoder, load_tokenizer, longest_text
 
 FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
@@ -193,7 +193,7 @@ def why_not_stock(method: Method | Tfidf, name: str) -> str:
     if method.phi is None:
         return f"{name}'s classifier is not linear on the text's embedding"
     if method.encoder.pooling != "cls":
-        return "transformers has no classifier over mean pooling"
+        return f"transformers has no classifier over {method.encoder.pooling} pooling"
     if config.model_type == "distilbert" and 2 * method.phi.out_features > config.dim:
         return f"DistilBERT's classifier holds {config.dim // 2} classes at most"
     if config.model_type not in (*TANH_HEADS, "distilbert"):
@@ -375,6 +375,11 @@ def keep_model(
                 corpus.label_names,
                 record["epoch"],
             )
+    for leak, (part, other) in LEAKS.items():
+        if corpus.leaks[leak].any():
+            facts[f"{part} texts in the {other} part too"] = (
+                f"{corpus.leaks[leak].sum():,} of {len(corpus.leaks[leak]):,}"
+            )
     tested, test = set(corpus.test_labels.tolist()), record["test"]
     f1 = [value if label in tested else None for label, value in enumerate(test["f1"])]
     reason = write_model(folder / "model", model, tokenizer, about, facts, test | {"f1": f1})
@@ -546,6 +551,9 @@ def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
         reason=reason,
         settings=settings,
         metrics=metrics,
+        without_leaked=without_leaked_words(metrics["without_leaked"])
+        if "without_leaked" in metrics
+        else None,
         classes=zip(about.label_names, about.class_counts, metrics["f1"]),
         calibration=about.calibration,
         kept_epoch=facts.get("kept epoch"),
@@ -649,6 +657,7 @@ def write_sentence_transformer(trained: Trained, folder: Path, dense: list[nn.Li
             "word_embedding_dimension": method.encoder.backbone.config.hidden_size,
             "pooling_mode_cls_token": about.pooling == "cls",
             "pooling_mode_mean_tokens": about.pooling == "mean",
+            "pooling_mode_lasttoken": about.pooling == "last",
         },
     )
     for i, layer in enumerate(dense):

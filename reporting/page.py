@@ -22,6 +22,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from baselines import METHODS
+from data import LEAKS
 from engine import files, results
 from engine.arguments import Role, names_of
 from engine.files import InputError
@@ -61,10 +62,15 @@ class Run:
     result: dict  # result.json
     recorded: dict  # args.json
     history: History
-    classes: list[dict]  # label, train and test, in the order of the class numbers
+    summary: dict  # data_report.json
     test: Predictions  # of the epoch whose model is kept, as is validation
     validation: Predictions | None  # calibrated where a model is kept; None without such texts
     about: dict | None  # sharprecl.json of the kept model; None if none is kept
+
+    @property
+    def classes(self) -> list[dict]:
+        """Label, train and test, in the order of the class numbers."""
+        return self.summary["classes"]
 
     @property
     def names(self) -> list[str]:
@@ -90,6 +96,19 @@ class Run:
         return "best_val" in self.result
 
     @property
+    def leaks(self) -> list[tuple[str, str, int, int]]:
+        """Of data.LEAKS those that there are: part, other part, how many of how many texts."""
+        return [
+            (part, other, self.summary[leak], self.summary["test" if part == "test" else "val"])
+            for leak, (part, other) in LEAKS.items()
+            if self.summary.get(leak)
+        ]
+
+    def is_clean(self, leak: str) -> bool:
+        """Whether there is none of this leak; False where the run's version did not look for it."""
+        return self.summary.get(leak) == 0
+
+    @property
     def method(self) -> str:
         return self.settings["method"]
 
@@ -106,15 +125,15 @@ def read_predictions(path: Path, names: list[str]) -> Predictions:
 
 def read_run(folder: Path) -> Run:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    classes = files.read_json(folder / "data_report.json")["classes"]
-    names = [row["label"] for row in classes]
+    summary = files.read_json(folder / "data_report.json")
+    names = [row["label"] for row in summary["classes"]]
     validation, about = folder / "validation.csv", folder / "model" / "sharprecl.json"
     return Run(
         folder,
         files.read_json(folder / "result.json"),
         files.read_json(folder / "args.json"),
         [json.loads(line) for line in lines],
-        classes,
+        summary,
         read_predictions(folder / "predictions.csv", names),
         read_predictions(validation, names) if validation.exists() else None,
         files.read_json(about) if about.exists() else None,
@@ -215,15 +234,21 @@ def in_short(run: Run) -> dict:
     low, high = binomtest(right, total).proportion_ci(method="wilson")
     tfidf = tfidf_beside(run) if run.method != "tfidf" else None
     macro_f1 = found["macro_f1"]
-    if macro_f1 < guessed["macro_f1"] + 5:
+    kept = run.result.get("best_val", run.result["last"])  # the epoch of predictions.csv
+    without_leaked = kept.get("without_leaked")
+    judged = macro_f1 if without_leaked is None else without_leaked["macro_f1"]
+    if judged is None:
+        verdict = "unknown"
+    elif macro_f1 < guessed["macro_f1"] + 5:
         verdict = "no"
     elif tfidf is not None and tfidf > macro_f1:
         verdict = "beaten"
     else:
-        verdict = "yes" if macro_f1 >= GOOD else "partly" if macro_f1 >= FAIR else "not yet"
+        verdict = "yes" if judged >= GOOD else "partly" if judged >= FAIR else "not yet"
     return {
         "verdict": verdict,
         "macro_f1": macro_f1,
+        "without_leaked": without_leaked,
         "accuracy": found["accuracy"],
         "rare_f1": float(np.mean([found["f1"][label] for label in rarest])),
         "rarest": [run.names[label] for label in rarest],

@@ -762,6 +762,7 @@ def ce_by_hand(logits, y):
     [
         ("bert", ce_by_hand),
         ("roberta", ce_by_hand),
+        ("balanced", ce_by_hand),
         ("dice", lambda logits, y: dice_by_hand(logits, y, 0.01, 1).real),
         ("focal", lambda logits, y: focal_by_hand(logits, y, 2).real),
         (
@@ -791,6 +792,32 @@ def test_the_classification_methods_minimise_their_loss_of_the_logits(method, na
     step = model.losses(feat, labels, 1)
     assert step.loss.item() == step.loss_cls.item() == pytest.approx(own(logits, Y), rel=1e-4)
     assert step.loss_cl == 0 and model.views == ("original",)
+
+
+def test_post_hoc_adjustment_trains_as_cross_entropy_and_subtracts_the_log_shares(method):
+    torch.manual_seed(0)
+    adjusted, plain = method("post_hoc"), method("bert")
+    with torch.no_grad():
+        adjusted.linear.weight.copy_(plain.phi.weight), adjusted.linear.bias.copy_(plain.phi.bias)
+    feat, labels = drawn_features(plain)
+    torch.testing.assert_close(  # of texts 3, 2 and 1 the shares are a half, a third and a sixth
+        adjusted.classify(feat), plain.classify(feat) + torch.tensor([2.0, 3.0, 6.0]).log()
+    )
+    steps = []
+    for model in (adjusted.train(), plain.train()):
+        torch.manual_seed(1)  # of the dropout
+        steps.append(model.losses(feat, labels, 1).loss)
+    assert torch.equal(*steps) and adjusted.training
+
+
+def test_balanced_sampling_draws_every_class_as_often_and_each_of_its_texts(method):
+    model = method("balanced", labels=[0] * 8 + [1] * 3 + [2])
+    torch.manual_seed(0)
+    drawn = np.stack([model.epoch_rows(epoch, 12) for epoch in range(1, 2001)])
+    assert drawn.shape == (2000, 12)
+    shares = np.bincount(drawn.ravel(), minlength=12) / drawn.size
+    expected = [1 / 24] * 8 + [1 / 9] * 3 + [1 / 3]
+    assert shares.tolist() == pytest.approx(expected, abs=0.01)
 
 
 def test_the_classifier_drops_a_tenth_of_the_features_in_training_alone(method):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pooch
 import pytest
+from conftest import write_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -24,6 +25,8 @@ from transformers import PreTrainedTokenizerFast
 
 import augment
 import data
+from engine.arguments import parse_args
+from engine.corpus import load_corpus
 from engine.files import InputError
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "datasets"
@@ -70,6 +73,11 @@ def corpus_of(train, test, dropped=0):
         ("cr", 3394, 376, 2, 2165, 1229),
         ("dblp", 61479, 20000, 6, 20970, 5262),
         ("biomedical", 18000, 2000, 20, 900, 900),
+        ("banking77", 10003, 3080, 77, 187, 35),
+        ("clinc150", 10525, 4500, 150, 100, 25),
+        ("mr", 9596, 1066, 2, 4798, 4798),
+        ("sst5", 8544, 2210, 5, 2322, 1092),
+        ("tagmynews", 27738, 3082, 7, 7282, 1557),
     ],
 )
 def test_the_datasets_have_their_published_counts(name, train, test, classes, largest, smallest):
@@ -80,6 +88,26 @@ def test_the_datasets_have_their_published_counts(name, train, test, classes, la
     assert len(corpus.label_names) == len(counts) == classes
     assert (max(counts.values()), min(counts.values())) == (largest, smallest)
     assert not any(text.endswith(("\r", "\n")) for text in corpus.train_texts)
+
+
+@needs_datasets
+def test_datasets_with_validation_texts_bring_them():
+    sizes = {name: len(data.load(name, data_dir=PUBLISHED).val_texts) for name in data.DATASETS}
+    assert {name: n for name, n in sizes.items() if n} == {"clinc150": 3000, "sst5": 1101}
+
+
+@needs_datasets
+def test_a_title_of_several_topics_is_left_out_and_each_other_one_stands_once():
+    lines = (PUBLISHED / "tagmynews" / "tagmynews.tsv").read_bytes().decode().splitlines()
+    topics = {}
+    for line in lines:
+        topics.setdefault(line[: line.index("\t")], set()).add(line[line.rindex("\t") + 1 :])
+    assert (len(lines), len(topics)) == (32604, 31280)
+    corpus = data.load("tagmynews", data_dir=PUBLISHED)
+    texts = corpus.train_texts + corpus.test_texts
+    assert len(texts) == len(set(texts)) == 31280 - 460
+    labels = [*corpus.train_labels, *corpus.test_labels]
+    assert all(topics[text] == {corpus.label_names[i]} for text, i in zip(texts, labels))
 
 
 @needs_datasets
@@ -96,13 +124,33 @@ def test_texts_and_labels_of_known_datasets_stand_side_by_side():
 
 
 @needs_datasets
-def test_trec_at_50_has_the_sizes_of_equation_3_and_11_texts_in_both_parts():
+def test_trec_at_50_has_the_sizes_of_equation_3():
     corpus = data.load("trec", data_dir=PUBLISHED)
-    assert data.data_report(corpus)["in_both"] == 11
     rows = data.imbalanced_rows(corpus.train_labels, 50.0)
     counts = sorted(sizes(corpus.train_labels, rows).values(), reverse=True)
     assert counts == [1250, 571, 261, 119, 54, 25]
-    assert data.data_report(data.load("ohsumed", data_dir=PUBLISHED))["in_both"] == 2
+
+
+@needs_datasets
+@pytest.mark.parametrize("name, rows", [("trec", 11), ("ohsumed", 2), ("r52", 6)])
+def test_the_test_texts_that_are_training_texts_are_counted_in_rows(name, rows):
+    corpus = data.load(name, data_dir=PUBLISHED)
+    known = {text.strip() for text in corpus.train_texts}
+    assert sum(text.strip() in known for text in corpus.test_texts) == rows
+    assert data.data_report(corpus)["test_in_train"] == rows
+
+
+KEPT_RUNS = [  # data_hash in result.json under tables/
+    ("ohsumed", ["--val_fraction", "0.25"], "29d19b19"),
+    ("trec", ["--ir", "50", "--val_left_out", "200"], "f2be464e"),
+]
+
+
+@needs_datasets
+@pytest.mark.parametrize("name, flags, digest", KEPT_RUNS)
+def test_known_datasets_with_equal_texts_are_divided_as_in_the_kept_runs(name, flags, digest):
+    args = parse_args(["--dataset", name, "--data_dir", str(PUBLISHED), *flags])
+    assert data.data_hash(load_corpus(args)).startswith(digest)
 
 
 @needs_datasets
@@ -283,7 +331,9 @@ def test_the_report_and_the_refusal_of_a_test_label_point_at_names_that_look_the
     train = [("a", "Spam"), ("b", "spam"), ("c", "ham"), ("d", "ham")]
     corpus = data.to_corpus("toy", train, [("a", "ham")])
     lines = data.format_report(data.data_report(corpus)).split("\n")
-    assert lines[-1].split() == "classes that look the same: 1, the first 'Spam', 'spam'".split()
+    assert "classes that look the same: 1, the first 'Spam', 'spam'".split() in map(
+        str.split, lines
+    )
     for parts, name in (([[("a", "HAM")], []], "test"), ([[], [("a", "HAM")]], "validation")):
         with pytest.raises(InputError, match=f"{name} labels 'HAM'; is 'HAM' the class 'ham'"):
             data.to_corpus("toy", train, *parts)
@@ -527,6 +577,75 @@ def test_a_split_has_every_row_once_and_keeps_a_text_of_each_class(labels, fract
         assert abs(got - size * fraction) <= 0.5 + 1e-9 or got == size - 1
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=60),
+    st.floats(0.01, 0.99),
+    seeds,
+)
+def test_a_split_keeps_equal_texts_in_one_part_and_a_text_of_each_class(rows, fraction, seed):
+    labels, texts = (np.array(column, dtype=np.int64) for column in zip(*rows))
+    same = np.array([texts.tolist().index(text) for text in texts])
+    try:
+        kept, held_out = data.stratified_split(labels, fraction, seed=seed, same=same)
+    except InputError as error:
+        remedy = re.search(r"a share of at least (\S+) holds out one", str(error))
+        if remedy is None:
+            assert "bring more texts" in str(error)
+        else:
+            assert len(data.stratified_split(labels, float(remedy[1]), seed=seed, same=same)[1])
+        return
+    assert sorted([*kept, *held_out]) == list(range(len(labels))) and len(held_out) > 0
+    assert not set(texts[kept]) & set(texts[held_out])
+    assert set(labels[kept]) == set(labels)
+
+
+def test_of_equal_texts_a_split_holds_out_its_share_of_the_distinct_ones():
+    labels = labels_of(60, 40)
+    once = [data.stratified_split(labels, 0.2, seed=3)[1]]
+    once.append(data.stratified_split(labels, 0.2, seed=3, same=np.arange(100))[1])
+    assert once[0].tolist() == once[1].tolist()  # without equal texts the draw is what it was
+    doubled, same = np.tile(labels, 2), np.tile(np.arange(100), 2)  # a file that was appended twice
+    _, held_out = data.stratified_split(doubled, 0.2, seed=3, same=same)
+    assert sizes(doubled, held_out) == {0: 24, 1: 16}
+    template = np.append(np.zeros(500, dtype=np.int64), np.arange(500, 520))  # and 20 others
+    for seed in range(20):  # never in the test part, which would leave the class hardly a text
+        kept, held_out = data.stratified_split(np.zeros(520, int), 0.2, seed=seed, same=template)
+        assert len(held_out) == 4 and 0 in kept
+
+
+@pytest.mark.parametrize(
+    "flags, part",
+    [
+        ([], "test"),
+        (["--val_fraction", "0.3"], "val"),
+        (["--ir", "10", "--val_left_out", "9"], "val"),
+    ],
+)
+def test_no_text_of_a_file_of_ones_own_stands_in_two_parts(tmp_path, flags, part):
+    rng = np.random.default_rng(5)
+    rows = [
+        (" " * rng.integers(2) + f"text {rng.integers(60)} of {label}\n", label)
+        for label, size in (("a", 200), ("b", 100), ("c", 30))
+        for _ in range(size)
+    ]
+    rows += [("under two labels", label) for label in "abc"]
+    corpus = load_corpus(
+        parse_args(["--dataset", str(write_csv(tmp_path / "own.csv", rows)), *flags])
+    )
+    parts = {
+        name: {text.strip() for text in texts}
+        for name, texts in (
+            ("train", corpus.train_texts),
+            ("test", corpus.test_texts),
+            ("val", corpus.val_texts),
+        )
+    }
+    assert parts[part] and all(not one & other for one, other in combinations(parts.values(), 2))
+    report = data.data_report(corpus)
+    assert [report[leak] for leak in data.LEAKS] == [0, 0, 0] and report["repeated"] > 0
+
+
 def test_a_split_rounds_half_up_and_differs_by_seed():
     labels = labels_of(10, 5, 3, 2, 1)
     kept, held_out = data.stratified_split(labels, 0.3, seed=0)
@@ -571,6 +690,17 @@ def test_left_out_texts_validate_and_training_gives_up_a_tenth_at_most(labels, i
     assert train.tolist() == sorted(train) and validation.tolist() == sorted(validation)
 
 
+def test_no_left_out_text_is_the_same_as_one_that_is_trained_on():
+    labels, same = np.zeros(8, dtype=np.int64), np.array([0, 1, 0, 3, 4, 3, 6, 7])
+    kept = np.array([0, 1, 4])  # 2 repeats 0; 3 and 5 are the same, and left out both
+    train, validation = data.left_out(labels, kept, 9, seed=0, same=same)
+    assert train.tolist() == [0, 1, 4] and validation.tolist() == [3, 5, 6, 7]
+    for seed in range(9):  # 20 repeat each other: of the kept ones only the other 20 can be given
+        same = np.append(np.zeros(20, dtype=np.int64), np.arange(20, 40))
+        _, validation = data.left_out(same * 0, np.arange(40), 9, seed=seed, same=same)
+        assert len(validation) == 2 and validation.min() >= 20
+
+
 def test_the_left_out_texts_of_a_class_are_a_draw_of_the_seed():
     labels = np.repeat([0, 1], [400, 40])
     kept = data.cap_per_class(labels, 20, seed=0)
@@ -597,6 +727,8 @@ def test_the_report_counts_what_it_says():
         [("c", 0), ("c", 1), ("d\n", 1), ("new", 0)],
         dropped=3,
     )
+    val = ["a", "a ", "new", "\tnew", "e", "d"]
+    corpus = replace(corpus, val_texts=val, val_labels=np.zeros(6, dtype=np.int64))
     report = data.data_report(corpus)
     assert json.loads(json.dumps(report)) == {
         "name": "toy",
@@ -609,17 +741,53 @@ def test_the_report_counts_what_it_says():
         ],
         "repeated": 3,
         "two_labels": 1,
-        "in_both": 2,
+        "test_in_train": 3,
+        "val_in_train": 3,
+        "val_in_test": 3,
         "dropped": 3,
         "unlabelled": 0,
-        "val": 0,
+        "val": 6,
         "alike": [],
         "notes": [],
     }
     lines = data.format_report(report).split("\n")
     assert "2 classes" in lines[0] and "2.5" in lines[0]
     assert lines[3].split() == ["yes", "5", "71.43%", "2"]
-    assert lines[-1].endswith(" 3") and lines[-2].endswith(" 2")
+    found = dict(re.split(r": +", line.strip()) for line in lines[5:12])
+    assert found == {
+        "training texts that repeat an earlier one": "3",
+        "training texts under more than one label": "1",
+        "test texts in the training part too": "3 of 4",
+        "validation texts in the training part too": "3 of 6",
+        "validation texts in the test part too": "3 of 6",
+        "empty rows dropped": "3",
+        "validation texts": "6",
+    }
+    notes = " ".join(map(str.strip, lines[12:]))
+    assert "Test texts that stand in" in notes and "Validation texts choose the epoch" in notes
+
+
+@pytest.mark.parametrize("test, val", [("new", "too"), ("a", "new"), ("new", "a"), ("new", "new")])
+def test_only_what_is_leaked_has_a_note(test, val):
+    corpus = replace(corpus_of([("a", 0), ("b", 1)], [(test, 0)]), val_texts=[val])
+    text = data.format_report(data.data_report(corpus))
+    assert ("Test texts that stand" in text) == (test == "a")
+    assert ("Validation texts choose" in text) == (val in ("a", test))
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        ("/tmp/x/columns.json", "/tmp/x/columns.json"),
+        ("/a/rather/long/path/to/the/file/of/columns.json", "columns.json"),
+        ("hf:owner/name:config", "hf:owner/name:config"),
+        ("reviews_of_a_whole_year_2026.csv", "reviews_of_a_whole_year_2026.csv"),
+        ("/of/" + "y" * 60 + ".csv", "y" * 34 + "..."),
+    ],
+)
+def test_the_report_names_the_file_and_no_end_of_a_path(name, shown):
+    report = data.data_report(replace(corpus_of([("a", 0), ("b", 1)], [("c", 0)]), name=name))
+    assert data.format_report(report).startswith(shown + ": 2 classes")
 
 
 def test_the_printed_report_stays_within_100_columns_and_one_line_a_class():
@@ -710,6 +878,21 @@ def test_tokens_are_kept_in_chunks_and_an_interrupted_start_goes_on(monkeypatch,
         assert tokens.truncated == whole.truncated
     assert len(kept) == 2 and len(list(tmp_path.iterdir())) == 3
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+def test_unknown_tokens_are_counted_without_the_special_ones(tmp_path):
+    for _ in range(2):  # also where the tokens were kept
+        tokens = data.tokenize(["a x", "", "x b c a a a", "y"], TOKENIZER, 6, tmp_path)
+        assert data.unknown_tokens(tokens, TOKENIZER).tolist() == [3, 2 + 0 + 4 + 1]
+
+
+def test_what_ends_a_text_is_not_unknown_also_where_it_is_called_so():
+    ends = Tokenizer(WordLevel({"<end>": 0, "a": 1}, unk_token="<end>"))
+    ends.pre_tokenizer = Whitespace()
+    for names, unknown in (({"eos_token": "<end>"}, 0), ({}, 1)):
+        gpt2 = PreTrainedTokenizerFast(tokenizer_object=ends, unk_token="<end>", **names)
+        tokens = data.tokenize(["a <end> a"], gpt2, 9)
+        assert data.unknown_tokens(tokens, gpt2).tolist() == [unknown, 3]
 
 
 def test_other_settings_or_texts_have_chunks_of_their_own(tmp_path):

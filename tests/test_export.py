@@ -329,6 +329,33 @@ def test_the_card_has_the_classes_and_escapes_their_names(folder):
     assert "after the last epoch" in card and "macro-F1 40.00 %" in card and "{" not in card
 
 
+@pytest.mark.parametrize("leaked", [0, 4, 36])
+def test_the_card_says_which_texts_stand_in_two_parts(corpus_folder, tmp_path, leaked):
+    folder = tmp_path / "data"
+    shutil.copytree(corpus_folder, folder)
+    with open(folder / "test.csv", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    with open(folder / "train.csv", "a", newline="") as file:
+        csv.writer(file).writerows(rows[:leaked])
+    write_csv(folder / "validation.csv", rows[:9])
+    options = ["--dataset", str(folder), "--method", "tfidf", "--output_dir", str(tmp_path)]
+    assert train(options) == 0
+    (path,) = tmp_path.glob("*_seed*/model/README.md")
+    card = path.read_text()
+    assert "| validation texts in the test part too | 9 of 9 |" in card
+    for part, total in (("test", 36), ("validation", 9)):
+        said = f"| {part} texts in the training part too | {min(leaked, total)} of {total} |"
+        assert (said in card) == (leaked > 0)
+    result = json.loads((path.parent.parent / "result.json").read_text())["best_val"]
+    if leaked == 4:
+        found = result["without_leaked"]
+        assert (
+            "Without the 4 test texts that stand in the training part too: accuracy "
+            f"{found['accuracy']:.2f}, macro-F1 {found['macro_f1']:.2f}" in card
+        )
+    assert ("All 36 test texts stand in the training part too" in card) == (leaked == 36)
+
+
 def test_the_card_gives_no_f1_to_a_class_without_a_test_text(tmp_path):
     write_csv(tmp_path / "train.csv", glosses({"noun.food": 20, "noun.animal": 9, "noun.time": 5}))
     write_csv(tmp_path / "test.csv", glosses({"noun.food": 9, "noun.time": 3}, skip=20))
@@ -446,7 +473,7 @@ def with_batch_norm(method):
 
 @pytest.mark.parametrize(
     "model_type, pooling, proj_bn",
-    [("bert", "mean", False), ("roberta", "cls", True), ("distilbert", "mean", False)],
+    [("bert", "mean", False), ("roberta", "cls", True), ("distilbert", "last", False)],
 )
 def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, pooling, proj_bn):
     reason = "pip install sentence-transformers (optional)"

@@ -1,14 +1,16 @@
 """--freeze_layers: layers that stay as pretrained, and their states that are computed once."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from conftest import save_tiny_encoder, untrained
-from test_loader import CPU, LENGTHS, encoder_of, gradients_of, texts_of
+from test_loader import CPU, FREE, LENGTHS, encoder_of, gradients_of, texts_of
 from test_main import folder_of, outcome
+from transformers import AutoConfig, AutoModel
 
 import data
 import main as main_module
@@ -16,7 +18,7 @@ import predict
 from engine import frozen, loader
 from engine.arguments import parse_args
 from main import main
-from model import load_encoder
+from model import TextEncoder, load_encoder
 
 HALF = 2.0**-11  # the relative rounding of float16
 SHAPES = ["bert", "roberta", "distilbert"]
@@ -67,6 +69,108 @@ def test_the_frozen_part_has_no_dropout_and_the_trained_part_has(shape):
     assert not torch.equal(*passes)
     all_frozen = encoder_of(shape, frozen_layers=2, dropout=True)
     assert torch.equal(*(loader.encode(all_frozen, texts, CPU) for _ in range(2)))
+
+
+SIZES = {  # of a tiny encoder, in every family's words; a local window is shorter than a text
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "dim": 32,
+    "num_hidden_layers": 4,
+    "n_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "n_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 64,
+    "hidden_dim": 64,
+    "embedding_size": 16,
+    "max_position_embeddings": 80,
+    "pad_token_id": 0,
+    "local_attention": 8,
+    "sliding_window": 8,
+    "sliding_window_pattern": 2,
+    "global_attn_every_n_layers": 3,
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "conv_kernel_size": 3,
+}
+FAMILIES = (
+    "bert roberta distilbert mpnet electra deberta-v2 modernbert eurobert nomic_bert xlm-roberta "
+    "camembert qwen3 gemma3_text gpt2 llama"
+).split()
+
+
+def tiny(family, frozen_layers):
+    """An encoder of four layers, without dropout, whose weights are large enough to matter."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family)
+    config = AutoConfig.for_model(
+        family, **{name: value for name, value in SIZES.items() if hasattr(config, name)} | FREE
+    )
+    backbone = AutoModel.from_config(config)
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None
+    with torch.no_grad():
+        for weight in backbone.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return TextEncoder(backbone.eval(), "mean", frozen_layers)
+
+
+def padded(rows=3, length=40):
+    ids = torch.randint(5, 90, (rows, length), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, 25:] = 0
+    return ids, mask
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_every_family_what_decides_the_lower_states_is_frozen_and_nothing_else(family):
+    frozen_by_us, (ids, mask) = tiny(family, 2), padded()
+    backbone = tiny(family, 0).backbone
+
+    @torch.no_grad()
+    def lower():  # by transformers
+        states = backbone(ids, attention_mask=mask, output_hidden_states=True).hidden_states[2]
+        return states[mask.bool()]
+
+    before, changes = lower(), {}
+    for name, weight in backbone.named_parameters():
+        with torch.no_grad():
+            change = torch.randn_like(weight)
+            weight.add_(change)
+            changes[name] = not torch.allclose(lower(), before, rtol=0, atol=1e-4)
+            weight.sub_(change)
+    decisive = {name for name, is_changed in changes.items() if is_changed}
+    assert decisive <= frozen_by_us.frozen_weights
+    spared = frozen_by_us.frozen_weights - decisive  # softmax does not see the bias of a key
+    assert all(re.search(r"key|\bk_|\bk\.", name) for name in spared), spared
+    assert len(decisive) > 10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_every_family_gradients_are_none_below_and_unchanged_above(family):
+    ids, mask = padded()
+    frozen_, free = tiny(family, 2), tiny(family, 0)
+    got, expected = (gradients_of(encoder, encoder(ids, mask)) for encoder in (frozen_, free))
+    assert {f"backbone.{name}" for name in frozen_.frozen_weights} == expected.keys() - got.keys()
+    assert len(got) > 10
+    for name, gradient in got.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_every_family_kept_states_give_the_same_features(family, layers):
+    ids, mask = padded()
+    encoder = tiny(family, layers)
+    with torch.no_grad():
+        states = encoder.lower_states(ids, mask)
+        exact, kept_ = encoder(ids, mask), encoder(None, mask, states=states)
+    torch.testing.assert_close(kept_, exact, rtol=0, atol=1e-5)
+    assert exact.std() > 0.01
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -342,12 +446,12 @@ def test_what_cannot_be_frozen_is_one_line_and_exit_code_2(command, options, mes
     assert error.startswith("error: ") and message in error
 
 
-def test_an_encoder_whose_layers_are_unknown_is_refused_and_trains_as_a_whole(
+def test_layers_that_share_their_weights_are_refused_and_train_as_a_whole(
     command, tmp_path, capsys
 ):
-    albert = str(save_tiny_encoder(tmp_path / "albert", "albert"))
+    albert = str(save_tiny_encoder(tmp_path / "albert", "albert", layers=2))
     assert main([*command, "--encoder", albert]) == 2
-    assert "not of albert: leave it out" in capsys.readouterr().err.splitlines()[-1]
+    assert "(albert) share their weights" in capsys.readouterr().err.splitlines()[-1]
     assert main([*command, "--encoder", albert, "--freeze_layers", "0", "--epochs", "1"]) == 0
 
 

@@ -174,11 +174,11 @@ def test_table_2_has_every_method_and_ten_seeds_wherever_the_paper_has_a_column(
         line.replace("--seed 0 ", f"--seed {seed} ") for line in first for seed in range(10)
     )
     cells = read_cells(first)
-    assert len(cells) == 18 * 17
+    assert len(cells) == 18 * 19
     assert {cell.args.method for cell in cells} == set(METHODS) - set(MODELS)
     assert Counter((cell.args.dataset, cell.args.ir) for cell in cells) == {
-        **{(name, None): 17 for name in ("r52", "ohsumed", "trec", "dblp", "biomedical", "cr")},
-        **{(name, ir): 17 for name in ("trec", "dblp", "biomedical", "cr") for ir in (50, 20, 10)},
+        **{(name, None): 19 for name in ("r52", "ohsumed", "trec", "dblp", "biomedical", "cr")},
+        **{(name, ir): 19 for name in ("trec", "dblp", "biomedical", "cr") for ir in (50, 20, 10)},
     }
     assert all(
         cell.args.encoder
@@ -300,7 +300,7 @@ def test_what_several_tables_want_runs_once_and_with_the_plots(lines_of):
     lines = lines_of(SEEDS="0")
     cells = read_cells(lines)
     # table 2; table 4, A.1, A.2 and the figures without what the tables before have
-    assert len(cells) == 18 * 17 + 6 * 9 + 6 * 2 + 6 * 4 + 6 * 10 < len(lines)
+    assert len(cells) == 18 * 19 + 6 * 9 + 6 * 2 + 6 * 4 + 6 * 10 < len(lines)
     plotted = {
         (cell.args.dataset, cell.args.ir, cell.args.method, cell.args.seed)
         for cell in cells
@@ -346,7 +346,7 @@ def test_flags_replace_those_of_a_table_and_columns_and_encoding_reach_own_texts
 
 def test_roberta_is_left_out_beside_another_encoder_unless_it_is_named(lines_of, tmp_path):
     cells = read_cells(lines_of("table2", ENCODER="minilm", SEEDS="0", DATASETS="cr"))
-    assert len({cell.args.method for cell in cells} - {"roberta"}) == len(cells) / 4 == 16
+    assert len({cell.args.method for cell in cells} - {"roberta"}) == len(cells) / 4 == 18
     own = str(save_tiny_encoder(tmp_path / "my-roberta", "roberta"))
     cells = read_cells(lines_of("table2", ENCODER=own, METHODS="roberta", SEEDS="0"))
     assert {(cell.args.method, cell.args.encoder) for cell in cells} == {("roberta", own)}
@@ -357,13 +357,13 @@ def test_quick_has_every_method_but_roberta_and_some_of_every_table(lines_of):
     assert {cell.args.dataset for cell in cells} == {"trec", "cr"}
     assert {cell.args.seed for cell in cells} == {0, 1}
     table2 = {cell.args.method for cell in cells if cell.args.ir == 50}
-    assert len(table2) == 16 and "roberta" not in table2
+    assert len(table2) == 18 and "roberta" not in table2
     assert {cell.args.encoder for cell in cells} == {"minilm"}
     ours = [cell for cell in cells if cell.args.method == "sharprecl"]
     assert any(cell.args.ablation for cell in ours) and any(cell.args.plots for cell in ours)
     for name in ("k", "augment", "mu", "tau"):
         assert len({getattr(cell.args, name) for cell in ours if not cell.args.ablation}) == 2, name
-    assert len(cells) <= 100  # 14 s of a core each, half of it to start: under 12 minutes
+    assert len(cells) <= 105  # 14 s of a core each, half of it to start: about 12 minutes
 
 
 def test_the_report_comes_last_but_not_after_a_dry_run(lines_of, tmp_path):

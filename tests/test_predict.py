@@ -415,6 +415,22 @@ def test_long_texts_are_cut_and_counted(run):
     assert code == 0 and len(rows_of(out)) == 2 and "1 of 2 texts are cut at 64 tokens" in err
 
 
+@pytest.mark.parametrize(
+    "content, share, is_much",
+    [
+        ("food\nanimal\n", None, False),
+        ("food food\nanimal 😀 the food\n\n", "16.67%", False),
+        ("food animal the food\n😀\n", "20.00%", True),
+        ("ዛሬ በጣም\n", "100.00%", True),
+    ],
+)
+def test_unknown_tokens_are_counted_and_many_have_a_remedy(run, content, share, is_much):
+    code, _, err = run(content, "a.txt")
+    assert code == 0 and ("unknown to the encoder" in err) == (share is not None)
+    assert share is None or f"{share} of the tokens are unknown to the encoder" in err
+    assert ("--encoder xlm-roberta-base" in err) == is_much
+
+
 @pytest.mark.slow
 def test_a_text_of_ten_megabytes_is_one_row(run):
     code, out, err = run("food animals " * 800_000 + "\nfood\n", "a.txt")

@@ -1,5 +1,6 @@
 """engine/run_folder.py: which epoch is kept, what a stop leaves, and that nothing whole is lost."""
 
+import csv
 import json
 import os
 import shutil
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, f1_score
 
-from engine import files, run_folder
+from engine import files, results, run_folder
 from engine.arguments import parse_args
 from engine.corpus import load_corpus
 from engine.files import InputError
@@ -102,6 +104,43 @@ def kept(folder) -> tuple[int, int]:
         json.loads((folder / "result.json").read_text())["kept_epoch"],
         int((folder / "adapter" / "value.txt").read_text()),
     )
+
+
+def test_leaked_texts_are_left_out_of_a_second_accuracy_and_macro_f1(corpus_folder, tmp_path):
+    """By scikit-learn on what predictions.csv and the files say."""
+    folder, leaked = tmp_path / "leaky", 5
+    shutil.copytree(corpus_folder, folder)
+    with open(folder / "train.csv", newline="") as train:
+        rows = list(csv.reader(train))
+    with open(folder / "test.csv", "a", newline="") as test:
+        csv.writer(test).writerows([(f" {text}", label) for text, label in rows[1 : 1 + leaked]])
+    known = {text for text, _ in rows}
+    for data_folder, is_leaky in ((folder, True), (corpus_folder, False)):
+        args = parse_args(
+            ["--dataset", str(data_folder), "--method", "tfidf", "--output_dir", str(tmp_path)]
+        )
+        with RunFolder(args, load_corpus(args)) as run:
+            run.check()
+            run.keep(fit_of([0.6])(args, run.corpus, run))
+        found = json.loads((run.path / "result.json").read_text())["last"]
+        assert ("without_leaked" in found) == is_leaky
+        new = [
+            (row["label"], row["prediction"])
+            for row in results.csv_rows(run.path / "predictions.csv")
+            if row["text"].strip() not in known
+        ]
+        labels, predicted = zip(*new)
+        macro_f1 = 100 * f1_score(labels, predicted, average="macro")
+        if is_leaky:
+            assert found["without_leaked"] == {
+                "left_out": leaked,
+                "texts": 36,
+                "accuracy": pytest.approx(100 * accuracy_score(labels, predicted)),
+                "macro_f1": pytest.approx(macro_f1),
+            }
+            assert found["macro_f1"] != pytest.approx(macro_f1)
+        else:
+            assert found["macro_f1"] == pytest.approx(macro_f1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,271 @@
+"""
+The benchmark of docs/benchmark.md as runs of main.py: its datasets, its rows, and their trials.
+
+    python -m engine.benchmark tune | python -m engine.grid --jobs 2     # trials, development texts
+    python -m engine.benchmark run | python -m engine.grid --jobs 2      # with the chosen settings
+    python -m engine.benchmark base | python -m engine.grid --jobs 2     # a base-size encoder
+    python -m engine.benchmark ablations | python -m engine.grid --jobs 2    # Table 4
+    python -m reporting.runs runs/benchmark tables/benchmark.jsonl       # keeps what is finished
+
+To add a row, add an entry to ROWS; to add a dataset, one to CUTS. Runs that are kept in
+tables/benchmark.jsonl are left out, so the same commands go on where another machine stopped.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.arguments import ABLATIONS, parse_args, settings
+from engine.files import InputError, Parser
+
+KEPT = Path(__file__).parents[1] / "tables" / "benchmark.jsonl"
+
+CUTS = {  # of each dataset: its training texts, at most about 4,000, and its development texts
+    "cr": "--ir 50 --val_left_out 200",
+    "biomedical": "--max_per_class 300 --ir 50 --val_left_out 60",
+    "trec": "--ir 50 --val_left_out 200",
+    "ohsumed": "--val_fraction 0.25",  # imbalanced by nature
+    "dblp": "--max_per_class 1000 --ir 50 --val_left_out 200",
+    "wordnet": "--max_per_class 300 --ir 50 --val_left_out 60",
+    "r52": "--max_per_class 1000 --val_fraction 0.2",  # imbalanced by nature
+    "banking77": "--ir 50 --val_left_out 20",
+    "clinc150": "--ir 50",  # it brings its development texts
+    "tagmynews": "--max_per_class 1000 --ir 50 --val_left_out 200",
+    "mr": "--max_per_class 2000 --ir 50 --val_left_out 200",
+    "sst5": "--ir 50",  # it brings its development texts
+}
+GROUPS = {
+    "settings are chosen on": ("cr", "biomedical"),
+    "seen before": ("trec", "ohsumed", "dblp", "wordnet", "r52"),
+    "never seen": ("banking77", "clinc150", "tagmynews", "mr", "sst5"),
+}
+FIXED = (
+    "--epochs 15 --eval_every 3 --batch_size 64 --max_length 64 --warmup 0.1 --schedule linear "
+    "--no_weights"
+)
+SMALL = "--encoder minilm --freeze_layers 4"  # its top two layers are trained
+BASE = (  # and its; its pooling is named, so that no file of it is needed for a list of runs
+    "--encoder sentence-transformers/all-mpnet-base-v2 --pooling mean --freeze_layers 10"
+)
+OF_BASE = {  # the part of the benchmark that has an encoder of BERT-base's size
+    "datasets": ("cr", "biomedical", "trec", "ohsumed", "banking77", "tagmynews"),
+    "rows": ("la", "wce", "w/o_cl", "sharprecl", "paper"),
+}
+ABLATED = ("trec", "biomedical")  # Table 4, for these rows
+OF_ABLATIONS = ("paper", "sharprecl")
+OUTPUT = "runs/benchmark"
+
+
+class Row(NamedTuple):
+    """A row of the table: its arguments, and its trials, of which development texts choose one."""
+
+    title: str
+    arguments: str
+    trials: tuple[str, ...] = ("",)
+
+
+RATES = (
+    "--lr 1e-4",
+    "--lr 1e-4 --head_lr 1e-3",
+    "--lr 1e-4 --head_lr 3e-3",
+    "--lr 5e-5 --head_lr 5e-4",
+    "--lr 2e-4 --head_lr 2e-3",
+)
+ROWS = {
+    "sharprecl": Row(
+        "SharpReCL, tuned",
+        "--method sharprecl",
+        (
+            "--lr 1e-4 --head_lr 1e-3 --augment none --tau 0.1",
+            "--lr 2e-4 --head_lr 2e-3 --augment none --tau 0.1",
+            "--lr 1e-4 --head_lr 1e-3 --augment none --tau 0.3",
+            "--lr 1e-4 --head_lr 1e-3 --augment none --tau 0.1 --mu 0.3",
+            "--lr 1e-4 --head_lr 1e-3 --tau 0.1",
+        ),
+    ),
+    "la": Row("logit adjustment", "--method la", RATES),
+    "wce": Row("weighted cross-entropy", "--method wce", RATES),
+    "w/o_cl": Row(
+        "w/o CL, two views",
+        "--method sharprecl --ablation cl",
+        (
+            "--lr 1e-4",
+            "--lr 1e-4 --head_lr 1e-3",
+            "--lr 2e-4 --head_lr 2e-3",
+            "--lr 1e-4 --head_lr 1e-3 --augment none",
+            "--lr 2e-4 --head_lr 2e-3 --augment none",
+        ),
+    ),
+    "bert": Row("cross-entropy", "--method bert", RATES),
+    "bcl": Row(
+        "BCL",
+        "--method bcl",
+        (
+            "--lr 1e-4",
+            "--lr 1e-4 --head_lr 1e-3",
+            "--lr 2e-4 --head_lr 2e-3",
+            "--lr 1e-4 --head_lr 1e-3 --constants temperature=0.3",
+            "--lr 1e-4 --head_lr 1e-3 --constants weight=0.2",
+        ),
+    ),
+    "paper": Row(
+        "SharpReCL, the paper's defaults",
+        "--method sharprecl --lr 1e-4",
+        ("--tau 0.5", "--tau 0.3", "--tau 1"),
+    ),
+    "balanced": Row("balanced sampling", "--method balanced", RATES),
+    "spcl": Row(
+        "SPCL",
+        "--method spcl",
+        (
+            "--lr 1e-4",
+            "--lr 5e-5",
+            "--lr 2e-4",
+            "--lr 1e-4 --constants temperature=0.1",
+            "--lr 1e-4 --constants support=32",
+        ),
+    ),
+    "post_hoc": Row("post-hoc adjustment", "--method post_hoc"),  # cross-entropy's choice
+    "probe": Row("linear probe", "--method probe"),
+    "tfidf": Row("TF-IDF + SVM", "--method tfidf"),
+}
+
+
+def line(dataset: str, arguments: str, seed: int, amp: str, encoder: str = SMALL) -> str:
+    """The arguments of one run; each seed has its own draw of the training texts."""
+    return (
+        f"--dataset {dataset} {CUTS[dataset]} {encoder} {FIXED} --amp {amp} {arguments} "
+        f"--seed {seed} --data_seed {seed} --output_dir {OUTPUT}"
+    )
+
+
+def identity(values: dict) -> str:
+    """What two runs have in common where they differ in no more than their precision."""
+    return json.dumps({name: v for name, v in values.items() if name != "amp"}, sort_keys=True)
+
+
+def kept(path: Path = KEPT) -> dict[str, dict]:
+    """The runs that are kept, by their identity; none where there is no such file yet."""
+    if not path.exists():
+        return {}
+    runs = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {identity(run["settings"]): run for run in runs}
+
+
+def run_of(
+    known: dict[str, dict], dataset: str, arguments: str, seed: int, encoder: str = SMALL
+) -> dict | None:
+    """The kept run of these arguments."""
+    args = parse_args(shlex.split(line(dataset, arguments, seed, "off", encoder)))
+    return known.get(identity(settings(args)))
+
+
+def development_score(run: dict) -> float:
+    """
+    Macro-F1 on development texts that chooses a row's trial: the mean of that at the last epoch and
+    of that at the best one, since the table has both.
+    """
+    seen = [epoch["val"]["macro_f1"] for epoch in run["epochs"] if "val" in epoch]
+    return (seen[-1] + max(seen)) / 2
+
+
+def trial_scores(known: dict[str, dict], row: str) -> list[float | None]:
+    """Of each trial of a row the mean over the datasets that settings are chosen on."""
+    scores: list[float | None] = []
+    for trial in ROWS[row].trials:
+        runs = [
+            run_of(known, dataset, f"{ROWS[row].arguments} {trial}", 0)
+            for dataset in GROUPS["settings are chosen on"]
+        ]
+        found = [development_score(run) for run in runs if run is not None]
+        scores.append(sum(found) / len(found) if len(found) == len(runs) else None)
+    return scores
+
+
+def chosen(known: dict[str, dict], row: str) -> str:
+    """The arguments of a row with the trial that development texts choose; of equals the first."""
+    if row == "post_hoc":  # it has the training of cross-entropy
+        return chosen(known, "bert").replace(ROWS["bert"].arguments, ROWS[row].arguments)
+    trials = ROWS[row].trials
+    if len(trials) == 1:
+        return ROWS[row].arguments
+    scores = trial_scores(known, row)
+    missing = [trial for trial, score in zip(trials, scores) if score is None]
+    if missing:
+        raise InputError(
+            f"{KEPT.name}: {ROWS[row].title} is not tuned yet, {len(missing)} of its {len(trials)} "
+            f"trials are missing, the first {missing[0]}: run python -m engine.benchmark tune, and "
+            "keep its runs"
+        )
+    best = max(range(len(trials)), key=lambda i: (scores[i], -i))
+    return f"{ROWS[row].arguments} {trials[best]}"
+
+
+def runs_of(args: argparse.Namespace, known: dict[str, dict]) -> list[tuple]:
+    """The runs of a stage: dataset, arguments, seed and encoder."""
+    tuned = GROUPS["settings are chosen on"]
+    if args.stage == "tune":
+        return [
+            (dataset, f"{ROWS[row].arguments} {trial}", 0, SMALL)
+            for row in args.rows
+            for trial in ROWS[row].trials
+            if len(ROWS[row].trials) > 1
+            for dataset in tuned
+        ]
+    rows = {"run": args.rows, "base": OF_BASE["rows"], "ablations": OF_ABLATIONS}[args.stage]
+    own = {row: chosen(known, row) for row in rows if row in args.rows}
+    if args.stage == "ablations":
+        own = {
+            f"{row} {name}": f"{arguments} --ablation {name}"
+            for row, arguments in own.items()
+            for name in ABLATIONS
+        }
+    datasets = {"run": tuple(CUTS), "base": OF_BASE["datasets"], "ablations": ABLATED}[args.stage]
+    encoder = BASE if args.stage == "base" else SMALL
+    return [
+        (dataset, arguments, seed, encoder)
+        for seed in args.seeds
+        for dataset in datasets
+        if dataset in args.datasets
+        for arguments in own.values()
+    ]
+
+
+def lines(args: argparse.Namespace) -> list[str]:
+    """The runs of a stage that are not kept yet."""
+    known = kept()
+    place = f" --data_dir {shlex.quote(args.data_dir)}" if args.data_dir else ""
+    return [
+        line(dataset, arguments, seed, args.amp, encoder) + place
+        for dataset, arguments, seed, encoder in runs_of(args, known)
+        if run_of(known, dataset, arguments, seed, encoder) is None
+    ]
+
+
+def default_amp() -> str:
+    """bf16 where the processor computes with it, as Linux tells; elsewhere it would be slow."""
+    info = Path("/proc/cpuinfo")
+    return "bf16" if info.exists() and "avx512_bf16" in info.read_text() else "off"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("tune", "run", "base", "ablations"))
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
+    parser.add_argument("--datasets", nargs="+", choices=list(CUTS), default=list(CUTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--data_dir", help="as of main.py")
+    parser.add_argument("--amp", choices=("off", "bf16"), default=default_amp())
+    try:
+        print("\n".join(lines(parser.parse_args(argv))))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

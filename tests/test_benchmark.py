@@ -1,0 +1,212 @@
+"""The benchmark: its lines, its choice of settings, its ledger, and its statistics."""
+
+import json
+import shlex
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from engine import benchmark
+from engine.arguments import parse_args, settings
+from engine.benchmark import CUTS, GROUPS, ROWS, chosen, identity, line, run_of
+from engine.files import InputError
+from reporting import benchmark as report
+from reporting import runs
+
+
+def kept_run(dataset, arguments, seed, test, val=(50.0,), amp="off"):
+    """A kept run with these macro-F1 after each evaluated epoch."""
+    args = parse_args(shlex.split(line(dataset, arguments, seed, amp)))
+    val = [*val, *[val[-1]] * (len(test) - len(val))]
+    epochs = [
+        {"epoch": 3 * i, "test": {"macro_f1": t}, "val": {"macro_f1": v}}
+        for i, (t, v) in enumerate(zip(test, val), 1)
+    ]
+    return {"settings": settings(args), "epochs": epochs}
+
+
+def known_of(*kept):
+    return {identity(run["settings"]): run for run in kept}
+
+
+def tuned(best):
+    """All trials of all rows, of which the one with this number is best on development texts."""
+    return [
+        kept_run(dataset, f"{ROWS[row].arguments} {trial}", 0, (40.0, 40.0), (50.0 + (i == best),))
+        for row in ROWS
+        for i, trial in enumerate(ROWS[row].trials)
+        for dataset in GROUPS["settings are chosen on"]
+    ]
+
+
+def test_every_row_but_the_papers_has_five_trials_or_none_and_all_are_runs_of_main():
+    trials = {row: len(entry.trials) for row, entry in ROWS.items()}
+    assert trials.pop("paper") == 3 and set(trials.values()) == {1, 5}
+    assert {row for row, n in trials.items() if n == 1} == {"post_hoc", "probe", "tfidf"}
+    folders = set()
+    for entry in ROWS.values():
+        for trial in entry.trials:
+            args = parse_args(shlex.split(line("cr", f"{entry.arguments} {trial}", 0, "off")))
+            folders.add(identity(settings(args)))
+    assert len(folders) == sum(len(entry.trials) for entry in ROWS.values())
+
+
+def test_the_groups_are_the_twelve_datasets():
+    names = [name for group in GROUPS.values() for name in group]
+    assert sorted(names) == sorted(CUTS) and len(names) == len(set(names)) == 12
+
+
+@pytest.mark.parametrize("best", [0, 2])
+def test_the_trial_that_is_best_on_development_texts_is_chosen(best):
+    known = known_of(*tuned(best))
+    for row, entry in ROWS.items():
+        if len(entry.trials) > 1:
+            assert chosen(known, row) == f"{entry.arguments} {entry.trials[best]}"
+    assert chosen(known, "post_hoc") == f"--method post_hoc {ROWS['bert'].trials[best]}"
+
+
+def test_a_missing_trial_is_named_and_chooses_nothing():
+    without = [run for run in tuned(1) if run["settings"]["method"] != "la"]
+    with pytest.raises(InputError, match="logit adjustment is not tuned yet, 5 of its 5"):
+        chosen(known_of(*without), "la")
+
+
+def test_the_score_of_a_trial_is_the_mean_of_the_last_and_the_best_epoch():
+    run = kept_run("cr", "--method la", 0, (1.0, 2.0, 3.0), (60.0, 90.0, 70.0))
+    assert benchmark.development_score(run) == 80
+    assert report.numbers_of(run) == {"last": 3, "best": 2}
+
+
+def test_a_run_in_bf16_and_one_in_float32_are_the_same_run_of_the_benchmark():
+    known = known_of(kept_run("cr", "--method la --lr 1e-4", 0, (1.0,), amp="bf16"))
+    assert run_of(known, "cr", "--method la --lr 1e-4", 0) is not None
+    assert run_of(known, "cr", "--method la --lr 1e-4", 1) is None
+    assert run_of(known, "trec", "--method la --lr 1e-4", 0) is None
+
+
+def test_kept_runs_are_not_made_again(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "benchmark.jsonl"
+    monkeypatch.setattr(benchmark, "KEPT", path)
+    monkeypatch.setattr(benchmark.kept, "__defaults__", (path,))
+    assert benchmark.main(["tune"]) == 0
+    before = capsys.readouterr().out.splitlines()
+    assert len(before) == 2 * 43
+    path.write_text("".join(json.dumps(run) + "\n" for run in tuned(0)[:3]))
+    assert benchmark.main(["tune"]) == 0
+    assert capsys.readouterr().out.splitlines() == before[3:]
+    assert benchmark.main(["run"]) == 2
+    assert "is not tuned yet" in capsys.readouterr().err
+
+
+def test_the_stages_have_the_runs_of_the_protocol(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "benchmark.jsonl"
+    path.write_text("".join(json.dumps(run) + "\n" for run in tuned(0)))
+    monkeypatch.setattr(benchmark.kept, "__defaults__", (path,))
+    found = {}
+    for stage in ("run", "base", "ablations"):
+        assert benchmark.main([stage]) == 0
+        found[stage] = capsys.readouterr().out.splitlines()
+    tuned_rows = len(ROWS) - 1  # on two datasets their seed 0 is kept; post_hoc has no run yet
+    assert len(found["run"]) == 2 * 12 * len(ROWS) - 2 * tuned_rows
+    assert len(found["base"]) == 2 * 6 * 5
+    assert all("all-mpnet-base-v2 " in text for text in found["base"])
+    assert len(found["ablations"]) == 2 * 2 * 2 * 9
+    assert sum("--ablation cls " in text for text in found["ablations"]) == 8
+    names = [parse_args(shlex.split(text)).ablation for text in found["ablations"]]
+    assert len(set(names)) == 9
+
+
+# ---- the statistics ----
+
+
+def table_of(values):
+    """Rows by datasets; a row is a list of a number for each of the twelve."""
+    return pd.DataFrame(values, index=list(CUTS)).T.reindex(list(ROWS))
+
+
+def test_ten_wins_of_ten_have_the_p_of_two_in_1024_times_holms_factor():
+    steps = np.arange(12.0)
+    table = table_of({"sharprecl": 50 + steps, "la": 49.0 + 0 * steps, "wce": 60 - steps**2})
+    told = report.compared(table, report.UNCHOSEN)
+    assert told.loc["la", ["wins", "losses"]].tolist() == [10, 0]
+    assert told.loc["la", "p"] == pytest.approx(2 * 2 / 1024)
+    difference = (50 + steps - 60 + steps**2)[2:]  # by hand: the signed ranks of all sign patterns
+    order = np.abs(difference).argsort().argsort() + 1
+    lost = order[difference < 0].sum()
+    smaller = sum(
+        sum(rank for rank, sign in zip(range(1, 11), signs) if sign) <= lost
+        for signs in product((0, 1), repeat=10)
+    )
+    assert told.loc["wce", "p"] == pytest.approx(max(2 * smaller / 1024, 4 / 1024))
+
+
+def test_a_row_without_all_datasets_is_in_no_test_and_no_rank():
+    values = {"sharprecl": [50.0] * 12, "la": [40.0] * 11 + [np.nan], "wce": [30.0] * 12}
+    table = table_of(values)
+    assert list(report.compared(table, report.UNCHOSEN).index) == ["wce"]
+    order, _, _ = report.ranks(table, report.UNCHOSEN)
+    assert order.to_dict() == {"sharprecl": 1, "wce": 2}
+
+
+def test_the_critical_difference_is_that_of_demsars_table():
+    """Demšar 2006, Section 3.2.4: 4 classifiers, 14 data sets, q = 2.569, CD = 1.25."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(4, 14)), columns=[f"d{i}" for i in range(14)])
+    _, critical, _ = report.ranks(table, tuple(table.columns))
+    assert critical == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), abs=2e-3)
+    assert critical == pytest.approx(1.25, abs=5e-3)
+
+
+def test_ranks_and_friedmans_p_are_those_worked_by_hand():
+    values = {"sharprecl": [3.0] * 12, "la": [2.0] * 12, "wce": [1.0] * 12}
+    order, _, p = report.ranks(table_of(values), report.UNCHOSEN)
+    assert order.to_dict() == {"sharprecl": 1, "la": 2, "wce": 3}
+    assert p == pytest.approx(np.exp(-10))  # chi2 = 20 with 2 degrees of freedom
+
+
+def test_the_report_is_written_with_what_is_missing_left_empty(tmp_path, capsys):
+    path, rng = tmp_path / "benchmark.jsonl", np.random.default_rng(0)
+    kept = tuned(0)
+    for row, dataset in product(("sharprecl", "la", "wce"), report.UNCHOSEN):
+        arguments = f"{ROWS[row].arguments} {ROWS[row].trials[0]}"
+        value = 50 + 10 * (row == "sharprecl") + rng.normal()
+        kept.append(kept_run(dataset, arguments, 0, (value,)))
+    path.write_text("".join(json.dumps(run) + "\n" for run in kept))
+    assert report.main([str(path), str(tmp_path / "out"), "--seeds", "0"]) == 0
+    text = (tmp_path / "out" / "benchmark.md").read_text()
+    assert text in capsys.readouterr().out
+    first = text.splitlines()[4]
+    assert first.startswith("| SharpReCL, tuned | 40.0 |")
+    assert "| logit adjustment | 40.0 |" in text and "| 10–0 | 0.004 |" in text
+    assert "| BCL | 40.0 |  |  |  |  |  |" in text
+    assert (tmp_path / "out" / "ranks.png").exists()
+    assert (tmp_path / "out" / "differences.png").exists()
+
+
+# ---- the ledger ----
+
+
+def test_finished_runs_are_kept_once_with_their_metrics(tmp_path, corpus_folder, two_layers):
+    from main import main
+
+    command = f"--dataset {corpus_folder} --encoder {two_layers} --epochs 3 --eval_every 2 "
+    command += f"--method la --device cpu --val_fraction 0.2 --output_dir {tmp_path / 'runs'}"
+    assert main(shlex.split(command)) == 0
+    path = tmp_path / "kept.jsonl"
+    assert [runs.keep(tmp_path / "runs", path) for _ in range(2)] == [1, 0]
+    (run,) = [json.loads(text) for text in path.read_text().splitlines()]
+    (result,) = (tmp_path / "runs").glob("*/result.json")
+    written = json.loads(result.read_text())
+    assert run["settings"] == written["settings"] and run["data_hash"] == written["data_hash"]
+    assert [epoch["epoch"] for epoch in run["epochs"]] == [2, 3]
+    last = written["last"]
+    assert run["epochs"][-1]["test"]["macro_f1"] == pytest.approx(last["macro_f1"], abs=1e-4)
+    counts = json.loads((result.parent / "data_report.json").read_text())["classes"]
+    rarest = min(range(len(counts)), key=lambda label: counts[label]["train"])  # of three, one
+    assert run["epochs"][-1]["test"]["rarest_third"] == pytest.approx(last["f1"][rarest], abs=1e-4)
+    frame, epochs = runs.frames(path)
+    assert len(frame) == 1 and frame.method[0] == "la"
+    assert epochs.test_macro_f1.tolist() == [epoch["test"]["macro_f1"] for epoch in run["epochs"]]
+    assert str(tmp_path) not in path.read_text()
