@@ -45,7 +45,7 @@ def markdown(text: object) -> str:
 
 # A cell that a spreadsheet runs begins so; a number does, too, and stays one. Full-width signs are
 # the same to a spreadsheet in Japanese or Chinese.
-FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -55,9 +55,13 @@ def is_formula(text: object) -> bool:
 
 
 def to_cell(text: object) -> object:
-    """With an apostrophe before what a spreadsheet would run; from_cell() takes it away."""
-    return f"'{text}" if is_formula(text) else text
+    """
+    With an apostrophe before what a spreadsheet would run, from_cell() takes it away. One more
+    stands before a formula that has apostrophes already, so that every text comes back.
+    """
+    return f"'{text}" if isinstance(text, str) and is_formula(text.lstrip("'")) else text
 
 
-def from_cell(text: str) -> str:
-    return text[1:] if is_formula(text) and text.startswith("'") else text
+def from_cell(text: object) -> object:
+    is_marked = isinstance(text, str) and text.startswith("'") and is_formula(text.lstrip("'"))
+    return text[1:] if is_marked else text
