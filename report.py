@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from engine.files import InputError, Parser
+from engine.files import InputError, Parser, plain_output
 from engine.results import PROTOCOLS
 from reporting import choice, page, tables
 
@@ -64,6 +64,7 @@ def report(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         tables.report(args.folder, args.protocol, args.output_dir)
 
 
+@plain_output()
 def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)

@@ -13,12 +13,13 @@ import transformers
 from engine import distributed
 from engine.arguments import parse_args
 from engine.auto import decide
-from engine.files import InputError, lacks_memory
+from engine.files import InputError, lacks_memory, plain_output
 from engine.run_folder import Busy
 
 EXPECTED = (InputError, OSError, KeyboardInterrupt, distributed.Ended)
 
 
+@plain_output()
 def run(argv: list[str] | None, doc: str | None, work: Callable[[argparse.Namespace], None]) -> int:
     """Does the work that the command line asks for; returns the exit code."""
     transformers.logging.set_verbosity_error()

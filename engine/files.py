@@ -1,7 +1,7 @@
 """
 What every room needs: the error that the user reads as one line, a command line that errs in one
-line too, files that appear whole or not at all, and pretrained models without waiting for a hub
-that cannot be reached.
+line too, a terminal that shows the data's control characters and does not obey them, files that
+appear whole or not at all, and pretrained models without waiting for a hub that cannot be reached.
 """
 
 import argparse
@@ -11,22 +11,60 @@ import io
 import json
 import math
 import os
+import re
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+# What steers a terminal or turns its line round (bidirectional overrides), and half a character
+CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, but: str = "") -> str:
+    r"""The text for a terminal: control characters as \x1b or \n, except for those in `but`."""
+    return CONTROL.sub(lambda found: found[0] if found[0] in but else ascii(found[0])[1:-1], text)
+
 
 class InputError(Exception):
     """Something the user gave or lacks; main.py prints it as one line and exits with 2."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, without the usage of every flag before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; --help lists the flags\n")
+        self.exit(2, f"error: {printable(message)}; --help lists the flags\n")
+
+
+class Terminal:
+    """A stream as it is, but for the control characters in what is printed to it."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        bar = re.match(r"\r|(\x1b\[A)*", text)[0]  # tqdm goes to the line's start, or a line up
+        return self.stream.write(bar + printable(text[len(bar) :], but="\n\t"))
+
+
+@contextlib.contextmanager
+def plain_output() -> Iterator[None]:
+    """
+    Labels, texts and file names may hold whatever a stranger put there: nothing that is printed
+    here, by whomever, moves the cursor, changes colours or hides a line.
+    """
+    out, errors = (stream and Terminal(stream) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        yield
 
 
 def lacks_memory(error: BaseException) -> bool:

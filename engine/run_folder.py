@@ -20,7 +20,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -34,7 +33,7 @@ import transformers
 
 import data
 from engine import distributed, files, metrics, results
-from engine.arguments import changed, run_folder, settings
+from engine.arguments import changed, run_folder, settings, typed, words
 from engine.corpus import cache_dir, report
 from engine.files import InputError, duration, read_json, sha256, write_json, write_text
 from reporting import export, figures, plots
@@ -187,7 +186,7 @@ class RunFolder:
             {
                 "settings": settings(self.args),
                 "data_hash": self.data_hash,
-                "command": sys.argv,
+                "command": ["main.py", *words(typed(self.args.argv))],
                 "device": self.args.device,
                 "versions": versions,
                 "label_names": self.corpus.label_names,
@@ -196,11 +195,14 @@ class RunFolder:
 
     def leave_report(self) -> None:
         """data_report.json, and the label distribution (Fig. 1)."""
-        write_json(self.place / "data_report.json", self.summary)
+        source = Path(self.args.dataset)  # where it lies is nobody's business
+        notes = [note.replace(str(source), source.name) for note in self.summary["notes"]]
+        own = {"name": source.name, "notes": notes} if source.is_absolute() else {}
+        write_json(self.place / "data_report.json", self.summary | own)
         figure = figures.label_distribution(
             [row["train"] for row in self.summary["classes"]],
             self.corpus.label_names,
-            f"{self.corpus.name}, ir = {self.summary['ir']:.1f}",
+            f"{source.name or self.corpus.name}, ir = {self.summary['ir']:.1f}",
         )
         figures.save_figure(figure, self.place / "label_distribution.png")
 

@@ -43,6 +43,7 @@ from baselines.base import Task
 from baselines.tfidf import Tfidf
 from data import LEAKS, Corpus, class_counts
 from engine.arguments import changed, model_options
+from engine.escape import markdown
 from engine.files import InputError, lacks_memory, read_json, save, sha256, write_json, write_text
 from engine.metrics import expected_calibration_error
 from engine.results import without_leaked_words, write_predictions
@@ -520,16 +521,11 @@ def read_network(folder: Path, about: About, device: str) -> Trained:
 # ---- the model card ----
 
 
-def cell(value: object) -> str:
-    """A value for a cell of a Markdown table: on one line, whatever is in it."""
-    return " ".join(str(value).replace("|", "\\|").split())
-
-
 def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
     """README.md: use, data, settings, results and limits, by templates/model_card.md.jinja."""
     # a file or folder is named without its path: where it lay is nobody's business
     facts = {
-        name: Path(value).name if name in ("data", "encoder") and os.path.exists(value) else value
+        name: Path(value).name if isinstance(value, str) and os.path.exists(value) else value
         for name, value in facts.items()
     }
     settings = {"method": about.method, **facts}
@@ -545,7 +541,7 @@ def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    templates.filters["cell"] = cell
+    templates.filters["markdown"] = markdown
     return templates.get_template("model_card.md.jinja").render(
         about=about,
         reason=reason,
