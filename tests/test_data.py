@@ -62,17 +62,19 @@ def corpus_of(train, test, dropped=0):
 
 @needs_datasets
 @pytest.mark.parametrize(
-    "name, train, test, classes, largest, smallest",
+    "name, train, test, classes, largest, smallest, words, length",
     [
-        ("r52", 6532, 2568, 52, 2840, 1),
-        ("ohsumed", 3358, 4043, 23, 585, 9),
-        ("trec", 5452, 500, 6, 1250, 86),
-        ("cr", 3394, 376, 2, 2165, 1229),
-        ("dblp", 61479, 20000, 6, 20970, 5262),
-        ("biomedical", 18000, 2000, 20, 900, 900),
+        ("r52", 6532, 2568, 52, 2840, 1, 26284, 109.6),
+        ("ohsumed", 3358, 4043, 23, 585, 9, 16256, 11.9),
+        ("trec", 5452, 500, 6, 1250, 86, 8751, 10.3),
+        ("cr", 3394, 376, 2, 2165, 1229, 5331, 19.1),
+        ("dblp", 61479, 20000, 6, 20970, 5262, 25550, 8.5),
+        ("biomedical", 18000, 2000, 20, 900, 900, 18888, 12.9),
     ],
 )
-def test_the_datasets_have_their_published_counts(name, train, test, classes, largest, smallest):
+def test_the_datasets_have_their_published_counts(
+    name, train, test, classes, largest, smallest, words, length
+):
     corpus = data.load(name, data_dir=PUBLISHED)
     counts = Counter(corpus.train_labels.tolist())
     assert (len(corpus.train_texts), len(corpus.test_texts)) == (train, test)
@@ -80,6 +82,9 @@ def test_the_datasets_have_their_published_counts(name, train, test, classes, la
     assert len(corpus.label_names) == len(counts) == classes
     assert (max(counts.values()), min(counts.values())) == (largest, smallest)
     assert not any(text.endswith(("\r", "\n")) for text in corpus.train_texts)
+    texts = [text.lower().split() for text in corpus.train_texts + corpus.test_texts]
+    assert len({word for text in texts for word in text}) == words
+    assert round(sum(map(len, texts)) / len(texts), 1) == length
 
 
 @needs_datasets
