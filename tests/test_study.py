@@ -474,6 +474,35 @@ def test_the_table_of_the_signs_of_failure_follows_from_the_kept_runs(capsys):
     assert rows == 8
 
 
+def test_the_answers_to_the_review_follow_from_the_kept_runs():
+    def mean(folder, method, **settings):
+        wanted = {"method": method, "head_lr": 1e-3} | settings
+        found = [
+            run["last"]["macro_f1"]
+            for run, _ in runs_of(folder)
+            if wanted.items() <= run["settings"].items()
+        ]
+        assert len(found) == 3
+        return np.mean(found)
+
+    page = prose("docs/imbalance.md").split("review of the paper asks")[1]
+    behind = mean("imbalance/runs", "la", ir=200.0) - mean("imbalance/runs", "sharprecl", ir=200.0)
+    assert f"Behind logit adjustment, by {behind:.1f} at 200." in page
+    ahead = [
+        mean("noise/runs", "sharprecl", label_noise=noise)
+        - mean("noise/runs", "la", label_noise=noise)
+        for noise in (0.05, 0.1)
+    ]
+    assert "Ahead of it, by {:.1f} and {:.1f}, on Biomedical.".format(*ahead) in page
+    tried = (ROOT / "docs/trials.md").read_text(encoding="utf-8")
+    ours, plain = (
+        [float(cell) for cell in re.search(rf"{start}.*?\| (.*) \|", tried)[1].split(" | ")]
+        for start in ("SharpReCL, µ = 0.3, views that differ by dropout", "no mixtures")
+    )
+    gains = [f"{one - other:.1f}" for one, other in zip(ours, plain)]
+    assert f"By {gains[0]} and {gains[1]} points, one seed" in page
+
+
 def test_a_sign_beyond_its_limit_is_bold_and_a_missing_one_leaves_its_cell_empty():
     def of(**diagnostics):
         record = {"epoch": 1, "diagnostics": diagnostics, "test": {"macro_f1": 50, "gap": 12.0}}
