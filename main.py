@@ -14,6 +14,9 @@ import signal
 
 if __name__ == "__main__":  # Ctrl-C while the libraries load, for seconds: no traceback
     interrupt = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from engine import environment
+
+    environment.check()
 
 import argparse
 import sys

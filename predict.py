@@ -18,6 +18,11 @@ Each row of the input is a row of the output, in the same order and with all its
 prediction and its probability; where a text is empty, these are empty.
 """
 
+if __name__ == "__main__":
+    from engine import environment
+
+    environment.check()
+
 import argparse
 import contextlib
 import io

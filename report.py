@@ -8,6 +8,11 @@ Finished runs -> tables, figures, pages, and the method to take.
     python report.py runs/trec_ir50_seed0               # one run: report.html in its folder
 """
 
+if __name__ == "__main__":
+    from engine import environment
+
+    environment.check()
+
 import argparse
 import signal
 import sys

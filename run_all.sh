@@ -76,6 +76,7 @@ case "$tables" in *study_*) : "${SEEDS:=0 1 2}" "${ENCODER:=minilm}" "${EPOCHS:=
 esac
 [ -x .venv/bin/python ] && : "${PYTHON:=.venv/bin/python}"
 : "${PYTHON:=python3}"
+"$PYTHON" -m engine.environment
 registry=$("$PYTHON" -c "from data import DATASETS as known
 print(*known)
 print(*(name for name, dataset in known.items() if dataset.paper_irs is not None))

@@ -225,7 +225,9 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="other values for the constants of such a method, instead of its paper's",
     )
 
-    add = group("SharpReCL (the defaults are the paper's)", Role.SHARPRECL)
+    add = group(
+        "SharpReCL (docs/paper.md lists the defaults that are not the paper's)", Role.SHARPRECL
+    )
     add("--tau", type=positive, default=0.5, help="temperature, Eq. (11); the paper: 0.3, 0.5 or 1")
     add("--mu", type=number(float, 0), default=1.0, help="weight of the contrastive loss, Eq. (12)")
     add("--k", type=size, default=20, help="hard samples a class, Eq. (9)")

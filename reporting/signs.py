@@ -1,13 +1,22 @@
 """
 What can go wrong in training: each failure with the number that shows it, its limit, the reason for
 that limit, what to try, and the flags that try it.
+
+    python -m reporting.signs tables/imbalance/runs     # these numbers, of each setting of the runs
 """
 
+import argparse
+import re
 import statistics
+import sys
+from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+from engine.files import InputError, Parser
 from engine.results import look_up
+from reporting.study import Run, load
 
 History = list[dict]  # the lines of metrics.jsonl, one for each epoch
 Remedy = Callable[[dict], dict[str, object]]  # from a run's settings to other values of its flags
@@ -188,3 +197,46 @@ SIGNS = (
         (flag("hard_ratio_end", 0.5), flag("method", "la")),
     ),
 )
+
+
+def overview(runs: list[Run]) -> str:
+    """
+    A Markdown table: of each data set, imbalance ratio, share of wrong labels and setting, the mean
+    over its runs of what each sign measures, bold beyond its limit.
+    """
+    found = defaultdict(list)
+    for run in runs:
+        drawn = [run.result["settings"][name] for name in ("dataset", "ir", "label_noise")]
+        found[run.row, *drawn].append([sign.measure(run.history) for sign in SIGNS])
+    heads = ["", "data set", "ir", "wrong labels", "runs", *(sign.failure for sign in SIGNS)]
+    lines = [heads, ["---"] * len(heads)]
+    for key in sorted(found, key=lambda key: (*key[:2], key[2] or 0, key[3])):
+        cells = [*map(str, key), str(len(found[key]))]
+        for sign, measured in zip(SIGNS, zip(*found[key])):
+            if None in measured:
+                cells.append("")
+                continue
+            value = statistics.mean(measured)
+            shown = re.search("{.*?}", sign.sentence)[0].format(value)
+            cells.append(f"**{shown}**" if sign.is_seen(value) else shown)
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="of runs, or of what was kept of them")
+    try:
+        print(overview(load(parser.parse_args(argv).folder)))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

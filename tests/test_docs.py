@@ -7,14 +7,17 @@ what they were called with, so loops, variables and pipes are read as a user's s
 """
 
 import argparse
+import ast
 import importlib
 import itertools
 import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -50,7 +53,7 @@ def inline_code(page: Path) -> list[str]:
 
 def named(page: Path) -> list[str]:
     """Lists the commands in the prose, and the indented one that .ci/run takes."""
-    indented = re.findall(r"^    (\.venv/.*)$", text_of(page), re.MULTILINE)
+    indented = re.findall(r"^    (bash .*)$", re.sub(r"(?ms)^```.*?^```", "", text_of(page)), re.M)
     return indented + [
         code
         for code in inline_code(page)
@@ -64,9 +67,7 @@ def named(page: Path) -> list[str]:
 PRELUDE = r"""
 note() { { printf '%q ' "$@"; echo; } >> "$NOTES"; }
 python() { note python "$@"; }
-.venv/bin/python() { note python "$@"; }
-.venv/bin/ruff() { note ruff "$@"; }
-.venv/bin/mypy() { note mypy "$@"; }
+source() { [ "$*" = .venv/bin/activate ] || note failed source "$@"; }
 torchrun() { note torchrun "$@"; }
 pip() { note pip "$@"; }
 hf() { :; }
@@ -161,7 +162,7 @@ def check_call(call: list[str], monkeypatch) -> None:
         known = (ROOT / "tests" / "requirements.txt").read_text()
         assert argv[0] == "install" and all(f"{name}==" in known for name in argv[1:]), argv
     else:
-        assert program in ("bash", "ruff", "mypy"), call  # "failed" names what went wrong
+        assert program == "bash", call  # "failed" names what went wrong
 
 
 def check_test(file: str, expression: str) -> None:
@@ -220,7 +221,138 @@ def test_ci_takes_the_test_command_of_the_readme(dry_python, tmp_path):
     command = subprocess.run(
         ["awk", program, str(ROOT / "README.md")], text=True, capture_output=True, check=True
     ).stdout
-    assert "python -m pytest" in " ".join(calls(command.strip() + " -rs", dry_python, tmp_path)[-1])
+    assert calls(command.strip() + " -rs", dry_python, tmp_path) == [
+        ["bash", "setup.sh", "test", "-rs"]
+    ]
+
+
+@pytest.fixture
+def setup_folder(tmp_path):
+    """Makes a folder with setup.sh and a .venv whose programs note their calls and do nothing."""
+    shutil.copy(ROOT / "setup.sh", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("python", "pip", "ruff", "mypy", "apt-get"):
+        program = tmp_path / ".venv" / "bin" / name
+        program.write_text(f"""#!/bin/sh
+case "{name} $*" in
+    *version_info*) exec {shlex.quote(sys.executable)} "$@" ;;
+    *"${{FAILS:-nothing}}"*) exit 7 ;;
+esac
+echo {name} "$@" >> notes
+""")
+        program.chmod(0o755)
+    return tmp_path
+
+
+def set_up(folder, *argv, fails="", **variables):
+    """Runs setup.sh, in which the call that contains `fails` fails; returns also the calls."""
+    ran = subprocess.run(
+        ["bash", "setup.sh", *argv],
+        check=False,
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"FAILS": fails} | variables,
+    )
+    notes = folder / "notes"
+    return ran, notes.read_text() if notes.exists() else ""
+
+
+def test_setup_alone_installs_nothing_of_the_tests(setup_folder):
+    ran, notes = set_up(setup_folder)
+    assert ran.returncode == 0 and "source .venv/bin/activate" in ran.stdout
+    assert "-r requirements.txt" in notes and "load_wordnet" in notes
+    assert not re.search("tests/requirements|pytest|ruff|mypy", notes)
+
+
+def test_setup_test_installs_and_runs_the_checks_and_hands_pytest_the_rest(setup_folder):
+    ran, notes = set_up(setup_folder, "test", "-m", "not slow", "-rs")
+    assert ran.returncode == 0 and "-r tests/requirements.txt" in notes
+    assert notes.endswith(
+        "ruff check\nruff format --check\nmypy\npython -m pytest -m not slow -rs\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "fails", ["-r requirements.txt", "load_wordnet", "ruff check", "--check", "mypy", "pytest"]
+)
+def test_setup_test_fails_where_a_step_fails(setup_folder, fails):
+    path = (
+        f"{setup_folder / '.venv' / 'bin'}:{os.environ['PATH']}"  # of apt-get, which does nothing
+    )
+    ran, notes = set_up(setup_folder, "test", fails=fails, PATH=path)
+    assert ran.returncode == 7 and "-m pytest" not in notes
+
+
+@pytest.mark.parametrize("version", ["3.8.19", "3.10.2", "3.15.0"])
+@pytest.mark.parametrize("has_venv", [True, False])
+def test_setup_says_which_python_it_needs(setup_folder, version, has_venv):
+    bin_folder = setup_folder / ".venv" / "bin"
+    if not has_venv:
+        shutil.move(bin_folder, setup_folder / "other")
+        bin_folder = setup_folder / "other"
+    (bin_folder / "python").write_text(f"""#!/bin/sh
+[ "$1" = --version ] && echo "Python {version}" && exit
+{shlex.quote(sys.executable)} -c "import sys; sys.version_info = ({version.replace(".", ",")}); $2"
+""")
+    ran, notes = set_up(setup_folder, PYTHON=str(bin_folder / "python"))
+    assert ran.returncode == 2 and not notes and ran.stdout == ""
+    [line] = ran.stderr.splitlines()
+    assert line.startswith("error: this needs Python 3.11 to 3.14") and f"Python {version}" in line
+    assert ("delete the folder .venv" in line) == has_venv
+
+
+def test_setup_takes_no_other_word(setup_folder):
+    ran, notes = set_up(setup_folder, "tests")
+    assert ran.returncode == 2 and not notes and len(ran.stderr.splitlines()) == 1
+
+
+def test_what_the_modules_import_as_they_are_loaded_is_in_the_requirements():
+    known = (ROOT / "requirements.txt").read_text().replace("scikit-learn", "sklearn")
+    own = {path.stem for path in ROOT.glob("*.py")} | {"baselines", "engine", "reporting"}
+    own |= {"huggingface_hub", "markupsafe", "requests"}  # with transformers, jinja2 and pooch
+    for folder in (ROOT, ROOT / "baselines", ROOT / "engine", ROOT / "reporting"):
+        for path in folder.glob("*.py"):
+            for node in ast.parse(path.read_text()).body:
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) else []
+                for name in {name.split(".")[0] for name in names} - own - sys.stdlib_module_names:
+                    assert re.search(rf"^{name}==", known, re.M), f"{path.name} imports {name}"
+
+
+@pytest.fixture
+def bare_python(tmp_path):
+    """Makes a Python without packages."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    return tmp_path / "bare" / "bin" / "python"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "main.py --dataset trec",
+        "main.py --help",
+        "predict.py runs/RUN text",
+        "report.py runs",
+        "-m baselines",
+        "-m reporting.study a b",
+        "-m reporting.signs a",
+        "run_all.sh --dry_run",
+    ],
+)
+def test_python_without_the_packages_is_one_line(command, bare_python):
+    ran = subprocess.run(
+        [*(["bash"] if "run_all" in command else [str(bare_python)]), *command.split()],
+        check=False,
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"PYTHON": str(bare_python)},
+    )
+    assert ran.returncode == 2 and ran.stdout == ""
+    [line] = ran.stderr.splitlines()
+    assert line.startswith(f"error: {bare_python} lacks torch") and "numpy" in line
+    assert line.endswith("source .venv/bin/activate")
 
 
 # ---- Python ----
