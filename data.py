@@ -677,6 +677,17 @@ def labelled(rows: Rows, names: dict[str, str]) -> tuple[list[int], list[str], l
     )
 
 
+def vanished(part: str, rows: Rows, names: dict[str, str], kept: set[str]) -> list[str]:
+    """A line, if there is need, on the classes whose rows are all left out, with their counts."""
+    counts = Counter(names.get(label, label) for _, label in rows if label is not None)
+    gone = ", ".join(
+        f"{label!r:.60} ({counts[label]})" for label in sort_labels(counts.keys() - kept)
+    )
+    return [f"no {part} row of these classes has a text, all are left out: {gone[:300]}"] * bool(
+        gone
+    )
+
+
 def to_corpus(
     name: str, train: Rows, test: Rows, val: Rows = (), notes: Sequence[str] = ()
 ) -> Corpus:
@@ -688,21 +699,23 @@ def to_corpus(
     names = whole_numbers({label for part in (train, test, val) for _, label in part if label})
     rows, texts, labels, lost = labelled(train, names)
     label_names = sort_labels(set(labels))
+    gone = vanished("training", train, names, set(labels))
     if len(label_names) < 2:
-        raise InputError(
-            f"{name}: {len(rows)} training texts of {len(label_names)} classes; "
-            "bring texts of at least two classes"
-        )
+        found = f"{name}: {len(rows)} training texts of {len(label_names)} classes"
+        causes = [f"{count} {cause} rows are left out" for cause, count in lost.items() if count]
+        raise InputError("; ".join([found, *causes, *gone, "bring texts of at least two classes"]))
+    notes = [*notes, *gone]
     number = {label: position for position, label in enumerate(label_names)}
     others: dict[str, Any] = {}
     for part, its_rows, title in (("test", test, "test"), ("val", val, "validation")):
         _, its_texts, its_labels, its_lost = labelled(its_rows, names)
+        notes += vanished(title, its_rows, names, set(its_labels))
         check_seen(name, title, label_names, set(its_labels))
         others |= {f"{part}_texts": its_texts, f"{part}_labels": numbers(number, its_labels)}
         lost += its_lost
     if names:
         changed = sort_labels(set(names))[0]
-        notes = [*notes, f"all labels are numbers: the class {changed} is called {names[changed]}"]
+        notes.append(f"all labels are numbers: the class {changed} is called {names[changed]}")
     return Corpus(
         name=name,
         label_names=label_names,
@@ -711,7 +724,7 @@ def to_corpus(
         train_rows=np.array(rows, dtype=np.int64),
         dropped=lost["empty"],
         unlabelled=lost["unlabelled"],
-        notes=list(notes),
+        notes=notes,
         **others,
     )
 
@@ -751,17 +764,18 @@ def load(
     text_column: str | list[str] = "text",
     label_column: str = "label",
     drop_unlabelled: bool = False,
+    encoding: str = "",
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Corpus:
     """
     One of DATASETS, or the path of your own file or folder, or hf:NAME[:CONFIG], as a Corpus.
 
-    Columns (several texts are joined by a line end), unlabelled rows and fraction concern own data
-    only. `seed` fixes the stratified split of data without a test part, biomedical among them,
-    whose published split does not exist: use one seed for all runs that are to be compared. Where
-    own data are split, equal texts stay in one part. Whatever is wrong with the input is an
-    InputError of one line.
+    Columns (several texts are joined by a line end), unlabelled rows, encoding ("": it is found)
+    and fraction concern own data only. `seed` fixes the stratified split of data without a test
+    part, biomedical among them, whose published split does not exist: use one seed for all runs
+    that are to be compared. Where own data are split, equal texts stay in one part. Whatever is
+    wrong with the input is an InputError of one line.
     """
     val: Rows | None = None
     notes: list[str] = []
@@ -777,7 +791,9 @@ def load(
         from engine.reading import read_own  # without it, this file reads the known datasets
 
         columns = [text_column] if isinstance(text_column, str) else text_column
-        train, test, val, notes = read_own(dataset, columns, label_column, drop_unlabelled)
+        train, test, val, notes = read_own(
+            dataset, columns, label_column, drop_unlabelled, encoding
+        )
     corpus = to_corpus(dataset, train or [], test or [], val or [], notes)
     if val is not None and not corpus.val_texts:
         raise InputError(

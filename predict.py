@@ -80,6 +80,11 @@ def is_file_name(given: str) -> bool:
     )
 
 
+def is_last_a_file(columns: list[str]) -> bool:
+    """Whether FILE stands behind the last of several names, as in --text_column title body FILE."""
+    return len(columns) > 1 and is_file_name(columns[-1]) and not os.path.isdir(columns[-1])
+
+
 class Source(NamedTuple):
     """A file, or stdin."""
 
@@ -115,12 +120,9 @@ def opened(file: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        stream = open(file, "rb")
-    except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read as a file ({error.strerror}); check the path; a "
-            "text that is named like a file goes through stdin"
-        ) from None
+        stream = reading.open_file(file)
+    except InputError as error:
+        raise InputError(f"{error}; a text that is named like a file goes through stdin") from None
     with stream:
         yield stream
 
@@ -145,13 +147,16 @@ def named_texts(texts: Iterable[str], of: str = "") -> Iterator[TextRow]:
 
 
 @contextlib.contextmanager
-def table_rows(given: Source, columns: list[str]) -> Iterator[Iterator[TextRow]]:
+def table_rows(given: Source, columns: list[str], encoding: str) -> Iterator[Iterator[TextRow]]:
     """The rows of a file or of stdin; says on stderr what was found in it."""
-    with reading.open_table(given.stream, given.form, given.name, txt="lines") as table:
+    with reading.open_table(
+        given.stream, given.form, given.name, encoding=encoding, texts=columns
+    ) as table:
         texts = ["text"] if table.has_lines else reading.find_columns(table, columns)[0]
-        for note in table.notes:
-            print(note, file=sys.stderr)
+        print(*table.notes, sep="\n", end="\n" * bool(table.notes), file=sys.stderr)
+        said = len(table.notes)
         yield ((row, reading.joined_text(where, row, texts)) for where, row in table.rows)
+        print(*table.notes[said:], sep="\n", end="\n" * (said < len(table.notes)), file=sys.stderr)
 
 
 def pools(rows: Iterable[TextRow], most: int) -> Iterator[list[TextRow]]:
@@ -631,7 +636,7 @@ def classify(args: argparse.Namespace) -> None:
         columns, table = args.text_column or predictor.about.text_column, Predictions(out_form)
         columns = [columns] if isinstance(columns, str) else columns
         opened_rows = (
-            table_rows(given, columns)
+            table_rows(given, columns, args.encoding or "")
             if given
             else contextlib.nullcontext(named_texts(args.inputs, " of the command line"))
         )
@@ -692,8 +697,9 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="FILE|TEXT",
         help="one file, or one or more texts. What exists as a path, or ends in "
-        f"{reading.ENDINGS}, .gz, .bz2 or .zip, is a file; all else is a text. A .txt file "
-        "has a text a line. Left out, or -: stdin",
+        f"{reading.ENDINGS}, .gz, .bz2 or .zip, is a file; all else is a text. A .txt file has a "
+        "text a line, unless its first line names the text column beside others. Left out, or -: "
+        "stdin",
     )
     add(
         "--format",
@@ -702,11 +708,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--text_column",
-        action="append",
+        action=files.Collect,
+        nargs="+",
         metavar="NAME",
-        help="given several times, their texts are joined, a line each; default: as in the "
-        "training data",
+        help="several are joined, a line each; default: as in the training data",
     )
+    add("--encoding", type=reading.text_encoding, metavar="NAME", help=arguments.ENCODING_HELP)
     add(
         "--output",
         type=Path,
@@ -761,6 +768,8 @@ def make_parser() -> argparse.ArgumentParser:
 @files.plain_output()
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_intermixed_args(argv)  # FILE may stand behind the options
+    if not args.inputs and args.text_column and is_last_a_file(args.text_column):
+        args.inputs = [args.text_column.pop()]
     try:
         if args.export and args.inputs:
             raise InputError(f"--export classifies no texts: leave {args.inputs[0]} out")

@@ -14,8 +14,8 @@ from pathlib import Path
 import data
 from augment import AUGMENTATIONS
 from baselines import GROUPS, METHODS, language_models, titles
-from engine.files import Parser
-from engine.reading import ENDINGS
+from engine.files import Collect, Parser
+from engine.reading import ENDINGS, text_encoding
 from model import POOLINGS, default_pooling, device
 
 ENCODER = "bert-base-uncased"
@@ -77,6 +77,11 @@ def concerns(role: Role, method: str) -> bool:
         Role.LORA: entry.group == "large" and not is_hosted,
         Role.HOSTED: is_hosted,
     }.get(role, True)
+
+
+ENCODING_HELP = (
+    "of text files, such as cp1251, gb18030 or big5; None: UTF-8, UTF-16 or Windows-1252"
+)
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -168,6 +173,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     )
     add(
         "--text_column",
+        action=Collect,
         nargs="+",
         default="text",
         metavar="NAME",
@@ -179,6 +185,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="leave out the rows of own data that have a text and no label, and say how many",
     )
+    add("--encoding", type=text_encoding, metavar="NAME", help=ENCODING_HELP)
     add(
         "--max_length",
         Role.TRAINING,
@@ -396,6 +403,19 @@ def augmentations() -> str:
         options = " ".join(f"{option}={value}" for option, value in entry.options.items())
         lines.append(f"{name} {entry.good_for}" + (f" ({options})" if options else ""))
     return "; ".join(lines)
+
+
+def last_of_each(argv: list[str]) -> list[str]:
+    """The arguments without what a later value of the same flag replaces."""
+    flags: dict[str, list[str]] = {}
+    name = ""
+    for word in argv:
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            if name != "--text_column":  # whose values are collected
+                flags.pop(name, None)
+        flags.setdefault(name, []).append(word)
+    return [word for words in flags.values() for word in words]
 
 
 def parse_args(argv: list[str] | None = None, description: str | None = None) -> argparse.Namespace:
@@ -637,7 +657,11 @@ def settings(args: argparse.Namespace) -> dict:
         for flag in flags_of(make_parser())
         if flag.role not in (Role.HOW, Role.HOSTED) and concerns(flag.role, args.method)
     }
-    for name in ("augment_options", "head_lr"):  # younger than the others: where they are left
+    for name in (
+        "augment_options",
+        "head_lr",
+        "encoding",
+    ):  # younger than the others: where they are left
         if not getattr(args, name):  # out, a run is the same as before there was the flag
             values.pop(name, None)
     return values | {"dataset": Path(args.dataset).name}  # the data's hash says which file it is

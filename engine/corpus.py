@@ -25,6 +25,7 @@ def load_corpus(args: argparse.Namespace) -> data.Corpus:
         text_column=args.text_column,
         label_column=args.label_column,
         drop_unlabelled=args.drop_unlabelled,
+        encoding=args.encoding or "",
         test_fraction=args.test_fraction,
         seed=seed,
     )

@@ -35,8 +35,35 @@ class InputError(Exception):
         return printable(super().__str__())
 
 
+class Collect(argparse.Action):
+    """Values in a list, where --flag a b and --flag a --flag b are the same."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        earlier = getattr(namespace, self.dest)
+        collected = [*(earlier if isinstance(earlier, list) else []), *values]
+        setattr(namespace, self.dest, collected)
+
+
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, without the usage of every flag before it."""
+    """
+    An ArgumentParser whose errors are one line, without the usage of every flag before it, and for
+    which a second value of a flag is an error, unless the flag's action is Collect.
+    """
+
+    def parse_known_args(self, args=None, namespace=None):
+        self.with_value: set[str] = set()
+        return super().parse_known_args(args, namespace)
+
+    def parse_known_intermixed_args(self, args=None, namespace=None):
+        self.with_value = set()  # newer versions of Python do not come by the one above
+        return super().parse_known_intermixed_args(args, namespace)
+
+    def _get_values(self, action, arg_strings):  # argparse calls it for each flag that it meets
+        if action.option_strings and action.nargs != 0 and not isinstance(action, Collect):
+            if action.dest in self.with_value:
+                self.error(f"{action.option_strings[0]} is given twice: leave one of them out")
+            self.with_value.add(action.dest)
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {printable(message)}; --help lists the flags\n")

@@ -26,7 +26,15 @@ from typing import Iterable, Iterator, NamedTuple
 import torch
 
 from data import DATASETS
-from engine.arguments import changed, make_parser, number, parse_args, run_folder, settings
+from engine.arguments import (
+    changed,
+    last_of_each,
+    make_parser,
+    number,
+    parse_args,
+    run_folder,
+    settings,
+)
 from engine.escape import shell
 from engine.files import InputError, duration, plain_output, printable, read_json
 from engine.run_folder import Busy
@@ -47,20 +55,22 @@ class Cell(NamedTuple):
 
 def read_cells(lines: Iterable[str]) -> list[Cell]:
     """
-    The runs of the lines, each once, and with --plots if any of its lines has it. InputError where
-    two different runs have one folder: its name holds only the end of a path, and six digits of a
-    number.
+    The runs of the lines, each once, and with --plots if any of its lines has it. Of a flag that
+    stands in a line twice the later value counts: FLAGS of run_all.sh replace those of a table.
+    InputError where two different runs have one folder: its name holds only the end of a path, and
+    six digits of a number.
     """
     cells: dict[Path, Cell] = {}
     for line in filter(None, map(str.strip, lines)):
         errors = io.StringIO()
         try:
             with contextlib.redirect_stderr(errors):
-                args = parse_args(shlex.split(line))
+                argv = last_of_each(shlex.split(line))
+                args = parse_args(argv)
         except (SystemExit, ValueError) as error:  # of argparse, of shlex
             reason = (errors.getvalue().strip() or str(error)).split("error: ")[-1]
             raise InputError(f"line {line!r}: {reason}") from error
-        cell = Cell(shlex.split(line), args, run_folder(args))
+        cell = Cell(argv, args, run_folder(args))
         before = cells.setdefault(cell.folder, cell)
         if identity(before) != identity(cell):
             raise InputError(

@@ -12,6 +12,7 @@ each row. pandas reads Parquet and Excel; of a CSV file it would fill short rows
 columns and forget the lines. Whatever is wrong with a table is an InputError of one line.
 """
 
+import argparse
 import ast
 import bz2
 import codecs
@@ -21,7 +22,9 @@ import gzip
 import io
 import json
 import math
+import os
 import re
+import stat
 import zipfile
 import zlib
 from collections import Counter
@@ -47,6 +50,23 @@ class Table:
     rows: Iterator[Row]
     notes: list[str] = field(default_factory=list)  # what was found, a line each, to be said
     has_lines: bool = False  # a text a line, without a header
+
+    def __post_init__(self) -> None:
+        if not self.has_lines:
+            self.rows = without_second_header(self.rows)
+
+
+def without_second_header(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows. InputError for one that repeats the columns' names: they would become a class."""
+    for where, row in rows:
+        if row and all(
+            isinstance(value, str) and value.strip() == name.strip() for name, value in row.items()
+        ):
+            raise InputError(
+                f"{where}: the columns' names once more, as where files were joined; remove this "
+                "row, or rename the columns if it is meant as a text"
+            )
+        yield where, row
 
 
 # ---- bytes: what is packed is unpacked, by its first bytes ----
@@ -133,27 +153,89 @@ def scan_utf8(name: str, stream: BinaryIO) -> bool:
     return True
 
 
+def text_encoding(name: str) -> str:
+    """An argparse type: the encoding of this name, as Python calls it."""
+    try:
+        "a".encode(name)  # some codecs, as base64, are none of a text
+        known = codecs.lookup(name).name
+    except (LookupError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"{name!r:.40} is no encoding of texts, as cp1251, koi8-r, gb18030 and big5 are"
+        ) from None
+    return "utf-8-sig" if known == "utf-8" else known
+
+
 def find_encoding(name: str, stream: BinaryIO) -> str:
     """
     UTF-8, UTF-16 or Windows-1252. A file is read through for it; of a pipe the first bytes decide.
     """
-    start = stream.peek(1000)[:1000]
+    if found := utf_16(stream.peek(1000)[:1000]):
+        return found
+    return "utf-8-sig" if not stream.seekable() or scan_utf8(name, stream) else "cp1252"
+
+
+def utf_16(start: bytes) -> str:
+    """The kind of UTF-16 that a file begins with, "" of none."""
     if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return "utf-16"
     if start.count(0) >= max(len(start) / 4, 1):  # of Western text every second byte is zero
         return "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
-    return "utf-8-sig" if not stream.seekable() or scan_utf8(name, stream) else "cp1252"
+    return ""
 
 
-def check_decodes(name: str, stream: BinaryIO, encoding: str) -> None:
+def check_decodes(name: str, stream: BinaryIO, encoding: str, given: str) -> None:
+    """InputError where the rest of the stream is not in this encoding, given or guessed."""
+    begin, foreign = stream.tell(), 0
+    decoder = codecs.getincrementaldecoder(encoding)()
     try:
-        for _ in codecs.iterdecode(iter(lambda: stream.read(1 << 20), b""), encoding):
-            pass
-    except UnicodeDecodeError:
-        raise InputError(
-            f"{name}: neither UTF-8 nor UTF-16 nor Windows-1252; open it in the "
-            "program that wrote it and save it as UTF-8"
-        ) from None
+        while chunk := stream.read(1 << 20):
+            decoder.decode(chunk)
+            foreign += foreign_letters(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeError:
+        if encoding == "cp1252" and not given:
+            foreign = 1
+        else:
+            raise InputError(
+                f"{name}: not {encoding.upper().removesuffix('-SIG')}, as "
+                f"{'--encoding says' if given else 'it begins'}; name another with --encoding, or "
+                "open it in the program that wrote it and save it as UTF-8"
+            ) from None
+    if foreign > 0 and encoding == "cp1252" and not given:
+        stream.seek(begin)
+        raise unknown_encoding(name, next(line for line in stream if not line.isascii()))
+
+
+# letters as a file of one or two bytes a letter has them; what is beyond ASCII in English is none
+WORD = re.compile(b"[^\0-@[-`{-\x7f%s]{2,}" % "€‚„…†‡‰‹‘’“”•–—™›\xa0¡£©«®°·»¿".encode("cp1252"))
+
+
+def foreign_letters(content: bytes) -> int:
+    """
+    By how many letters those beyond ASCII outnumber the others, in the words that have some. In the
+    languages of Windows-1252 they are fewer; in those of cp1251, KOI8, GBK or Big5 they are most.
+    """
+    words = [word for word in WORD.findall(content) if not word.isascii()]
+    ascii_letters = sum(len(word.decode("ascii", "ignore")) for word in words)
+    return sum(map(len, words)) - 2 * ascii_letters
+
+
+LIKELY = ("cp1251", "koi8-r", "gb18030", "big5", "shift_jis", "euc_kr", "cp1252")
+
+
+def unknown_encoding(name: str, line: bytes) -> InputError:
+    """What to say of a file, with its first line beyond ASCII as each likely encoding has it."""
+    shown = []
+    for encoding in LIKELY:
+        with suppress(UnicodeDecodeError):
+            text = line.decode(encoding)
+            start = next(place for place, letter in enumerate(text) if not letter.isascii())
+            shown.append(f"{encoding} ({text[start : start + 12].strip()!r})")
+    return InputError(
+        f"{name}: neither UTF-8 nor UTF-16 nor Windows-1252, it seems; name its encoding with "
+        "--encoding, or save it as UTF-8; its first line beyond plain English letters would be "
+        f"in {', '.join(shown) or 'none that is usual'}"
+    )
 
 
 class Text(io.TextIOWrapper):
@@ -163,19 +245,22 @@ class Text(io.TextIOWrapper):
         pass
 
 
-def open_text(name: str, stream: BinaryIO, newline: str) -> tuple[io.TextIOWrapper, list[str]]:
-    """The stream as text, and a note where it is not in UTF-8."""
+def open_text(
+    name: str, stream: BinaryIO, newline: str, given: str = ""
+) -> tuple[io.TextIOWrapper, list[str]]:
+    """The stream as text in the given encoding or the one found, and a note where not in UTF-8."""
     notes, is_file = [], stream.seekable()
     begin = stream.tell() if is_file else None
-    encoding = find_encoding(name, stream)
-    if encoding != "utf-8-sig" and is_file:
+    encoding = given or find_encoding(name, stream)
+    if (given or encoding != "utf-8-sig") and is_file:
         stream.seek(begin)
-        check_decodes(name, stream, encoding)
+        check_decodes(name, stream, encoding, given)
         stream.seek(begin)
         shown = next((line for line in Text(stream, encoding) if not line.isascii()), "").strip()
         title = {"cp1252": "Windows-1252"}.get(encoding, encoding.upper())
+        why = "as --encoding says" if given else "since it is not UTF-8 (--encoding names another)"
         notes.append(
-            f"{name}: read as {title}, since it is not UTF-8"
+            f"{name}: read as {title}, {why}"
             + (f"; its first line beyond plain English letters: {shown[:60]}" if shown else "")
         )
     if is_file:
@@ -184,7 +269,7 @@ def open_text(name: str, stream: BinaryIO, newline: str) -> tuple[io.TextIOWrapp
 
 
 def checked_lines(name: str, text: io.TextIOWrapper) -> Iterator[str]:
-    """The lines with their ends. InputError: a NUL, or bytes of a pipe that are not UTF-8."""
+    """The lines with their ends. InputError: a NUL, or bytes of a pipe that are not as thought."""
     number = 0
     try:
         for number, line in enumerate(text, 1):
@@ -196,9 +281,10 @@ def checked_lines(name: str, text: io.TextIOWrapper) -> Iterator[str]:
         if number == 0:
             raise is_empty(name)
     except UnicodeDecodeError:
+        title = text.encoding.upper().removesuffix("-SIG")
         raise InputError(
-            f"{name}, below line {number}: not UTF-8; save it as UTF-8, or give it "
-            "as a file, whose encoding is found"
+            f"{name}, below line {number}: not {title}; save it as UTF-8, name its encoding with "
+            "--encoding, or give it as a file, whose encoding is found"
         ) from None
 
 
@@ -225,20 +311,100 @@ def find_separator(lines: list[str], usual: str) -> str:
     return max(SEPARATORS, key=score)
 
 
-def csv_records(name: str, lines: Iterable[str], separator: str) -> Iterator[tuple[str, list[str]]]:
-    """Where it begins, and its fields, of each record that is not blank."""
+class Unquoted:
+    """
+    What a file is if its quotes do not count: where each of its lines then has the header's number
+    of fields, a quoted field that spans lines may be many rows, which must not vanish in silence.
+    """
+
+    def __init__(self, name: str, separator: str):
+        self.name, self.separator = name, separator
+        self.width = 0  # fields of the header
+        self.is_possible = True  # until a line needs its quotes
+        self.joined: list[str] = []  # lines "2-4" that quotes make one row and that may be many
+
+    def fits(self, lines: list[str]) -> bool:
+        filled = (line.strip("\r\n") for line in lines)
+        return all(line.count(self.separator) + 1 == self.width for line in filled if line)
+
+    def add(self, first: int, lines: list[str], fields: list[str]) -> None:
+        """Looks at the lines of a record."""
+        if not self.width:
+            self.width = len(fields)
+            self.is_possible = '"' not in lines[0]  # who puts names into quotes means them
+        elif '"' in lines[0]:
+            may_be_rows = self.fits(lines)
+            self.is_possible = self.is_possible and may_be_rows
+            if may_be_rows and len(lines) > 1:
+                self.joined.append(f"{first}-{first + len(lines) - 1}")
+
+    def stray(self, first: int, lines: Iterable[str]) -> list[str]:
+        """The lines, from a faulty one on, that are no rows by themselves if quotes count."""
+        places = []
+        for number, line in enumerate(lines, first):
+            self.is_possible = self.is_possible and self.fits([line])
+            if '"' in line:
+                try:
+                    list(csv.reader([line], delimiter=self.separator, strict=True))
+                except csv.Error:
+                    places.append(str(number))
+        return places
+
+    def error(self, places: list[str]) -> InputError:
+        more = f" and {len(places) - 10} more" if len(places) > 10 else ""
+        return InputError(
+            f"{self.name}, line {', '.join(places[:10])}{more}: quotes there join lines or enclose "
+            f"no field, and without quotes each such line has the header's {self.width} fields; if "
+            "each is a row, convert the file by Python's pandas.read_csv(FILE, "
+            f"sep={self.separator!r}, dtype=str, keep_default_na=False, quoting=3).to_json("
+            "'new.jsonl', orient='records', lines=True); if the quotes are meant, write one inside "
+            "a quoted field twice, close each, and do the same without quoting=3"
+        )
+
+    def note(self) -> str:
+        return (
+            f"{self.name}, line {', '.join(self.joined[:10])}: quotes make one row of lines that "
+            "would be rows without them; they are taken as meant, for other rows need theirs"
+        )
+
+
+def csv_records(
+    name: str, lines: Iterator[str], separator: str, notes: list[str], is_file: bool
+) -> Iterator[tuple[str, list[str]]]:
+    """
+    Where it begins, and its fields, of each record that is not blank. Where quotes may have joined
+    rows, an InputError or a note comes at the end.
+    """
     csv.field_size_limit(2**31 - 1)  # one field may be a whole book; the usual limit is 128 kB
+    record: list[str] = []  # its lines
+
+    def kept() -> Iterator[str]:
+        for text in lines:
+            record.append(text)
+            yield text
+
     # strict: an open quote is an error here instead of one text that swallows the rest of the file
-    reader, line = csv.reader(lines, delimiter=separator, strict=True), 1
+    reader, line = csv.reader(kept(), delimiter=separator, strict=True), 1
+    unquoted = Unquoted(name, separator)
     try:
         for fields in reader:
             if fields:
+                unquoted.add(line, record, fields)
                 yield f"{name}, line {line}", fields
             line = reader.line_num + 1
+            record.clear()
     except csv.Error as error:
+        # of a pipe the other lines may come much later
+        places = unquoted.joined + unquoted.stray(line, chain(record, lines if is_file else ()))
+        if unquoted.width and unquoted.is_possible:
+            raise unquoted.error(places) from None
         raise InputError(
             f"{name}, line {line}: {error}; write a quote inside a quoted field twice, and close it"
         ) from None
+    if unquoted.joined and (unquoted.is_possible or separator == "\t"):
+        raise unquoted.error(unquoted.joined)
+    if unquoted.joined:
+        notes.append(unquoted.note())
 
 
 def named_columns(where: str, header: list[str]) -> list[str]:
@@ -254,7 +420,9 @@ def named_columns(where: str, header: list[str]) -> list[str]:
     return header
 
 
-def table_of(name: str, records: Iterator[tuple[str, list]], separator: str) -> Table:
+def table_of(
+    name: str, records: Iterator[tuple[str, list]], separator: str, notes: list[str]
+) -> Table:
     """A table from records, of which the first is the header."""
     where, header = next(records, ("", []))
     if not header:
@@ -271,12 +439,12 @@ def table_of(name: str, records: Iterator[tuple[str, list]], separator: str) -> 
                 )
             yield where, dict(zip(columns, fields))
 
-    return Table(name, columns, rows())
+    return Table(name, columns, rows(), notes)
 
 
-def read_delimited(name: str, stream: BinaryIO, usual: str) -> Table:
+def read_delimited(name: str, stream: BinaryIO, encoding: str, usual: str) -> Table:
     is_file = stream.seekable()
-    text, notes = open_text(name, stream, newline="")
+    text, notes = open_text(name, stream, "", encoding)
     lines = checked_lines(name, text)
     sample = list(islice(lines, 50 if is_file else 1))  # a pipe may bring the rest much later
     separator = find_separator(sample, usual)
@@ -284,13 +452,13 @@ def read_delimited(name: str, stream: BinaryIO, usual: str) -> Table:
         separator, sample[0] = said[1], "\n"
     if separator != usual:
         notes.append(f"{name}: columns are separated by {SEPARATORS.get(separator, separator)}")
-    table = table_of(name, csv_records(name, chain(sample, lines), separator), separator)
-    return Table(name, table.columns, table.rows, notes)
+    records = csv_records(name, chain(sample, lines), separator, notes, is_file)
+    return table_of(name, records, separator, notes)
 
 
-def read_lines(name: str, stream: BinaryIO) -> Table:
+def read_lines(name: str, stream: BinaryIO, encoding: str) -> Table:
     """A text a line."""
-    text, notes = open_text(name, stream, newline="\n")
+    text, notes = open_text(name, stream, "\n", encoding)
     lines = (line.removesuffix("\n").removesuffix("\r") for line in checked_lines(name, text))
     return Table(
         name,
@@ -333,9 +501,9 @@ def table_of_objects(name: str, items: Iterator[tuple[str, object]], notes: list
     return Table(name, list(first[1]), chain([first], objects), notes)
 
 
-def read_jsonl(name: str, stream: BinaryIO) -> Table:
+def read_jsonl(name: str, stream: BinaryIO, encoding: str) -> Table:
     """One object a line."""
-    text, notes = open_text(name, stream, newline="\n")  # a string may hold U+2028: no line end
+    text, notes = open_text(name, stream, "\n", encoding)  # a string may hold U+2028: no line end
     items = (
         (f"{name}, line {number}", parse_json(f"{name}, line {number}", line))
         for number, line in enumerate(checked_lines(name, text), 1)
@@ -351,15 +519,15 @@ def load_json(path: Path) -> object:
         return parse_json(str(path), "".join(checked_lines(str(path), text)))
 
 
-def read_json(name: str, stream: BinaryIO) -> Table:
+def read_json(name: str, stream: BinaryIO, encoding: str) -> Table:
     """A list of objects, pandas' columns, or, though its name says otherwise, one object a line."""
     stream = in_memory(stream)
-    text, notes = open_text(name, stream, newline="\n")
+    text, notes = open_text(name, stream, "\n", encoding)
     content = "".join(checked_lines(name, text))
     first, _, others = content.strip().partition("\n")
     if first.startswith("{") and others.lstrip().startswith("{"):
         stream.seek(0)
-        table = read_jsonl(name, stream)
+        table = read_jsonl(name, stream, encoding)
         table.notes.append(f"{name}: one object a line, as in a .jsonl file")
         return table
     whole = parse_json(name, content)
@@ -428,19 +596,49 @@ ANOTHER = "it is damaged, or another format: save it as CSV"
 
 
 def read_parquet(name: str, stream: BinaryIO) -> Table:
+    stream = in_memory(stream)
     with needing(name, "pyarrow", ANOTHER):
         import pandas
+        from pyarrow import parquet
 
-        frame = pandas.read_parquet(in_memory(stream), engine="pyarrow", dtype_backend="pyarrow")
+        metadata = parquet.read_schema(stream).metadata or {}
+        stream.seek(0)
+        frame = pandas.read_parquet(stream, engine="pyarrow", dtype_backend="pyarrow")
     columns = named_columns(name, list(map(str, frame.columns)))
-    return Table(
-        name,
-        columns,
-        (
-            (f"{name}, row {number}", dict(zip(columns, map(plain, values))))
-            for number, values in enumerate(frame.itertuples(index=False, name=None), 1)
-        ),
+    classes = classes_of(metadata.get(b"huggingface", b"{}"))
+    rows = (
+        (f"{name}, row {number}", dict(zip(columns, map(plain, values))))
+        for number, values in enumerate(frame.itertuples(index=False, name=None), 1)
     )
+    return Table(name, columns, with_class_names(rows, classes))
+
+
+def classes_of(metadata: bytes) -> dict[str, list[str]]:
+    """The class names of each ClassLabel in what datasets adds to a Parquet file."""
+    try:
+        features = json.loads(metadata)["info"]["features"]
+        return {
+            column: feature["names"]
+            for column, feature in features.items()
+            if feature.get("_type") == "ClassLabel"
+        }
+    except (ValueError, LookupError, TypeError, AttributeError):  # of another program
+        return {}
+
+
+def with_class_names(rows: Iterator[Row], classes: dict[str, list[str]]) -> Iterator[Row]:
+    """The rows with class names for numbers. -1 is "no label" there, and becomes None."""
+    for where, row in rows:
+        for column in classes.keys() & row.keys():
+            number, names = row[column], classes[column]
+            if isinstance(number, (int, float)):
+                if number not in range(-1, len(names)):
+                    raise InputError(
+                        f"{where}: {number} in the column {column!r:.60}, which has the classes 0 "
+                        f"to {len(names) - 1} ({short(names)}); correct it"
+                    )
+                row[column] = None if number == -1 else names[int(number)]
+        yield where, row
 
 
 def sheet_cells(name: str, stream: BinaryIO, data_only: bool):
@@ -464,7 +662,7 @@ def read_xlsx(name: str, stream: BinaryIO) -> Table:
         for number, values in enumerate(cells.itertuples(index=False, name=None), 1)
         if any(values)
     )
-    table = table_of(name, records, ",")
+    table = table_of(name, records, ",", [])
     if (cells == "").iloc[1:].all().any():  # a column of formulas, as some programs write it?
         stream.seek(0)
         _, formulas = sheet_cells(name, stream, data_only=False)
@@ -480,38 +678,51 @@ def read_xlsx(name: str, stream: BinaryIO) -> Table:
     return table
 
 
-FORMS: dict[str, Callable[[str, BinaryIO], Table]] = {
-    "csv": lambda name, stream: read_delimited(name, stream, ","),
-    "tsv": lambda name, stream: read_delimited(name, stream, "\t"),
-    "txt": lambda name, stream: read_delimited(name, stream, "\t"),  # Excel's "Unicode text"
+FORMS: dict[str, Callable[..., Table]] = {
+    "csv": lambda *source: read_delimited(*source, ","),
+    "tsv": lambda *source: read_delimited(*source, "\t"),
+    "txt": lambda *source: read_delimited(*source, "\t"),  # Excel's "Unicode text"
     "jsonl": read_jsonl,
     "json": read_json,
+    "lines": read_lines,
     "parquet": read_parquet,
     "xlsx": read_xlsx,
-    "lines": read_lines,
 }
+BINARY = ("parquet", "xlsx")  # without an encoding
 ENDINGS = ", ".join(f".{form}" for form in FORMS if form != "lines")
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """A file to read. InputError where it cannot be, or is a device, which may never end."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise InputError(f"{path}: a device, not a file; name a file, or give it through stdin")
+        return open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
 @contextmanager
 def open_table(
-    source: str | Path | BinaryIO, form: str = "", name: str = "", *, txt: str = "txt"
+    source: str | Path | BinaryIO,
+    form: str = "",
+    name: str = "",
+    *,
+    encoding: str = "",
+    texts: list[str] | None = None,
 ) -> Iterator[Table]:
     """
     A table to read within the block, from a path, or from a stream such as sys.stdin.buffer, which
-    stays open. `form` is one of FORMS; of a path its name tells it. `txt` is what a .txt file is
-    read as, be it packed or not.
+    stays open. `form` is one of FORMS; of a path its name tells it. `encoding` is that of
+    text_encoding(), else it is found. A .txt file, be it packed or not, is a table; for who needs
+    no label, and gives the columns of the `texts`, only where its first line names these.
     """
     with ExitStack() as stack:
         if isinstance(source, (str, Path)):
             name = name or str(source)
             form = form or form_of(name)
-            try:
-                stream = stack.enter_context(open(source, "rb"))
-            except OSError as error:
-                raise InputError(
-                    f"{name}: cannot be read ({error.strerror}); check the path"
-                ) from None
+            stream = stack.enter_context(open_file(source))
         else:
             stream = source if hasattr(source, "peek") else io.BufferedReader(source)
         try:
@@ -524,14 +735,44 @@ def open_table(
             raise InputError(
                 f"{name}: its name must end in one of {ENDINGS}, or these with .gz, .bz2 or .zip"
             )
+        if encoding and form in BINARY:
+            raise InputError(f"{name}: no text file, and so without an --encoding; leave it out")
+        notes = []
+        if form == "txt" and texts is not None:
+            form = "tsv" if names_columns(content, encoding, texts) else "lines"
+            notes.append(TXT[form].format(name=name, columns=short(texts)))
         try:
-            yield FORMS[txt if form == "txt" else form](name, content)
+            table = FORMS[form](name, content, *([] if form in BINARY else [encoding]))
+            table.notes[:0] = notes
+            yield table
         except (EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise is_damaged(name, error) from None
         except OSError as error:
             if error.errno in (None, errno.EINVAL):  # of gzip, bz2 and zipfile; else a disk
                 raise is_damaged(name, error) from None
             raise
+
+
+TXT = {
+    "tsv": "{name}: read as a table, whose first line names the column {columns}; --format lines "
+    "takes it as a text a line",
+    "lines": "{name}: read as a text a line, for its first line does not name the column {columns} "
+    "beside others; --format tsv takes it as a table",
+}
+
+
+def names_columns(stream: BinaryIO, encoding: str, texts: list[str]) -> bool:
+    """Whether the first line has several fields, among them the names of these columns."""
+    start = stream.peek(8000)
+    content = start.decode(encoding or utf_16(start[:1000]) or "utf-8-sig", "replace")
+    line = (content.splitlines() or [""])[0]
+    separator = find_separator([line], "\t")
+    fields = next(csv.reader([line], delimiter=separator), [])
+    try:
+        find_columns(Table("", fields, iter(())), texts)
+    except InputError:
+        return False
+    return len(fields) > 1 and (separator == "\t" or fields == [name.strip() for name in fields])
 
 
 def is_damaged(name: str, error: Exception) -> InputError:
@@ -592,11 +833,6 @@ def missing_column(table: Table, wanted: str, role: str, candidates: list[str]) 
     rows = []
     with suppress(InputError):  # a fault further down is not what is to be told now
         rows += (row for _, row in islice(table.rows, 50))
-    values = {
-        column: next((row[column] for row in rows if row.get(column) not in (None, "")), None)
-        for column in table.columns
-    }
-    shown = ", ".join(column_shown(*item) for item in values.items())
     doubt = (
         f"{' and '.join(map(repr, candidates))} may both be it"
         if candidates
@@ -607,13 +843,21 @@ def missing_column(table: Table, wanted: str, role: str, candidates: list[str]) 
         "meant as names: it looks like data"
     )
     return (
-        f"{table.name}: {doubt}; its columns, with a value of each: {shown[:600]}; name yours "
+        f"{table.name}: {doubt}; {columns_shown(table, rows)}; name yours "
         f"with --{role}_column" + header * is_data(table.columns, rows)
     )
 
 
-def column_shown(column: str, value: object) -> str:
-    return f"{column!r:.60} (empty)" if value is None else f"{column!r:.60} ({value!r:.40})"
+def columns_shown(table: Table, rows: list[dict]) -> str:
+    """The columns, each with its first value that is not blank."""
+    shown = []
+    for column in table.columns:
+        values = (row[column] for row in rows if str(row.get(column) or "").strip())
+        value = next(values, None)
+        shown.append(
+            f"{column!r:.60} (empty)" if value is None else f"{column!r:.60} ({value!r:.40})"
+        )
+    return f"its columns, with a value of each: {', '.join(shown)[:600]}"
 
 
 def short(names: list[str]) -> str:
@@ -704,10 +948,14 @@ PARTS = {"train": ("train",), "test": ("test",), "val": ("validation", "valid", 
 
 
 def read_rows(table: Table, texts: list[str], label: str, drop_unlabelled: bool) -> Rows:
-    """Text and label of every row. InputError where a text has no label, unless it may be so."""
+    """
+    Text and label of every row. InputError where no row has a text, and where a text has no label,
+    unless it may be so.
+    """
     texts, label = find_columns(table, texts, label)
+    first = list(islice(table.rows, 50))
     rows, interned = [], {}  # few labels, many rows: one string each
-    for where, row in table.rows:
+    for where, row in chain(first, table.rows):
         text, name = joined_text(where, row, texts), label_of(where, row, label)
         if name is None and text.strip() and not drop_unlabelled:
             raise InputError(
@@ -715,8 +963,26 @@ def read_rows(table: Table, texts: list[str], label: str, drop_unlabelled: bool)
                 "with --drop_unlabelled"
             )
         rows.append((text, interned.setdefault(name, name)))
+    if not any(text.strip() for text, _ in rows):
+        raise InputError(
+            f"{table.name}: no row with a text: of {len(rows)} rows all are empty in the column "
+            f"{short(texts)}; {columns_shown(table, [row for _, row in first])}; name yours with "
+            "--text_column"
+        )
     check_one_class(table.name, interned.keys() - {None})
     return rows
+
+
+def several_in_one(labels: Iterable[str]) -> list[str]:
+    """The labels that look like several, as "comedy, drama" does, be these labels or not."""
+    return sorted(
+        label
+        for label in labels
+        if any(
+            len(parts) > 1 and all(re.search(r"[^\W\d]", part) for part in parts)
+            for parts in map(label.split, "|;,")
+        )
+    )
 
 
 def check_one_class(name: str, labels: set[str]) -> None:
@@ -733,22 +999,31 @@ def check_one_class(name: str, labels: set[str]) -> None:
             )
 
 
-def read_own(dataset: str, texts: list[str], label: str, drop_unlabelled: bool = False) -> Parts:
+def read_own(
+    dataset: str, texts: list[str], label: str, drop_unlabelled: bool = False, encoding: str = ""
+) -> Parts:
     """
     A file, a folder with one file a part, a folder of datasets' save_to_disk, or hf:NAME[:CONFIG].
     """
     parts, notes = {}, []
-    for part, opened in sources(dataset, notes).items():
+    for part, opened in sources(dataset, encoding, notes).items():
         with opened as table:
             parts[part] = read_rows(table, texts, label, drop_unlabelled)
             notes += table.notes
             if part != "train" and parts[part] and not any(name for _, name in parts[part]):
                 notes.append(f"{table.name}: no row has a label, so this part is left out")
                 del parts[part]
+    if composed := several_in_one({name for _, name in parts["train"] if name}):
+        notes.append(
+            f"labels may be several in one, such as {composed[0]!r:.60}: {len(composed)} of them "
+            "look so; each is taken as one class of its own"
+        )
     return Parts(parts["train"], parts.get("test"), parts.get("val"), notes)
 
 
-def sources(dataset: str, notes: list[str]) -> dict[str, AbstractContextManager[Table]]:
+def sources(
+    dataset: str, encoding: str, notes: list[str]
+) -> dict[str, AbstractContextManager[Table]]:
     """The table of each part, to be opened."""
     path = Path(dataset)
     if dataset.startswith("hf:"):
@@ -760,11 +1035,12 @@ def sources(dataset: str, notes: list[str]) -> dict[str, AbstractContextManager[
             splits = datasets.load_from_disk(dataset)
         return split_tables(dataset, splits, notes)
     if not path.is_dir():
-        return {"train": open_table(path)}
+        return {"train": open_table(path, encoding=encoding)}
+    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
     found = {
         part: [
             file
-            for file in sorted(path.iterdir())
+            for file in files
             if form_of(file.name) and file.name.split(".")[0].lower() in names
         ]
         for part, names in PARTS.items()
@@ -775,7 +1051,13 @@ def sources(dataset: str, notes: list[str]) -> dict[str, AbstractContextManager[
             "one validation (or valid, val, dev) file, ending in one of "
             f"{ENDINGS}; remove or rename the others"
         )
-    return {part: open_table(files[0]) for part, files in found.items() if files}
+    others = [file.name for file in files if [file] not in found.values()]
+    if others:
+        notes.append(
+            f"{path}: not read are {short(others)}; what is to be read is called train, test or "
+            "validation (or valid, val, dev)"
+        )
+    return {part: open_table(files[0], encoding=encoding) for part, files in found.items() if files}
 
 
 def from_hub(dataset: str):
@@ -811,27 +1093,14 @@ def split_tables(dataset: str, splits, notes: list[str]) -> dict:
 
 
 def split_table(name: str, split) -> Table:
-    """A datasets.Dataset as a table; a class number of -1, "no label" there, is None."""
+    """A datasets.Dataset as a table."""
     classes = {
         column: feature.names
         for column, feature in split.features.items()
         if hasattr(feature, "names")
     }
-
-    def named(row: dict) -> dict:
-        return row | {
-            column: names[row[column]] if row[column] not in (None, -1) else None
-            for column, names in classes.items()
-        }
-
-    return Table(
-        name,
-        list(split.column_names),
-        (
-            (
-                f"{name}, row {number}",
-                {column: plain(value) for column, value in named(row).items()},
-            )
-            for number, row in enumerate(split, 1)
-        ),
+    rows = (
+        (f"{name}, row {number}", {column: plain(value) for column, value in row.items()})
+        for number, row in enumerate(split, 1)
     )
+    return Table(name, list(split.column_names), with_class_names(rows, classes))

@@ -11,14 +11,33 @@ import torch
 
 from augment import load_wordnet
 from data import Corpus
-from engine.arguments import parse_args
+from engine.arguments import last_of_each, parse_args
 from engine.corpus import load_corpus, views_of
+from engine.files import Parser
 from engine.loader import Loader
 from engine.network import new_model
 from model import Method
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 torch.set_num_threads(1)  # on tensors this small, two threads wait for each other
+
+
+@pytest.fixture(autouse=True, scope="session")
+def later_values_count():
+    """
+    Tests put other values behind the flags of a fixture. For a user that is an error, which
+    test_reading.py tests in a process of its own.
+    """
+    parse = Parser.parse_known_args
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Parser,
+            "parse_known_args",
+            lambda self, args=None, namespace=None: parse(
+                self, None if args is None else last_of_each(args), namespace
+            ),
+        )
+        yield
 
 
 def glosses(sizes: dict[str, int], skip: int = 0) -> list[tuple[str, str]]:

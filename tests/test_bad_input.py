@@ -19,7 +19,7 @@ from test_main import folder_of, outcome
 from test_reading import BAD_FILES
 
 import main as main_module
-from engine.arguments import parse_args, run_folder
+from engine.arguments import last_of_each, parse_args, run_folder
 from engine.run_folder import RunFolder
 from main import main
 
@@ -351,7 +351,8 @@ rng, killed, finished = random.Random(0), 0, 0
 def attempt(wait):
     child = os.fork()
     if child == 0:
-        os._exit(main.main([*command, "--output_dir", f"{folder}/{finished}"]))
+        command[command.index("--output_dir") + 1] = f"{folder}/{finished}"
+        os._exit(main.main(command))
     if wait is not None:
         time.sleep(wait)
         os.kill(child, getattr(signal, send))
@@ -376,7 +377,8 @@ def test_a_run_stopped_again_and_again_at_random_moments_ends_as_if_nothing_had_
     command, tmp_path, send, seconds
 ):
     ran = subprocess.run(
-        [sys.executable, "-c", LOOP, send, str(seconds), str(tmp_path), *command, "--epochs", "6"],
+        [sys.executable, "-c", LOOP, send, str(seconds), str(tmp_path)]
+        + last_of_each([*command, "--epochs", "6"]),
         cwd=ROOT,
         text=True,
         capture_output=True,

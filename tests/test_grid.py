@@ -352,6 +352,17 @@ def test_variables_narrow_every_table(lines_of, tmp_path):
         assert cell.folder.parent == tmp_path / "it's here"
 
 
+def test_flags_replace_those_of_a_table_and_columns_and_encoding_reach_own_texts(
+    lines_of, tmp_path
+):
+    (tmp_path / "a.csv").write_text("text,label\ngood,yes\nbad,no\n")
+    flags = "--batch_size 8 --text_column body --encoding cp1251"
+    for cell in read_cells(lines_of("own", str(tmp_path / "a.csv"), SEEDS="0", FLAGS=flags)):
+        args = cell.args
+        assert (args.batch_size, args.text_column, args.encoding) == (8, "body", "cp1251")
+        assert cell.argv.count("--batch_size") == 1  # twice would be an error of main.py
+
+
 def test_roberta_is_left_out_beside_another_encoder_unless_it_is_named(lines_of, tmp_path):
     cells = read_cells(lines_of("table2", ENCODER="minilm", SEEDS="0", DATASETS="cr"))
     assert len({cell.args.method for cell in cells} - {"roberta"}) == len(cells) / 4 == 18

@@ -28,7 +28,7 @@ import main as main_module
 import report
 from augment import AUGMENTATIONS
 from engine import files, metrics
-from engine.arguments import ABLATIONS, parse_args, run_folder, settings
+from engine.arguments import ABLATIONS, last_of_each, parse_args, run_folder, settings
 from engine.diagnostics import gradient_shares
 from engine.files import InputError
 from engine.grid import read_cells, state
@@ -744,11 +744,9 @@ def test_kill_9_at_any_moment_and_the_run_ends_with_the_same_numbers(command, tm
             [
                 sys.executable,
                 str(ROOT / "main.py"),
-                *command,
-                "--epochs",
-                "20",
-                "--output_dir",
-                str(tmp_path / output_dir),
+                *last_of_each(
+                    [*command, "--epochs", "20", "--output_dir", str(tmp_path / output_dir)]
+                ),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -243,10 +243,53 @@ def test_texts_in_several_columns_are_joined_as_in_training(run, tmp_path, tiny_
     assert code == 0 and float(got["probability"]) == pytest.approx(joined[0]["probability"])
     assert (got["Title"], got["body"], empty["prediction"]) == ("food of", "the sea", "")
     assert "the column 'Title' is taken as the text" in err
-    swapped = ["--text_column", "body", "--text_column", "Title"]
-    _, again, _ = run(rows, options=swapped, path=tmp_path / "model")
     joined = predict.Predictor(tmp_path / "model", device="cpu").predict(["the sea\nfood of"])
-    assert float(rows_of(again)[0]["probability"]) == pytest.approx(joined[0]["probability"])
+    for swapped in (
+        ["--text_column", "body", "--text_column", "Title"],  # the file stands behind them
+        ["--text_column", "body", "Title"],
+        ["--text_column", "body", "Title", "--top", "1"],
+    ):
+        _, again, _ = run(rows, options=swapped, path=tmp_path / "model")
+        assert float(rows_of(again)[0]["probability"]) == pytest.approx(joined[0]["probability"])
+
+
+@pytest.mark.parametrize(
+    "content, texts",
+    [
+        ("id\ttext\n1\tfood\n2\tthe sea\n", ["food", "the sea"]),
+        ("label,Text\nx,food\n", ["food"]),
+        ("Sentence;id\nfood;1\n", ["food"]),
+        ("id\tnothing\n1\tfood\n", ["id\tnothing", "1\tfood"]),
+        ("text\nfood\n", ["text", "food"]),
+        ("Text, images, and sound\nfood\n", ["Text, images, and sound", "food"]),
+    ],
+)
+def test_a_txt_file_is_a_table_where_its_first_line_names_the_text(run, content, texts):
+    is_table = len(content.splitlines()) > len(texts)
+    for packed, name in ((content.encode("utf-16"), "a.txt"), (content.encode(), "b.txt")):
+        code, out, err = run(packed, name, ["--output_format", "jsonl"])
+        rows = [json.loads(line) for line in out.splitlines()]
+        found = [row.get("text") or row.get("Text") or row.get("Sentence") for row in rows]
+        assert code == 0 and found == texts
+        assert f"{name}: read as a {'table' if is_table else 'text a line'}" in err
+    assert run(content, "a.txt", ["--format", "lines"])[1].startswith("text,prediction")
+
+
+def test_an_encoding_is_named_for_a_file_and_for_stdin(run):
+    content = "id,text\n1,привет\n2,пока\n".encode("cp1251")
+    for name, options in (("a.csv", []), ("-", ["--format", "csv"])):
+        code, out, err = run(content, name, [*options, "--encoding", "cp1251"])
+        assert code == 0 and [row["text"] for row in rows_of(out)] == ["привет", "пока"]
+        code, out, err = run(content, name, options)
+        assert (code, out) == (2, "") and "name its encoding with --encoding" in err
+
+
+def test_rows_that_quotes_join_are_an_error_or_said_after_the_predictions(run):
+    code, out, err = run('id\ttext\n1\t"food\n2\tthe\n3\tsea"\n', "a.tsv")
+    assert (code, out) == (2, "") and "line 2-4: quotes there join lines" in err
+    code, out, err = run('id,text\n1,"food\nof, the"\n2,"a, b"\n')
+    assert code == 0 and [row["text"] for row in rows_of(out)] == ["food\nof, the", "a, b"]
+    assert "line 2-3: quotes make one row of lines" in err
 
 
 def test_what_is_found_in_a_file_is_said_beside_the_predictions_and_a_null_is_an_empty_text(run):
@@ -279,14 +322,15 @@ def test_texts_on_the_command_line_are_rows(model, expected, capsys, tmp_path, m
 @pytest.mark.parametrize(
     "given, message",
     [
-        (["reviews.csv"], "reviews.csv: cannot be read as a file (No such file or directory)"),
-        (["My Texts.JSONL"], "cannot be read as a file"),
-        (["folder"], "cannot be read as a file (Is a directory)"),
+        (["reviews.csv"], "reviews.csv: cannot be read (No such file or directory)"),
+        (["My Texts.JSONL"], "goes through stdin"),
+        (["folder"], "folder: cannot be read (Is a directory)"),
+        (["device.csv"], "device.csv: a device, not a file"),
         (["unknown"], "say with --format what it is"),
         (["here.txt", "a text"], "here.txt is a file (it exists"),
         (["a text", "gone.tsv"], "gone.tsv is a file"),
         (["-", "a text"], "- is a file"),
-        (["a text", "--format", "csv"], "a text: cannot be read as a file"),
+        (["a text", "--format", "csv"], "a text: cannot be read"),
         (["food", "h\udcff"], "text 2 of the command line: half a surrogate pair"),
     ],
 )
@@ -297,6 +341,7 @@ def test_what_is_a_file_and_what_a_text_is_one_rule_with_one_line(
     (tmp_path / "here.txt").write_text("food\n")
     (tmp_path / "unknown").write_text("food\n")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "device.csv").symlink_to("/dev/null")
     assert predict.main([str(model), *given]) == 2
     out, err = capsys.readouterr()
     assert out == "" and message in err.splitlines()[-1] and err.count("error: ") == 1

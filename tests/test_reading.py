@@ -16,7 +16,7 @@ import pandas
 import pytest
 
 import data
-from engine.arguments import parse_args, run_folder
+from engine.arguments import parse_args, run_folder, settings
 from engine.corpus import load_corpus
 from engine.files import InputError
 
@@ -164,6 +164,11 @@ BAD_FILES = {
         ["line 4", "not UTF-8, though most of the file is", "save"],
     ),
     "no known encoding": ("a.csv", HEAD.encode() + b"\x81,x\n", ["neither UTF-8", "save it"]),
+    "no Windows-1252": (
+        "a.csv",
+        HEAD.encode() + "привет,x\nпока,y\n".encode("cp1251"),
+        ["--encoding", "cp1251 ('привет", "koi8-r ("],
+    ),
     "half of a UTF-16 unit": ("a.csv", "text,label\na,x\n".encode("utf-16")[:-1], ["UTF-16"]),
     "damaged zip": ("a.zip", b"PK\x03\x04\x14\x00\xff", ["damaged", "unpack"]),
     "damaged gzip": ("a.csv.gz", gzip.compress(HEAD.encode() * 9, mtime=0)[:-9], ["damaged"]),
@@ -191,6 +196,32 @@ BAD_FILES = {
     ),
     "open quote": ("a.csv", HEAD + 'a,x\n"b,y\nc,x\n', ["line 3", "quote"]),
     "stray quote": ("a.tsv", 'text\tlabel\n"b" c\ty\n', ["line 2", "quote"]),
+    "stray quotes, all at once": (
+        "a.tsv",
+        'label\ttext\nx\t"b" c\ny\tso\nx\t"two\ny\tof\nx\tthem"\ny\t"d" e\nx\t5" f\n',
+        ["line 2, 4, 7: ", "sep='\\t'", "quoting=3", "if each is a row", "if the quotes are meant"],
+    ),
+    "rows joined by quotes": (
+        "a.csv",
+        HEAD + '"one,x\ntwo,y\nthree",x\nfour,y\n"five,x\n\nsix",y\nseven,x\n',
+        ["line 2-4, 6-8: ", "sep=','", "quoting=3"],
+    ),
+    "rows joined by quotes, and tabs in quotes": (
+        "a.tsv",
+        'label\ttext\nx\t"one\ty"\ny\t"two\nx\tthree"\n',
+        ["line 3-4: "],
+    ),
+    "header twice": ("a.csv", HEAD + "a,x\ntext,label\nb,y\n", ["line 3", "once more", "remove"]),
+    "no text in the column": (
+        "a.csv",
+        "text,body,label\n,a,x\n ,b,y\n",
+        ["of 2 rows all are empty", "'body' ('a')", "--text_column"],
+    ),
+    "all texts of a class are empty": (
+        "a.csv",
+        HEAD + "a,x\n,y\n ,y\n",
+        ["1 training texts of 1 classes", "2 empty rows", "'y' (2)"],
+    ),
     "bad json line": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', ["line 2", "JSON"]),
     "deep json": ("a.json", "[" * 200_000, ["JSON"]),
     "json object": ("a.json", '{"text": "a"}', ["columns of equal length", ".jsonl"]),
@@ -232,7 +263,7 @@ BAD_FILES = {
     "half a character": ("a.jsonl", r'{"text": "\ud83d", "label": 1}', ["line 1", "surrogate"]),
     "empty label": ("a.csv", HEAD + "a,x\nb, \n", ["line 3", "label is empty"]),
     "empty file": ("a.csv", "", ["empty"]),
-    "no rows": ("a.csv", HEAD, ["0 training texts"]),
+    "no rows": ("a.csv", HEAD, ["no row with a text: of 0 rows"]),
     "one class": ("a.csv", HEAD + "a,x\nb,x\n", ["1 classes", "at least two"]),
     "too few to split": ("a.csv", HEAD + "a,x\nb,y\n", ["holds out none", "bring more texts"]),
     "another format": ("a.doc", "text,label\n", ["a.doc", ".csv", ".jsonl"]),
@@ -263,6 +294,20 @@ def test_a_folder_without_a_test_file_is_split_like_a_file(tmp_path):
     alone, folder = data.load(written(tmp_path, "alone.csv", rows)), data.load(str(tmp_path))
     assert folder.train_texts == alone.train_texts and folder.test_texts == alone.test_texts
     assert len(folder.test_texts) == 8
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
+    for name in ("train.csv", "eval.csv", "test_set.csv", "test.xls", ".hidden.csv"):
+        written(tmp_path, name, csv_of(PLAIN))
+    (note,) = data.load(str(tmp_path), test_fraction=0.5).notes
+    assert "not read are 'eval.csv', 'test.xls', 'test_set.csv';" in note and "hidden" not in note
+
+
+def test_a_device_is_no_table(tmp_path):
+    for name in ("a.csv", "a.jsonl", "train.csv"):
+        (tmp_path / name).symlink_to("/dev/null")  # /dev/zero would never end
+        with pytest.raises(InputError, match=f"{name}: a device, not a file"):
+            data.load(str(tmp_path if name == "train.csv" else tmp_path / name))
 
 
 def test_a_bad_folder_or_name_is_one_line(tmp_path):
@@ -314,14 +359,115 @@ def test_a_german_export_is_read_and_what_was_found_is_said(tmp_path):
     content = "sep=;\r\n" + csv_of(rows, (" Text", "LABEL "), delimiter=";")
     path = written(tmp_path, "a.csv", content.encode("cp1252"))
     assert notes_of(path) == [
-        "read as Windows-1252, since it is not UTF-8; its first line beyond plain English letters: "
-        '"Größe; gut";y',
+        "read as Windows-1252, since it is not UTF-8 (--encoding names another); its first line "
+        'beyond plain English letters: "Größe; gut";y',
         "columns are separated by semicolons",
         "the column ' Text' is taken as the text",
         "the column 'LABEL ' is taken as the label",
     ]
     corpus = data.load(path, test_fraction=0.5)
     assert sorted(corpus.train_texts + corpus.test_texts) == sorted(text for text, _ in rows)
+
+
+RUSSIAN, CHINESE = "команда выиграла матч, да", "他打进了两个球，记者报道"
+FOREIGN = {
+    "cp1251": RUSSIAN,
+    "koi8-r": RUSSIAN,
+    "cp866": RUSSIAN,
+    "gbk": CHINESE,
+    "big5": "球隊在比賽中贏了兩球",
+    "shift_jis": "試合に勝った、また明日",
+    "euc_kr": "팀이 경기에서 이겼다",
+    "cp1253": "η ομάδα κέρδισε τον αγώνα",
+    "cp1255": "הקבוצה ניצחה במשחק",
+    "utf-16-le": CHINESE,  # no byte of it is zero but those of what is ASCII
+}
+
+
+@pytest.mark.parametrize("encoding, text", FOREIGN.items())
+def test_what_is_no_windows_1252_is_refused_and_read_once_its_encoding_is_named(
+    tmp_path, encoding, text
+):
+    rows = [(f"{text} {i}", ("an english label", "another")[i % 2]) for i in range(40)]
+    for name, content in {
+        "a.csv": csv_of(rows),
+        "a.jsonl": "".join(
+            json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n"
+            for text, label in rows
+        ),
+    }.items():
+        path = written(tmp_path, name, content.encode(encoding))
+        if encoding != "utf-16-le":
+            with pytest.raises(InputError, match=f"{name}: neither UTF-8.*name its encoding with"):
+                data.load(path)
+        corpus = data.load(path, encoding=encoding)
+        assert sorted(corpus.train_texts + corpus.test_texts) == sorted(text for text, _ in rows)
+    with pytest.raises(InputError, match="a.csv: not ASCII, as --encoding says; name another"):
+        data.load(str(tmp_path / "a.csv"), encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "il va à la plage où l'été a été déjà très chaud",
+        "Größe gut, schöne Grüße aus Köln, ä ö ü",
+        "hyvää yötä, öljyä ja äitiä päivää",
+        "“I said—no”, he wrote… it’s £5 and 20 °C",
+        "på en ø å være, ærlig talt",
+    ],
+)
+def test_the_languages_of_windows_1252_need_no_name(tmp_path, text):
+    path = written(tmp_path, "a.csv", csv_of([(text, "x"), ("b", "y")] * 2).encode("cp1252"))
+    assert text in data.load(path, test_fraction=0.5).train_texts
+
+
+def test_an_encoding_is_one_of_texts_and_names_the_folder(tmp_path, capsys):
+    command = ["--dataset", "a.csv", "--encoding"]
+    args = parse_args([*command, "CP1251"])
+    assert settings(args)["encoding"] == "cp1251" and "encoding-cp1251" in run_folder(args).name
+    assert "encoding" not in settings(parse_args(command[:2]))  # as before there was the flag
+    for name in ("nothing", "base64", "undefined"):
+        with pytest.raises(SystemExit):
+            parse_args([*command, name])
+        assert f"--encoding: '{name}' is no encoding of texts" in capsys.readouterr().err
+    pandas.DataFrame(PLAIN, columns=["text", "label"]).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="no text file, and so without an --encoding"):
+        data.load(str(tmp_path / "a.parquet"), encoding="cp1251")
+
+
+@pytest.mark.parametrize(
+    "header, rows, is_noted",
+    [
+        ("text,label", '"Dear Bob,\nthanks",x\n"so, so",y\n"one\ntwo",x\nfine,y\n', True),
+        ("label,text", 'x,"Dear Bob\nthanks, Ann"\ny,"so, so"\nx,b\ny,c\n', True),
+        ("text,label", '"Dear Bob\nthanks",x\nso,y\n"one\n\ntwo",x\nfine,y\n', False),
+        ('"text","label"', '"Dear Bob,\nthanks","x"\n"so","y"\n"a","x"\n"b","y"\n', True),
+    ],
+)
+def test_texts_of_several_lines_are_read_where_a_line_of_the_file_needs_its_quotes(
+    tmp_path, header, rows, is_noted
+):
+    content = f"{header}\n{rows}"
+    corpus = data.load(written(tmp_path, "a.csv", content), test_fraction=0.5)
+    expected = [row["text"] for row in csv.DictReader(io.StringIO(content, newline=""))]
+    assert sorted(corpus.train_texts + corpus.test_texts) == sorted(expected)
+    assert len(corpus.notes) == is_noted
+    assert not is_noted or "line 2-3: quotes make one row of lines" in corpus.notes[0]
+
+
+@pytest.mark.parametrize(
+    "labels, note",
+    [
+        (["comedy, romance", "drama", "horror"], "such as 'comedy, romance': 1 of them"),
+        (["a|b", "c;d", "e, f", "g"], "such as 'a|b': 3 of them"),
+        (["1,5", "2,5", "one"], None),
+        (["Sci/Tech", "say: a,", "x"], None),
+    ],
+)
+def test_labels_that_may_be_several_in_one_are_said(tmp_path, labels, note):
+    rows = [(f"{label} {i}", label) for label in labels for i in range(4)]
+    notes = notes_of(written(tmp_path, "a.csv", csv_of(rows)))
+    assert [note in line for line in notes] == ([True] if note else [])
 
 
 @pytest.mark.parametrize(
@@ -388,6 +534,42 @@ def in_every_format(frame, folder):
     frame.to_json(folder / "records.json", orient="records")
     frame.to_json(folder / "a.jsonl", orient="records", lines=True)
     return sorted(map(str, folder.iterdir()))
+
+
+def test_a_row_that_repeats_the_header_is_refused_in_every_format(tmp_path):
+    rows = [("one", "x"), ("text", "label"), ("two", "y")]
+    for path in in_every_format(pandas.DataFrame(rows, columns=["text", "label"]), tmp_path):
+        with pytest.raises(InputError, match="(line|row|item) [23]: the columns' names once more"):
+            data.load(path)
+
+
+def test_class_names_in_the_metadata_of_parquet_are_kept(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+
+    def write(labels, metadata):
+        table = pyarrow.table({"text": list("abcdef"), "label": labels})
+        parquet.write_table(table.replace_schema_metadata({"huggingface": metadata}), path)
+
+    features = {
+        "text": {"dtype": "string", "_type": "Value"},
+        "label": {"names": ["neg", "pos"], "_type": "ClassLabel"},
+    }
+    whole = json.dumps({"info": {"features": features}})
+    write([0, 1, 1, 0, -1, None], whole)
+    corpus = data.load(str(path), drop_unlabelled=True, test_fraction=0.5)
+    found = zip(corpus.train_texts + corpus.test_texts, [*corpus.train_labels, *corpus.test_labels])
+    assert corpus.label_names == ["neg", "pos"] and corpus.unlabelled == 2
+    assert dict(found) == {"a": 0, "b": 1, "c": 1, "d": 0}
+    for number in (2, -2):
+        write([0, 1, 1, 0, 1, number], whole)
+        with pytest.raises(InputError, match=f"row 6: {number} in .*'label'.*'neg', 'pos'"):
+            data.load(str(path))
+    for metadata in ("{", "[]", '{"info": {"features": [1]}}'):  # of another program
+        write([0, 1, 1, 0, 1, 0], metadata)
+        assert data.load(str(path), test_fraction=0.5).label_names == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -648,8 +830,9 @@ def test_one_text_column_is_a_name_and_several_are_a_list_that_names_the_folder(
     command = ["--dataset", "a.csv", "--text_column"]
     for given in ([*command, "text"], command[:2]):
         assert parse_args(given).text_column == "text"
-    args = parse_args([*command, "title", "body"])
+    args = parse_args([*command, "title", "--text_column", "body"])
     assert args.text_column == ["title", "body"]
+    assert parse_args([*command, "title", "body"]).text_column == ["title", "body"]
     assert "text_column-title+body" in run_folder(args).name
 
 
@@ -661,6 +844,9 @@ def test_one_text_column_is_a_name_and_several_are_a_list_that_names_the_folder(
         ("predict.py", []),
         ("predict.py", ["runs/RUN", "--top", "none"]),
         ("report.py", []),
+        ("main.py", ["--dataset", "trec", "--epochs", "3", "--epochs=4"]),
+        ("predict.py", ["runs/RUN", "--top", "1", "a text", "--top", "1"]),
+        ("report.py", ["--protocol", "last", "runs", "--protocol", "best_test"]),
     ],
 )
 def test_a_wrong_flag_is_one_line_without_the_usage_of_all_others(script, flags):
@@ -670,6 +856,7 @@ def test_a_wrong_flag_is_one_line_without_the_usage_of_all_others(script, flags)
     (line,) = run.stderr.splitlines()
     assert run.returncode == 2 and line.startswith("error: ")
     assert line.endswith("; --help lists the flags") and run.stdout == ""
+    assert ("is given twice: leave one of them out" in line) == (len(flags) > 4)
 
 
 def test_the_files_that_a_copier_takes_import_without_this_room(tmp_path):
