@@ -30,7 +30,7 @@ from engine import command, distributed
 from engine.corpus import cache_dir, load_corpus, prepared, tokenize, views_of
 from engine.diagnostics import EpochLog
 from engine.frozen import keep_states
-from engine.loader import Loader, check_finite, to_device
+from engine.loader import Loader, to_device
 from engine.network import Trained, new_model, spreads
 from engine.optimizer import autocast, new_optimizer, new_scaler, set_learning_rate
 from engine.run_folder import Epoch, RunFolder
@@ -97,12 +97,11 @@ def train_epoch(
         with autocast(loader.device, args.amp), distributed.own_draws(loader.device, args.seed, t):
             feat = model.encode(loader.forward, texts)  # line 3
         feat = distributed.gather(feat.float(), len(rows), len(model.views))
-        if loader.device.type == "cpu":  # a GPU would have to be waited for; the log checks there
-            check_finite(feat, f"at step {t}, in epoch {epoch}")
-        if isinstance(model, SharpReCL):
-            step = objective(model, feat, labels, loader.class_counts, ratio, args)
-        else:
-            step = model.losses(feat, labels, epoch)
+        with log.watching(feat):
+            if isinstance(model, SharpReCL):
+                step = objective(model, feat, labels, loader.class_counts, ratio, args)
+            else:
+                step = model.losses(feat, labels, epoch)
         log.add(step, feat, labels, len(rows), lr)
 
         optimizer.zero_grad()

@@ -97,8 +97,9 @@ def lines_in(function: str, path: Path) -> list[int]:
     """Lists the lines of Algorithm 1 that the comments in a function name."""
     text = path.read_text()
     [node] = [node for node in ast.parse(text).body if getattr(node, "name", "") == function]
-    comments = re.findall(r"# lines? ([\d, ]+)", ast.get_source_segment(text, node))
-    return [int(line) for comment in comments for line in comment.split(", ") if line.strip()]
+    own = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
+    comments = re.findall(r"# lines? ([\d, ]+)", own)
+    return [int(line) for comment in comments for line in comment.split(",")]
 
 
 def test_main_is_short_and_has_the_lines_of_algorithm_1_in_order():
