@@ -310,11 +310,6 @@ class Predictor:
             batch_size=self.batch_size,
             device=next(method.parameters()).device,
         )
-        if not np.isfinite(logits).all():
-            raise InputError(
-                "the model gives a text logits that are not finite: train it again, "
-                "with a lower --lr"
-            )
         self.cut += round(inputs.truncated * len(logits))
         self.tokens += data.unknown_tokens(inputs, self.trained.tokenizer)
         return torch.from_numpy(logits), feats

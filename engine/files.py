@@ -44,6 +44,14 @@ class Collect(argparse.Action):
         setattr(namespace, self.dest, collected)
 
 
+def diverged(part: str, when: str) -> InputError:
+    """Of a training whose numbers are no longer finite: which of them, and when it was seen."""
+    return InputError(
+        f"training diverged {when} ({part}): lower --lr or --head_lr; --amp fp16 can do this as "
+        "well, and --tau or --mu far from its default"
+    )
+
+
 class Parser(argparse.ArgumentParser):
     """
     An ArgumentParser whose errors are one line, without the usage of every flag before it, and for
@@ -155,7 +163,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value) -> None:
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    write_text(path, json_of(value, path.name, indent=1) + "\n")
+
+
+def json_of(value, name: str, **options) -> str:
+    """JSON, which knows neither NaN nor infinity: InputError where they are in what name holds."""
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError as error:
+        raise diverged(f"not finite: a number of {name}", "before this was written") from error
 
 
 def read_json(path: Path) -> dict:

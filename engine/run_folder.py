@@ -35,7 +35,8 @@ import data
 from engine import distributed, files, metrics, results
 from engine.arguments import changed, run_folder, settings, typed, words
 from engine.corpus import cache_dir, report
-from engine.files import InputError, duration, read_json, sha256, write_json, write_text
+from engine.files import InputError, duration, json_of, read_json, sha256, write_json, write_text
+from engine.loader import check_finite
 from reporting import export, figures, plots
 
 A_DAY = 24 * 3600.0  # seconds
@@ -231,9 +232,11 @@ class RunFolder:
 
     def note(self, record: dict, logits: np.ndarray | None, val_logits: np.ndarray | None) -> None:
         """Keeps an epoch's metrics, its predictions if it is the best so far, and a checkpoint."""
+        self.check_finite(record["epoch"], logits, val_logits)
         record |= evaluation(self.corpus, record.pop("extra", {}), logits, val_logits)
         record["seconds"] = round(time.perf_counter() - self.clock, 2)
         self.history.append(record)
+        lines = "".join(json_of(line, "metrics.jsonl") + "\n" for line in self.history)
         if distributed.is_main():
             print(results.epoch_lines(record), flush=True)
             left = self.epochs - record["epoch"]
@@ -247,12 +250,21 @@ class RunFolder:
                 results.write_reports(self.place, self.corpus, record["epoch"], logits, val_logits)
                 self.val_logits = val_logits
                 self.save_best(record["epoch"], logits, val_logits)
-            write_text(
-                self.place / "metrics.jsonl",
-                "".join(json.dumps(line) + "\n" for line in self.history),
-            )
+            write_text(self.place / "metrics.jsonl", lines)
             self.save_checkpoint(record["epoch"])
         self.clock = time.perf_counter()
+
+    def check_finite(
+        self, epoch: int, logits: np.ndarray | None, val_logits: np.ndarray | None
+    ) -> None:
+        """InputError, before anything is written, where not all is finite that would be kept."""
+        weights = self.parts["weights"].state_dict() if "weights" in self.parts else {}
+        best = {  # a class that is excluded has -inf
+            f"the logits of the {part} texts": scores.max(axis=1)
+            for part, scores in (("test", logits), ("validation", val_logits))
+            if scores is not None
+        }
+        check_finite(best | weights, f"in epoch {epoch}")
 
     def kept_epoch(self) -> int:
         """

@@ -10,6 +10,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -291,6 +292,39 @@ def test_the_square_of_ir_is_that_of_expected_pairs_and_not_of_expected_counts(
     assert pairs[0] / pairs[1] == pytest.approx((sizes[0] / sizes[-1]) ** 2, rel=1e-9)
 
 
+@pytest.mark.parametrize("compensated, mu", [(True, 1.0), (False, 0.3)])
+@pytest.mark.parametrize(
+    "as_given", [list, tuple, np.array, torch.tensor], ids=lambda f: f.__name__
+)
+def test_sharprecl_is_equation_12_whatever_holds_the_class_counts(as_given, compensated, mu):
+    counts, (rows, y) = [50, 9, 1], batch([0, 0, 1, 2, 0, 1], 3)
+    logits, options = rows[:6, :3].clone(), dict(n_pos=3, n_neg=4, k=2, temperature=0.3)
+    weights = [-math.log(n / sum(counts)) for n in counts]
+    steps = []
+
+    def actual(rows):
+        torch.manual_seed(1)
+        step = losses.sharprecl(
+            logits, y, as_given(counts), rows[:6], rows[6:], 1.0,
+            compensated=compensated, mu=mu, **options,
+        )  # fmt: skip
+        steps.append(step)
+        return step.loss
+
+    def by_hand(rows):
+        built = steps[0].mixtures.values()  # with a ratio of 1 nothing else is built
+        priors = counts if compensated else [1, 1, 1]
+        return logit_compensation_by_hand(logits.tolist(), y.tolist(), priors) + (
+            mu
+            * contrastive_by_hand(
+                rows, [*y.tolist(), 0, 1, 2], *built, 0.3, weights, "weighted_mean", "mean"
+            )
+        )
+
+    assert_same(actual, rows, by_hand)
+    assert [built.first.shape for built in steps[0].mixtures.values()] == [(3, 3), (3, 4)]
+
+
 # ---- the rebalanced dataset ----
 
 
@@ -515,7 +549,9 @@ BAD_COUNTS = {
     "matrix": [[5, 3]],
     "inf": [5, math.inf],
     "nan": [5, math.nan],
+    "empty": [],
 }
+NO_COUNTS = [None, "ab", {"a": 5}, [[5], [3, 1]], np.array(["5", "3"]), np.array([5, 3])[::-1]]
 
 
 def cls(logits=X[:, :2], labels=Y, class_counts=COUNTS):
@@ -548,6 +584,15 @@ WRONG = [  # argument, what is wrong with it, call
     *(
         ("class_counts", what, partial(cls, class_counts=torch.tensor(counts)))
         for what, counts in BAD_COUNTS.items()
+    ),
+    *(
+        ("class_counts", f"{counts!r} in {call.__name__}", partial(call, counts))
+        for counts in NO_COUNTS
+        for call in (losses.class_weights, lambda counts: cls(class_counts=counts))
+    ),
+    *(
+        (name, f"a list in {call.__name__}", partial(call, **{name: [[0.5]]}))
+        for name, call in (("logits", cls), ("z", d_hat), ("prototypes", d_hat), ("labels", cls))
     ),
     *(("temperature", t, partial(cl, temperature=t)) for t in (0, -1, math.nan, math.inf)),
     ("prototypes", "narrow", partial(d_hat, prototypes=X[:2, :3])),

@@ -925,6 +925,56 @@ def test_a_divergence_in_the_last_step_is_found_by_the_evaluation(command, tmp_p
     assert not (folder_of(tmp_path) / "result.json").exists()
 
 
+@pytest.mark.parametrize(
+    "flags, where",
+    [
+        (["--tau", "1e-30"], r"at step 5, in epoch 1 \(not finite: gradient_share_cl"),
+        (["--tau", "1e-38"], r"at step 1, in epoch 1 \(not finite: the losses"),
+        (["--mu", "1e38"], r"at step 1, in epoch 1 \(not finite: the losses"),
+        (["--head_lr", "1e20"], r"at step 2, in epoch 1 \(prototypes: expected finite"),
+        (["--head_lr", "1e38", "--batch_size", "500"], r"before this evaluation .*the logits"),
+        (["--head_lr", "1e20", "--method", "bcl"], r"at step \d, in epoch 1"),
+        (["--head_lr", "1e20", "--method", "tsc"], r"at step \d, in epoch \d"),
+        (["--head_lr", "1e38", "--method", "hybrid_sc"], r"at step \d, in epoch 1"),
+        (["--head_lr", "1e39", "--method", "bert", "--batch_size", "500"], r"before this"),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, list) else "",
+)
+def test_numbers_that_are_not_finite_end_a_run_in_one_line(command, tmp_path, capsys, flags, where):
+    assert main([*command, *flags]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert re.search(f"diverged {where}.*lower --lr or --head_lr", line)
+    assert not (folder_of(tmp_path) / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "method, part",
+    [
+        ("sharprecl", "proj_f.0.weight"),  # no prediction needs it
+        ("hybrid_sc", "head.2.bias"),
+        ("bcl", "head_centres.0.weight"),
+        ("bert", "phi.weight"),
+    ],
+)
+def test_weights_that_the_last_step_makes_nan_replace_nothing(
+    command, tmp_path, capsys, monkeypatch, method, part
+):
+    command += ["--method", method, "--epochs", "1"]
+    assert main(command) == 0
+    before, train_epoch = outcome(tmp_path), main_module.train_epoch
+
+    def spoilt(model, *rest):
+        record = train_epoch(model, *rest)
+        torch.nn.init.constant_(model.get_parameter(part), torch.nan)
+        return record
+
+    monkeypatch.setattr(main_module, "train_epoch", spoilt)
+    assert main([*command, "--overwrite"]) == 2
+    expected = "the logits" if part == "phi.weight" else part
+    assert f"not finite: {expected})" in capsys.readouterr().err
+    assert outcome(tmp_path) == before
+
+
 def test_overwrite_loses_nothing_when_the_new_run_cannot_start(command, tmp_path, tiny_encoder):
     assert main(command) == 0
     before = outcome(tmp_path)
