@@ -639,7 +639,7 @@ def write(folder: Path, path: Path) -> None:
     try:
         page = render(read_run(folder))
     except (
-        OSError,
+        FileNotFoundError,
         LookupError,
         ValueError,
         TypeError,
