@@ -379,19 +379,22 @@ class RunFolder:
         whether it did. A swap that was cut goes on: while new/ has its args.json, what it lacks
         goes; after that, what it has moves, and result.json, the mark of a whole run, comes last.
         """
-        if not (self.new / "result.json").exists():
+        source, moving = self.new, self.path / "moving"
+        if not self.is_finished and (moving / "result.json").is_file() and not moving.is_symlink():
+            source = moving  # of a version that removed all else before it moved
+        if not (source / "result.json").exists():
             return False
-        tidy(self.new)
-        if (self.new / "args.json").exists():
+        tidy(source)
+        if source == self.new and (self.new / "args.json").exists():
             clear(self.path, but=set(os.listdir(self.new)) - {"result.json"})
             os.replace(self.new / "args.json", self.path / "args.json")
-        for entry in reversed([*own(self.new), *(self.new / name for name in TRIALS)]):
+        for entry in reversed([*own(source), *(source / name for name in TRIALS)]):
             if entry.is_dir():
                 files.remove(self.path / entry.name)
             if entry.exists():
                 os.replace(entry, self.path / entry.name)
         with contextlib.suppress(OSError):  # what is not ours stays there
-            self.new.rmdir()
+            source.rmdir()
         self.place = self.path
         return True
 

@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 
@@ -19,6 +20,7 @@ from engine.corpus import load_corpus
 from engine.files import InputError
 from engine.results import print_result
 from engine.run_folder import Busy, RunFolder
+from reporting import page
 
 
 class Weights:
@@ -447,6 +449,75 @@ def test_kill_9_at_any_file_operation_leaves_a_whole_run_and_the_same_command_en
         put(folder, state)
         work()
         assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("moved", [(), ("args.json", "metrics.jsonl"), ("model",)])
+def test_a_swap_that_an_older_version_was_killed_in_is_ended(run, words, moved):
+    folder = run(words.epochs, *VAL)
+    expected = contents(folder)
+    (folder / "moving").mkdir()
+    for name in {path.name for path in folder.iterdir()} - {".lock", "moving", *moved}:
+        (folder / name).rename(folder / "moving" / name)
+    run(words.epochs, *VAL)
+    assert contents(folder) == expected
+
+
+def test_what_is_not_of_a_run_stays_and_no_link_is_followed(run, words, clock, tmp_path):
+    folder, other = run(words.epochs, *VAL), tmp_path / "of somebody else"
+    (other / "below").mkdir(parents=True)
+    (other / "below" / "result.json").write_text("{}")
+    (folder / "my notes.txt").write_text("mine")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "mine.png").write_bytes(b"mine")
+    for name in ("a link", "moving", "unfinished.tmp", "checkpoint-x"):
+        (folder / name).symlink_to(other / "below", target_is_directory=True)
+    before, elsewhere = contents(folder), contents(other)
+    run(words.epochs, *VAL, "--overwrite")
+    assert contents(folder) == before and contents(other) == elsewhere
+    assert all((folder / name).is_symlink() for name in ("a link", "moving", "unfinished.tmp"))
+
+
+@pytest.mark.parametrize(
+    "name", ["new", "model", "checkpoint-1", "best-7", "metrics.jsonl", "result.json", ".lock"]
+)
+@pytest.mark.parametrize("kind", ["link to a folder", "link to a file", "the other kind"])
+def test_what_is_in_the_way_of_overwrite_is_refused_before_training(
+    run, words, tmp_path, name, kind
+):
+    folder, other = run(words.epochs, *VAL), tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "file").write_text("mine")
+    files.remove(folder / name)
+    if kind != "the other kind":
+        (folder / name).symlink_to(other if kind == "link to a folder" else other / "file")
+    elif "." in name:
+        shutil.copytree(other, folder / name)
+    else:
+        shutil.copy(other / "file", folder / name)
+    before, words.stop = contents(folder), 1  # Ctrl-C where the first epoch begins
+    with pytest.raises((InputError, OSError), match=re.escape(str(folder / name))):
+        run(words.epochs, *VAL, "--overwrite")
+    assert contents(folder) == before and contents(other) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("place", ["model", "adapter"])
+def test_a_file_of_the_user_in_a_folder_that_would_go_is_named_before_training(run, words, place):
+    fit = words.epochs if place == "model" else fit_of([0.2])
+    folder = run(fit, *VAL)
+    (folder / place / "onnx").mkdir()  # as predict.py --export leaves it; the model's own
+    (folder / place / "below").mkdir()
+    (folder / place / "below" / "handler.py").write_text("mine")
+    words.stop = 1
+    with pytest.raises(InputError, match=f"{place}/below/handler.py is no file of a run"):
+        run(fit, *VAL, "--overwrite")
+    assert (folder / place / "below" / "handler.py").read_text() == "mine"
+
+
+def test_a_run_leaves_no_file_that_overwrite_does_not_know(run, words, monkeypatch):
+    folder = run(words.epochs, *VAL, "--plots")
+    page.write(folder, folder / "report.html")
+    left = {path.name for path in folder.iterdir()} - {".lock"}
+    assert left == {path.name for path in run_folder.own(folder)} and "report.html" in left
 
 
 @pytest.mark.parametrize("old", ["nothing", "unfinished", "finished"])
