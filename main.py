@@ -9,17 +9,13 @@ The same command again goes on where it stopped, and repeats nothing that is fin
 "line 1" to "line 15" are those of the paper's Algorithm 1.
 """
 
-import os
-import signal
+from engine import environment, signals
 
-if __name__ == "__main__":  # Ctrl-C while the libraries load, for seconds: no traceback
-    interrupt = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    from engine import environment
-
+if __name__ == "__main__":  # before the libraries, which load for seconds
+    signals.end_at_once()
     environment.check()
 
 import argparse
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -179,5 +175,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, interrupt)
-    sys.exit(main())
+    signals.run(main)

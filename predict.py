@@ -18,9 +18,10 @@ Each row of the input is a row of the output, in the same order and with all its
 prediction and its probability; where a text is empty, these are empty.
 """
 
-if __name__ == "__main__":
-    from engine import environment
+from engine import environment, signals
 
+if __name__ == "__main__":  # before the libraries, which load for seconds
+    signals.end_at_once()
     environment.check()
 
 import argparse
@@ -790,12 +791,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"error: out of memory ({error!r:.80}): take a smaller --batch_size", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        return 130
+        return signals.exit_code(error)
     return 0
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # | head ends it without a traceback
-    sys.exit(main())
+    signals.run(main)

@@ -6,16 +6,17 @@ appear whole or not at all, and pretrained models without waiting for a hub that
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import secrets
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +27,9 @@ CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 def printable(text: str, but: str = "") -> str:
     r"""The text for a terminal: control characters as \x1b or \n, except for those in `but`."""
     return CONTROL.sub(lambda found: found[0] if found[0] in but else ascii(found[0])[1:-1], text)
+
+
+A_DAY = 24 * 3600.0  # seconds
 
 
 class InputError(Exception):
@@ -113,37 +117,117 @@ def lacks_memory(error: BaseException) -> bool:
     )
 
 
+def _part_name(path: Path) -> Path:
+    """A name of its own: by their numbers, processes of two machines could not be told apart."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
 @contextlib.contextmanager
-def saving(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file to write, which appears under its name when the block ends, whole or not at all."""
-    # its own name: processes of two machines may have one number, and write into one folder
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+def _part_of(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """
+    A new file or folder beside the path, to be filled and to get its name. A lock shows the
+    remove_parts() of other processes that its writer lives.
+    """
+    part, lock = _part_name(path), -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the new name with no content
-        os.replace(temporary, path)
+        remove_parts(path.parent, path.name)
+        while not part.exists():  # again where another process was faster than the lock
+            make(part)
+            lock = os.open(part, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # some file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_SH)
+        yield part
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be written ({error.strerror}); make room there, or name "
+            f"{path}: cannot be written ({error.strerror or error}); make room there, or name "
             "another place with --output, --data_dir or --output_dir"
         ) from None
     finally:
-        with contextlib.suppress(OSError):  # it has its name now, or was not wanted
-            temporary.unlink()
+        _delete(part)  # it has its name now, or was not wanted
+        if lock >= 0:
+            os.close(lock)
 
 
-def remove_parts(folder: Path, seconds: float = -math.inf) -> None:
+def _keep_mode(path: Path, part: Path) -> None:
+    """What replaces a file or folder can be read by whom that one could be read; else as umask."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copymode(path, part)
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file to write, which appears under its name when the block ends, whole or not at all."""
+    with _part_of(path, Path.touch) as part:
+        with open(part, "wb") as file:
+            _keep_mode(path, part)  # before there is anything to read
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the new name with no content
+        os.replace(part, path)
+
+
+@contextlib.contextmanager
+def saving_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which has this path when the block ends, whole or not at all."""
+    with _part_of(path, Path.mkdir) as part:
+        yield part
+        _keep_mode(path, part)
+        remove(path)
+        os.replace(part, path)
+
+
+def remove(path: Path) -> None:
     """
-    Removes what writes that were killed left in a folder, where it has not changed for so long. In
-    a folder that others write into, too, that must be longer than any pause of a living write.
+    Removes a file, a folder or a link, but not what the link points to. A folder is gone at once:
+    what a kill leaves of it has the name of a part.
     """
-    for part in folder.glob(".*.part"):
-        with contextlib.suppress(OSError):  # another process was faster, or it is another user's
-            if time.time() - part.stat().st_mtime >= seconds:
-                part.unlink()
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    part = _part_name(path)
+    try:
+        os.replace(path, part)
+        shutil.rmtree(part)
+    finally:
+        _delete(part)  # the rest, after Ctrl-C
+
+
+def _delete(part: Path) -> None:
+    """Removes a part where it is there and can be removed."""
+    shutil.rmtree(part, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        part.unlink()
+
+
+def remove_parts(folder: Path, name: str = "", *, alone: bool = False) -> None:
+    """
+    Removes what writes that were killed left in a folder: of the file or folder of this name, or of
+    all. Those of a living process stay; alone says that there is no other one.
+    """
+    pattern = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{8}}\.part", re.DOTALL)
+    with contextlib.suppress(OSError):  # there is no such folder
+        for entry in filter(pattern.fullmatch, os.listdir(folder)):
+            if alone:
+                _delete(folder / entry)
+            else:
+                _delete_dead(folder / entry)
+
+
+def _delete_dead(part: Path) -> None:
+    """Removes a part whose writer does not live, as its lock or else its age shows."""
+    with contextlib.suppress(OSError):  # another process was faster, or it is another user's
+        age, lock = time.time() - part.lstat().st_mtime, os.open(part, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _delete(part)
+        except BlockingIOError:
+            pass
+        except OSError:  # a file system without locks
+            if age > A_DAY:
+                _delete(part)
+        finally:
+            os.close(lock)
 
 
 def save(path: Path, content: bytes) -> None:
@@ -175,17 +259,21 @@ def json_of(value, name: str, **options) -> str:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object of a run. InputError where it is anything else."""
+    """A JSON object of a run. InputError where it is anything else, or cannot be read."""
+    again = "run its command again with --overwrite, or move its folder away"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError("not an object")
         return value
-    except (OSError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: {again}") from error
+    except OSError as error:  # no permission, say: the file may be whole
         raise InputError(
-            f"{path} is damaged ({type(error).__name__}): run its command again with "
-            "--overwrite, or move its folder away"
+            f"{path} cannot be read ({error.strerror or error}); see to it that you may read it"
         ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}): {again}") from error
 
 
 def duration(seconds: float) -> str:

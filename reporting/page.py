@@ -689,7 +689,7 @@ def write(folder: Path, path: Path) -> None:
     try:
         page = render(read_run(folder))
     except (
-        OSError,
+        FileNotFoundError,
         LookupError,
         ValueError,
         TypeError,

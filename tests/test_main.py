@@ -33,7 +33,7 @@ from engine.diagnostics import gradient_shares
 from engine.files import InputError
 from engine.grid import read_cells, state
 from engine.optimizer import new_optimizer, set_learning_rate
-from engine.run_folder import RunFolder, locked
+from engine.run_folder import RunFolder, locked, own
 from main import main, objective
 from model import SharpReCL, TextEncoder
 from reporting import figures
@@ -509,6 +509,8 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
         (folder / name).unlink()
     assert main([*command, "--plots", "--val_fraction", "0.2"]) == 0  # from the saved weights
     assert (folder / "tsne.png").exists()
+    left = {path.name for path in folder.iterdir()}
+    assert left == {".lock", *(path.name for path in own(folder))}  # --overwrite knows them all
     assert (folder / "result.json").stat().st_mtime_ns == before
     assert main([*command, "--plots", "--val_fraction", "0.2", "--overwrite"]) == 0
     assert (folder / "result.json").stat().st_mtime_ns > before and outcome(tmp_path) == first
