@@ -9,16 +9,14 @@ The same command again goes on where it stopped, and repeats nothing that is fin
 "line 1" to "line 15" are those of the paper's Algorithm 1.
 """
 
-import os
-import signal
+from engine import environment, signals
 
-if __name__ == "__main__":  # Ctrl-C while the libraries load, for seconds: no traceback
-    interrupt = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+if __name__ == "__main__":  # before the libraries, which load for seconds
+    signals.end_at_once()
+    environment.check()
 
 import argparse
-import sys
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,22 +29,11 @@ from engine import command, distributed
 from engine.corpus import cache_dir, load_corpus, prepared, tokenize, views_of
 from engine.diagnostics import EpochLog
 from engine.frozen import keep_states
-from engine.loader import Loader, check_finite, to_device
+from engine.loader import Loader, to_device
 from engine.network import Trained, new_model, spreads
 from engine.optimizer import autocast, new_optimizer, new_scaler, set_learning_rate
 from engine.run_folder import Epoch, RunFolder
 from model import Method, SharpReCL
-
-
-class Objective(NamedTuple):
-    """The losses of one batch, and what the diagnostics look at."""
-
-    loss: Tensor
-    loss_cls: Tensor
-    loss_cl: Tensor
-    extended: Tensor  # (N, D), D_hat
-    labels: Tensor  # (N,), of D_hat
-    mixtures: dict[str, losses.Built]  # D_syn+ and D_syn-
 
 
 def objective(
@@ -56,9 +43,9 @@ def objective(
     class_counts: Tensor,
     ratio: float,
     args: argparse.Namespace,
-) -> Objective:
+) -> losses.Step:
     """
-    Algorithm 1, lines 4 to 13, in float32.
+    Algorithm 1, lines 4 to 13, in float32; losses.sharprecl() has the lines 6 to 13 one by one.
 
     feat    (2B, h)  of both views
     labels  (2B,)    of both views
@@ -68,36 +55,17 @@ def objective(
     logits = model.classify(feat.detach() if args.no_cls else feat)     # line 4: Eq. (5)
     prototypes = model.prototypes()                                     # line 4: Eq. (5)
     z = model.project(feat)                                             # line 5: Eq. (7)
-    extended, extended_labels = losses.extend(z, labels, prototypes)    # D_hat, Section 3.4
-
-    samp_pos, syn_pos = losses.set_sizes(args.n_pos, ratio)             # line 6
-    samp_neg, syn_neg = losses.set_sizes(args.n_neg, ratio)             # line 6
-
-    is_member = losses.membership(extended_labels, len(class_counts))   # (C, N)
-    d_samp_pos = losses.simple_sampling(is_member, samp_pos)            # line 7: Eq. (8)
-    d_samp_neg = losses.simple_sampling(~is_member, samp_neg)           # line 7: Eq. (8)
-
-    similarity = extended[len(labels):] @ extended.T                    # (C, N), proto_c . z_i
-    hard_pos = losses.hard_samples(-similarity, is_member, k=args.k)    # line 8: Eq. (9)
-    hard_neg = losses.hard_samples(similarity, ~is_member, k=args.k)    # line 8: Eq. (9)
-
-    d_syn_pos = losses.hard_mixup(hard_pos, syn_pos, lam=args.lam)      # line 9: Eq. (10)
-    d_syn_neg = losses.hard_mixup(hard_neg, syn_neg, lam=args.lam)      # line 9: Eq. (10)
-
-    positives = losses.union(d_samp_pos, d_syn_pos)                     # line 10
-    negatives = losses.union(d_samp_neg, d_syn_neg)                     # line 10
-
-    priors = torch.ones_like(class_counts) if args.no_delta_cls else class_counts
-    loss_cls = losses.logit_compensation(logits, labels, priors)        # line 11: Eq. (6)
-    weights = losses.class_weights(class_counts, "none" if args.no_delta_cl else args.cl_weight)
-    loss_cl = losses.rebalanced_contrastive(                            # line 12: Eq. (11)
-        extended, extended_labels, positives, negatives, temperature=args.tau, weights=weights,
-        reduction=args.cl_reduction, over_positives=args.positives)
-    loss = loss_cls + args.mu * loss_cl                                 # line 13: Eq. (12)
+    return losses.sharprecl(
+        logits, labels, class_counts, z, prototypes,
+        ratio, n_pos=args.n_pos, n_neg=args.n_neg,                      # lines 6, 7: Eq. (8)
+        k=args.k,                                                       # line 8: Eq. (9)
+        lam=args.lam,                                                   # line 9: Eq. (10)
+        compensated=not args.no_delta_cls,                              # line 11: Eq. (6)
+        temperature=args.tau,                                           # line 12: Eq. (11)
+        scheme="none" if args.no_delta_cl else args.cl_weight,          # line 12
+        reduction=args.cl_reduction, over_positives=args.positives,     # line 12
+        mu=args.mu)                                                     # line 13: Eq. (12)
     # fmt: on
-    return Objective(
-        loss, loss_cls, loss_cl, extended, extended_labels, {"pos": d_syn_pos, "neg": d_syn_neg}
-    )
 
 
 def train_epoch(
@@ -128,12 +96,11 @@ def train_epoch(
         with autocast(loader.device, args.amp), distributed.own_draws(loader.device, args.seed, t):
             feat = model.encode(loader.forward, texts)  # line 3
         feat = distributed.gather(feat.float(), len(rows), len(model.views))
-        if loader.device.type == "cpu":  # a GPU would have to be waited for; the log checks there
-            check_finite(feat, f"at step {t}, in epoch {epoch}")
-        if isinstance(model, SharpReCL):
-            step = objective(model, feat, labels, loader.class_counts, ratio, args)
-        else:
-            step = model.losses(feat, labels, epoch)
+        with log.watching(feat):
+            if isinstance(model, SharpReCL):
+                step = objective(model, feat, labels, loader.class_counts, ratio, args)
+            else:
+                step = model.losses(feat, labels, epoch)
         log.add(step, feat, labels, len(rows), lr)
 
         optimizer.zero_grad()
@@ -208,5 +175,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, interrupt)
-    sys.exit(main())
+    signals.run(main)

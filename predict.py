@@ -18,6 +18,12 @@ Each row of the input is a row of the output, in the same order and with all its
 prediction and its probability; where a text is empty, these are empty.
 """
 
+from engine import environment, signals
+
+if __name__ == "__main__":  # before the libraries, which load for seconds
+    signals.end_at_once()
+    environment.check()
+
 import argparse
 import contextlib
 import io
@@ -41,8 +47,9 @@ from transformers.utils import logging
 import data
 from baselines.tfidf import Tfidf
 from engine import arguments, files, loader, reading
+from engine.escape import is_formula
 from engine.files import InputError, lacks_memory
-from engine.results import csv_text
+from engine.results import csv_line
 from model import device as available_device
 from reporting import export
 
@@ -304,11 +311,6 @@ class Predictor:
             batch_size=self.batch_size,
             device=next(method.parameters()).device,
         )
-        if not np.isfinite(logits).all():
-            raise InputError(
-                "the model gives a text logits that are not finite: train it again, "
-                "with a lower --lr"
-            )
         self.cut += round(inputs.truncated * len(logits))
         self.tokens += data.unknown_tokens(inputs, self.trained.tokenizer)
         return torch.from_numpy(logits), feats
@@ -486,6 +488,7 @@ class Predictions:
 
     form: str  # csv, jsonl
     header: list[str] | None = None
+    formulas: int = 0  # cells of the CSV that a spreadsheet would run
 
     def lines(self, pool: list[dict], answers: list[dict]) -> bytes:
         """The rows of a pool with their new columns; CSV begins with its header."""
@@ -512,25 +515,22 @@ class Predictions:
         first = ""
         if self.header is None:
             self.header = list(row)
-            first = csv_line(self.header)
+            first = csv_line(self.header) + "\n"
         if row.keys() != set(self.header):
             raise InputError(
                 f"the rows have different fields ({', '.join(row)[:200]}; at first "
                 f"{', '.join(self.header)[:200]}), as CSV cannot: write JSONL, with "
                 "--output_format jsonl"
             )
-        return first + csv_line(
-            value if value is None or isinstance(value, (str, int, float)) else json_text(value)
-            for value in (row[name] for name in self.header)
+        self.formulas += sum(map(is_formula, row.values()))
+        return (
+            first
+            + csv_line(
+                value if value is None or isinstance(value, (str, int, float)) else json_text(value)
+                for value in (row[name] for name in self.header)
+            )
+            + "\n"
         )
-
-
-def csv_line(fields: Iterable) -> str:
-    """
-    A record that ends in a line feed alone. Python's csv quotes a carriage return only where its
-    records end in one; without quotes, it would end the record for whoever reads it.
-    """
-    return csv_text(list(fields), []).removesuffix("\r\n") + "\n"
 
 
 def json_text(value: object, *, ensure_ascii: bool = True) -> str:
@@ -560,8 +560,16 @@ def standard_output() -> Iterator[BinaryIO]:
     except io.UnsupportedOperation:  # a stand-in in memory, as in a test
         yield sys.stdout.buffer
         return
-    with open(number, "wb", closefd=False) as out:
+    kind = Screen if os.isatty(number) else io.BufferedWriter
+    with kind(io.FileIO(number, "w", closefd=False)) as out:
         yield out
+
+
+class Screen(io.BufferedWriter):
+    """stdout where it is a terminal, for bytes: what files.Terminal is for text."""
+
+    def write(self, content) -> int:
+        return super().write(files.printable(content.decode(), but="\n\t").encode())
 
 
 @contextlib.contextmanager
@@ -661,6 +669,12 @@ def classify(args: argparse.Namespace) -> None:
             f"{unknown / total:.2%} of the tokens are unknown to the encoder{remedy}",
             file=sys.stderr,
         )
+    if args.output and table.formulas:
+        print(
+            f"note: {table.formulas:,} cells begin with =, +, -, @ or a control character, which a "
+            "spreadsheet runs as a formula: import their columns as text, or write .jsonl",
+            file=sys.stderr,
+        )
 
 
 # ---- the command line ----
@@ -747,6 +761,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@files.plain_output()
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_intermixed_args(argv)  # FILE may stand behind the options
     if not args.inputs and args.text_column and is_last_a_file(args.text_column):
@@ -776,12 +791,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"error: out of memory ({error!r:.80}): take a smaller --batch_size", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        return 130
+        return signals.exit_code(error)
     return 0
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # | head ends it without a traceback
-    sys.exit(main())
+    signals.run(main)

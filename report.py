@@ -8,12 +8,18 @@ Finished runs -> tables, figures, pages, and the method to take.
     python report.py runs/trec_ir50_seed0               # one run: report.html in its folder
 """
 
+from engine import environment, signals
+
+if __name__ == "__main__":  # before the libraries, which load for seconds
+    signals.end_at_once()
+    environment.check()
+
 import argparse
 import signal
 import sys
 from pathlib import Path
 
-from engine.files import InputError, Parser
+from engine.files import InputError, Parser, plain_output
 from engine.results import PROTOCOLS
 from reporting import choice, page, tables
 
@@ -64,6 +70,7 @@ def report(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         tables.report(args.folder, args.protocol, args.output_dir)
 
 
+@plain_output()
 def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
@@ -72,9 +79,19 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # no permission, say
+        print(
+            f"error: {error.filename or args.folder}: {error.strerror or error}; see to it that "
+            "you may read and write there",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt as error:
+        print("interrupted", file=sys.stderr)
+        return signals.exit_code(error)
     return 0
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # | head ends it without a traceback
-    sys.exit(main())
+    signals.run(main)

@@ -48,9 +48,11 @@ while [ $# -gt 0 ]; do
         own) own=${1-}
              case $own in "" | /*) ;; *) own=$started_in/$own ;; esac
              [ -e "$own" ] || { echo "error: own needs your file, such as: bash run_all.sh own" \
-                                     "reviews.csv; there is no ${own:-file}" >&2; exit 2; }
+                                     "reviews.csv; there is no $(printf %q "${own:-file}")" >&2
+                                exit 2; }
              shift ;;
-        *) echo "error: $argument is neither quick, own, --dry_run nor one of: $all $on_request" >&2
+        *) echo "error: $(printf %q "$argument") is neither quick, own, --dry_run nor one of:" \
+               "$all $on_request" >&2
            exit 2 ;;
     esac
 done
@@ -75,6 +77,7 @@ case "$tables" in *study_*) : "${SEEDS:=0 1 2}" "${ENCODER:=minilm}" "${EPOCHS:=
 esac
 [ -x .venv/bin/python ] && : "${PYTHON:=.venv/bin/python}"
 : "${PYTHON:=python3}"
+"$PYTHON" -m engine.environment
 registry=$("$PYTHON" -c "from data import DATASETS as known
 print(*known)
 print(*(name for name, dataset in known.items() if dataset.paper_irs is not None))
@@ -85,7 +88,14 @@ print(*(name for name, dataset in known.items() if dataset.paper_irs == ()))")
 : "${OUTPUT_DIR:=runs/all}" "${DATA_DIR:=}"
 [ -n "$own" ] || for dataset in $DATASETS; do
     case " $known_datasets " in *" $dataset "*) continue ;; esac
-    [ -e "$dataset" ] || { echo "error: no dataset and no file is called $dataset" >&2; exit 2; }
+    [ -e "$dataset" ] || { echo "error: no dataset and no file is called" \
+                                "$(printf %q "$dataset")" >&2; exit 2; }
+done
+case $OUTPUT_DIR in -*) OUTPUT_DIR=./$OUTPUT_DIR ;; esac
+for name in own OUTPUT_DIR DATA_DIR ENCODER; do     # a run is a line of text for engine/grid.py
+    case ${!name} in *$'\n'*)
+        echo "error: $(printf %q "${!name}"): a name with a line end in it; rename it" >&2; exit 2 ;;
+    esac
 done
 
 if [ "$ENCODER" = bert-base-uncased ]; then ENCODER=""; fi      # roberta takes its own
@@ -102,13 +112,15 @@ table3_methods=${METHODS:-$language_models sharprecl}
 
 # ---- the runs: a line of main.py's arguments each ----
 
+run_line() { printf '%s\n' "${*//$'\n'/ }"; }       # FLAGS may come in several lines
+
 quoted() {          # TEXT, as Python's shlex reads it; printf %q writes $'...' in some locales
     printf '%s\n' "$1" | sed "s/'/'\\\\''/g; s/^/'/; s/\$/'/"
 }
 
 first_seed=${SEEDS%% *}
-flags="${DATA_DIR:+--data_dir $(quoted "$DATA_DIR")} ${EPOCHS:+--epochs $EPOCHS} $flags"
-flags="${ENCODER:+--encoder $(quoted "$ENCODER")} $flags --output_dir $(quoted "$OUTPUT_DIR")"
+flags="${DATA_DIR:+--data_dir=$(quoted "$DATA_DIR")} ${EPOCHS:+--epochs $EPOCHS} $flags"
+flags="${ENCODER:+--encoder=$(quoted "$ENCODER")} $flags --output_dir=$(quoted "$OUTPUT_DIR")"
 
 runs() {    # DATASET IR METHOD [FLAG...]: a line for each seed, if DATASETS and METHODS have it
     local run="--dataset $1 --ir $2 --method $3" key="$1 $2 $3" keep
@@ -121,7 +133,7 @@ runs() {    # DATASET IR METHOD [FLAG...]: a line for each seed, if DATASETS and
             "trec 50 sclce seed$first_seed " | "trec 50 spcl seed$first_seed " | \
             "trec 50 sharprecl seed$first_seed ") keep=--plots ;;
         esac
-        echo "${run/--ir original /} $* --seed $seed $keep $flags"
+        run_line "${run/--ir original /} $* --seed $seed $keep $flags"
     done
 }
 
@@ -205,7 +217,10 @@ fig4() {
 
 own_texts() {       # the cheap ones first; the heads at ten times the rate; views of any language
     local setting held_out="--val_fraction 0.2"     # unless a folder brings such texts of its own
-    if ls "$own" | grep -Ei '^(validation|valid|val|dev)(\.|$)' > /dev/null; then held_out=; fi
+    shopt -s nullglob nocaseglob
+    set -- "$own"/{[v]alidation,[v]alid,[v]al,[d]ev}{,.*}       # brackets make each a pattern
+    if [ $# -gt 0 ]; then held_out=; fi
+    shopt -u nullglob nocaseglob
     for method in $METHODS; do
         case $method in
             tfidf | probe | spcl) setting= ;;                           # these have no heads
@@ -213,7 +228,7 @@ own_texts() {       # the cheap ones first; the heads at ten times the rate; vie
             *) setting="--head_lr 1e-3" ;;
         esac
         for seed in $SEEDS; do
-            echo "--dataset $(quoted "$own") --method $method $setting --seed $seed" \
+            run_line "--dataset $(quoted "$own") --method $method $setting --seed $seed" \
                 "$held_out --batch_size 32 --lr 1e-4 --warmup 0.1 --schedule linear --no_weights $flags"
         done
     done
@@ -230,7 +245,7 @@ study_runs() {      # DATASET FLAG...: a line for each seed, with its own draw o
         *) cut="--val_fraction 0.25 --eval_every 3" ;;                  # as it is
     esac
     for seed in $SEEDS; do
-        echo "--dataset $dataset $cut $* --seed $seed --data_seed $seed --batch_size 64 --lr 1e-4" \
+        run_line "--dataset $dataset $cut $* --seed $seed --data_seed $seed --batch_size 64 --lr 1e-4" \
             "--warmup 0.1 --schedule linear --max_length 64 --amp bf16 --no_weights $flags"
     done
 }

@@ -10,6 +10,7 @@ import argparse
 import math
 
 from baselines import GROUPS, METHODS, Constant, titles
+from engine import environment
 
 TABLES = {"table2": [group for group in GROUPS if group != "large"], "table3": ["large"]}
 
@@ -37,6 +38,7 @@ def overview() -> str:
 
 
 if __name__ == "__main__":
+    environment.check()  # the constants stand in modules that import torch
     parser = argparse.ArgumentParser(
         prog="python -m baselines",
         description=__doc__,

@@ -12,7 +12,7 @@ from torch import Tensor
 from baselines import at_least_0, losses, positive, share
 from baselines.base import Baseline, CrossEntropy, Losses, fit_balanced, weighted_sum
 from engine.files import InputError
-from losses import logit_compensation
+from losses import check_matrix, logit_compensation
 from model import projection_head
 
 
@@ -174,8 +174,9 @@ class TSC(Baseline):
         for label in labels.unique():
             mean = F.normalize(query[labels == label].mean(dim=0), dim=0)
             self.centroids[label] = F.normalize(0.9 * self.centroids[label] + 0.1 * mean, dim=0)
-        cosines = (self.centroids @ self.targets.T).cpu().numpy()  # (C, C)
-        return self.targets[linear_sum_assignment(cosines, maximize=True)[1]]
+        cosines = (self.centroids @ self.targets.T).cpu()  # (C, C)
+        check_matrix("the centroids", cosines)
+        return self.targets[linear_sum_assignment(cosines.numpy(), maximize=True)[1]]
 
     @torch.no_grad()
     def enqueue(self, key: Tensor, labels: Tensor) -> None:

@@ -10,8 +10,6 @@ import copy
 import inspect
 import json
 import math
-import os
-import shutil
 import time
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from baselines.language_models import prompt, require
 from data import batches_of, epoch_batches, eval_batches
 from engine import distributed
-from engine.files import InputError, load_pretrained
+from engine.files import InputError, load_pretrained, saving_folder
 
 WARMUP, CLIP = 0.03, 0.3  # share of the steps; norm of the gradient
 
@@ -304,10 +302,8 @@ class LoraClassifier:
 
     def save(self, folder: Path) -> None:
         """The adapters as PeftModel.from_pretrained reads them; the folder appears whole."""
-        temporary = folder.with_name(folder.name + ".tmp")
-        self.network.save_pretrained(temporary, save_embedding_layers=False)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        with saving_folder(folder) as part:
+            self.network.save_pretrained(part, save_embedding_layers=False)
 
 
 def load(folder: str | Path, device: str = "cpu") -> LoraClassifier:

@@ -5,7 +5,9 @@ The command line of main.py: its flags, what they mean together, and the folder 
 import argparse
 import hashlib
 import math
+import os
 import re
+import sys
 from enum import Enum
 from pathlib import Path
 
@@ -230,7 +232,9 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="other values for the constants of such a method, instead of its paper's",
     )
 
-    add = group("SharpReCL (the defaults are the paper's)", Role.SHARPRECL)
+    add = group(
+        "SharpReCL (docs/paper.md lists the defaults that are not the paper's)", Role.SHARPRECL
+    )
     add("--tau", type=positive, default=0.5, help="temperature, Eq. (11); the paper: 0.3, 0.5 or 1")
     add("--mu", type=number(float, 0), default=1.0, help="weight of the contrastive loss, Eq. (12)")
     add("--k", type=size, default=20, help="hard samples a class, Eq. (9)")
@@ -422,6 +426,7 @@ def parse_args(argv: list[str] | None = None, description: str | None = None) ->
     """
     parser = make_parser(description)
     args = parser.parse_args(argv)
+    args.argv = sys.argv[1:] if argv is None else list(argv)
     if isinstance(args.text_column, list) and len(args.text_column) == 1:
         (args.text_column,) = args.text_column  # one name is a string, as the default is
     for name, value in ABLATIONS.get(args.ablation, {}).items():
@@ -493,6 +498,50 @@ def flags_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 def names_of(*roles: Role) -> tuple[str, ...]:
     """The flags of these roles."""
     return tuple(flag.dest for flag in flags_of(make_parser()) if flag.role in roles)
+
+
+# ---- a command line as it was typed ----
+
+OF_PATHS = ("dataset", "data_dir", "output_dir", "encoder", "base_model", "augment_options")
+
+
+def typed(argv: list[str]) -> dict[str, list[str]]:
+    """
+    The values of each flag on a command line, as they were typed, without what is no flag of
+    main.py. A path is relative to where we are, for how a machine's disk is laid out is nobody's
+    business.
+    """
+    known = {flag.dest: flag for flag in flags_of(make_parser())}
+    flags: dict[str, list[str]] = {}
+    values: list[str] = []
+    for token in argv:
+        if not token.startswith("--"):
+            values.append(token)
+            continue
+        name, is_joined, value = token[2:].partition("=")
+        values = [value] if is_joined else []
+        if name in known:
+            before = flags.get(name, []) if known[name].nargs == "+" else []
+            values = flags[name] = before + values
+    return {name: [portable(name, value) for value in own] for name, own in flags.items()}
+
+
+def portable(flag: str, value: str) -> str:
+    """A flag's value; a path in it relative."""
+    option, equals, path = value.partition("=") if flag == "augment_options" else ("", "", value)
+    is_path = flag in OF_PATHS and os.path.isabs(path)
+    return option + equals + os.path.relpath(path) if is_path else value
+
+
+def words(flags: dict[str, list[str]]) -> list[str]:
+    """These flags as a command line; argparse takes a value that begins with - only after a =."""
+    joined = {
+        name: [f"--{name}={value}" for value in values]
+        if any(value.startswith("-") for value in values)
+        else [f"--{name}", *values]
+        for name, values in flags.items()
+    }
+    return [word for parts in joined.values() for word in parts]
 
 
 def constants_of(method: str) -> dict[str, float]:

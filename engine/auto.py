@@ -11,6 +11,7 @@ from engine import distributed
 from engine.arguments import run_folder
 from engine.corpus import load_corpus
 from engine.files import InputError, read_json, write_json
+from engine.run_folder import beside
 
 
 def decide(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) -> None:
@@ -20,7 +21,8 @@ def decide(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) 
     validation texts counts, after the last epoch; a run without such texts holds out a tenth of its
     training texts in these trials. What was decided before is kept.
     """
-    path = run_folder(args) / "augmentations.json"
+    folder = beside(run_folder(args)) if args.overwrite else run_folder(args)
+    path = folder / "augmentations.json"
     if path.exists() and not args.overwrite:
         args.chosen_augment = read_json(path)["chosen"]
         return
@@ -40,7 +42,8 @@ def decide(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) 
                 "val_fraction": args.val_fraction or (0.0 if corpus.val_texts else 0.1),
                 "no_weights": True,
                 "plots": False,
-                "output_dir": run_folder(args) / "augmentations",
+                "output_dir": folder / "augmentations",
+                "overwrite": args.overwrite and "others",  # not what a start that was cut finished
             }
         )
         run(trial)

@@ -13,12 +13,14 @@ import transformers
 from engine import distributed
 from engine.arguments import parse_args
 from engine.auto import decide
-from engine.files import InputError, lacks_memory
+from engine.files import InputError, lacks_memory, plain_output
 from engine.run_folder import Busy
+from engine.signals import exit_code
 
 EXPECTED = (InputError, OSError, KeyboardInterrupt, distributed.Ended)
 
 
+@plain_output()
 def run(argv: list[str] | None, doc: str | None, work: Callable[[argparse.Namespace], None]) -> int:
     """Does the work that the command line asks for; returns the exit code."""
     transformers.logging.set_verbosity_error()
@@ -50,7 +52,7 @@ def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str
     if isinstance(error, InputError):
         return f"error: {error}", Busy.exit_code if isinstance(error, Busy) else 2
     if isinstance(error, (KeyboardInterrupt, BrokenPipeError)):  # the latter of | head, say
-        return "interrupted: the same command goes on from the last checkpoint", 130
+        return "interrupted: the same command goes on from the last checkpoint", exit_code(error)
     if isinstance(error, OSError):  # a folder in the way, a full disk, no permission
         place = error.filename or (args and args.output_dir)
         return (

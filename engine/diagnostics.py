@@ -4,6 +4,7 @@ and the signs of the failures to look out for.
 """
 
 import argparse
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import losses
+from engine.files import diverged
 from engine.loader import check_finite
 from model import Method, SharpReCL
 
@@ -87,11 +89,25 @@ class EpochLog:
         self.bar = tqdm(batches, f"epoch {self.epoch}/{self.args.epochs}", leave=False)
         return iter(self.bar)
 
+    @contextlib.contextmanager
+    def watching(self, feat: Tensor) -> Iterator[None]:
+        """
+        Around the losses of a step, from its features: where a number is not finite, the error says
+        at which step. On a GPU, which would have to be waited for, add() finds out.
+        """
+        self.when = f"at step {self.steps + 1}, in epoch {self.epoch}"
+        if feat.device.type == "cpu":
+            check_finite({"the features": feat}, self.when)
+        try:
+            yield
+        except losses.NotFinite as error:
+            raise diverged(str(error), self.when) from error
+
     def add(self, step, feat: Tensor, labels: Tensor, num_texts: int, lr: float) -> None:
         """
         Of one step, before backward() gives up what it was computed from.
 
-        step    main.Objective, or Losses of a method it is compared with
+        step    losses.Step, or Losses of a method it is compared with
         feat    (V B, h)   of the views of num_texts texts; labels (V B,)
         """
         self.steps, self.texts, self.lr = self.steps + 1, self.texts + num_texts, lr
@@ -105,8 +121,10 @@ class EpochLog:
                 self.inside = shares | prototype_signs(
                     step.extended, step.labels, self.class_sums, step.mixtures
                 )
-        if is_last or self.steps % 10 == 0:  # to read a loss, a GPU's host waits
-            check_finite(self.sums, f"at step {self.steps} of epoch {self.epoch}")
+        waits = is_last or self.steps % 10 == 0  # a GPU's host, to read a loss
+        if waits or feat.device.type == "cpu":
+            check_finite({"the losses": self.sums, **self.inside}, self.when)
+        if waits:
             _, loss_cls, loss_cl = (self.sums / self.steps).tolist()
             self.bar.set_postfix_str(
                 f"cls {loss_cls:.3f}, cl {loss_cl:.3f}, lr {lr:.1e}, {self.speed():.0f} texts/s"

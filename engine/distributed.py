@@ -112,6 +112,15 @@ def main_first() -> Iterator[None]:
         barrier()
 
 
+def of_main(value: bool) -> bool:
+    """Rank 0's value, in all processes; they wait for it."""
+    values = [value]
+    if world_size() > 1:
+        with _others():
+            dist.broadcast_object_list(values)
+    return values[0]
+
+
 def all_agree(value: object) -> bool:
     """Whether all processes have the same value."""
     values = [value] * world_size()

@@ -1,25 +1,42 @@
 """
 What every room needs: the error that the user reads as one line, a command line that errs in one
-line too, files that appear whole or not at all, and pretrained models without waiting for a hub
-that cannot be reached.
+line too, a terminal that shows the data's control characters and does not obey them, files that
+appear whole or not at all, and pretrained models without waiting for a hub that cannot be reached.
 """
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
-import math
 import os
+import re
 import secrets
+import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
+
+# What steers a terminal or turns its line round (bidirectional overrides), and half a character
+CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, but: str = "") -> str:
+    r"""The text for a terminal: control characters as \x1b or \n, except for those in `but`."""
+    return CONTROL.sub(lambda found: found[0] if found[0] in but else ascii(found[0])[1:-1], text)
+
+
+A_DAY = 24 * 3600.0  # seconds
 
 
 class InputError(Exception):
     """Something the user gave or lacks; main.py prints it as one line and exits with 2."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class Collect(argparse.Action):
@@ -29,6 +46,14 @@ class Collect(argparse.Action):
         earlier = getattr(namespace, self.dest)
         collected = [*(earlier if isinstance(earlier, list) else []), *values]
         setattr(namespace, self.dest, collected)
+
+
+def diverged(part: str, when: str) -> InputError:
+    """Of a training whose numbers are no longer finite: which of them, and when it was seen."""
+    return InputError(
+        f"training diverged {when} ({part}): lower --lr or --head_lr; --amp fp16 can do this as "
+        "well, and --tau or --mu far from its default"
+    )
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +78,32 @@ class Parser(argparse.ArgumentParser):
         return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; --help lists the flags\n")
+        self.exit(2, f"error: {printable(message)}; --help lists the flags\n")
+
+
+class Terminal:
+    """A stream as it is, but for the control characters in what is printed to it."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        bar = re.match(r"\r|(\x1b\[A)*", text)[0]  # tqdm goes to the line's start, or a line up
+        return self.stream.write(bar + printable(text[len(bar) :], but="\n\t"))
+
+
+@contextlib.contextmanager
+def plain_output() -> Iterator[None]:
+    """
+    Labels, texts and file names may hold whatever a stranger put there: nothing that is printed
+    here, by whomever, moves the cursor, changes colours or hides a line.
+    """
+    out, errors = (stream and Terminal(stream) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        yield
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -67,37 +117,117 @@ def lacks_memory(error: BaseException) -> bool:
     )
 
 
+def _part_name(path: Path) -> Path:
+    """A name of its own: by their numbers, processes of two machines could not be told apart."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
 @contextlib.contextmanager
-def saving(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file to write, which appears under its name when the block ends, whole or not at all."""
-    # its own name: processes of two machines may have one number, and write into one folder
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+def _part_of(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """
+    A new file or folder beside the path, to be filled and to get its name. A lock shows the
+    remove_parts() of other processes that its writer lives.
+    """
+    part, lock = _part_name(path), -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the new name with no content
-        os.replace(temporary, path)
+        remove_parts(path.parent, path.name)
+        while not part.exists():  # again where another process was faster than the lock
+            make(part)
+            lock = os.open(part, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # some file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_SH)
+        yield part
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be written ({error.strerror}); make room there, or name "
+            f"{path}: cannot be written ({error.strerror or error}); make room there, or name "
             "another place with --output, --data_dir or --output_dir"
         ) from None
     finally:
-        with contextlib.suppress(OSError):  # it has its name now, or was not wanted
-            temporary.unlink()
+        _delete(part)  # it has its name now, or was not wanted
+        if lock >= 0:
+            os.close(lock)
 
 
-def remove_parts(folder: Path, seconds: float = -math.inf) -> None:
+def _keep_mode(path: Path, part: Path) -> None:
+    """What replaces a file or folder can be read by whom that one could be read; else as umask."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copymode(path, part)
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file to write, which appears under its name when the block ends, whole or not at all."""
+    with _part_of(path, Path.touch) as part:
+        with open(part, "wb") as file:
+            _keep_mode(path, part)  # before there is anything to read
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the new name with no content
+        os.replace(part, path)
+
+
+@contextlib.contextmanager
+def saving_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which has this path when the block ends, whole or not at all."""
+    with _part_of(path, Path.mkdir) as part:
+        yield part
+        _keep_mode(path, part)
+        remove(path)
+        os.replace(part, path)
+
+
+def remove(path: Path) -> None:
     """
-    Removes what writes that were killed left in a folder, where it has not changed for so long. In
-    a folder that others write into, too, that must be longer than any pause of a living write.
+    Removes a file, a folder or a link, but not what the link points to. A folder is gone at once:
+    what a kill leaves of it has the name of a part.
     """
-    for part in folder.glob(".*.part"):
-        with contextlib.suppress(OSError):  # another process was faster, or it is another user's
-            if time.time() - part.stat().st_mtime >= seconds:
-                part.unlink()
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    part = _part_name(path)
+    try:
+        os.replace(path, part)
+        shutil.rmtree(part)
+    finally:
+        _delete(part)  # the rest, after Ctrl-C
+
+
+def _delete(part: Path) -> None:
+    """Removes a part where it is there and can be removed."""
+    shutil.rmtree(part, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        part.unlink()
+
+
+def remove_parts(folder: Path, name: str = "", *, alone: bool = False) -> None:
+    """
+    Removes what writes that were killed left in a folder: of the file or folder of this name, or of
+    all. Those of a living process stay; alone says that there is no other one.
+    """
+    pattern = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{8}}\.part", re.DOTALL)
+    with contextlib.suppress(OSError):  # there is no such folder
+        for entry in filter(pattern.fullmatch, os.listdir(folder)):
+            if alone:
+                _delete(folder / entry)
+            else:
+                _delete_dead(folder / entry)
+
+
+def _delete_dead(part: Path) -> None:
+    """Removes a part whose writer does not live, as its lock or else its age shows."""
+    with contextlib.suppress(OSError):  # another process was faster, or it is another user's
+        age, lock = time.time() - part.lstat().st_mtime, os.open(part, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _delete(part)
+        except BlockingIOError:
+            pass
+        except OSError:  # a file system without locks
+            if age > A_DAY:
+                _delete(part)
+        finally:
+            os.close(lock)
 
 
 def save(path: Path, content: bytes) -> None:
@@ -117,21 +247,33 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value) -> None:
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    write_text(path, json_of(value, path.name, indent=1) + "\n")
+
+
+def json_of(value, name: str, **options) -> str:
+    """JSON, which knows neither NaN nor infinity: InputError where they are in what name holds."""
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError as error:
+        raise diverged(f"not finite: a number of {name}", "before this was written") from error
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object of a run. InputError where it is anything else."""
+    """A JSON object of a run. InputError where it is anything else, or cannot be read."""
+    again = "run its command again with --overwrite, or move its folder away"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError("not an object")
         return value
-    except (OSError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: {again}") from error
+    except OSError as error:  # no permission, say: the file may be whole
         raise InputError(
-            f"{path} is damaged ({type(error).__name__}): run its command again with "
-            "--overwrite, or move its folder away"
+            f"{path} cannot be read ({error.strerror or error}); see to it that you may read it"
         ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}): {again}") from error
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,8 @@ What the layers that stay as pretrained (--freeze_layers) make of the texts, com
 both views of a text are fixed, and so are these states.
 
 They are kept as float16 in a file below the cache folder, which is mapped into memory: several
-times the machine's memory has room, and the next run on the same texts finds them.
+times the machine's memory has room, and the next run on the same texts finds them. The file ends in
+the SHA-256 of all before it, which each start checks.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from model import TextEncoder
 
 MOST_BYTES = 20e9  # of one part's states; beyond it they are computed anew at each step
 BATCH = 256  # texts at a time
+CHUNK = 2**24  # bytes at a time, to check them
 
 
 def keep_states(
@@ -48,11 +50,17 @@ def keep_states(
 
 
 def _is_whole(path: Path, size: int) -> bool:
-    """Whether the file is there; a line says so where it is, but damaged."""
-    if path.exists() and path.stat().st_size != size:
-        print(f"{path} is damaged ({path.stat().st_size:,} bytes of {size:,}), and made anew")
+    """Whether the states are there, as they were written; a line says so where they are damaged."""
+    if not path.exists():
         return False
-    return path.exists()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for start in range(0, size, CHUNK):
+            digest.update(file.read(min(CHUNK, size - start)))
+        is_whole = file.read(digest.digest_size + 1) == digest.digest()
+    if not is_whole:
+        print(f"{path} is damaged, or of an older version, and made anew", flush=True)
+    return is_whole
 
 
 def _digest(tokens: data.Tokens, encoder: TextEncoder) -> str:
@@ -69,6 +77,7 @@ def _digest(tokens: data.Tokens, encoder: TextEncoder) -> str:
 @torch.inference_mode()
 def _write(path: Path, tokens: data.Tokens, encoder: TextEncoder, device: torch.device) -> None:
     """Computes the states batch by batch, and leaves them under this path, whole or not at all."""
+    written = hashlib.sha256()
     with saving(path) as file:
         starts = range(0, len(tokens.lengths), BATCH)
         for start in tqdm(starts, "frozen layers", leave=False):
@@ -79,4 +88,7 @@ def _write(path: Path, tokens: data.Tokens, encoder: TextEncoder, device: torch.
                 mask = loader.to_device(piece.is_token, device)
                 lower = encoder.lower_states(ids, mask).half().cpu().numpy()
                 states[piece.places[piece.is_token]] = lower[piece.is_token]
-            file.write(states.tobytes())
+            content = states.tobytes()
+            file.write(content)
+            written.update(content)
+        file.write(written.digest())

@@ -35,7 +35,8 @@ from engine.arguments import (
     run_folder,
     settings,
 )
-from engine.files import InputError, duration, read_json
+from engine.escape import shell
+from engine.files import InputError, duration, plain_output, printable, read_json
 from engine.run_folder import Busy
 from reporting.plots import last_plot
 
@@ -124,7 +125,7 @@ def label(cell: Cell) -> str:
         own["augment"] = args.augment
     ir = "original" if args.ir is None else f"ir{args.ir:g}"
     own = "".join(f"{name} {value} " for name, value in own.items())
-    return f"{Path(args.dataset).stem} {ir} {args.method} {own}seed {args.seed}"
+    return printable(f"{Path(args.dataset).stem} {ir} {args.method} {own}seed {args.seed}")
 
 
 def log_of(cell: Cell) -> Path:
@@ -156,7 +157,7 @@ def start(cell: Cell, slot: int, jobs: int, script: str) -> subprocess.Popen:
     command = [sys.executable, script, *cell.argv]
     log_of(cell).parent.mkdir(parents=True, exist_ok=True)
     with open(log_of(cell), "a", encoding="utf-8") as log:
-        print("$", shlex.join(command), file=log, flush=True)
+        print("$", shell(command), file=log, flush=True)
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -242,7 +243,7 @@ def ending(cell: Cell, code: int) -> tuple[bool, str]:
 def dry_run(cells: list[Cell], all_cells: list[Cell], jobs: int) -> None:
     states = {cell.folder: state(cell) for cell in all_cells}
     for cell in cells:
-        print(f"{states[cell.folder]:<9} python main.py {shlex.join(cell.argv)}")
+        print(f"{states[cell.folder]:<9} {shell(['python', 'main.py', *cell.argv])}")
     count = Counter(states[cell.folder] for cell in cells)
     todo = [cell for cell in cells if states[cell.folder] == "open"]
     finished = [cell for cell in all_cells if states[cell.folder] == "finished"]
@@ -289,6 +290,7 @@ def shard(text: str) -> tuple[int, int]:
     return int(i), int(n)
 
 
+@plain_output()
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -301,6 +303,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--dry_run", action="store_true", help="show the runs, and start none")
     add("--script", default=str(Path(__file__).parents[1] / "main.py"), help="what runs a line")
     args = parser.parse_args(argv)
+    if isinstance(sys.stdin, io.TextIOWrapper):  # a file's name may hold \r, and any bytes
+        sys.stdin.reconfigure(newline="\n", errors="surrogateescape")
     try:
         all_cells, (i, n) = read_cells(sys.stdin), args.shard
         cells = all_cells[i - 1 :: n]

@@ -4,6 +4,7 @@ like length, so that little is padded, and their features are put back in order.
 """
 
 import argparse
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import data
 from engine import distributed
-from engine.files import InputError
+from engine.files import diverged
 from engine.optimizer import autocast
 from model import Method
 
@@ -85,7 +86,7 @@ def predict(
 
     encoder   nn.DataParallel around the model's, if several devices share the work
     share     of the batches that is encoded; of the other texts all is 0
-    raises    InputError where a feature is not finite
+    raises    InputError where a feature or a logit is not finite
     """
     model.eval()
     n, h, device = (
@@ -98,19 +99,24 @@ def predict(
     for rows in data.eval_batches(texts.lengths, batch_size)[share]:
         with autocast(device, amp):
             feat = encode(encoder or model.encoder, texts.take(rows), device).float()
-        check_finite(feat, "before this evaluation")
-        logits[rows] = model.classify(feat).cpu().numpy()
         # a label-aware encoder gives the text first, then each label
-        feats[rows] = (feat if feat.ndim == 2 else feat[:, 0]).cpu().numpy()
+        found = {
+            "the features": (feat if feat.ndim == 2 else feat[:, 0]).cpu(),
+            "the logits": model.classify(feat).cpu(),
+        }
+        check_finite(found, "before this evaluation")
+        feats[rows], logits[rows] = (values.numpy() for values in found.values())
     return logits, feats
 
 
-def check_finite(x: Tensor, when: str) -> None:
-    if not x.isfinite().all():
-        raise InputError(
-            f"training diverged {when}: not all is finite; try a lower --lr, or "
-            "--amp bf16 or off instead of fp16"
-        )
+def check_finite(parts: Mapping[str, object], when: str) -> None:
+    """
+    parts   numbers by name: tensors, arrays or floats
+    raises  InputError that names the first part with NaN or infinity
+    """
+    for name, numbers in parts.items():
+        if not torch.as_tensor(numbers).isfinite().all():
+            raise diverged(f"not finite: {name}", when)
 
 
 class Loader:

@@ -3,8 +3,8 @@ The files of one run beside its numbers, and its lines for the screen.
 """
 
 import csv
-import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +12,37 @@ import torch
 from sklearn.metrics import classification_report
 
 from data import Corpus
-from engine.files import InputError, read_json, write_json, write_text
+from engine.escape import from_cell, to_cell
+from engine.files import InputError, printable, read_json, write_json, write_text
 
 
-def csv_text(header: list[str], rows) -> str:
-    table = io.StringIO(newline="")
-    csv.writer(table).writerows([header, *rows])
-    return table.getvalue()
+def csv_line(fields: Iterable) -> str:
+    """
+    A record without its end. Quoted is also what ends a record or a field only for others: a
+    carriage return, and the separator of a spreadsheet in another language.
+    """
+
+    def quoted(field) -> str:
+        text = "" if field is None else str(field)
+        return '"' + text.replace('"', '""') + '"' if re.search('[",;\t\r\n]', text) else text
+
+    return ",".join(map(quoted, fields))
+
+
+def csv_text(header: list[str], rows: Iterable[Iterable]) -> str:
+    """
+    A table that people open in a spreadsheet: with an apostrophe before what that would run as a
+    formula, which csv_rows() takes away again.
+    """
+    return "".join(csv_line(map(to_cell, row)) + "\r\n" for row in [header, *rows])
 
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """The rows of such a file, by column."""
     csv.field_size_limit(2**31 - 1)  # a text may be a whole book
     with open(path, newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
+        for row in csv.DictReader(file):
+            yield {name: from_cell(value) for name, value in row.items()}
 
 
 AVERAGES = ("accuracy", "micro avg", "macro avg", "weighted avg")  # rows of scikit-learn's report
@@ -74,15 +91,17 @@ def write_reports(
         )
     tested = np.unique(labels)  # as in metrics(): the same classes, the same means
     titles = [f"class {names[c]}" if names[c] in AVERAGES else names[c] for c in tested]
-    options = dict(labels=tested, target_names=titles, zero_division=0)
+    options = dict(labels=tested, zero_division=0)
     predicted = logits.argmax(axis=1)
     write_text(
         folder / "classification_report.txt",
-        classification_report(labels, predicted, digits=4, **options),
+        classification_report(
+            labels, predicted, digits=4, target_names=list(map(printable, titles)), **options
+        ),
     )
     write_json(
         folder / "classification_report.json",
-        classification_report(labels, predicted, output_dict=True, **options),
+        classification_report(labels, predicted, output_dict=True, target_names=titles, **options),
     )
 
 
@@ -133,7 +152,7 @@ def print_result(folder: Path) -> None:
     result = read_json(folder / "result.json")
     labels = read_json(folder / "args.json")["label_names"]
     kept = result.get("best_val", result["last"])  # the epoch of the report
-    missing = [labels[label] for label in kept["never_predicted"]]
+    missing = [printable(labels[label]) for label in kept["never_predicted"]]
     try:
         print((folder / "classification_report.txt").read_text())
     except OSError as error:

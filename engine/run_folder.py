@@ -18,11 +18,10 @@ import json
 import os
 import platform
 import re
-import shutil
+import stat
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,15 +33,26 @@ import transformers
 
 import data
 from engine import distributed, files, metrics, results
-from engine.arguments import changed, run_folder, settings
+from engine.arguments import changed, run_folder, settings, typed, words
 from engine.corpus import cache_dir, report
-from engine.files import InputError, duration, read_json, sha256, write_json, write_text
+from engine.files import InputError, duration, json_of, read_json, sha256, write_json, write_text
+from engine.loader import check_finite
 from reporting import export, figures, plots
 
-A_DAY = 24 * 3600.0  # seconds
 SLOW = 0.5  # seconds that a checkpoint may take and still be written after each epoch
 MOST_SHARE = 0.1  # of a run's time for slower ones: MiniLM's take as long as a short epoch on a GPU
 FOR_PLOTS = "model/for_plots"  # marks a model that is kept until the plots are drawn, and no longer
+
+# What a run leaves in its folder; nothing else there is touched.
+FILES = {
+    *("args.json", "train_rows.txt", "data_report.json", "label_distribution.png"),
+    *("metrics.jsonl", "predictions.csv", "validation.csv", "result.json"),
+    *("classification_report.txt", "classification_report.json"),
+    *("confusion_matrix.png", "tsne.png", "tsne.csv", "tsne_prototypes.csv", "report.html"),
+    *("openai.jsonl", "training.jsonl"),
+}
+FOLDERS = re.compile(r"model|adapter|(checkpoint|best)-[0-9]+")
+TRIALS = ("augmentations", "augmentations.json")  # those of --augment auto come before the run
 
 Epoch = tuple[dict, np.ndarray | None, np.ndarray | None]
 
@@ -56,13 +66,15 @@ class Busy(InputError):
 class RunFolder:
     """
     path    of the run
-    place   where this run writes: the path itself, or path/new while --overwrite makes a new run
-            beside a finished one, which goes when the new one is whole
+    new     a folder in it, where --overwrite makes a new run beside what is there
+    place   where this run writes: new, until the run is whole and takes the place of what is in
+            path; else path itself
     """
 
     def __init__(self, args: argparse.Namespace, corpus: data.Corpus):
         self.args, self.corpus = args, corpus
         self.path = self.place = run_folder(args)
+        self.new = beside(self.path)
         self.summary: dict = {}  # of the texts, see engine.corpus.report
         self.clock = 0.0
         self.history: list[dict] = []
@@ -71,18 +83,26 @@ class RunFolder:
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> "RunFolder":
-        """Keeps other runs out for as long as this process lives; finishes a swap that was cut."""
+        """Keeps other runs out for as long as this process lives; ends what a kill cut short."""
+        has_swapped = False
         if distributed.is_main():
             self.stack.enter_context(locked(self.path))
-            files.remove_parts(cache_dir(self.args), A_DAY)  # other runs write there, too
-            if (self.path / "new" / "result.json").exists() or (self.path / "moving").exists():
-                self.swap()
+            for folder in (self.path, self.new):
+                files.remove_parts(folder, alone=True)
+                files.remove_parts(folder / "model", alone=True)  # of its mark, see FOR_PLOTS
+            files.remove_parts(cache_dir(self.args))
+            if self.args.overwrite or not self.is_finished:
+                check_own(self.path, self.new)
+            has_swapped = self.swap()
             if self.is_finished:
-                self.tidy()  # of what a stop right before the end left
-        distributed.barrier()
-        if self.args.overwrite and self.is_finished:
-            self.place = self.path / "new"
-        elif not self.args.overwrite:
+                tidy(self.path)
+        has_swapped = distributed.of_main(has_swapped)
+        if has_swapped or self.args.overwrite == "others":
+            self.args.overwrite = bool(self.args.overwrite and self.difference())
+        only_new = (self.new / "args.json").exists() and not (self.path / "args.json").exists()
+        if self.args.overwrite or (only_new and not self.is_finished):
+            self.place = self.new
+        if not self.args.overwrite:
             self.check_settings()
         return self
 
@@ -93,6 +113,7 @@ class RunFolder:
         """Shows what one should know of the texts before training, and keeps it for the folder."""
         self.summary = report(self.args, self.corpus)
         if self.args.check_only and distributed.is_main():
+            self.place = self.path  # nothing of a check is replaced
             self.leave_report()
 
     @cached_property
@@ -105,11 +126,8 @@ class RunFolder:
 
     @property
     def starts_anew(self) -> bool:
-        """
-        Whether --overwrite discards what is in this place. In new/, a run of the same settings and
-        data that was cut goes on.
-        """
-        return self.args.overwrite and (self.place == self.path or self.difference() != "")
+        """Whether what is in new/ is discarded: a run of the same settings and data goes on."""
+        return bool(self.args.overwrite and self.difference())
 
     # ---- before the first epoch ----
 
@@ -187,7 +205,7 @@ class RunFolder:
             {
                 "settings": settings(self.args),
                 "data_hash": self.data_hash,
-                "command": sys.argv,
+                "command": ["main.py", *words(typed(self.args.argv))],
                 "device": self.args.device,
                 "versions": versions,
                 "label_names": self.corpus.label_names,
@@ -196,11 +214,14 @@ class RunFolder:
 
     def leave_report(self) -> None:
         """data_report.json, and the label distribution (Fig. 1)."""
-        write_json(self.place / "data_report.json", self.summary)
+        source = Path(self.args.dataset)  # where it lies is nobody's business
+        notes = [note.replace(str(source), source.name) for note in self.summary["notes"]]
+        own = {"name": source.name, "notes": notes} if source.is_absolute() else {}
+        write_json(self.place / "data_report.json", self.summary | own)
         figure = figures.label_distribution(
             [row["train"] for row in self.summary["classes"]],
             self.corpus.label_names,
-            f"{self.corpus.name}, ir = {self.summary['ir']:.1f}",
+            f"{source.name or self.corpus.name}, ir = {self.summary['ir']:.1f}",
         )
         figures.save_figure(figure, self.place / "label_distribution.png")
 
@@ -229,9 +250,11 @@ class RunFolder:
 
     def note(self, record: dict, logits: np.ndarray | None, val_logits: np.ndarray | None) -> None:
         """Keeps an epoch's metrics, its predictions if it is the best so far, and a checkpoint."""
+        self.check_finite(record["epoch"], logits, val_logits)
         record |= evaluation(self.corpus, record.pop("extra", {}), logits, val_logits)
         record["seconds"] = round(time.perf_counter() - self.clock, 2)
         self.history.append(record)
+        lines = "".join(json_of(line, "metrics.jsonl") + "\n" for line in self.history)
         if distributed.is_main():
             print(results.epoch_lines(record), flush=True)
             left = self.epochs - record["epoch"]
@@ -245,12 +268,21 @@ class RunFolder:
                 results.write_reports(self.place, self.corpus, record["epoch"], logits, val_logits)
                 self.val_logits = val_logits
                 self.save_best(record["epoch"], logits, val_logits)
-            write_text(
-                self.place / "metrics.jsonl",
-                "".join(json.dumps(line) + "\n" for line in self.history),
-            )
+            write_text(self.place / "metrics.jsonl", lines)
             self.save_checkpoint(record["epoch"])
         self.clock = time.perf_counter()
+
+    def check_finite(
+        self, epoch: int, logits: np.ndarray | None, val_logits: np.ndarray | None
+    ) -> None:
+        """InputError, before anything is written, where not all is finite that would be kept."""
+        weights = self.parts["weights"].state_dict() if "weights" in self.parts else {}
+        best = {  # a class that is excluded has -inf
+            f"the logits of the {part} texts": scores.max(axis=1)
+            for part, scores in (("test", logits), ("validation", val_logits))
+            if scores is not None
+        }
+        check_finite(best | weights, f"in epoch {epoch}")
 
     def kept_epoch(self) -> int:
         """
@@ -302,7 +334,7 @@ class RunFolder:
         for kind, newest in (("checkpoint", epoch), ("best", kept)):
             for number in numbered(self.place, kind):
                 if number != newest:
-                    shutil.rmtree(self.place / f"{kind}-{number}", ignore_errors=True)
+                    files.remove(self.place / f"{kind}-{number}")
 
     # ---- the end ----
 
@@ -323,17 +355,13 @@ class RunFolder:
             export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
             if self.args.no_weights:
                 write_text(self.place / FOR_PLOTS, "")
+        else:
+            files.remove(self.place / "model")  # of a start that was killed here, and wanted one
+            files.remove(self.place / "adapter")
         write_json(self.place / "result.json", self.result(kept["epoch"]))
-        self.tidy()
-        if self.place != self.path:
-            self.swap()
-        self.draw()
-
-    def tidy(self) -> None:
-        """A finished run has no use for its checkpoints."""
-        for kind in ("checkpoint", "best"):
-            for number in numbered(self.place, kind):
-                shutil.rmtree(self.place / f"{kind}-{number}")
+        tidy(self.place)
+        self.draw()  # before the swap: after a stop in it, the next start makes the swap and ends
+        self.swap()
 
     def result(self, kept_epoch: int) -> dict:
         """Metrics under each protocol, the settings, and which epoch is kept."""
@@ -359,31 +387,48 @@ class RunFolder:
             "data_hash": self.data_hash,
         }
 
-    def swap(self) -> None:
+    def swap(self) -> bool:
         """
-        The new run, which is whole, takes the place of the old one. new/ is called moving/ from the
-        moment on when nothing of the old run is left: a swap that was cut goes on from there.
+        A run in new/, if there is one and it is whole, takes the place of what is in path; returns
+        whether it did. A swap that was cut goes on: while new/ has its args.json, what it lacks
+        goes; after that, what it has moves, and result.json, the mark of a whole run, comes last.
         """
-        new, moving = self.path / "new", self.path / "moving"
-        if not moving.exists():
-            clear(self.path, but=new)
-            os.replace(new, moving)
-        for entry in sorted(moving.iterdir(), key=lambda entry: entry.name == "result.json"):
-            os.replace(entry, self.path / entry.name)  # the mark of a whole run comes last
-        moving.rmdir()
+        source, moving = self.new, self.path / "moving"
+        if not self.is_finished and (moving / "result.json").is_file() and not moving.is_symlink():
+            source = moving  # of a version that removed all else before it moved
+        if not (source / "result.json").exists():
+            return False
+        tidy(source)
+        if source == self.new and (self.new / "args.json").exists():
+            clear(self.path, but=set(os.listdir(self.new)) - {"result.json"})
+            os.replace(self.new / "args.json", self.path / "args.json")
+        for entry in reversed([*own(source), *(source / name for name in TRIALS)]):
+            if entry.is_dir():
+                files.remove(self.path / entry.name)
+            if entry.exists():
+                os.replace(entry, self.path / entry.name)
+        with contextlib.suppress(OSError):  # what is not ours stays there
+            source.rmdir()
         self.place = self.path
+        return True
 
     def draw(self) -> None:
         """Draws --plots from the kept model; with --no_weights, one kept for them alone goes."""
         if self.args.plots and distributed.is_main():
-            plots.draw(self.args, self.corpus, self.path)
-            if self.args.no_weights and (self.path / FOR_PLOTS).exists():
-                shutil.rmtree(self.path / "model")
-            (self.path / FOR_PLOTS).unlink(missing_ok=True)
+            plots.draw(self.args, self.corpus, self.place)
+        self.end_plots()
+
+    def end_plots(self) -> None:
+        """A model that was kept for the plots alone goes, or is kept for good if it is wanted."""
+        marker = self.place / FOR_PLOTS
+        if distributed.is_main() and marker.exists():
+            files.remove(marker.parent if self.args.no_weights else marker)
 
     def show_again(self) -> None:
         """A run that was finished before; its plots, where they are still missing."""
-        if not (self.path / plots.last_plot(self.args.method)).exists():
+        if (self.path / plots.last_plot(self.args.method)).exists():
+            self.end_plots()
+        else:
             self.draw()
         self.show()
         print("finished already; --overwrite runs it again")
@@ -396,13 +441,22 @@ class RunFolder:
 # ---- parts of the above that need no run ----
 
 
+def beside(folder: Path) -> Path:
+    """new/ of a run's folder. InputError where that name is taken by a link or a file."""
+    new = folder / "new"
+    if new.is_symlink() or (new.exists() and not new.is_dir()):
+        raise InputError(f"{new} is in the way of --overwrite, which works there: move it away")
+    return new
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Makes the folder, and keeps other runs out of it for as long as this process lives."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Busy(
                 f"{folder}: another process is running this; wait for it, or give "
@@ -413,25 +467,49 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder}: its file system has no locks ({error.strerror}); give "
                 "--output_dir a folder on another one"
             ) from error
-        files.remove_parts(folder)
         yield
+    finally:
+        os.close(lock)
 
 
-def clear(folder: Path, but: Path | None = None) -> None:
+def own(folder: Path) -> list[Path]:
     """
-    Removes what an earlier run left, so that nothing of it mixes with the new one. The trials of
-    --augment auto stay: the new run has decided by them already.
+    What a run left in a folder: first result.json, which says that it is whole, and last args.json,
+    which says whose the rest is.
     """
-    if not folder.exists():
-        return
-    (folder / "result.json").unlink(missing_ok=True)  # first: half a run must not pass for whole
-    for path in folder.iterdir():
-        if path.stem == "augmentations":
-            continue
-        if path.is_dir() and path != but:
-            shutil.rmtree(path)
-        elif not path.is_dir() and path.name != ".lock":
-            path.unlink()
+    names = os.listdir(folder) if folder.exists() else []
+    names = [name for name in names if name in FILES or FOLDERS.fullmatch(name)]
+    return [
+        folder / name
+        for name in sorted(names, key=lambda name: (name != "result.json", name == "args.json"))
+    ]
+
+
+def check_own(*folders: Path) -> None:
+    """
+    InputError where something is in the way of a run: a link with a name of ours, a folder where a
+    file belongs, or what somebody else put into a folder of ours, which goes with it.
+    """
+    for entry in (entry for folder in folders for entry in own(folder)):
+        belongs = stat.S_ISREG if entry.name in FILES else stat.S_ISDIR
+        if not belongs(entry.lstat().st_mode):
+            raise InputError(f"{entry} is in the way of a run's file or folder: move it away")
+        for other in export.not_ours(entry):
+            raise InputError(f"{other} is no file of a run, which would remove it: move it away")
+
+
+def clear(folder: Path, but: Iterable[str] = ()) -> None:
+    """Removes what an earlier run left, so that nothing of it mixes with the new one."""
+    for entry in own(folder):
+        if entry.name not in but:
+            files.remove(entry)
+
+
+def tidy(folder: Path) -> None:
+    """A finished run has no use for its checkpoints."""
+    for kind in ("checkpoint", "best"):
+        for number in numbered(folder, kind):
+            files.remove(folder / f"{kind}-{number}")
 
 
 def evaluation(
@@ -464,19 +542,17 @@ def numbered(folder: Path, kind: str) -> list[int]:
 
 def save_whole(folder: Path, parts: dict[str, Any], values: dict) -> None:
     """The parts' states and the values, in a folder that appears whole or not at all."""
-    temporary, trainer = folder.with_name("unfinished.tmp"), io.BytesIO()
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    trainer = io.BytesIO()
     others = {name: part.state_dict() for name, part in parts.items() if name != "weights"}
     torch.save(others | values, trainer)
     contents = {
         "trainer.pt": trainer.getvalue(),
         "model.safetensors": safetensors.torch.save(parts["weights"].state_dict()),
     }
-    for name, content in contents.items():
-        files.save(temporary / name, content)
-    write_json(temporary / "sha256.json", {name: sha256(temporary / name) for name in contents})
-    os.replace(temporary, folder)
+    with files.saving_folder(folder) as part:
+        for name, content in contents.items():
+            files.save(part / name, content)
+        write_json(part / "sha256.json", {name: sha256(part / name) for name in contents})
 
 
 def load_whole(folder: Path, parts: dict[str, Any]) -> dict:

@@ -43,7 +43,17 @@ from baselines.base import Task
 from baselines.tfidf import Tfidf
 from data import LEAKS, Corpus, class_counts
 from engine.arguments import changed, model_options
-from engine.files import InputError, lacks_memory, read_json, save, sha256, write_json, write_text
+from engine.escape import markdown
+from engine.files import (
+    InputError,
+    lacks_memory,
+    read_json,
+    save,
+    saving_folder,
+    sha256,
+    write_json,
+    write_text,
+)
 from engine.metrics import expected_calibration_error
 from engine.results import without_leaked_words, write_predictions
 from model import Method, load_encoder, load_tokenizer, longest_text
@@ -247,21 +257,9 @@ def stock_classifier(method: Method, label_names: list[str]) -> nn.Module:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which has this path when the block ends, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        readable_as_others(temporary)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); make room there, "
-            "or name another place with --output or --output_dir"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with saving_folder(path) as folder:
+        yield folder
+        readable_as_others(folder)
 
 
 def readable_as_others(folder: Path) -> None:
@@ -412,10 +410,11 @@ def save_network(folder: Path, method: Method, tokenizer, about: About, reason: 
 
 def model_folder(path: Path) -> Path:
     """The model folder that this is or has; InputError that says why there is none."""
-    # new/, moving/: of a run of --overwrite that was whole when it was killed; main.py's next start
-    # puts it into its place
-    new = [path / "new" / "model"] if (path / "new" / "result.json").is_file() else []
-    for folder in (*new, path / "moving" / "model", path, path / "model"):
+    # new/: of a run of --overwrite that was whole when it was killed; main.py's next start puts it
+    # into its place
+    new = path / "new"
+    is_whole = (new / "result.json").is_file() and not new.is_symlink()
+    for folder in ([new / "model"] if is_whole else []) + [path, path / "model"]:
         if (folder / "sharprecl.json").is_file():
             return folder
     if not path.is_dir():
@@ -444,6 +443,29 @@ def model_folder(path: Path) -> Path:
     )
 
 
+def not_ours(folder: Path) -> list[Path]:
+    """
+    What write_model() and LoraClassifier.save() did not leave in their folder, nor export() below
+    it. Nothing where the list of it cannot be read.
+    """
+    ours = {"README.md", "sharprecl.json", "for_plots"}
+    if folder.name == "adapter":
+        ours |= {"adapter_config.json", "adapter_model.safetensors"}
+    else:
+        try:
+            ours |= set(json.loads((folder / "sharprecl.json").read_text())["files"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return []
+    return [
+        path
+        for path in folder.rglob("*")
+        for name in [path.relative_to(folder)]
+        if (path.is_symlink() or not path.is_dir())
+        and str(name) not in ours
+        and name.parts[0] not in EXPORTS
+    ]
+
+
 def read_about(folder: Path) -> About:
     """sharprecl.json. InputError: of another format, or a file in the folder is not as written."""
     path, again = folder / "sharprecl.json", "copy the folder again, or train with --overwrite"
@@ -460,7 +482,7 @@ def read_about(folder: Path) -> About:
                 raise InputError(f"{folder / name} is missing: {again}")
             if sha256(folder / name) != digest:
                 raise InputError(f"{folder / name} was truncated or altered: {again}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}): {again}") from error
     return about
 
@@ -520,16 +542,11 @@ def read_network(folder: Path, about: About, device: str) -> Trained:
 # ---- the model card ----
 
 
-def cell(value: object) -> str:
-    """A value for a cell of a Markdown table: on one line, whatever is in it."""
-    return " ".join(str(value).replace("|", "\\|").split())
-
-
 def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
     """README.md: use, data, settings, results and limits, by templates/model_card.md.jinja."""
     # a file or folder is named without its path: where it lay is nobody's business
     facts = {
-        name: Path(value).name if name in ("data", "encoder") and os.path.exists(value) else value
+        name: Path(value).name if isinstance(value, str) and os.path.exists(value) else value
         for name, value in facts.items()
     }
     settings = {"method": about.method, **facts}
@@ -545,7 +562,7 @@ def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    templates.filters["cell"] = cell
+    templates.filters["markdown"] = markdown
     return templates.get_template("model_card.md.jinja").render(
         about=about,
         reason=reason,

@@ -8,8 +8,8 @@ decides how it looks.
 import csv
 import json
 import math
+import os
 import re
-import shlex
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,14 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from baselines import METHODS
-from data import LEAKS
+from data import DATASETS, LEAKS
 from engine import files, results
-from engine.arguments import Role, names_of
+from engine.arguments import ENCODER, Role, names_of, typed, words
+from engine.escape import shell
 from engine.files import InputError
 from engine.metrics import calibration_error, metrics, rarest_third
 from reporting import figures
-from reporting.signs import SIGNS, History, evaluated
+from reporting.signs import SIGNS, History, Sign, evaluated
 
 GOOD, FAIR = 80, 60  # macro-F1 from which the page says yes, and partly
 FEW_TESTS = 10  # a number that rests on fewer test texts of a class is a rough one
@@ -156,52 +157,53 @@ OF_ONE_METHOD = (
 
 
 def flags_of(run: Run) -> dict[str, list[str]]:
-    """The flags that the run was started with, each with its values."""
-    flags = {}
-    for token in run.recorded["command"][1:]:
-        if token.startswith("--"):
-            name, is_joined, value = token[2:].partition("=")
-            values = flags[name] = [value] if is_joined else []
-        elif flags:
-            values.append(token)
-    return flags
+    """
+    The flags that the run was started with, each with its values. args.json may be a stranger's:
+    nothing of it but flags that main.py has comes into a command.
+    """
+    flags = typed(run.recorded["command"][1:])
+    return {"dataset": flags["dataset"]} | flags  # KeyError: it is no command of a run
 
 
 def shown(value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def main_command(run: Run, without: tuple[str, ...] = (), **changes) -> str:
-    """The run's own command with other values of these flags; True stands for a flag alone."""
-    flags = {
-        name: values
-        for name, values in flags_of(run).items()
-        if name not in ("overwrite", "plots", *without)
-    }
-    for name, value in changes.items():
-        flags[name] = [] if value is True else [shown(value)]
-    script = Path(run.recorded["command"][0]).name
-    return shlex.join(
-        [
-            "python",
-            script,
-            *(token for name, values in flags.items() for token in (f"--{name}", *values)),
-        ]
-    )
+    """
+    The run's own command with other values of these flags; True stands for a flag alone. What it
+    makes lies beside this run, and money is not spent without a question.
+    """
+    beside = os.path.relpath(os.path.dirname(folder_of(run)))
+    flags = flags_of(run) | ({} if beside == "runs" else {"output_dir": [beside]})
+    for name in ("overwrite", "plots", "yes", *without, *changes):
+        flags.pop(name, None)
+    flags |= {name: [] if value is True else [shown(value)] for name, value in changes.items()}
+    return shell(["python", "main.py", *words(flags)])
+
+
+def folder_of(run: Run) -> str:
+    return os.path.abspath(run.folder)
 
 
 def method_command(run: Run, method: str) -> str:
     """The command for another method on the same data, with that method's own defaults."""
-    others = (
-        OF_ONE_METHOD
-        if METHODS[method].has_encoder
-        else (*OF_ONE_METHOD, *OF_ENCODERS, "no_weights")
-    )
-    return main_command(run, without=others, method=method)
+    entry, own, flags = METHODS[method], METHODS[run.method], flags_of(run)
+    if not entry.has_encoder:
+        return main_command(run, (*OF_ONE_METHOD, *OF_ENCODERS, "no_weights"), method=method)
+    changes = {"method": method}
+    encoder = run.settings["encoder"] if own.has_encoder else "minilm"  # a small one, to begin with
+    if "encoder" not in flags and encoder != (entry.encoder or ENCODER):
+        changes["encoder"] = encoder
+    if entry.has_second_view and flags["dataset"][0] not in DATASETS:
+        changes["augment"] = "none"  # the default is for English, which nobody has looked at
+    return main_command(run, OF_ONE_METHOD, **changes)
 
 
 def predict_command(run: Run, *more: str) -> str:
-    return shlex.join(["python", "predict.py", str(run.folder), *more])
+    folder = os.path.relpath(folder_of(run))
+    folder = f"./{folder}" if folder.startswith("-") else folder
+    return shell(["python", "predict.py", folder, *more])
 
 
 # ---- in short: is it good, where is it not, what to do next ----
@@ -277,6 +279,31 @@ class Action(NamedTuple):
     command: str
 
 
+def can_try(run: Run, name: str, value) -> bool:
+    """Whether this value of a flag is another one than the run's, and its method takes it."""
+    is_ours = run.method == "sharprecl" and "ablation" not in flags_of(run)  # which sets such flags
+    can_hold_out = not run.holds_out and run.counts.max() >= 10  # a tenth of the largest class
+    return (
+        (name not in SHARPRECL or is_ours)
+        and (name not in OF_ENCODERS or METHODS[run.method].has_encoder)
+        and (name != "schedule" or run.method != "hybrid_sc")  # it needs a constant rate
+        and (name != "val_fraction" or can_hold_out)
+        and shown(run.settings.get(name)) != shown(value)
+    )
+
+
+def advice(run: Run, sign: Sign) -> str:
+    """Of the sign's advice the sentences whose flags this run can try."""
+    return " ".join(
+        sentence
+        for sentence in re.split(r"(?<=\.) ", sign.advice)
+        if all(
+            can_try(run, name, float(value) if re.fullmatch(r"[0-9.e-]+", value) else value)
+            for name, value in re.findall(r"--(\w+) ([^ `]+)", sentence)
+        )
+    )
+
+
 def remedies(run: Run) -> list[Action]:
     """What the signs that are seen suggest: of each sign the first remedy that this run allows."""
     actions, taken = [], set()
@@ -287,14 +314,7 @@ def remedies(run: Run) -> list[Action]:
         reason = f"{sign.failure}: {sign.sentence.format(value)}"
         for remedy in sign.remedies:
             ((name, new),) = remedy(run.settings).items()
-            is_fixed = name in SHARPRECL and (
-                run.method != "sharprecl" or "ablation" in flags_of(run)
-            )
-            is_idle = name in OF_ENCODERS and not METHODS[run.method].has_encoder
-            # its curriculum needs a constant rate
-            is_harmful = name == "schedule" and run.method == "hybrid_sc"
-            is_known = name in taken or run.settings.get(name) == new
-            if not (is_fixed or is_idle or is_harmful or is_known):
+            if name not in taken and can_try(run, name, new):
                 taken.add(name)
                 actions.append(
                     Action(
@@ -323,8 +343,8 @@ def actions(run: Run, short: dict, rows: list[dict]) -> list[Action]:
     if run.method == "tfidf":
         found.append(
             Action(
-                "Compare with an encoder, which knows what words mean: SharpReCL with a small one.",
-                main_command(run, method="sharprecl", encoder="minilm"),
+                "Compare with SharpReCL, whose encoder knows what words mean.",
+                method_command(run, "sharprecl"),
             )
         )
     elif short["tfidf"] is None:
@@ -350,7 +370,7 @@ def actions(run: Run, short: dict, rows: list[dict]) -> list[Action]:
                 predict_command(run, "unlabelled.csv", "--output", "found.csv"),
             )
         )
-    if not run.holds_out:
+    if can_try(run, "val_fraction", 0.1):
         found.append(
             Action(
                 "Hold out validation texts, so that the best epoch is kept and the "
@@ -585,7 +605,12 @@ def judged_signs(run: Run) -> list[dict]:
     """Each of SIGNS, with its value, or None where the run does not measure it."""
     measured = [(sign, sign.measure(run.history)) for sign in SIGNS]
     return [
-        {"sign": sign, "value": value, "seen": value is not None and sign.is_seen(value)}
+        {
+            "sign": sign,
+            "value": value,
+            "seen": value is not None and sign.is_seen(value),
+            "advice": advice(run, sign),
+        }
         for sign, value in measured
     ]
 
@@ -652,7 +677,7 @@ def render(run: Run) -> str:
             for name, meaning in results.PROTOCOLS.items()
             if name in run.result
         ],
-        command=shlex.join(["python", *run.recorded["command"]]),
+        command=shell(["python", "main.py", *words(flags_of(run))]),
     )
 
 
@@ -664,7 +689,7 @@ def write(folder: Path, path: Path) -> None:
     try:
         page = render(read_run(folder))
     except (
-        OSError,
+        FileNotFoundError,
         LookupError,
         ValueError,
         TypeError,

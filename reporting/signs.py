@@ -1,13 +1,22 @@
 """
 What can go wrong in training: each failure with the number that shows it, its limit, the reason for
 that limit, what to try, and the flags that try it.
+
+    python -m reporting.signs tables/imbalance/runs     # these numbers, of each setting of the runs
 """
 
+import argparse
+import re
 import statistics
+import sys
+from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+from engine.files import InputError, Parser
 from engine.results import look_up
+from reporting.study import Run, load
 
 History = list[dict]  # the lines of metrics.jsonl, one for each epoch
 Remedy = Callable[[dict], dict[str, object]]  # from a run's settings to other values of its flags
@@ -21,7 +30,8 @@ class Sign(NamedTuple):
     limit       beyond it the failure is seen
     is_least    whether the limit is the least good value; else it is the largest
     reason      why the limit lies there
-    advice      what to try, with flags of main.py in backticks
+    advice      what to try, with flags of main.py in backticks; a page shows the sentences whose
+                flags its run can try, so that each stands by itself
     remedies    the same as flags for the next run, the first choice first; none where the sign
                 alone is no reason to train again
     """
@@ -102,8 +112,8 @@ SIGNS = (
         True,
         "0 is unrelated, as before training, and 1 the same direction; runs that end well pass "
         "0.7 within a few epochs",
-        "The prototypes have left their classes, or have not reached them yet: train for more "
-        "epochs, `--epochs 30`, or put more weight on the branch that pulls them, `--mu 2`.",
+        "The prototypes have left their classes, or have not reached them yet. Train for more "
+        "epochs, `--epochs 30`. Or put more weight on the branch that pulls them, `--mu 2`.",
         (times("epochs", 2), times("mu", 2)),
     ),
     Sign(
@@ -113,8 +123,8 @@ SIGNS = (
         0.0,
         True,
         "below 0 a prototype points away from its own texts",
-        "This is mostly a class of few texts, which few batches hold: take larger batches, "
-        "`--batch_size 256`, more epochs, or more texts of this class.",
+        "This is mostly a class of few texts, which few batches hold. Take larger batches, "
+        "`--batch_size 256`. More epochs help, too, and so do more texts of this class.",
         (times("batch_size", 2),),
     ),
     Sign(
@@ -124,7 +134,7 @@ SIGNS = (
         0.1,
         False,
         "from one epoch to the next it moves by a few hundredths",
-        "Take a learning rate that falls, `--schedule linear`, or a lower one, `--lr 2e-5`.",
+        "Take a learning rate that falls, `--schedule linear`. Or take a lower one, `--lr 2e-5`.",
         (flag("schedule", "linear"), times("lr", 0.5)),
     ),
     Sign(
@@ -135,8 +145,8 @@ SIGNS = (
         2.0,
         False,
         "on a few hundred texts one or two points are chance, on fewer texts more",
-        "Take a learning rate that falls, `--schedule linear`, a lower one, `--lr 2e-5`, or "
-        "fewer epochs; or hold texts out, `--val_fraction 0.1`, so that the best epoch can be "
+        "Take a learning rate that falls, `--schedule linear`. Or take a lower one, `--lr 2e-5`, "
+        "or fewer epochs. Hold texts out, `--val_fraction 0.1`, so that the best epoch can be "
         "chosen.",
         (flag("schedule", "linear"), times("lr", 0.5)),
     ),
@@ -157,8 +167,8 @@ SIGNS = (
         0.99,
         False,
         "there they are copies of it; runs that end well come near, once every text is fitted",
-        "This does no harm where macro-F1 is good. Else take fewer and harder texts, `--k 5`, see "
-        "more of a class at a time, `--batch_size 256`, or draw more texts and mix fewer, "
+        "This does no harm where macro-F1 is good. Else take fewer and harder texts, `--k 5`. Or "
+        "see more of a class at a time, `--batch_size 256`. Or draw more texts and mix fewer, "
         "`--hard_ratio_end 0.5`.",
         (),
     ),
@@ -169,8 +179,8 @@ SIGNS = (
         0.5,
         False,
         "they belong to other classes; runs that end well are below 0 within a few epochs",
-        "The classes lie on each other: take a lower learning rate, `--lr 2e-5`, a lower "
-        "temperature, `--tau 0.3`, or look for texts under wrong labels.",
+        "The classes lie on each other. Take a lower learning rate, `--lr 2e-5`. Or take a lower "
+        "temperature, `--tau 0.3`. Look for texts under wrong labels.",
         (times("lr", 0.5), flag("tau", 0.3)),
     ),
     Sign(
@@ -181,9 +191,52 @@ SIGNS = (
         False,
         "the paper's own gap is below 8 on all its datasets but R52, where it is 11 and some "
         "classes have one text",
-        "The rare classes are lost. Mix fewer texts and draw more, `--hard_ratio_end 0.5`, or "
-        "build fewer, `--n_pos 5 --n_neg 250`; compare with `--method la` and `--method tfidf`, "
-        "and bring more texts of the rare classes.",
+        "The rare classes are lost. Mix fewer texts and draw more, `--hard_ratio_end 0.5`. Or "
+        "build fewer, `--n_pos 5 --n_neg 250`. Compare with `--method la`. Compare with "
+        "`--method tfidf`. Bring more texts of the rare classes.",
         (flag("hard_ratio_end", 0.5), flag("method", "la")),
     ),
 )
+
+
+def overview(runs: list[Run]) -> str:
+    """
+    A Markdown table: of each data set, imbalance ratio, share of wrong labels and setting, the mean
+    over its runs of what each sign measures, bold beyond its limit.
+    """
+    found = defaultdict(list)
+    for run in runs:
+        drawn = [run.result["settings"][name] for name in ("dataset", "ir", "label_noise")]
+        found[run.row, *drawn].append([sign.measure(run.history) for sign in SIGNS])
+    heads = ["", "data set", "ir", "wrong labels", "runs", *(sign.failure for sign in SIGNS)]
+    lines = [heads, ["---"] * len(heads)]
+    for key in sorted(found, key=lambda key: (*key[:2], key[2] or 0, key[3])):
+        cells = [*map(str, key), str(len(found[key]))]
+        for sign, measured in zip(SIGNS, zip(*found[key])):
+            if None in measured:
+                cells.append("")
+                continue
+            value = statistics.mean(measured)
+            shown = re.search("{.*?}", sign.sentence)[0].format(value)
+            cells.append(f"**{shown}**" if sign.is_seen(value) else shown)
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="of runs, or of what was kept of them")
+    try:
+        print(overview(load(parser.parse_args(argv).folder)))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

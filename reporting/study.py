@@ -1,5 +1,5 @@
 """
-The study of docs/study.md: which reading and which setting leads, and whether the lead is chance.
+The study of docs/study.md: which reading and which setting leads, and on which data sets.
 
     python -m reporting.study runs/study tables/runs    # keeps the numbers of finished runs
     python -m reporting.study tables/runs tables        # from them, study.md and fade.png
@@ -27,7 +27,6 @@ from engine.arguments import make_parser
 from engine.files import InputError, Parser, read_json, write_text
 from engine.results import look_up
 from reporting.figures import TOL, save_figure
-from reporting.tables import holm, paired_p
 
 SECOND_VIEW = make_parser().get_default("augment")
 FITTED = 99.5  # percent of the training texts that are right: from there on all are fitted
@@ -155,28 +154,11 @@ def ranks(found: dict[str, Scores]) -> dict[str, np.ndarray]:
     return dict(zip(found, rankdata(-table, axis=0))) if shared else {}
 
 
-def resampled(values: np.ndarray) -> tuple[float, float]:
-    """Of their mean, 95 %."""
-    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
-    return tuple(np.percentile(drawn, [2.5, 97.5]).tolist())
-
-
-def p_against(best: Scores, others: dict[str, Scores]) -> dict[str, float]:
-    """Of a paired t-test over the pairs (data set, seed), with Holm's correction."""
-    tested = {}
-    for row, values in others.items():
-        pairs = sorted(set(best) & set(values))
-        if len(pairs) > 1:
-            tested[row] = paired_p(
-                np.array([best[pair] for pair in pairs]), np.array([values[pair] for pair in pairs])
-            )
-    return dict(zip(tested, holm(list(tested.values()))))
-
-
 def ranking(runs: list[Run], protocol: str) -> str:
     """
     A Markdown table. First come the rows that have all data sets, the best mean on top: their rank
-    is over the pairs that all of them have, their p is of a test against the best. The other rows
+    is over the pairs that all of them have. There is no test: the pairs of one data set are not
+    independent, and a rank test over five data sets has a p of 0.0625 at the least. The other rows
     have no mean, for it would be of other data sets.
     """
     found = scores(runs, protocol)
@@ -184,11 +166,10 @@ def ranking(runs: list[Run], protocol: str) -> str:
     complete = {row: own for row, own in found.items() if len(by_dataset(own)) == len(datasets)}
     order = sorted(complete, key=lambda row: -mean_over_datasets(complete[row]))
     rank = ranks(complete) if complete else {}
-    p = p_against(complete[order[0]], {row: complete[row] for row in order[1:]}) if order else {}
 
     lines = [
-        ["", *(DATASETS[name].title for name in datasets), "mean (95 %)", "rank (95 %)", "p"],
-        ["---", *["---:"] * (len(datasets) + 3)],
+        ["", *(DATASETS[name].title for name in datasets), "mean (95 %)", "rank"],
+        ["---", *["---:"] * (len(datasets) + 2)],
     ]
     for row in [*order, *(row for row in found if row not in complete)]:
         cells = [cell(by_dataset(found[row]).get(name, [])) for name in datasets]
@@ -196,8 +177,8 @@ def ranking(runs: list[Run], protocol: str) -> str:
         if row in complete:
             mean = with_interval(mean_over_datasets(found[row]), interval(found[row]))
         if row in rank:
-            place = with_interval(rank[row].mean(), resampled(rank[row]))
-        lines.append([row, *cells, mean, place, f"{p[row]:.3f}" if row in p else ""])
+            place = f"{rank[row].mean():.1f}"
+        lines.append([row, *cells, mean, place])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

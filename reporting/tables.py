@@ -22,7 +22,7 @@ from scipy.stats import ttest_rel
 import data
 from augment import AUGMENTATIONS
 from baselines import GROUPS, titles
-from engine import files, results
+from engine import escape, files, results
 from engine.arguments import ABLATIONS, Role, make_parser, names_of
 from engine.files import InputError
 from reporting import figures
@@ -674,23 +674,28 @@ def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
 
 def markdown(table: Table) -> str:
     def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(cells) + " |"
 
     around = {"best": "**{}**", "second": "<ins>{}</ins>", "": "{}"}
-    text = [f"### {table.title}", "", table.caption]
+    text = [f"### {escape.markdown(table.title)}", "", escape.markdown(table.caption)]
     for part in table.parts:
         text += [
             "",
-            f"**{part.dataset}**",
+            f"**{escape.markdown(part.dataset)}**",
             "",
-            line(["", *(f"{ir}, {what}" for ir, what in part.columns)]),
+            line(["", *(escape.markdown(f"{ir}, {what}") for ir, what in part.columns)]),
             "|---|" + "---:|" * len(part.columns),
         ]
         for position, section in enumerate(part.sections):
             if position > 0:
                 text.append("|" + " |" * (len(part.columns) + 1))
             text += [
-                line([name, *(around[cell.mark].format(cell.text) + cell.sign for cell in cells)])
+                line(
+                    [
+                        escape.markdown(name),
+                        *(around[cell.mark].format(cell.text) + cell.sign for cell in cells),
+                    ]
+                )
                 for name, cells in section
             ]
     return "\n".join(text) + "\n"
@@ -721,7 +726,7 @@ TEX = {
 
 def tex(text: str) -> str:
     """For LaTeX; an index of δ, as in "w/o δ_{CLS,CL}", becomes mathematics."""
-    plain, delta, index = text.partition("δ_")
+    plain, delta, index = files.printable(" ".join(text.split())).partition("δ_")
     escaped = "".join(TEX.get(char, char) for char in plain)
     return escaped + (rf"$\delta_{{\mathrm{{{tex(index.strip('{}'))}}}}}$" if delta else "")
 
@@ -998,7 +1003,7 @@ def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
         if len(groups) > 1:
             printed.append(
                 f"## Settings {number} of {len(groups)}: "
-                + ", ".join(shown(name, own.get(name)) for name in differing)
+                + escape.markdown(", ".join(shown(name, own.get(name)) for name in differing))
                 + "\n"
             )
         for table in tables(runs, protocol, differing):

@@ -248,6 +248,26 @@ def test_a_damaged_record_of_a_finished_run_is_named_and_overwrite_heals_it(
     assert main([*command, "--overwrite"]) == 0 and outcome(tmp_path / "runs") == before
 
 
+@pytest.mark.parametrize("name", ["args.json", "result.json"])
+def test_a_record_that_one_may_not_read_is_not_called_damaged(
+    command, tmp_path, capsys, monkeypatch, name
+):
+    assert main(command) == 0
+    path, read_text = folder_of(tmp_path / "runs") / name, Path.read_text
+
+    def refused(self, *options, **named):
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(self))
+        return read_text(self, *options, **named)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    capsys.readouterr()
+    assert main(command) == 2
+    line = last_line(capsys)
+    assert f"{path} cannot be read (Permission denied)" in line
+    assert "damaged" not in line and "--overwrite" not in line
+
+
 def test_an_absent_report_of_a_finished_run_is_named(command, tmp_path, capsys):
     assert main(command) == 0
     path = folder_of(tmp_path / "runs") / "classification_report.txt"
@@ -323,19 +343,61 @@ def test_a_fault_of_ours_says_so_below_its_traceback(command):
     assert lines[-2].startswith("ZeroDivisionError") and "please report it" in lines[-1]
 
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in SIGNALS],
+    )
+
+
 @pytest.mark.slow
-def test_ctrl_c_while_the_libraries_load_leaves_no_traceback(command):
-    for wait in (0.3, 0.8, 1.5, 2.5):
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "main.py"), *command],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        time.sleep(wait)
-        process.send_signal(signal.SIGINT)
-        assert "Traceback" not in process.communicate()[1]
-        assert process.returncode == 130
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("script", ["main.py", "predict.py", "report.py"])
+def test_a_signal_while_the_libraries_load_leaves_one_line(number, script, tmp_path):
+    process = start(script, str(tmp_path))
+    time.sleep(0.5)
+    process.send_signal(number)
+    assert process.communicate()[1] == "interrupted\n"
+    assert process.returncode == 128 + number
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_run_in_one_line_and_leaves_nothing_half_written(command, tmp_path, number):
+    process = start("main.py", *command, "--epochs", "1000")
+    while not list(tmp_path.glob("runs/*/checkpoint-*")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.send_signal(number)  # as a terminal that closes: by the kernel, and by the shell
+    _, errors = process.communicate()
+    assert process.returncode == 128 + number and "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("interrupted: the same command goes on")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("ignored", [(), (signal.SIGHUP,), (signal.SIGINT, signal.SIGHUP)])
+def test_a_signal_that_nohup_or_a_shell_has_ignored_stays_ignored(ignored):
+    def set_signals():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
+    code = (
+        "import signal; from engine import signals; signals.end_at_once(); "
+        "signals.run(lambda: print([signal.getsignal(number) == signal.SIG_IGN for number in "
+        "(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, stdout=-1, preexec_fn=set_signals
+    )
+    assert ran.stdout.strip() == str([number in ignored for number in SIGNALS])
 
 
 # Forks of a process that has the libraries loaded, and runs nothing itself: it has no threads.

@@ -7,14 +7,17 @@ what they were called with, so loops, variables and pipes are read as a user's s
 """
 
 import argparse
+import ast
 import importlib
 import itertools
 import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,6 @@ import torch
 from torch.distributed.run import parse_args as parse_torchrun
 
 import baselines
-import losses
 import main
 import predict
 import report
@@ -50,7 +52,7 @@ def inline_code(page: Path) -> list[str]:
 
 def named(page: Path) -> list[str]:
     """Lists the commands in the prose, and the indented one that .ci/run takes."""
-    indented = re.findall(r"^    (\.venv/.*)$", text_of(page), re.MULTILINE)
+    indented = re.findall(r"^    (bash .*)$", re.sub(r"(?ms)^```.*?^```", "", text_of(page)), re.M)
     return indented + [
         code
         for code in inline_code(page)
@@ -64,9 +66,7 @@ def named(page: Path) -> list[str]:
 PRELUDE = r"""
 note() { { printf '%q ' "$@"; echo; } >> "$NOTES"; }
 python() { note python "$@"; }
-.venv/bin/python() { note python "$@"; }
-.venv/bin/ruff() { note ruff "$@"; }
-.venv/bin/mypy() { note mypy "$@"; }
+source() { [ "$*" = .venv/bin/activate ] || note failed source "$@"; }
 torchrun() { note torchrun "$@"; }
 pip() { note pip "$@"; }
 hf() { :; }
@@ -161,7 +161,7 @@ def check_call(call: list[str], monkeypatch) -> None:
         known = (ROOT / "tests" / "requirements.txt").read_text()
         assert argv[0] == "install" and all(f"{name}==" in known for name in argv[1:]), argv
     else:
-        assert program in ("bash", "ruff", "mypy"), call  # "failed" names what went wrong
+        assert program == "bash", call  # "failed" names what went wrong
 
 
 def check_test(file: str, expression: str) -> None:
@@ -220,7 +220,138 @@ def test_ci_takes_the_test_command_of_the_readme(dry_python, tmp_path):
     command = subprocess.run(
         ["awk", program, str(ROOT / "README.md")], text=True, capture_output=True, check=True
     ).stdout
-    assert "python -m pytest" in " ".join(calls(command.strip() + " -rs", dry_python, tmp_path)[-1])
+    assert calls(command.strip() + " -rs", dry_python, tmp_path) == [
+        ["bash", "setup.sh", "test", "-rs"]
+    ]
+
+
+@pytest.fixture
+def setup_folder(tmp_path):
+    """Makes a folder with setup.sh and a .venv whose programs note their calls and do nothing."""
+    shutil.copy(ROOT / "setup.sh", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("python", "pip", "ruff", "mypy", "apt-get"):
+        program = tmp_path / ".venv" / "bin" / name
+        program.write_text(f"""#!/bin/sh
+case "{name} $*" in
+    *version_info*) exec {shlex.quote(sys.executable)} "$@" ;;
+    *"${{FAILS:-nothing}}"*) exit 7 ;;
+esac
+echo {name} "$@" >> notes
+""")
+        program.chmod(0o755)
+    return tmp_path
+
+
+def set_up(folder, *argv, fails="", **variables):
+    """Runs setup.sh, in which the call that contains `fails` fails; returns also the calls."""
+    ran = subprocess.run(
+        ["bash", "setup.sh", *argv],
+        check=False,
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"FAILS": fails} | variables,
+    )
+    notes = folder / "notes"
+    return ran, notes.read_text() if notes.exists() else ""
+
+
+def test_setup_alone_installs_nothing_of_the_tests(setup_folder):
+    ran, notes = set_up(setup_folder)
+    assert ran.returncode == 0 and "source .venv/bin/activate" in ran.stdout
+    assert "-r requirements.txt" in notes and "load_wordnet" in notes
+    assert not re.search("tests/requirements|pytest|ruff|mypy", notes)
+
+
+def test_setup_test_installs_and_runs_the_checks_and_hands_pytest_the_rest(setup_folder):
+    ran, notes = set_up(setup_folder, "test", "-m", "not slow", "-rs")
+    assert ran.returncode == 0 and "-r tests/requirements.txt" in notes
+    assert notes.endswith(
+        "ruff check\nruff format --check\nmypy\npython -m pytest -m not slow -rs\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "fails", ["-r requirements.txt", "load_wordnet", "ruff check", "--check", "mypy", "pytest"]
+)
+def test_setup_test_fails_where_a_step_fails(setup_folder, fails):
+    path = (
+        f"{setup_folder / '.venv' / 'bin'}:{os.environ['PATH']}"  # of apt-get, which does nothing
+    )
+    ran, notes = set_up(setup_folder, "test", fails=fails, PATH=path)
+    assert ran.returncode == 7 and "-m pytest" not in notes
+
+
+@pytest.mark.parametrize("version", ["3.8.19", "3.10.2", "3.15.0"])
+@pytest.mark.parametrize("has_venv", [True, False])
+def test_setup_says_which_python_it_needs(setup_folder, version, has_venv):
+    bin_folder = setup_folder / ".venv" / "bin"
+    if not has_venv:
+        shutil.move(bin_folder, setup_folder / "other")
+        bin_folder = setup_folder / "other"
+    (bin_folder / "python").write_text(f"""#!/bin/sh
+[ "$1" = --version ] && echo "Python {version}" && exit
+{shlex.quote(sys.executable)} -c "import sys; sys.version_info = ({version.replace(".", ",")}); $2"
+""")
+    ran, notes = set_up(setup_folder, PYTHON=str(bin_folder / "python"))
+    assert ran.returncode == 2 and not notes and ran.stdout == ""
+    [line] = ran.stderr.splitlines()
+    assert line.startswith("error: this needs Python 3.11 to 3.14") and f"Python {version}" in line
+    assert ("delete the folder .venv" in line) == has_venv
+
+
+def test_setup_takes_no_other_word(setup_folder):
+    ran, notes = set_up(setup_folder, "tests")
+    assert ran.returncode == 2 and not notes and len(ran.stderr.splitlines()) == 1
+
+
+def test_what_the_modules_import_as_they_are_loaded_is_in_the_requirements():
+    known = (ROOT / "requirements.txt").read_text().replace("scikit-learn", "sklearn")
+    own = {path.stem for path in ROOT.glob("*.py")} | {"baselines", "engine", "reporting"}
+    own |= {"huggingface_hub", "markupsafe", "requests"}  # with transformers, jinja2 and pooch
+    for folder in (ROOT, ROOT / "baselines", ROOT / "engine", ROOT / "reporting"):
+        for path in folder.glob("*.py"):
+            for node in ast.parse(path.read_text()).body:
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) else []
+                for name in {name.split(".")[0] for name in names} - own - sys.stdlib_module_names:
+                    assert re.search(rf"^{name}==", known, re.M), f"{path.name} imports {name}"
+
+
+@pytest.fixture
+def bare_python(tmp_path):
+    """Makes a Python without packages."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    return tmp_path / "bare" / "bin" / "python"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "main.py --dataset trec",
+        "main.py --help",
+        "predict.py runs/RUN text",
+        "report.py runs",
+        "-m baselines",
+        "-m reporting.study a b",
+        "-m reporting.signs a",
+        "run_all.sh --dry_run",
+    ],
+)
+def test_python_without_the_packages_is_one_line(command, bare_python):
+    ran = subprocess.run(
+        [*(["bash"] if "run_all" in command else [str(bare_python)]), *command.split()],
+        check=False,
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"PYTHON": str(bare_python)},
+    )
+    assert ran.returncode == 2 and ran.stdout == ""
+    [line] = ran.stderr.splitlines()
+    assert line.startswith(f"error: {bare_python} lacks torch") and "numpy" in line
+    assert line.endswith("source .venv/bin/activate")
 
 
 # ---- Python ----
@@ -255,16 +386,8 @@ def a_run(tmp_path_factory, tiny_encoder, corpus_folder):
 
 
 def prepared() -> dict:
-    """Makes what the pages say that a reader has: two views of six texts, and a network."""
-    torch.manual_seed(0)
+    """Makes what the pages say that a reader has: the file that a new method is written in."""
     return {
-        "C": 3,
-        "feat": torch.randn(12, 8, requires_grad=True),
-        "labels": torch.tensor([0, 0, 0, 0, 1, 1] * 2),
-        "class_counts": torch.tensor([50, 9, 1]),
-        "classifier": torch.nn.Linear(8, 3, bias=False),
-        "proj_f": torch.nn.Linear(8, 4),
-        "proj_h": torch.nn.Linear(8, 4),
         "CrossEntropy": baselines.base.CrossEntropy,
         "Entry": baselines.Entry,
         "F": torch.nn.functional,
@@ -281,15 +404,17 @@ def test_every_python_block_runs(page, a_run, monkeypatch):
         exec(code, names)
 
 
-def test_the_readmes_loss_links_the_branches():
-    names = prepared()
-    exec(blocks(ROOT / "README.md", "python")[0], names)
-    of_logits = losses.logit_compensation(
-        names["classifier"](names["feat"]), names["labels"], names["class_counts"]
+def test_the_readmes_loss_runs_as_it_stands_beside_a_copy_of_losses_py(tmp_path):
+    shutil.copy(ROOT / "losses.py", tmp_path)
+    shown = """
+assert losses.hard_ratio(step, steps) == 1 and loss.isfinite()
+print([p.grad.any().item() for part in (classifier, proj_f, proj_h) for p in part.parameters()])
+"""
+    (tmp_path / "mine.py").write_text(blocks(ROOT / "README.md", "python")[0] + shown)
+    ran = subprocess.run(
+        [sys.executable, "mine.py"], cwd=tmp_path, text=True, capture_output=True, check=False
     )
-    (names["loss"] - of_logits).backward()
-    assert names["loss"].isfinite() and names["classifier"].weight.grad.abs().sum() > 0
-    assert names["positives"].first.shape == (3, 10) and names["negatives"].first.shape == (3, 500)
+    assert (ran.returncode, ran.stderr, ran.stdout) == (0, "", f"{[True] * 9}\n")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])

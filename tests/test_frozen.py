@@ -255,8 +255,22 @@ def test_states_are_found_again_but_not_by_other_weights_layers_or_texts(tmp_pat
     assert len(list(tmp_path.iterdir())) == 6
 
 
+def flipped(content: bytes, bit: int) -> bytes:
+    """The content with one bit changed, counted from its end where it is below zero."""
+    number = np.frombuffer(content, np.uint8).copy()
+    number[bit // 8] ^= 1 << bit % 8
+    return number.tobytes()
+
+
 @pytest.mark.parametrize(
-    "damage", [lambda content: b"", lambda content: content[:-2], lambda content: content + b"x"]
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-2],
+        lambda content: content + b"x",
+        lambda content: content[:-32],  # as older versions left it
+        *(lambda content, bit=bit: flipped(content, bit) for bit in (0, 4242, -257, -256, -1)),
+    ],
 )
 def test_a_damaged_file_of_states_is_named_and_made_anew(tmp_path, capsys, damage):
     encoder, texts = encoder_of(frozen_layers=1), texts_of(LENGTHS)

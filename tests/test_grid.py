@@ -224,6 +224,25 @@ def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_pa
     assert done.returncode == 2 and str(tmp_path / "nothing.csv") in done.stderr
 
 
+def test_a_line_end_in_a_name_starts_no_other_runs(lines_of, tmp_path):
+    (tmp_path / "two\nlines.csv").write_text("text,label\ngood,yes\nbad,no\n")
+    (tmp_path / "one.csv").write_text("text,label\ngood,yes\nbad,no\n")
+    for name, variables in (
+        ("two\nlines.csv", {}),
+        ("one.csv", {"OUTPUT_DIR": "a\n--dataset trec --method bert"}),
+        ("one.csv", {"DATA_DIR": "a\nb"}),
+    ):
+        done = run_all("own", str(tmp_path / name), "--dry_run", SEEDS="0", **variables)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "rename it" in done.stderr and done.stderr.count("\n") == 1
+    flags = "--max_length 20\n--batch_size 8"
+    path = str(tmp_path / "one.csv")
+    lines = lines_of("own", path, SEEDS="0", METHODS="la wce", FLAGS=flags, DATA_DIR="-d")
+    cells = read_cells(lines)
+    assert [(cell.args.max_length, cell.args.batch_size) for cell in cells] == [(20, 8), (20, 8)]
+    assert {cell.args.data_dir for cell in cells} == {"-d"}
+
+
 def test_own_validation_texts_are_taken_where_a_folder_brings_them(lines_of, tmp_path):
     (folder := tmp_path / "reviews [2]").mkdir()
     (folder / "train.csv").write_text("text,label\ngood,yes\nbad,no\n")

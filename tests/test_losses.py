@@ -10,6 +10,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -225,17 +226,19 @@ def test_built_similarity_is_the_dot_product_with_the_materialised_sample(rows_y
     assert_same(actual, rows, by_hand)
 
 
-def gradient_of_equation_13(z_i, positives, negatives, tau):
-    """Eq. (13), with 1 / |P(i)| where the paper prints 1 / |D_hat|."""
+def gradient_of_equation_13(z_i, positives, negatives, tau, share):
+    """Eq. (13). share is 1 / |D_hat| as it is printed, or 1 / |P(i)|."""
     exponentials = [math.exp(dot(z_i, z_k) / tau) for z_k in positives + negatives]
     factors = [e / sum(exponentials) for e in exponentials]
     for p in range(len(positives)):
-        factors[p] -= 1 / len(positives)
+        factors[p] -= share
     return [dot(factors, column) / tau for column in zip(*positives + negatives)]
 
 
 @pytest.mark.parametrize("over_positives", ["mean", "sum"])
-def test_equation_13_follows_from_the_mean_over_positives_and_not_from_the_sum(over_positives):
+def test_equation_13_follows_from_the_mean_over_positives_alone_and_not_as_it_is_printed(
+    over_positives,
+):
     # Anchor 5 is alone in class 2, all other weights are 0, and no built sample holds its row:
     # then only the anchor depends on it, and all targets are constants.
     tau, anchor = 0.5, 5
@@ -253,11 +256,73 @@ def test_equation_13_follows_from_the_mean_over_positives_and_not_from_the_sum(o
         reduction="mean",
         over_positives=over_positives,
     )
-    actual = torch.autograd.grad(loss * len(labels), extended)[0][anchor].tolist()
+    # the mean over the anchors has the 1 / |D_hat| of Eq. (11), which the mean over P(i) replaces
+    scale = len(labels) if over_positives == "mean" else 1
+    actual = torch.autograd.grad(loss * scale, extended)[0][anchor].tolist()
     d_hat = extended.tolist()
     samples = [[a.real for a in sample] for sample in built_by_hand(d_hat, built, 2)]
-    expected = gradient_of_equation_13(d_hat[anchor], samples, samples + d_hat[:anchor], tau)
-    assert (actual == pytest.approx(expected, rel=1e-9)) == (over_positives == "mean")
+
+    def follows(share):
+        expected = gradient_of_equation_13(
+            d_hat[anchor], samples, samples + d_hat[:anchor], tau, share
+        )
+        return actual == pytest.approx(expected, rel=1e-9)
+
+    assert follows(1 / len(samples)) == (over_positives == "mean")
+    assert not follows(1 / len(labels))
+
+
+@pytest.mark.parametrize(
+    "largest, classes, put_in", [(1250, 6, 8572), (2165, 2, 4199), (900, 20, -2258)]
+)
+def test_the_square_of_ir_is_that_of_expected_pairs_and_not_of_expected_counts(
+    largest, classes, put_in
+):
+    # TREC, CR and Biomedical at ir = 50, and batches of 128 texts that are drawn independently
+    sizes = [int(largest * 50 ** (-r / (classes - 1)) + 1e-9) for r in range(classes)]
+    batch_size, shares = 128, [sizes[0] / sum(sizes), sizes[-1] / sum(sizes)]
+    most, fewest = (batch_size * share for share in shares)
+    assert most * (most - 1) / (fewest * (fewest - 1)) == pytest.approx(put_in, abs=0.5)
+
+    n = torch.arange(batch_size + 1.0, dtype=torch.float64)
+    pairs = []
+    for share in shares:
+        chance = torch.distributions.Binomial(batch_size, torch.tensor(share, dtype=torch.float64))
+        pairs.append((chance.log_prob(n).exp() * n * (n - 1)).sum().item())
+    assert pairs[0] / pairs[1] == pytest.approx((sizes[0] / sizes[-1]) ** 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("compensated, mu", [(True, 1.0), (False, 0.3)])
+@pytest.mark.parametrize(
+    "as_given", [list, tuple, np.array, torch.tensor], ids=lambda f: f.__name__
+)
+def test_sharprecl_is_equation_12_whatever_holds_the_class_counts(as_given, compensated, mu):
+    counts, (rows, y) = [50, 9, 1], batch([0, 0, 1, 2, 0, 1], 3)
+    logits, options = rows[:6, :3].clone(), dict(n_pos=3, n_neg=4, k=2, temperature=0.3)
+    weights = [-math.log(n / sum(counts)) for n in counts]
+    steps = []
+
+    def actual(rows):
+        torch.manual_seed(1)
+        step = losses.sharprecl(
+            logits, y, as_given(counts), rows[:6], rows[6:], 1.0,
+            compensated=compensated, mu=mu, **options,
+        )  # fmt: skip
+        steps.append(step)
+        return step.loss
+
+    def by_hand(rows):
+        built = steps[0].mixtures.values()  # with a ratio of 1 nothing else is built
+        priors = counts if compensated else [1, 1, 1]
+        return logit_compensation_by_hand(logits.tolist(), y.tolist(), priors) + (
+            mu
+            * contrastive_by_hand(
+                rows, [*y.tolist(), 0, 1, 2], *built, 0.3, weights, "weighted_mean", "mean"
+            )
+        )
+
+    assert_same(actual, rows, by_hand)
+    assert [built.first.shape for built in steps[0].mixtures.values()] == [(3, 3), (3, 4)]
 
 
 # ---- the rebalanced dataset ----
@@ -484,7 +549,9 @@ BAD_COUNTS = {
     "matrix": [[5, 3]],
     "inf": [5, math.inf],
     "nan": [5, math.nan],
+    "empty": [],
 }
+NO_COUNTS = [None, "ab", {"a": 5}, [[5], [3, 1]], np.array(["5", "3"]), np.array([5, 3])[::-1]]
 
 
 def cls(logits=X[:, :2], labels=Y, class_counts=COUNTS):
@@ -517,6 +584,15 @@ WRONG = [  # argument, what is wrong with it, call
     *(
         ("class_counts", what, partial(cls, class_counts=torch.tensor(counts)))
         for what, counts in BAD_COUNTS.items()
+    ),
+    *(
+        ("class_counts", f"{counts!r} in {call.__name__}", partial(call, counts))
+        for counts in NO_COUNTS
+        for call in (losses.class_weights, lambda counts: cls(class_counts=counts))
+    ),
+    *(
+        (name, f"a list in {call.__name__}", partial(call, **{name: [[0.5]]}))
+        for name, call in (("logits", cls), ("z", d_hat), ("prototypes", d_hat), ("labels", cls))
     ),
     *(("temperature", t, partial(cl, temperature=t)) for t in (0, -1, math.nan, math.inf)),
     ("prototypes", "narrow", partial(d_hat, prototypes=X[:2, :3])),

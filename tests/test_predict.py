@@ -11,8 +11,11 @@ import os
 import re
 import resource
 import shlex
+import signal
+import stat
 import subprocess
 import sys
+import time
 import types
 import zipfile
 from dataclasses import replace
@@ -977,6 +980,59 @@ def test_ctrl_c_is_one_word_and_leaves_the_old_output(run, tmp_path, monkeypatch
     code, _, err = run(INPUTS["a.csv"], options=["--output", str(tmp_path / "out.csv")])
     assert code == 130 and err.splitlines()[-1] == "interrupted"
     assert (tmp_path / "out.csv").read_text() == "old" and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
+def test_output_keeps_the_mode_of_the_file_that_it_replaces(run, tmp_path, monkeypatch, mode):
+    new, old, modes = tmp_path / "new.csv", tmp_path / "old.csv", []
+    old.write_text("old")
+    old.chmod(mode)
+    lines = predict.Predictions.lines
+
+    def watched(self, *rest):
+        modes.extend(stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob(".old.csv*"))
+        return lines(self, *rest)
+
+    monkeypatch.setattr(predict.Predictions, "lines", watched)
+    umask = os.umask(0o027)
+    try:
+        for path in (new, old):
+            assert run(INPUTS["a.csv"], options=["--output", str(path)])[0] == 0
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(new.stat().st_mode) == 0o640
+    assert stat.S_IMODE(old.stat().st_mode) == mode and old.read_text() == new.read_text()
+    assert modes and set(modes) == {mode}  # also while it is written
+
+
+@pytest.mark.slow
+def test_a_signal_or_kill_9_leaves_no_part_of_the_output_for_good(model, run, tmp_path):
+    output = tmp_path / "out.csv"
+    foreign = tmp_path / ".out.csv.part"  # is not ours
+    foreign.write_text("mine")
+    (tmp_path / "many.txt").write_text("food\n" * 1_000_000)  # more than are read before the signal
+    arguments = [str(model), str(tmp_path / "many.txt"), "--batch_size", "1"]
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "predict.py"), *arguments, "--output", str(output)],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        while not list(tmp_path.glob(".out.csv.*.part")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        if number == signal.SIGKILL:  # another one of that name leaves the living alone
+            assert run(INPUTS["a.csv"], options=["--output", str(output)])[0] == 0
+            assert len(list(tmp_path.glob(".out.csv.*.part"))) == 1
+        process.send_signal(number)
+        errors = process.communicate()[1]
+        if number != signal.SIGKILL:
+            assert process.returncode == 128 + number and errors.endswith("interrupted\n")
+            assert "Traceback" not in errors and not list(tmp_path.glob(".out.csv.*.part"))
+    assert len(list(tmp_path.glob(".out.csv.*.part"))) == 1
+    assert run(INPUTS["a.csv"], options=["--output", str(output)])[0] == 0
+    assert not list(tmp_path.glob(".out.csv.*.part")) and foreign.read_text() == "mine"
 
 
 @pytest.fixture

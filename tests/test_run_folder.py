@@ -1,23 +1,28 @@
 """engine/run_folder.py: which epoch is kept, what a stop leaves, and that nothing whole is lost."""
 
+import contextlib
+import copy
 import csv
 import json
 import os
+import pickle
+import re
 import shutil
-import time
-from pathlib import Path
+import sys
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
+from baselines.tfidf import Tfidf
 from engine import files, results, run_folder
 from engine.arguments import parse_args
 from engine.corpus import load_corpus
 from engine.files import InputError
 from engine.results import print_result
 from engine.run_folder import Busy, RunFolder
+from reporting import page
 
 
 class Weights:
@@ -33,7 +38,7 @@ class Weights:
         self.value = int(state["value"])
 
     def save(self, folder):
-        files.write_text(folder / "value.txt", str(self.value))
+        files.write_text(folder / "adapter_config.json", str(self.value))
 
 
 def logits_for(labels: np.ndarray, share: float) -> np.ndarray:
@@ -88,8 +93,11 @@ def run(corpus_folder, tmp_path):
         )
         corpus = load_corpus(args)
         with RunFolder(args, corpus) as folder:
-            folder.check()
-            folder.keep(fit(args, corpus, folder))
+            if folder.is_finished and not args.overwrite:
+                folder.show_again()
+            else:
+                folder.check()
+                folder.keep(fit(args, corpus, folder))
         return folder.path
 
     return run
@@ -102,7 +110,7 @@ def kept(folder) -> tuple[int, int]:
     """The epoch that result.json names, and the epoch of the weights."""
     return (
         json.loads((folder / "result.json").read_text())["kept_epoch"],
-        int((folder / "adapter" / "value.txt").read_text()),
+        int((folder / "adapter" / "adapter_config.json").read_text()),
     )
 
 
@@ -335,113 +343,246 @@ def test_a_class_that_is_called_as_an_average_stays_in_the_report(run, corpus_fo
     assert report["accuracy"] == pytest.approx(33 / 36)  # 0.9 of 36 texts, rounded up
 
 
-def whole_run(folder) -> int | None:
-    """The epochs of the finished run that lies here; None where none does."""
-    if not (folder / "result.json").exists():
-        return None
-    numbers = len((folder / "metrics.jsonl").read_text().splitlines())
-    assert kept(folder) == (numbers, numbers)
-    return numbers
+class Words(Tfidf):
+    """A model of model/ whose weights, in all that is trained, are the number of its epoch."""
+
+    best, stop, most = 0.9, None, 2  # what the first of its epochs reaches; where Ctrl-C comes
+
+    def state_dict(self):
+        return {"intercept": torch.from_numpy(self.svm.intercept_)}
+
+    def load_state_dict(self, state):
+        self.svm.intercept_ = state["intercept"].numpy()
+
+    def epochs(self, args, corpus, folder):
+        """A fit whose first epoch is the best."""
+        self.svm.intercept_ = np.zeros(3)
+        for epoch in range(1 + folder.begin(self, self.most, weights=self), self.most + 1):
+            self.svm.intercept_ += 1
+            assert self.svm.intercept_[0] == epoch  # what was restored is the epoch that was done
+            if epoch == self.stop:
+                raise KeyboardInterrupt
+            labels = corpus.test_labels, corpus.val_labels
+            share = self.best if epoch == 1 else 0.5
+            yield {"epoch": epoch}, *(logits_for(each, share) for each in labels)
 
 
-def test_overwrite_leaves_the_old_run_or_the_new_one_at_every_moment(run, monkeypatch):
-    """A stop before each single write, replacement and removal of --overwrite."""
-    folder = run(fit_of([0.2, 0.3]))
-    stops = 0
-    for stop in range(200):
-        left = [stop]
-
-        def stopping(function):
-            def call(*arguments, **options):
-                left[0] -= 1
-                if left[0] < 0:
-                    raise KeyboardInterrupt
-                return function(*arguments, **options)
-
-            return call
-
-        with monkeypatch.context() as patch:
-            for module, name in (
-                (files, "save"),
-                (run_folder.os, "replace"),
-                (run_folder.shutil, "rmtree"),
-            ):
-                patch.setattr(module, name, stopping(getattr(module, name)))
-            try:
-                run(fit_of([0.2, 0.3, 0.4]), "--overwrite")
-            except KeyboardInterrupt:
-                stops += 1
-            else:
-                break
-        # while a swap is under way, the new run is whole in one of these; the next start ends it
-        if not ((folder / "new" / "result.json").exists() or (folder / "moving").exists()):
-            assert whole_run(folder) in (2, 3), f"stop {stop}"
-    assert stops > 20 and whole_run(folder) == 3
-    assert not (folder / "new").exists() and not (folder / "moving").exists()
+@pytest.fixture
+def words(corpus_folder):
+    corpus = load_corpus(parse_args(["--dataset", str(corpus_folder), "--method", "tfidf"]))
+    return Words().fit(corpus.train_texts, corpus.train_labels)
 
 
-def files_in(folder) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+def remembered(function):
+    """The function, which computes nothing a second time."""
+    known = {}
+
+    def call(*inputs, **options):
+        key = pickle.dumps((inputs, options))
+        if key not in known:
+            known[key] = function(*inputs, **options)
+        return copy.deepcopy(known[key])
+
+    return call
 
 
-@pytest.mark.parametrize("name", ["replace", "unlink", "rmtree"])
-def test_a_swap_that_was_cut_anywhere_is_ended_by_the_next_start(
-    run, corpus_folder, monkeypatch, name
-):
-    """A stop before each file of the old run goes, and before each of the new one moves."""
-    new = run(fit_of([0.2, 0.3]))
-    expected = files_in(new)
-    stops = 0
-    for stop in range(60):
-        folder, left = run(fit_of([0.2]), "--overwrite"), [stop]
-        place = {"replace": run_folder.os, "unlink": Path, "rmtree": run_folder.shutil}[name]
-        function = getattr(place, name)
+@pytest.fixture
+def quick(monkeypatch, clock):
+    """Without what takes the time of a run without a network, and is no file operation."""
+    for module, name in (
+        (run_folder, "evaluation"),
+        (run_folder, "report"),
+        (results, "classification_report"),
+    ):
+        monkeypatch.setattr(module, name, remembered(getattr(module, name)))
+    monkeypatch.setattr(run_folder, "code_version", lambda: "none")
+    monkeypatch.setattr(files.os, "fsync", lambda _: None)
+    monkeypatch.setattr(run_folder.figures, "confusion_matrix", lambda *_: None)
 
-        def stopping(*arguments, **options):
-            if (folder / "new" / "result.json").exists() or (folder / "moving").exists():
-                left[0] -= 1
-                if left[0] < 0:
-                    raise KeyboardInterrupt
-            return function(*arguments, **options)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(place, name, stopping)
-            try:
-                run(fit_of([0.2, 0.3]), "--overwrite")
-            except KeyboardInterrupt:
-                stops += 1
-            else:
-                break
-        args = parse_args(
-            [
-                "--dataset",
-                str(corpus_folder),
-                "--method",
-                "tfidf",
-                "--output_dir",
-                str(folder.parent),
-            ]
+CHANGES = {f"os.{name}" for name in ("rename", "remove", "rmdir", "mkdir", "chmod", "truncate")}
+
+
+def contents(folder) -> dict[str, bytes | None]:
+    """Of all files below it; None of a folder."""
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in folder.rglob("*")
+    }
+
+
+def whole_files(state: dict) -> frozenset:
+    return frozenset((name, content) for name, content in state.items() if ".part" not in name)
+
+
+def put(folder, state: dict[str, bytes | None]) -> None:
+    """Makes the folder what contents() found."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, content in state.items():
+        (folder / name if content is None else (folder / name).parent).mkdir(
+            parents=True, exist_ok=True
         )
-        with RunFolder(args, load_corpus(args)) as again:
-            assert again.is_finished
-        assert files_in(folder) == expected and whole_run(folder) == 2, f"stop {stop}"
-    assert stops > 0
+        if content is not None:
+            (folder / name).write_bytes(content)
 
 
-def test_an_interrupted_new_run_goes_on(run):
-    folder = run(fit_of([0.2]))
-    with pytest.raises(KeyboardInterrupt):
-        run(fit_of([0.2, 0.3, 0.4], stop_after=2), "--overwrite")
-    assert whole_run(folder) == 1 and (folder / "new" / "checkpoint-2").exists()
-    started = []
+@pytest.fixture(scope="module")
+def states_of():
+    """
+    What kill -9 would leave of a folder right before any file operation of some work, each state
+    once; the parts of it are those of the last moment, when they have all their content.
+    """
+    states, watched = {}, []
+
+    def watch(event, inputs):
+        if watched and (
+            event in CHANGES or event == "open" and inputs[2] & (os.O_WRONLY | os.O_RDWR)
+        ):
+            state = contents(watched[0])
+            states[whole_files(state)] = state
+
+    def states_of(folder, work):
+        states.clear()
+        watched.append(folder)
+        work()
+        watched.clear()
+        return list(states.values())
+
+    sys.addaudithook(watch)  # for good: Python takes none away
+    return states_of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "old, flags",
+    [
+        ("nothing", ()),
+        ("nothing", ("--no_weights", "--plots")),
+        ("unfinished", ("--overwrite",)),
+        ("finished", ("--overwrite", "--plots")),
+        ("finished", ("--overwrite", "--no_weights", "--plots")),
+    ],
+)
+def test_kill_9_at_any_file_operation_leaves_a_whole_run_and_the_same_command_ends_it(
+    run, words, quick, states_of, old, flags
+):
+    def work():
+        return run(words.epochs, *VAL, *flags)
+
+    folder = work()
+    shutil.rmtree(folder)
+    if old != "nothing":  # another result, so that the two could not be mixed unseen
+        words.best, words.stop = 0.8, 2 if old == "unfinished" else None
+        with contextlib.suppress(KeyboardInterrupt):
+            run(words.epochs, *VAL)
+        words.best, words.stop = Words.best, Words.stop
+    folder.mkdir(exist_ok=True)
+    before = whole_files(contents(folder))
+    states = states_of(folder, work)
+    expected = contents(folder)
+    assert len(states) > 15 and any(".part" in name for state in states for name in state)
+    for state in states:
+        if old == "finished" and "new/result.json" not in state:  # else that one counts
+            seen = {name: state[name] for name in state if name.split("/")[0] != "new"}
+            assert whole_files(seen) in (before, whole_files(expected))
+        put(folder, state)
+        work()
+        assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("moved", [(), ("args.json", "metrics.jsonl"), ("model",)])
+def test_a_swap_that_an_older_version_was_killed_in_is_ended(run, words, moved):
+    folder = run(words.epochs, *VAL)
+    expected = contents(folder)
+    (folder / "moving").mkdir()
+    for name in {path.name for path in folder.iterdir()} - {".lock", "moving", *moved}:
+        (folder / name).rename(folder / "moving" / name)
+    run(words.epochs, *VAL)
+    assert contents(folder) == expected
+
+
+def test_what_is_not_of_a_run_stays_and_no_link_is_followed(run, words, clock, tmp_path):
+    folder, other = run(words.epochs, *VAL), tmp_path / "of somebody else"
+    (other / "below").mkdir(parents=True)
+    (other / "below" / "result.json").write_text("{}")
+    (folder / "my notes.txt").write_text("mine")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "mine.png").write_bytes(b"mine")
+    for name in ("a link", "moving", "unfinished.tmp", "checkpoint-x"):
+        (folder / name).symlink_to(other / "below", target_is_directory=True)
+    before, elsewhere = contents(folder), contents(other)
+    run(words.epochs, *VAL, "--overwrite")
+    assert contents(folder) == before and contents(other) == elsewhere
+    assert all((folder / name).is_symlink() for name in ("a link", "moving", "unfinished.tmp"))
+
+
+@pytest.mark.parametrize(
+    "name", ["new", "model", "checkpoint-1", "best-7", "metrics.jsonl", "result.json", ".lock"]
+)
+@pytest.mark.parametrize("kind", ["link to a folder", "link to a file", "the other kind"])
+def test_what_is_in_the_way_of_overwrite_is_refused_before_training(
+    run, words, tmp_path, name, kind
+):
+    folder, other = run(words.epochs, *VAL), tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "file").write_text("mine")
+    files.remove(folder / name)
+    if kind != "the other kind":
+        (folder / name).symlink_to(other if kind == "link to a folder" else other / "file")
+    elif "." in name:
+        shutil.copytree(other, folder / name)
+    else:
+        shutil.copy(other / "file", folder / name)
+    before, words.stop = contents(folder), 1  # Ctrl-C where the first epoch begins
+    with pytest.raises((InputError, OSError), match=re.escape(str(folder / name))):
+        run(words.epochs, *VAL, "--overwrite")
+    assert contents(folder) == before and contents(other) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("place", ["model", "adapter"])
+def test_a_file_of_the_user_in_a_folder_that_would_go_is_named_before_training(run, words, place):
+    fit = words.epochs if place == "model" else fit_of([0.2])
+    folder = run(fit, *VAL)
+    (folder / place / "onnx").mkdir()  # as predict.py --export leaves it; the model's own
+    (folder / place / "below").mkdir()
+    (folder / place / "below" / "handler.py").write_text("mine")
+    words.stop = 1
+    with pytest.raises(InputError, match=f"{place}/below/handler.py is no file of a run"):
+        run(fit, *VAL, "--overwrite")
+    assert (folder / place / "below" / "handler.py").read_text() == "mine"
+
+
+def test_a_run_leaves_no_file_that_overwrite_does_not_know(run, words, monkeypatch):
+    folder = run(words.epochs, *VAL, "--plots")
+    page.write(folder, folder / "report.html")
+    left = {path.name for path in folder.iterdir()} - {".lock"}
+    assert left == {path.name for path in run_folder.own(folder)} and "report.html" in left
+
+
+@pytest.mark.parametrize("old", ["nothing", "unfinished", "finished"])
+def test_overwrite_that_is_stopped_after_each_epoch_gets_on(run, words, old):
+    words.most, words.best, words.stop = (
+        3,
+        0.8,
+        {"nothing": 1, "unfinished": 3, "finished": None}[old],
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        run(words.epochs, *VAL)
+    words.best = Words.best
+    for words.stop in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            run(words.epochs, *VAL, "--overwrite")
+    begun = []
 
     def fit(args, corpus, folder):
-        for epoch in fit_of([0.2, 0.3, 0.4])(args, corpus, folder):
-            started.append(epoch[0]["epoch"])
+        for epoch in words.epochs(args, corpus, folder):
+            begun.append(epoch[0]["epoch"])
             yield epoch
 
-    run(fit, "--overwrite")
-    assert started == [3] and whole_run(folder) == 3
+    words.stop = None
+    folder = run(fit, *VAL, "--overwrite")
+    assert begun == [3]
+    assert "90.0" in (folder / "metrics.jsonl").read_text() and not (folder / "new").exists()
 
 
 def test_overwrite_keeps_an_unfinished_run_until_the_new_one_begins(run):
@@ -457,21 +598,21 @@ def test_overwrite_keeps_an_unfinished_run_until_the_new_one_begins(run):
     assert kept(run(fit_of([0.2, 0.3]))) == (2, 2)  # which asserts that epoch 1 was restored
 
 
-def test_killed_writes_go_from_the_folder_at_once_and_from_the_shared_cache_after_a_day(run):
+def test_killed_writes_go_at_the_next_start_and_those_of_the_living_stay(run):
     folder = run(fit_of([0.2]), "--no_weights")
-    cache, now = folder.parent / "cache", time.time()
-    for place, name, hours in (
-        (folder, ".result.json.12ab.part", 0),
-        (cache, ".states-1.f16.12ab.part", 25),
-        (cache, ".states-2.f16.34cd.part", 23),  # another process may be writing it
-        (cache, "states-3.f16", 1000),
-    ):
-        place.mkdir(exist_ok=True)
-        (place / name).write_bytes(b"half")
-        os.utime(place / name, (now - 3600 * hours, now - 3600 * hours))
-    run(fit_of([0.2]), "--no_weights", "--overwrite")
-    assert not (folder / ".result.json.12ab.part").exists()
-    assert files_in(cache) == {".states-2.f16.34cd.part", "states-3.f16"}
+    cache = folder.parent / "cache"
+    cache.mkdir()
+    for path in (folder / ".result.json.12ab34cd.part", cache / ".states-1.f16.12ab34cd.part"):
+        path.write_bytes(b"half")
+    (folder / ".model.12ab34cd.part" / "encoder").mkdir(parents=True)
+    own = cache / ".notes.part"  # is not ours
+    own.write_bytes(b"")
+    with files.saving(cache / "states-2.f16") as file:  # of another run
+        run(fit_of([0.2]), "--no_weights", "--overwrite")
+        (living,) = set(cache.iterdir()) - {own}
+        file.write(b"whole")
+    assert living.name.startswith(".states-2.f16") and not list(folder.glob(".*.part"))
+    assert contents(cache) == {".notes.part": b"", "states-2.f16": b"whole"}
 
 
 def test_two_runs_of_one_folder_are_refused(run):

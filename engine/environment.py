@@ -1,0 +1,43 @@
+"""
+The Python and the packages that the scripts need. A script checks them before it imports any other
+file, so this one imports Python's own library alone.
+"""
+
+import os
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def missing() -> list[str]:
+    """The packages of requirements.txt that this Python does not have."""
+    lacking = []
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").split():
+        try:
+            metadata.version(line.split("==")[0])
+        except metadata.PackageNotFoundError:
+            lacking.append(line.split("==")[0])
+    return lacking
+
+
+def check() -> None:
+    """Ends the process with one line and exit code 2 where Python is too old or lacks packages."""
+    lacking = missing() if sys.version_info >= (3, 11) else ["Python 3.11"]
+    if lacking:
+        here, venv = os.path.relpath(ROOT), ROOT / ".venv"
+        steps = [] if here == "." else [f"cd {shlex.quote(here)}"]
+        if not (venv / "bin" / "python").exists() or Path(sys.prefix) == venv:
+            steps.append("bash setup.sh")
+        steps.append("source .venv/bin/activate")
+        print(
+            f"error: {sys.executable} lacks {', '.join(lacking)}: {' && '.join(steps)}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    check()
