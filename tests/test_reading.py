@@ -118,10 +118,11 @@ def test_every_format_gives_the_same_rows(tmp_path, name, content):
 
 
 def test_a_json_line_may_hold_an_unescaped_line_separator(tmp_path):
-    lines = ['{"text": "a\u2028b", "label": "x"}', '{"text": "c", "label": "y"}'] * 2
+    texts = ["a\u2028b", "a\u2028c", "d", "e"]
+    lines = [f'{{"text": "{text}", "label": "{"xxyy"[i]}"}}' for i, text in enumerate(texts)]
     path = written(tmp_path, "a.jsonl", "\n".join(lines))
     corpus = data.load(path, test_fraction=0.5)
-    assert sorted(corpus.train_texts + corpus.test_texts) == ["a\u2028b"] * 2 + ["c"] * 2
+    assert sorted(corpus.train_texts + corpus.test_texts) == texts
 
 
 def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_path):
@@ -417,8 +418,10 @@ def test_what_is_no_windows_1252_is_refused_and_read_once_its_encoding_is_named(
     ],
 )
 def test_the_languages_of_windows_1252_need_no_name(tmp_path, text):
-    path = written(tmp_path, "a.csv", csv_of([(text, "x"), ("b", "y")] * 2).encode("cp1252"))
-    assert text in data.load(path, test_fraction=0.5).train_texts
+    rows = [(text, "x"), ("b", "y"), ("c", "x"), ("d", "y")]
+    path = written(tmp_path, "a.csv", csv_of(rows).encode("cp1252"))
+    corpus = data.load(path, test_fraction=0.5)
+    assert text in corpus.train_texts + corpus.test_texts
 
 
 def test_an_encoding_is_one_of_texts_and_names_the_folder(tmp_path, capsys):
