@@ -21,6 +21,10 @@ class Tfidf:
     A balanced linear SVM on TF-IDF of words, pairs of words and pieces of words. By
     cross-validation on the training texts of Ohsumed, TREC and CR, these three are better than
     words alone (macro-F1 52.8, 84.9, 78.6 against 49.7, 82.7, 76.5).
+
+    The time grows with the characters of the texts, and that of the SVM with the classes as well:
+    10,000 glosses of WordNet took 9 s on one core in 26 classes and 4 s in two, 300,000 texts
+    between 4 and 14 minutes.
     """
 
     def __init__(self):

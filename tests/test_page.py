@@ -377,7 +377,7 @@ def test_a_tfidf_run_on_the_same_texts_is_compared_with_and_one_on_others_is_not
     assert "--method tfidf" in " ".join(before.commands)
     tfidf = write_run(tmp_path, "abc", "--method", "tfidf", right=1.1, inside=None)
     after = page_of(folder)
-    assert "Not yet. TF-IDF with a linear SVM, which trains in seconds, is better." in after.text
+    assert "Not yet. TF-IDF with a linear SVM, which has no encoder, is better." in after.text
     assert "reaches a macro-F1 of 100.0 on the same texts" in after.text
     assert "--method tfidf" not in " ".join(after.commands)
     result = json.loads((tfidf / "result.json").read_text())
