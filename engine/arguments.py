@@ -502,13 +502,14 @@ def names_of(*roles: Role) -> tuple[str, ...]:
 
 # ---- a command line as it was typed ----
 
-OF_PATHS = ("dataset", "data_dir", "output_dir", "encoder", "base_model", "augment_options")
+# Where something lies, and no setting: a run that began with another --encoder is another run.
+OF_PATHS = ("dataset", "data_dir", "output_dir")
 
 
 def typed(argv: list[str]) -> dict[str, list[str]]:
     """
     The values of each flag on a command line, as they were typed, without what is no flag of
-    main.py. A path is relative to where we are, for how a machine's disk is laid out is nobody's
+    main.py. The paths of OF_PATHS are relative to where we are: how a disk is laid out is nobody's
     business.
     """
     known = {flag.dest: flag for flag in flags_of(make_parser())}
@@ -523,14 +524,9 @@ def typed(argv: list[str]) -> dict[str, list[str]]:
         if name in known:
             before = flags.get(name, []) if known[name].nargs == "+" else []
             values = flags[name] = before + values
-    return {name: [portable(name, value) for value in own] for name, own in flags.items()}
-
-
-def portable(flag: str, value: str) -> str:
-    """A flag's value; a path in it relative."""
-    option, equals, path = value.partition("=") if flag == "augment_options" else ("", "", value)
-    is_path = flag in OF_PATHS and os.path.isabs(path)
-    return option + equals + os.path.relpath(path) if is_path else value
+    for name in flags.keys() & OF_PATHS:
+        flags[name] = [os.path.relpath(v) if os.path.isabs(v) else v for v in flags[name]]
+    return flags
 
 
 def words(flags: dict[str, list[str]]) -> list[str]:
