@@ -32,7 +32,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from engine.files import InputError
+from engine.files import InputError, lacks_memory
 
 Row = tuple[str, dict]  # where it stands, and its values by column
 Rows = list[tuple[str, str | None]]  # text and label, None without one
@@ -418,6 +418,8 @@ def needing(name: str, package: str, remedy: str) -> Iterator[None]:
             f"{name}: reading it needs the package {package}: pip install {package}"
         ) from None
     except Exception as error:
+        if lacks_memory(error):
+            raise
         line = " ".join(str(error).split())[:80]
         raise InputError(
             f"{name}: cannot be read by {package} ({type(error).__name__}: {line}); {remedy}"
@@ -433,14 +435,20 @@ def read_parquet(name: str, stream: BinaryIO) -> Table:
 
         frame = pandas.read_parquet(in_memory(stream), engine="pyarrow", dtype_backend="pyarrow")
     columns = named_columns(name, list(map(str, frame.columns)))
-    return Table(
-        name,
-        columns,
-        (
-            (f"{name}, row {number}", dict(zip(columns, map(plain, values))))
-            for number, values in enumerate(frame.itertuples(index=False, name=None), 1)
-        ),
-    )
+    rows = (dict(zip(columns, values)) for values in frame.itertuples(index=False, name=None))
+    return Table(name, columns, converted(name, rows, "pyarrow"))
+
+
+def converted(name: str, rows: Iterable[dict], package: str) -> Iterator[Row]:
+    """Rows of a package that makes Python's values only when asked, and may find one it cannot."""
+    number = 0
+    try:
+        for number, row in enumerate(rows, 1):
+            yield f"{name}, row {number}", {column: plain(row[column]) for column in row}
+    except Exception as error:  # text that is not UTF-8, say, or a date beyond the year 9999
+        where = f"{name}, row {number + 1}"
+        with needing(where, package, "correct this row, or leave it out"):
+            raise error
 
 
 def sheet_cells(name: str, stream: BinaryIO, data_only: bool):
@@ -824,14 +832,4 @@ def split_table(name: str, split) -> Table:
             for column, names in classes.items()
         }
 
-    return Table(
-        name,
-        list(split.column_names),
-        (
-            (
-                f"{name}, row {number}",
-                {column: plain(value) for column, value in named(row).items()},
-            )
-            for number, row in enumerate(split, 1)
-        ),
-    )
+    return Table(name, list(split.column_names), converted(name, map(named, split), "datasets"))
