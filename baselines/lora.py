@@ -23,9 +23,9 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from baselines.language_models import prompt, require
-from data import batches_of, epoch_batches, eval_batches
+from data import batches_of, cut_characters, epoch_batches, eval_batches
 from engine import distributed
-from engine.files import InputError, load_pretrained
+from engine.files import InputError, load_pretrained, writing
 
 WARMUP, CLIP = 0.03, 0.3  # share of the steps; norm of the gradient
 
@@ -146,6 +146,7 @@ class LoraClassifier:
 
     def cut(self, texts: list[str]) -> tuple[list[str], float]:
         """The texts, cut to max_length tokens, and the share of them that was longer."""
+        texts, is_cut = cut_characters(texts, self.max_length)
         encoded = self.tokenizer(
             texts,
             add_special_tokens=False,
@@ -157,7 +158,7 @@ class LoraClassifier:
         return [
             text[: offsets[-1][1]] if long else text
             for text, offsets, long in zip(texts, encoded["offset_mapping"], is_long)
-        ], sum(is_long) / len(texts)
+        ], float((is_cut | is_long).mean())
 
     def prompts(self, texts: list[str]) -> list[list[int]]:
         """Each text's prompt in tokens, with what the tokenizer puts before a text."""
@@ -305,9 +306,10 @@ class LoraClassifier:
     def save(self, folder: Path) -> None:
         """The adapters as PeftModel.from_pretrained reads them; the folder appears whole."""
         temporary = folder.with_name(folder.name + ".tmp")
-        self.network.save_pretrained(temporary, save_embedding_layers=False)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        with writing(folder):
+            self.network.save_pretrained(temporary, save_embedding_layers=False)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
 
 
 def load(folder: str | Path, device: str = "cpu") -> LoraClassifier:

@@ -14,7 +14,7 @@ from augment import AUGMENTATIONS
 from baselines import GROUPS, METHODS, language_models, titles
 from engine.files import Parser
 from engine.reading import ENDINGS
-from model import default_pooling, device
+from model import POOLING, default_pooling, device
 
 ENCODER = "bert-base-uncased"
 
@@ -309,7 +309,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     )
     add(
         "--pooling",
-        choices=("cls", "mean"),
+        choices=POOLING,
         help="feat is the first token's state or the mean of all; None: cls where the encoder's "
         "tokenizer begins a text with [CLS], mean where it does not (as GPT-2's) and for "
         "minilm",
