@@ -26,7 +26,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -1022,6 +1021,17 @@ def join(parts: list[Tokens]) -> Tokens:
 
 
 CHUNK = 20_000  # texts that are tokenised, and kept, together
+CHARACTERS = 256  # of a text, for each token that is kept; of English a token has 4 or 5
+AT_ONCE = 4e6  # characters that the tokenizer gets: it takes 100 bytes of memory for each
+
+
+def cut_characters(texts: list[str], max_length: int) -> tuple[list[str], np.ndarray]:
+    """
+    The texts without what stands far behind their first max_length tokens, and of each (N,) whether
+    that was more than white space. Else one cell of 200 MB would make the tokenizer abort.
+    """
+    most = CHARACTERS * max_length
+    return [text[:most] for text in texts], np.array([bool(text[most:].strip()) for text in texts])
 
 
 def tokenize(
@@ -1053,12 +1063,13 @@ def tokenize(
     backend.enable_truncation(max_length)
     backend.no_padding()
     settings = backend.to_str()
+    texts, is_cut = cut_characters(texts, max_length)
     chunks = [
         _tokenized_chunk(texts[start : start + CHUNK], backend, settings, cache_dir)
         for start in tqdm(range(0, len(texts), CHUNK), "tokenize", disable=quiet or None)
     ]
     ids, lengths, truncated = (np.concatenate(parts) for parts in zip(*chunks))
-    return Tokens(ids, np.append(0, np.cumsum(lengths)), float(truncated.mean()))
+    return Tokens(ids, np.append(0, np.cumsum(lengths)), float((truncated | is_cut).mean()))
 
 
 def _tokenized_chunk(
@@ -1071,19 +1082,22 @@ def _tokenized_chunk(
         path = Path(cache_dir) / f"tokens-{digest[:16]}.npz"
         if path.exists() and (chunk := _read_chunk(path)) is not None:
             return chunk
-    encodings = backend.encode_batch_fast(texts)
-    lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-    ids = np.fromiter(
-        chain.from_iterable(encoding.ids for encoding in encodings),
-        dtype=np.int32,
-        count=lengths.sum(),
-    )
-    truncated = np.array([bool(encoding.overflowing) for encoding in encodings])
+    rows: list[np.ndarray] = []
+    truncated: list[bool] = []
+    start, characters = 0, 0
+    for end, text in enumerate(texts, 1):
+        characters += len(text)
+        if characters > AT_ONCE or end == len(texts):
+            for encoding in backend.encode_batch_fast(texts[start:end]):
+                rows.append(np.array(encoding.ids, dtype=np.int32))
+                truncated.append(bool(encoding.overflowing))
+            start, characters = end, 0
+    ids, lengths = np.concatenate(rows), np.array(list(map(len, rows)), dtype=np.int64)
     if path is not None:
         content = io.BytesIO()
         np.savez(content, ids=ids, lengths=lengths, truncated=truncated)
         save(path, content.getvalue())
-    return ids, lengths, truncated
+    return ids, lengths, np.array(truncated)
 
 
 def _read_chunk(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

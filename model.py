@@ -383,7 +383,7 @@ def minilm_folder() -> str:
     return str(folder)
 
 
-def _snapshot(source: str, *, local_files_only: bool = False) -> str:
+def _snapshot(source: str, *, local_files_only: bool = False, **_: bool) -> str:
     """
     Returns the folder of MiniLM's files. With local_files_only, `source` is that folder; else it is
     their name at the hub, and they are downloaded.
@@ -421,27 +421,45 @@ def pooling_of_modules(name: str) -> str | None:
     """
     Returns the pooling that modules.json and its Pooling module state, as sentence-transformers
     writes them; None where the model has no such files.
+
+    raises  InputError where it is none of POOLINGS, or the files are damaged
     """
     modules = model_file(name, "modules.json")
-    for module in json.loads(modules.read_text(encoding="utf-8")) if modules else []:
-        if module["type"].endswith(".Pooling"):
-            path = model_file(name, f"{module['path']}/config.json")
-            stated = json.loads(path.read_text(encoding="utf-8")) if path else {}
-            modes = [
-                key.removeprefix("pooling_mode_")
-                for key, value in stated.items()
-                if key.startswith("pooling_mode_") and value is True
-            ] or [str(stated.get("pooling_mode"))]
-            known = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
-            found = known.get(modes[0], modes[0])
-            if len(modes) > 1 or found not in POOLINGS:
-                raise InputError(
-                    f"encoder {name}: its {module['path']}/config.json asks for the pooling "
-                    f"{' and '.join(modes)}, which is not supported: take one of "
-                    f"{', '.join(POOLINGS)} with --pooling"
-                )
-            return found
+    try:
+        for module in json.loads(modules.read_text(encoding="utf-8")) if modules else []:
+            if module["type"].endswith(".Pooling"):
+                place = f"{module['path']}/config.json"
+                path = model_file(name, place)
+                return stated_pooling(json.loads(path.read_text(encoding="utf-8")) if path else {})
+    except Unknown as error:
+        raise InputError(
+            f"encoder {name}: its {place} asks for the pooling {error}, which is not supported: "
+            f"take one of {', '.join(POOLINGS)} with --pooling"
+        ) from None
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise InputError(
+            f"encoder {name}: its modules.json or what it names is damaged "
+            f"({type(error).__name__}); copy the folder again, or say --pooling"
+        ) from error
     return None
+
+
+class Unknown(Exception):
+    """A pooling that TextEncoder does not have."""
+
+
+def stated_pooling(config: dict) -> str:
+    """Returns the one of POOLINGS that a Pooling module's config.json states; Unknown elsewhere."""
+    prefix, known = (
+        "pooling_mode_",
+        {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"},
+    )
+    modes = [key.removeprefix(prefix) for key, value in config.items() if value is True]
+    modes = [mode for mode in modes if f"{prefix}{mode}" in config] or [config.get("pooling_mode")]
+    found = known.get(modes[0], modes[0])
+    if len(modes) > 1 or found not in POOLINGS:
+        raise Unknown(" and ".join(map(str, modes)))
+    return found
 
 
 def model_file(name: str, file: str) -> Path | None:

@@ -48,7 +48,7 @@ import data
 from baselines.tfidf import Tfidf
 from engine import arguments, files, loader, reading
 from engine.escape import is_formula
-from engine.files import InputError, lacks_memory
+from engine.files import InputError, lacks_memory, system_error
 from engine.results import csv_line
 from model import device as available_device
 from reporting import export
@@ -779,17 +779,15 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # a full disk behind stdout, a file that cannot be read on
-        print(
-            f"error: {error.filename or 'stdin or stdout'}: {error.strerror or error}; make room "
-            "or take another path",
-            file=sys.stderr,
-        )
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
+    except Exception as error:
+        if lacks_memory(error):
+            text = f"out of memory ({error!r:.80}): take a smaller --batch_size"
+        elif system := system_error(error):  # a full disk behind stdout, a file that ends too early
+            place = system.filename or "stdin or stdout"
+            text = f"{place}: {system.strerror or system}; make room or take another path"
+        else:
             raise
-        print(f"error: out of memory ({error!r:.80}): take a smaller --batch_size", file=sys.stderr)
+        print(f"error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)

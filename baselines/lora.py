@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from baselines.language_models import prompt, require
-from data import batches_of, epoch_batches, eval_batches
+from data import batches_of, cut_characters, epoch_batches, eval_batches
 from engine import distributed
 from engine.files import InputError, load_pretrained, saving_folder
 
@@ -144,6 +144,7 @@ class LoraClassifier:
 
     def cut(self, texts: list[str]) -> tuple[list[str], float]:
         """The texts, cut to max_length tokens, and the share of them that was longer."""
+        texts, is_cut = cut_characters(texts, self.max_length)
         encoded = self.tokenizer(
             texts,
             add_special_tokens=False,
@@ -155,7 +156,7 @@ class LoraClassifier:
         return [
             text[: offsets[-1][1]] if long else text
             for text, offsets, long in zip(texts, encoded["offset_mapping"], is_long)
-        ], sum(is_long) / len(texts)
+        ], float((is_cut | is_long).mean())
 
     def prompts(self, texts: list[str]) -> list[list[int]]:
         """Each text's prompt in tokens, with what the tokenizer puts before a text."""

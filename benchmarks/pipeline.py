@@ -114,7 +114,7 @@ def trainer(run: Run, folder: str):
     """An epoch of Trainer, cross-entropy on both views as so many texts."""
     source = minilm_folder() if run.args.encoder == "minilm" else run.args.encoder
     model = AutoModelForSequenceClassification.from_pretrained(
-        source, num_labels=len(run.corpus.label_names)
+        source, num_labels=len(run.corpus.label_names), trust_remote_code=False
     )
     rows = [
         {

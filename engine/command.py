@@ -13,11 +13,11 @@ import transformers
 from engine import distributed
 from engine.arguments import parse_args
 from engine.auto import decide
-from engine.files import InputError, lacks_memory, plain_output
+from engine.files import InputError, lacks_memory, plain_output, system_error
 from engine.run_folder import Busy
 from engine.signals import exit_code
 
-EXPECTED = (InputError, OSError, KeyboardInterrupt, distributed.Ended)
+EXPECTED = (InputError, KeyboardInterrupt, distributed.Ended)
 
 
 @plain_output()
@@ -33,7 +33,7 @@ def run(argv: list[str] | None, doc: str | None, work: Callable[[argparse.Namesp
                 decide(args, work)
             work(args)
     except (Exception, KeyboardInterrupt) as error:
-        if not (isinstance(error, EXPECTED) or lacks_memory(error)):
+        if not (isinstance(error, EXPECTED) or lacks_memory(error) or system_error(error)):
             traceback.print_exc()
             print(
                 "error: this is a fault of main.py, not of your input; please report it with the "
@@ -53,15 +53,15 @@ def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str
         return f"error: {error}", Busy.exit_code if isinstance(error, Busy) else 2
     if isinstance(error, (KeyboardInterrupt, BrokenPipeError)):  # the latter of | head, say
         return "interrupted: the same command goes on from the last checkpoint", exit_code(error)
-    if isinstance(error, OSError):  # a folder in the way, a full disk, no permission
-        place = error.filename or (args and args.output_dir)
-        return (
-            f"error: {place}: {error.strerror or error}; make room or choose another --output_dir"
-        ), 2
     if lacks_memory(error):
         return (
             f"error: out of memory ({error!r:.160}): take a smaller --micro_batch, --max_length "
             "or --batch_size"
+        ), 2
+    if system := system_error(error):  # a folder in the way, a full disk, no permission
+        place = system.filename or (args and args.output_dir)
+        return (
+            f"error: {place}: {system.strerror or system}; make room or choose another --output_dir"
         ), 2
     return (
         f"error: another process of this job has ended ({error}); the same command, with any "

@@ -95,7 +95,7 @@ def views_of(args: argparse.Namespace, corpus: data.Corpus, model: Method) -> li
         if name in model.views:
             with distributed.main_first():
                 texts = augment(
-                    corpus.train_texts,
+                    data.cut_characters(corpus.train_texts, args.max_length)[0],
                     args.chosen_augment,
                     seed=seed,
                     cache_dir=cache_dir(args),

@@ -6,11 +6,13 @@ appear whole or not at all, and pretrained models without waiting for a hub that
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import secrets
 import shutil
@@ -106,15 +108,48 @@ def plain_output() -> Iterator[None]:
         yield
 
 
+# What torch says for lack of memory, in lower case: its allocators, oneDNN, and a GPU's libraries.
+NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|alloc_failed|bad_alloc"
+    r"|could not (create|execute) a primitive(?! desc)|could not create a memory(?! desc)"
+)
+
+
 def lacks_memory(error: BaseException) -> bool:
     """Whether it says that no memory is left; torch does so by a RuntimeError."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and (
-            type(error).__name__ == "OutOfMemoryError"  # of a GPU; without importing torch
-            or "can't allocate memory" in str(error)  # of its allocator for the CPU
-        )
+    system = system_error(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # of a GPU; without importing torch
+        or (system is not None and system.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error).lower())))
     )
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """
+    What the operating system said, where it is the cause: Rust's libraries, as safetensors and
+    tokenizers are, put it into errors of their own that end in "(os error 28)".
+    """
+    if isinstance(error, (OSError, InputError)):
+        return error if isinstance(error, OSError) else None
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """InputError where the block cannot write what is to have this path, as on a full disk."""
+    try:
+        yield
+    except Exception as error:
+        system = system_error(error)
+        if system is None or lacks_memory(error):
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({system.strerror or system}); make room there, or name "
+            "another place with --output, --data_dir or --output_dir"
+        ) from error
 
 
 def _part_name(path: Path) -> Path:
@@ -130,19 +165,15 @@ def _part_of(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """
     part, lock = _part_name(path), -1
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_parts(path.parent, path.name)
-        while not part.exists():  # again where another process was faster than the lock
-            make(part)
-            lock = os.open(part, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # some file systems have no locks
-                fcntl.flock(lock, fcntl.LOCK_SH)
-        yield part
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); make room there, or name "
-            "another place with --output, --data_dir or --output_dir"
-        ) from None
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_parts(path.parent, path.name)
+            while not part.exists():  # again where another process was faster than the lock
+                make(part)
+                lock = os.open(part, os.O_RDONLY)
+                with contextlib.suppress(OSError):  # some file systems have no locks
+                    fcntl.flock(lock, fcntl.LOCK_SH)
+            yield part
     finally:
         _delete(part)  # it has its name now, or was not wanted
         if lock >= 0:
@@ -272,7 +303,7 @@ def read_json(path: Path) -> dict:
         raise InputError(
             f"{path} cannot be read ({error.strerror or error}); see to it that you may read it"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}): {again}") from error
 
 
@@ -299,6 +330,36 @@ def ask_hub(name: str) -> None:
     get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
 
 
+MOST = {"layer": 1_000, "label": 1_000_000}  # that a config.json may ask for: far above any model's
+
+
+def check_config(folder: Path) -> None:
+    """ValueError where config.json asks for more than MOST: transformers builds them one by one."""
+    with contextlib.suppress(FileNotFoundError):
+        for name, size in json.loads((folder / "config.json").read_text("utf-8")).items():
+            for part, most in MOST.items():
+                if part in name and isinstance(size, int) and size > most:
+                    raise ValueError(f"{name} in config.json is {size}, above {most:,}")
+
+
+def reason_of(error: Exception) -> str:
+    """Why a model could not be loaded, in one line; never with advice to run a stranger's code."""
+    text = str(error).strip() or type(error).__name__
+    if "trust_remote_code" in text:
+        return "it needs code of its own, an auto_map, and a model's code is never run here"
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "its weights are a pickle with more than tensors in it, which could run code and is "
+            "not loaded; ask for them as model.safetensors"
+        )
+    if "ignore_mismatched_sizes" in text:
+        return "its weights do not have the sizes that its config.json says"
+    if lacks_memory(error):
+        return "it needs more memory than there is"
+    lines = text.splitlines()
+    return lines[-1] if lines[0].startswith("Error(s) in loading") else lines[0]  # of torch
+
+
 def load_pretrained(load, source: str, kind: str, hint: str, **options):
     """
     Calls load(source, **options), a from_pretrained of transformers, on a local folder, on the
@@ -311,22 +372,27 @@ def load_pretrained(load, source: str, kind: str, hint: str, **options):
     """
     from huggingface_hub import snapshot_download
 
+    def load_folder(folder: str):
+        check_config(Path(folder))
+        return load(folder, local_files_only=True, **options)
+
+    # else transformers asks on stdin, and takes a line of the data for the answer
+    options["trust_remote_code"] = False
+    is_folder = Path(source).is_dir()
     try:
-        if Path(source).is_dir():
-            return load(source, local_files_only=True, **options)
+        if is_folder:
+            return load_folder(source)
         try:
-            folder = snapshot_download(source, local_files_only=True)
-            return load(folder, local_files_only=True, **options)
-        except (OSError, ValueError):  # the cache has nothing of it, or not all
+            return load_folder(snapshot_download(source, local_files_only=True))
+        except (OSError, ValueError) as error:  # the cache has nothing of it, or not all
+            if "trust_remote_code" in str(error):
+                raise
             ask_hub(source)
             return load(source, **options)
     except Exception as error:  # of httpx, requests or safetensors, by version and by fault
-        if lacks_memory(error):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         found = (
             "is not a complete model folder"
-            if Path(source).is_dir()
+            if is_folder
             else "is neither a folder, nor in the cache, nor available on the Hugging Face hub"
         )
-        raise InputError(f"{kind} {source} {found} ({reason}). {hint}") from error
+        raise InputError(f"{kind} {source} {found} ({reason_of(error)}). {hint}") from error

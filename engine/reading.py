@@ -35,7 +35,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from engine.files import InputError
+from engine.files import InputError, lacks_memory
 
 Row = tuple[str, dict]  # where it stands, and its values by column
 Rows = list[tuple[str, str | None]]  # text and label, None without one
@@ -586,6 +586,8 @@ def needing(name: str, package: str, remedy: str) -> Iterator[None]:
             f"{name}: reading it needs the package {package}: pip install {package}"
         ) from None
     except Exception as error:
+        if lacks_memory(error):
+            raise
         line = " ".join(str(error).split())[:80]
         raise InputError(
             f"{name}: cannot be read by {package} ({type(error).__name__}: {line}); {remedy}"
@@ -606,11 +608,8 @@ def read_parquet(name: str, stream: BinaryIO) -> Table:
         frame = pandas.read_parquet(stream, engine="pyarrow", dtype_backend="pyarrow")
     columns = named_columns(name, list(map(str, frame.columns)))
     classes = classes_of(metadata.get(b"huggingface", b"{}"))
-    rows = (
-        (f"{name}, row {number}", dict(zip(columns, map(plain, values))))
-        for number, values in enumerate(frame.itertuples(index=False, name=None), 1)
-    )
-    return Table(name, columns, with_class_names(rows, classes))
+    rows = (dict(zip(columns, values)) for values in frame.itertuples(index=False, name=None))
+    return Table(name, columns, with_class_names(converted(name, rows, "pyarrow"), classes))
 
 
 def classes_of(metadata: bytes) -> dict[str, list[str]]:
@@ -639,6 +638,18 @@ def with_class_names(rows: Iterator[Row], classes: dict[str, list[str]]) -> Iter
                     )
                 row[column] = None if number == -1 else names[int(number)]
         yield where, row
+
+
+def converted(name: str, rows: Iterable[dict], package: str) -> Iterator[Row]:
+    """Rows of a package that makes Python's values only when asked, and may find one it cannot."""
+    number = 0
+    try:
+        for number, row in enumerate(rows, 1):
+            yield f"{name}, row {number}", {column: plain(row[column]) for column in row}
+    except Exception as error:  # text that is not UTF-8, say, or a date beyond the year 9999
+        where = f"{name}, row {number + 1}"
+        with needing(where, package, "correct this row, or leave it out"):
+            raise error
 
 
 def sheet_cells(name: str, stream: BinaryIO, data_only: bool):
@@ -1099,8 +1110,5 @@ def split_table(name: str, split) -> Table:
         for column, feature in split.features.items()
         if hasattr(feature, "names")
     }
-    rows = (
-        (f"{name}, row {number}", {column: plain(value) for column, value in row.items()})
-        for number, row in enumerate(split, 1)
-    )
+    rows = converted(name, iter(split), "datasets")
     return Table(name, list(split.column_names), with_class_names(rows, classes))

@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import jinja2
@@ -38,7 +38,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from baselines import make
+from baselines import METHODS, make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
 from data import LEAKS, Corpus, class_counts
@@ -48,6 +48,7 @@ from engine.files import (
     InputError,
     lacks_memory,
     read_json,
+    reason_of,
     save,
     saving_folder,
     sha256,
@@ -56,9 +57,10 @@ from engine.files import (
 )
 from engine.metrics import expected_calibration_error
 from engine.results import without_leaked_words, write_predictions
-from model import Method, load_encoder, load_tokenizer, longest_text
+from model import POOLINGS, Method, load_encoder, load_tokenizer, longest_text
 
 FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
+NOT_LISTED = ("sharprecl.json", "README.md", "for_plots")  # files of it that nothing loads
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ def stock_classifier(method: Method, label_names: list[str]) -> nn.Module:
     """
     backbone, phi = method.encoder.backbone, method.phi
     config = with_labels(backbone.config, label_names)
-    stock = AutoModelForSequenceClassification.from_config(config)
+    stock = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     stock.base_model.load_state_dict(backbone.state_dict(), strict=False)  # it may have a pooler
     weight = phi.weight.cpu()  # (C, h)
     bias = torch.zeros(len(weight)) if phi.bias is None else phi.bias.cpu()  # (C,)
@@ -466,24 +468,92 @@ def not_ours(folder: Path) -> list[Path]:
     ]
 
 
+def is_number(value: object, lowest: float = -math.inf, highest: float = math.inf) -> bool:
+    """Whether it is a number in this range: neither NaN nor true or false."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and lowest <= value <= highest
+        and abs(value) < math.inf
+    )
+
+
+def is_calibration(fit: dict) -> bool:
+    """Whether it is what calibrate() writes; older versions lack why_not and coverage."""
+    rows = fit.get("coverage", [])
+    numbers = [fit["texts"], fit["ece_before"], fit["ece_after"]]
+    for row in rows:
+        numbers += [row["p"], row["answered"], 0 if row["accuracy"] is None else row["accuracy"]]
+    return (
+        is_number(fit["temperature"], 1e-3, 1e3)
+        and all(map(is_number, numbers))
+        and isinstance(fit.get("why_not", ""), str)
+        and (rows == [] or rows[0]["p"] == 0)  # the row below any other p
+    )
+
+
+def check_about(about: About) -> None:
+    """ValueError, or another error, that says which value main.py cannot have written."""
+    has_encoder, columns = about.method != "tfidf", about.text_column
+    counts = list(about.class_counts)
+    strings = [*about.label_names, *([columns] if isinstance(columns, str) else columns)]
+    for name, is_right in {
+        "options": all(is_number(value, -1e6, 1e6) for value in map(float, about.options.values())),
+        "pooling": about.pooling in (POOLINGS if has_encoder else (None,)),
+        "max_length": not has_encoder or is_number(about.max_length, 1, 2**31),
+        "label_names": all(isinstance(value, str) for value in strings),
+        "class_counts": len(counts) == len(set(about.label_names))
+        and all(isinstance(n, int) and is_number(n, 1, 2**31) for n in counts),
+        "compensated": isinstance(about.compensated, bool),
+        "calibration": about.calibration is None or is_calibration(about.calibration),
+    }.items():
+        if not is_right:
+            raise ValueError(f"{name} is {getattr(about, name)!r:.60}")
+
+
+def check_files(folder: Path, digests: dict[str, str]) -> None:
+    """InputError unless these files, as they were written, are all that is loaded."""
+    again = "copy the folder again, or train with --overwrite"
+    # transformers reads what it finds: an adapter_config.json beside the weights changes the model
+    found = {
+        str(file.relative_to(folder))
+        for file in (*folder.glob("[!.]*"), *folder.glob("encoder/[!.]*"))
+        if file.is_file() and file.name not in NOT_LISTED
+    }
+    if added := found - digests.keys():
+        raise InputError(
+            f"{folder / min(added)} is not one of the files that sharprecl.json lists: move it "
+            "away if you have put it there, else " + again
+        )
+    for name, digest in digests.items():
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise InputError(f"{folder / 'sharprecl.json'}: {name!r:.80} is not in this folder")
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing: {again}")
+        if sha256(folder / name) != digest:
+            raise InputError(f"{folder / name} was truncated or altered: {again}")
+
+
 def read_about(folder: Path) -> About:
     """sharprecl.json. InputError: of another format, or a file in the folder is not as written."""
-    path, again = folder / "sharprecl.json", "copy the folder again, or train with --overwrite"
+    path = folder / "sharprecl.json"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise InputError(
-                f"{path}: a model folder of format {content['format']}, and this code "
+                f"{path}: a model folder of format {content['format']!r:.20}, and this code "
                 f"reads {FORMAT}: use the code that wrote it, or train again"
             )
         about = About(**{field.name: content[field.name] for field in dataclasses.fields(About)})
-        for name, digest in content["files"].items():
-            if not (folder / name).is_file():
-                raise InputError(f"{folder / name} is missing: {again}")
-            if sha256(folder / name) != digest:
-                raise InputError(f"{folder / name} was truncated or altered: {again}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}): {again}") from error
+        check_about(about)
+        check_files(folder, content["files"])
+    except InputError:
+        raise
+    except Exception as error:  # whatever Python makes of values that are none of ours
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}): copy the folder "
+            "again, or train with --overwrite"
+        ) from error
     return about
 
 
@@ -503,12 +573,17 @@ def read_model(path: str | Path, device: str) -> Trained:
         if about.method == "tfidf":
             return Trained(Tfidf.load(folder), None, about)
         return read_network(folder, about, device)
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # of torch, safetensors, json: the files are what a stranger wrote
         if lacks_memory(error):
-            raise
+            raise InputError(
+                f"{folder}: this model needs more memory than there is: take a machine with more, "
+                "or another --device; if its files are small, sharprecl.json is damaged"
+            ) from error
         raise InputError(
             f"{folder}: sharprecl.json and the weights beside it are not those of "
-            f"{about.method} as this code has it ({str(error).splitlines()[-1]}): use "
+            f"{about.method} as this code has it ({reason_of(error)}): use "
             "the code that wrote them, or train again"
         ) from error
 
@@ -518,11 +593,12 @@ def read_network(folder: Path, about: About, device: str) -> Trained:
     where = str(folder if (folder / "config.json").is_file() else folder / "encoder")
     tokenizer, encoder = load_tokenizer(where), load_encoder(where, about.pooling)
     heads = safetensors.torch.load_file(folder / "heads.safetensors")
-    counts = np.array(about.class_counts)
+    if not METHODS[about.method].has_encoder:
+        raise ValueError("it has no encoder")
     task = Task(
         about.label_names,
-        np.repeat(np.arange(len(counts)), counts),
-        torch.from_numpy(counts),
+        np.broadcast_to(0, sum(about.class_counts)),  # their number alone is asked for
+        torch.tensor(about.class_counts),
         tokenizer,
         epochs=1,
         batch_size=1,

@@ -2,8 +2,11 @@
 
 import argparse
 import csv
+import json
 import os
 import re
+import resource
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
@@ -197,6 +200,32 @@ def save_tiny_any_encoder(folder, model_type: str):
     return folder
 
 
+def needs_own_code(folder):
+    """Makes the model in a folder need code of its own, which leaves the file that is returned."""
+    trace = folder.parent / "it ran"
+    (folder / "own.py").write_text(
+        "from transformers import BertConfig, BertModel as Model\n"
+        "class Config(BertConfig):\n    model_type = 'own'\n"
+        f"open({str(trace)!r}, 'w')\n"
+    )
+    own = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config))
+    return trace
+
+
+@contextmanager
+def small_files(room: int):
+    """No file can become larger, as on a full disk: OSError 27 in place of 28."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory):
     return save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
@@ -269,8 +298,6 @@ def tiny_llama(tmp_path_factory):
 
 def save_tiny_translator(folder, texts):
     """A MarianMT model of one layer with random weights, its vocabulary from the texts."""
-    import json
-
     import sentencepiece
     from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 

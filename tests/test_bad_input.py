@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import glosses, write_csv
+from conftest import glosses, small_files, write_csv
+from safetensors import SafetensorError
 from test_main import folder_of, outcome
 from test_reading import BAD_FILES
 
@@ -157,6 +158,20 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_with_room(
         assert remount("size=64m")
         assert main(small) == 0
         assert outcome(tmp_path / "disk") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("room", [200, 5_000, 30_000, 70_000])  # of records, tokens, weights
+def test_a_file_without_room_ends_in_one_line_and_the_same_command_goes_on(
+    command, tmp_path, capsys, room
+):
+    with small_files(room):
+        assert main(command) == 2
+    line = last_line(capsys)
+    assert str(tmp_path / "runs") in line and "File too large" in line
+    assert {path.name for path in tmp_path.rglob(".*")} == {".lock"}  # no half of a file
+    assert main(command) == 0
+    assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
+    assert outcome(tmp_path / "runs") == outcome(tmp_path / "whole")
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_line_and_what_it_holds_stays(
@@ -318,6 +333,9 @@ def raises(error: Exception):
         lambda *_: raises(MemoryError("1 TB")),
         lambda *_: raises(torch.OutOfMemoryError("CUDA\nand more")),
         lambda *_: torch.empty(2**58),  # the allocator of a CPU
+        lambda *_: raises(RuntimeError("could not create a primitive")),  # oneDNN
+        lambda *_: raises(OSError(12, "Cannot allocate memory")),
+        lambda *_: raises(SafetensorError("I/O error: Cannot allocate memory (os error 12)")),
     ],
 )
 def test_no_memory_left_is_one_line(command, capsys, monkeypatch, fail):

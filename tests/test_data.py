@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import threading
+import types
 from collections import Counter
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -865,6 +866,41 @@ def test_many_texts_are_tokenised_in_order():
     assert data.tokenize(texts, TOKENIZER, 6).lengths.tolist() == [
         min(3 + row % 7, 6) for row in range(2500)
     ]
+
+
+class Watched:
+    """A tokenizer's backend that notes how many characters it gets at once."""
+
+    seen: list[int] = []
+
+    def __getattr__(self, name):
+        return getattr(TOKENIZER.backend_tokenizer, name)
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def encode_batch_fast(self, texts):
+        self.seen.append(sum(map(len, texts)))
+        return TOKENIZER.backend_tokenizer.encode_batch_fast(texts)
+
+
+@pytest.mark.parametrize(
+    "huge, is_cut",
+    [("a " * 3_000_000, True), ("b" * 6_000_000, True), ("c d" + " \n" * 3_000_000, False)],
+)
+def test_a_huge_text_is_cut_before_the_tokenizer_sees_it(monkeypatch, huge, is_cut):
+    watched = types.SimpleNamespace(
+        is_fast=True, num_special_tokens_to_add=lambda: 2, backend_tokenizer=Watched()
+    )
+    monkeypatch.setattr(Watched, "seen", [])
+    monkeypatch.setattr(data, "AT_ONCE", 2_000)
+    texts = ["e d", huge, *["a b c"] * 1_000, huge]
+    tokens = data.tokenize(texts, watched, 5)
+    rows = [tokens.ids[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:])]
+    kept = {"a": [2, 4, 4, 4, 3], "b": [2, 1, 3], "c": [2, 6, 7, 3]}[huge[0]]
+    assert rows == [[2, 8, 7, 3], kept, *[[2, 4, 5, 6, 3]] * 1_000, kept]
+    assert tokens.truncated == pytest.approx(2 * is_cut / 1_003)
+    assert max(Watched.seen) <= 2_000 + 256 * 5 and len(Watched.seen) > 2
 
 
 def test_a_length_without_room_for_a_word_is_refused():

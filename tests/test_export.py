@@ -1,16 +1,25 @@
 """export.py: the model folder, transformers' classifiers, ONNX, sentence-transformers."""
 
 import csv
+import io
 import json
 import os
 import re
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import glosses, save_tiny_any_encoder, save_tiny_encoder, write_csv
+from conftest import (
+    glosses,
+    needs_own_code,
+    save_tiny_any_encoder,
+    save_tiny_encoder,
+    small_files,
+    write_csv,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -22,7 +31,7 @@ from baselines import make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
 from engine import loader
-from engine.files import InputError
+from engine.files import InputError, sha256
 from main import main as train
 from model import load_encoder, load_tokenizer
 from reporting import export
@@ -267,8 +276,10 @@ def test_a_harmed_file_is_one_line_and_exit_code_2(tmp_path, folder, file, harm,
     [
         ({"format": 0}, "format 0, and this code reads 1"),
         ({"format": 2}, "format 2"),
-        ({"label_names": None}, "not those of sharprecl"),
+        ({"label_names": None}, "damaged"),
         ({"method": "gone"}, "not those of gone"),
+        ({"method": "gpt35"}, "not those of gpt35"),
+        ({"method": "llama2"}, "not those of llama2"),
         ({"options": {"proj_dim": 64}}, "size mismatch"),
         ({"options": {"k": 1}}, "'k'"),
     ],
@@ -280,6 +291,141 @@ def test_a_folder_of_another_version_is_one_line(tmp_path, folder, change, messa
     assert predict.main([str(tmp_path / "model")]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert message in error
+
+
+FIT = {"temperature": 2.0, "texts": 9, "ece_before": 5.0, "ece_after": 3.0, "why_not": ""}
+ROW = {"p": 0, "answered": 100.0, "accuracy": None}
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("pooling", "max"),
+        ("pooling", None),
+        ("pooling", ["mean"]),
+        ("max_length", 0),
+        ("max_length", "64"),
+        ("max_length", 10**30),
+        ("label_names", NAMES[:2]),
+        ("label_names", [*NAMES[:2], NAMES[0]]),
+        ("label_names", [1, 2, 3]),
+        ("text_column", 5),
+        ("class_counts", [40, 39, 0]),
+        ("class_counts", [40, 39, 1.5]),
+        ("class_counts", [40, 39, float("nan")]),
+        ("class_counts", [10**12] * 3),
+        ("options", {"proj_dim": 10**9}),
+        ("options", ["proj_dim"]),
+        ("compensated", "no"),
+        *(
+            ("calibration", fit)
+            for fit in (
+                "none",
+                {},
+                [1],
+                FIT | {"temperature": 0},
+                FIT | {"temperature": "2"},
+                FIT | {"temperature": float("nan")},
+                FIT | {"ece_after": None},
+                FIT | {"why_not": 3},
+                FIT | {"coverage": 1},
+                FIT | {"coverage": [ROW | {"p": 0.5}]},
+                FIT | {"coverage": [ROW, ROW | {"accuracy": "high"}]},
+                FIT | {"coverage": [{"p": 0}]},
+            )
+        ),
+    ],
+)
+def test_a_value_that_no_run_writes_is_named_in_one_line(tmp_path, folder, name, value, capsys):
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "sharprecl.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    for flags in ([], ["--abstain", "0.1"]):
+        assert predict.main([str(tmp_path / "model"), "a text", *flags]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert error.startswith(f"error: {path} is damaged") and "--batch_size" not in error
+
+
+def test_a_calibration_as_it_should_be_is_read(tmp_path, folder, capsys):
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "sharprecl.json"
+    fit = FIT | {"coverage": [ROW]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": fit}))
+    assert predict.main([str(tmp_path / "model"), "a text", "--abstain", "0.1"]) == 0
+
+
+def list_files(folder) -> None:
+    """Makes sharprecl.json list whatever is in the folder, as someone with ill intent would."""
+    path = folder / "sharprecl.json"
+    files = {file.name: sha256(file) for file in folder.iterdir() if file != path}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": files}))
+
+
+@pytest.mark.parametrize("place", ["adapter_config.json", "encoder/config.json", "notes.txt"])
+def test_a_file_that_sharprecl_json_does_not_list_is_named(tmp_path, folder, place, capsys):
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / place).parent.mkdir(exist_ok=True)
+    (tmp_path / "model" / place).write_text("{}")
+    assert predict.main([str(tmp_path / "model"), "a text"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "model" / place) in error and "not one of the files" in error
+
+
+@pytest.mark.parametrize("place", ["README.md", ".DS_Store", ".cache/x", "onnx/model.onnx"])
+def test_what_nothing_loads_may_stand_in_the_folder(tmp_path, folder, place):
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / place).parent.mkdir(exist_ok=True)
+    (tmp_path / "model" / place).write_text("mine")
+    assert predict.main([str(tmp_path / "model"), "a text"]) == 0
+
+
+def test_no_file_outside_the_folder_is_read(tmp_path, folder, capsys):
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "mine").write_text("secret")
+    path = tmp_path / "model" / "sharprecl.json"
+    content = json.loads(path.read_text())
+    for name in ("../mine", str(tmp_path / "mine"), "encoder/../../mine"):
+        files = content["files"] | {name: sha256(tmp_path / "mine")}
+        path.write_text(json.dumps(content | {"files": files}))
+        assert predict.main([str(tmp_path / "model"), "a text"]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert repr(name)[:60] in error and "not in this folder" in error
+
+
+def test_predicting_never_runs_a_models_code_nor_takes_a_line_of_the_data_for_a_yes(
+    tmp_path, folder, monkeypatch, capsys
+):
+    shutil.copytree(folder, tmp_path / "model")
+    trace = needs_own_code(tmp_path / "model")
+    list_files(tmp_path / "model")
+    stdin = io.TextIOWrapper(io.BytesIO(b"a text\nyes\n" * 9))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert predict.main([str(tmp_path / "model")]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "auto_map" in error and "never run here" in error and "True" not in error
+    assert not trace.exists() and stdin.read() == "a text\nyes\n" * 9
+
+
+@pytest.mark.parametrize("name", ["heads.safetensors", "model.safetensors"])
+def test_a_pickle_in_place_of_safetensors_is_one_line(tmp_path, folder, name, capsys):
+    shutil.copytree(folder, tmp_path / "model")
+    torch.save({"phi.weight": torch.ones(3, 32)}, tmp_path / "model" / name)
+    list_files(tmp_path / "model")
+    assert predict.main([str(tmp_path / "model"), "a text"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "model") in error and "weights_only" not in error
+
+
+@pytest.mark.parametrize("kind", ["embeddings", "projected", "onnx"])
+@pytest.mark.parametrize("room", [100, 10_000, 50_000])  # of a tokenizer, of weights
+def test_an_export_without_room_is_one_line_and_leaves_nothing(
+    tmp_path, folder, kind, room, capsys
+):
+    with small_files(room):
+        code = predict.main([str(folder), "--export", kind, "--output", str(tmp_path / "export")])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2 and error.startswith(f"error: {tmp_path / 'export'}: cannot be written")
+    assert "File too large" in error and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

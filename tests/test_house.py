@@ -102,6 +102,21 @@ def lines_in(function: str, path: Path) -> list[int]:
     return [int(line) for comment in comments for line in comment.split(",")]
 
 
+@pytest.mark.parametrize("path", [*FILES, *(ROOT / "benchmarks").glob("*.py")], ids=str)
+def test_every_model_is_loaded_without_the_code_that_comes_with_it(path):
+    tree, checked = ast.parse(path.read_text()), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            if getattr(node.func, "id", None) in ("load_pretrained", "_load"):
+                checked.add(node.args[0])  # files.load_pretrained refuses the code
+            refuses = [word.value for word in node.keywords if word.arg == "trust_remote_code"]
+            if [getattr(value, "value", None) for value in refuses] == [False]:
+                checked.add(node.func)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("from_pretrained", "from_config"):
+            assert node in checked, ast.unparse(node)
+
+
 def test_main_is_short_and_has_the_lines_of_algorithm_1_in_order():
     main, text = ROOT / "main.py", (ROOT / "main.py").read_text()
     assert len(text.splitlines()) <= 220

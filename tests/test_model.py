@@ -1,17 +1,20 @@
 """model.py: pooling, prototypes, and the loading of encoders."""
 
+import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
-from conftest import save_tiny_any_encoder, save_tiny_encoder
+from conftest import needs_own_code, save_tiny_any_encoder, save_tiny_encoder
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
@@ -130,6 +133,86 @@ def test_a_folder_that_is_no_model_is_an_input_error_of_one_line(tmp_path):
     with pytest.raises(InputError, match="not a complete model folder") as caught:
         model.load_encoder(str(tmp_path), "cls")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["--encoder", "--base_model", "--augment_options"])
+def test_a_models_code_is_never_run_and_nobody_is_asked_on_stdin(
+    flag, tmp_path, corpus_folder, tiny_encoder, tiny_llama, monkeypatch, capsys
+):
+    import main
+
+    source, more, value = {
+        "--encoder": (tiny_encoder, [], ""),
+        "--base_model": (tiny_llama, ["--method", "llama2", "--base_type", "fp32"], ""),
+        "--augment_options": (
+            tiny_encoder,
+            ["--encoder", str(tiny_encoder), "--augment", "contextual"],
+            "model=",
+        ),
+    }[flag]
+    shutil.copytree(source, tmp_path / "model")
+    trace = needs_own_code(tmp_path / "model")
+    stdin = io.TextIOWrapper(io.BytesIO(b"yes\n" * 9))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    command = ["--dataset", str(corpus_folder), "--output_dir", str(tmp_path / "runs")]
+    command += [*more, "--device", "cpu", flag, f"{value}{tmp_path / 'model'}"]
+    assert main.main(command) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and str(tmp_path / "model") in error
+    assert "auto_map" in error and "never run here" in error and "True" not in error
+    assert not trace.exists() and stdin.read() == "yes\n" * 9
+
+
+class RunsCode:
+    def __reduce__(self):
+        return open, ("it ran", "w")
+
+
+def with_pickle(content) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        torch.save(content, folder / "pytorch_model.bin")
+
+    return harm
+
+
+def with_size(name: str, size: int) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text()) | {name: size}
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    "harm, reason",
+    [
+        (with_pickle({"x": RunsCode()}), "a pickle with more than tensors"),
+        (lambda folder: torch.save({}, folder / "model.safetensors"), "header"),
+        (with_size("vocab_size", 10**12), "sizes that its config.json says"),
+        (with_size("hidden_size", 10**9), "sizes that its config.json says"),
+        (with_size("num_hidden_layers", 10**9), "num_hidden_layers in config.json is 1000000000"),
+        (with_size("num_labels", 10**9), "num_labels in config.json is 1000000000"),
+    ],
+)
+def test_a_folder_that_a_stranger_has_damaged_is_one_line(
+    tmp_path, tiny_encoder, monkeypatch, harm, reason
+):
+    shutil.copytree(tiny_encoder, tmp_path / "model")
+    harm(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=re.escape(reason)) as caught:
+        model.load_encoder(str(tmp_path / "model"), "cls")
+    assert "\n" not in str(caught.value) and "weights_only" not in str(caught.value)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_a_pickle_of_tensors_alone_is_read(tmp_path, tiny_encoder):
+    shutil.copytree(tiny_encoder, tmp_path / "model")
+    weights = load_file(tiny_encoder / "model.safetensors")
+    with_pickle(weights)(tmp_path / "model")
+    read = model.load_encoder(str(tmp_path / "model"), "cls").backbone.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in read.items())
 
 
 def test_an_encoder_that_is_nowhere_is_an_input_error_without_a_retry(monkeypatch):
@@ -293,6 +376,14 @@ def test_another_pooling_of_sentence_transformers_is_named_in_one_line(tmp_path,
     with pytest.raises(InputError, match=f"{named}.*--pooling") as error:
         model.default_pooling(with_modules(tmp_path / "st", stated))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "[{}]", '[{"type": "a.Pooling"}]', "{", "[null]"])
+def test_a_damaged_modules_json_is_one_line(tmp_path, content):
+    folder = with_modules(tmp_path / "st", {"pooling_mode_mean_tokens": True})
+    (Path(folder) / "modules.json").write_text(content)
+    with pytest.raises(InputError, match="modules.json or what it names is damaged"):
+        model.default_pooling(folder)
 
 
 def test_the_same_minilm_as_a_folder_has_the_pooling_of_its_name():

@@ -9,7 +9,6 @@ import io
 import json
 import os
 import re
-import resource
 import shlex
 import signal
 import stat
@@ -26,14 +25,15 @@ import pandas
 import pytest
 import torch
 import transformers
-from conftest import glosses
+from conftest import glosses, small_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from test_export import about_of, network, write
 
 import predict
 from engine import metrics
-from engine.files import InputError
+from engine.files import InputError, lacks_memory
 from model import load_tokenizer
 from reporting import export
 
@@ -909,14 +909,10 @@ def test_an_unbuffered_stdout_gets_every_row_or_it_is_an_error(
 ):
     """As python -u makes it: raw, so that a write may take a part of the bytes in silence."""
     (tmp_path / "in.txt").write_text("food " * 240_000)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open(tmp_path / "out.csv", "wb", buffering=0) as raw:
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-        try:
+        with small_files(room):
             assert predict.main([str(model), str(tmp_path / "in.txt")]) == code
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     err = capsys.readouterr().err.splitlines()[-1]
     if code == 0:
         assert len((tmp_path / "out.csv").read_bytes()) > 1_200_000
@@ -954,17 +950,36 @@ def no_memory_of_a_gpu():
     raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
 
 
-@pytest.mark.parametrize("fail", [too_much, no_memory, no_memory_of_a_gpu])
-@pytest.mark.parametrize("where, name", [(predict.loader, "predict"), (export, "make")])
-def test_no_memory_left_is_one_line(run, monkeypatch, fail, where, name):
+def no_memory_of_onednn():
+    raise RuntimeError("could not create a primitive")
+
+
+def no_memory_of_rust():
+    raise SafetensorError("I/O error: Cannot allocate memory (os error 12)")
+
+
+FAILS = [too_much, no_memory, no_memory_of_a_gpu, no_memory_of_onednn, no_memory_of_rust]
+
+
+@pytest.mark.parametrize("fail", FAILS)
+@pytest.mark.parametrize(
+    "where, name, start, remedy",
+    [
+        (predict.loader, "predict", "error: out of memory", "--batch_size"),
+        (export, "make", "error: ", "this model needs more memory than there is"),
+    ],
+)
+def test_no_memory_left_is_one_line(run, monkeypatch, fail, where, name, start, remedy):
     monkeypatch.setattr(where, name, lambda *_, **__: fail())
     code, _, err = run("food\n", "a.txt")
     line = err.splitlines()[-1]
-    assert code == 2 and line.startswith("error: out of memory") and "--batch_size" in line
+    assert code == 2 and line.startswith(start) and remedy in line
     assert "Traceback" not in err
 
 
 def test_another_fault_of_torch_is_not_taken_for_lack_of_memory(run, monkeypatch):
+    unknown = RuntimeError("could not create a primitive descriptor for a matmul primitive")
+    assert not lacks_memory(unknown)
     monkeypatch.setattr(predict.loader, "predict", lambda *_, **__: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         run("food\n", "a.txt")

@@ -147,6 +147,18 @@ def zip_of(**files) -> bytes:
     return content.getvalue()
 
 
+def broken_parquet(column: str) -> bytes:
+    """Three rows, of which the second is no UTF-8 in this column; Parquet does not check it."""
+    import pyarrow
+    from pyarrow import parquet
+
+    good = pyarrow.array(["a", "b", "c"])
+    bad = pyarrow.array([b"a", b"caf\xe9", b"c"]).cast(pyarrow.string(), safe=False)
+    content = io.BytesIO()
+    parquet.write_table(pyarrow.table({"text": good, "label": good} | {column: bad}), content)
+    return content.getvalue()
+
+
 BAD_FILES = {
     "missing column": (
         "a.csv",
@@ -176,6 +188,9 @@ BAD_FILES = {
     "damaged bz2": ("a.csv.bz2", b"BZh91AY&SY" + b"x" * 40, ["damaged"]),
     "damaged xlsx": ("a.xlsx", b"PK\x03\x04", ["cannot be read by openpyxl", "save it as CSV"]),
     "damaged parquet": ("a.parquet", b"PAR1", ["cannot be read by pyarrow", "save it as CSV"]),
+    "text of parquet": ("a.parquet", broken_parquet("text"), ["row 2", "utf-8", "correct"]),
+    "label of parquet": ("a.parquet", broken_parquet("label"), ["row 2", "utf-8", "correct"]),
+    "other column of parquet": ("a.parquet", broken_parquet("id"), ["row 2", "utf-8", "correct"]),
     "old Excel": ("a.xls.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ["old Excel", ".xlsx"]),
     "cut within a character": (
         "a.csv",
@@ -706,6 +721,13 @@ def test_a_folder_of_save_to_disk_is_read_with_its_class_names(splits, tmp_path)
     splits["train"].save_to_disk(tmp_path / "one")
     corpus = data.load(str(tmp_path / "one"), test_fraction=0.5)
     assert len(corpus.train_texts) == len(corpus.test_texts) == 2
+    import datasets
+    import pyarrow
+
+    bad = pyarrow.array([b"a", b"caf\xe9"]).cast(pyarrow.string(), safe=False)
+    datasets.Dataset(pyarrow.table({"text": bad, "label": ["x", "y"]})).save_to_disk(tmp_path / "2")
+    with pytest.raises(InputError, match="2, train, row 2: cannot be read by datasets.*utf-8"):
+        data.load(str(tmp_path / "2"))
     (tmp_path / "one" / "state.json").write_text("{")
     with pytest.raises(InputError, match="one: cannot be read by datasets") as error:
         data.load(str(tmp_path / "one"))
