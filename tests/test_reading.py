@@ -118,10 +118,13 @@ def test_every_format_gives_the_same_rows(tmp_path, name, content):
 
 
 def test_a_json_line_may_hold_an_unescaped_line_separator(tmp_path):
-    lines = ['{"text": "a\u2028b", "label": "x"}', '{"text": "c", "label": "y"}'] * 2
+    lines = [
+        f'{{"text": "{text}", "label": "{label}"}}'
+        for text, label in (("a\u2028b", "x"), ("b\u2028a", "x"), ("c", "y"), ("d", "y"))
+    ]
     path = written(tmp_path, "a.jsonl", "\n".join(lines))
     corpus = data.load(path, test_fraction=0.5)
-    assert sorted(corpus.train_texts + corpus.test_texts) == ["a\u2028b"] * 2 + ["c"] * 2
+    assert sorted(corpus.train_texts + corpus.test_texts) == ["a\u2028b", "b\u2028a", "c", "d"]
 
 
 def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_path):
