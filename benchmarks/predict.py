@@ -61,7 +61,7 @@ def predict_seconds(predictor: predict.Predictor, source: Path, target: Path) ->
     with (
         predict.opened(str(source)) as stream,
         predict.sink(target) as out,
-        predict.table_rows(predict.Source(str(source), stream, "lines"), ["text"]) as rows,
+        predict.table_rows(predict.Source(str(source), stream, "lines"), ["text"], "") as rows,
     ):
         for pool, answers in predictor.stream(rows):
             out.write(table.lines(pool, answers))

@@ -389,7 +389,7 @@ def test_a_signal_while_the_libraries_load_leaves_one_line(number, script, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_run_in_one_line_and_leaves_nothing_half_written(command, tmp_path, number):
-    process = start("main.py", *command, "--epochs", "1000")
+    process = start("main.py", *last_of_each([*command, "--epochs", "1000"]))
     while not list(tmp_path.glob("runs/*/checkpoint-*")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)

@@ -1564,7 +1564,11 @@ def test_what_does_not_fit_the_encoder_or_the_data_is_one_line_and_exit_code_2(
     command, tmp_path, capsys, method, options, message
 ):
     long = tmp_path / "long.csv"
-    write_csv(long, [("food " * 400, "a"), ("time", "b"), ("the", "c")] * 10)
+    rows = [(f"{'food ' * 400}{i}", "a") for i in range(10)]
+    rows += [
+        (f"{word} {i}", name) for word, name in (("time", "b"), ("the", "c")) for i in range(10)
+    ]
+    write_csv(long, rows)
     assert main(command(method, "--dataset", str(long), *options)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
@@ -1572,7 +1576,9 @@ def test_what_does_not_fit_the_encoder_or_the_data_is_one_line_and_exit_code_2(
 
 def test_dualcl_takes_a_text_that_just_fits(command, tmp_path):
     long = tmp_path / "long.csv"
-    write_csv(long, [("food " * 400, "a"), ("time", "b")] * 10)
+    write_csv(
+        long, [row for i in range(10) for row in ((f"{i} {'food ' * 400}", "a"), (f"{i}", "b"))]
+    )
     assert (
         main(command("dualcl", "--dataset", str(long), "--max_length", "128", "--epochs", "1")) == 0
     )

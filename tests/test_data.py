@@ -90,7 +90,8 @@ def test_the_datasets_have_their_published_counts(
     assert len(corpus.train_labels) == train and len(corpus.test_labels) == test
     assert len(corpus.label_names) == len(counts) == classes
     assert (max(counts.values()), min(counts.values())) == (largest, smallest)
-    assert not any(text.endswith(("\r", "\n")) for text in corpus.train_texts)
+    # texts of a CSV file may end so, within their quotes
+    assert name == "banking77" or not any(t.endswith(("\r", "\n")) for t in corpus.train_texts)
     if words is None:  # not in the paper's Table 1
         return
     texts = [text.lower().split() for text in corpus.train_texts + corpus.test_texts]
@@ -405,6 +406,11 @@ def test_the_registry_has_the_papers_ratios():
         biomedical=(50, 20, 10),
         cr=(50, 20, 10),
         wordnet=None,
+        banking77=None,
+        clinc150=None,
+        tagmynews=None,
+        mr=None,
+        sst5=None,
     )
 
 

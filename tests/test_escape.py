@@ -84,7 +84,7 @@ def evil_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evil")
     labels = [EVIL, "=1+1", "<b>|"]
     begin = ["=2", "@x", "+3", "-"]
-    rows = [(f"{begin[i % 4]} word{i % 3}", labels[i % 3]) for i in range(60)]
+    rows = [(f"{begin[i % 4]} word{i % 3} {i}", labels[i % 3]) for i in range(60)]
     path = write_csv(folder / f"t{EVIL}.csv", rows)
     argv = ["--dataset", str(path), "--method", "tfidf", "--output_dir", str(folder / "runs")]
     done = subprocess.run([sys.executable, "main.py", *argv], capture_output=True, cwd=ROOT)

@@ -388,7 +388,8 @@ def test_quick_has_every_method_but_roberta_and_some_of_every_table(lines_of):
 def test_the_report_comes_last_but_not_after_a_dry_run(lines_of, tmp_path):
     lines_of("table4", "--dry_run", JOBS="3", SHARD="2/5", OUTPUT_DIR="there")
     lines_of("table4", OUTPUT_DIR="there")
-    assert (tmp_path / "calls").read_text().splitlines() == [
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call for call in calls if call != "-m engine.environment"] == [
         "-m engine.grid --jobs 3 --shard 2/5 --dry_run",
         "-m engine.grid --jobs 1 --shard 1/1",
         "report.py there --output_dir there/report",
@@ -483,11 +484,12 @@ def test_a_run_of_another_process_is_waited_for(grid, tmp_path):
 
 
 def test_texts_that_changed_after_the_result_are_not_passed_over(tmp_path):
-    texts, of_old = tmp_path / "own.csv", "text,label\n" + "good one,yes\nbad one,no\n" * 5
+    texts = tmp_path / "own.csv"
+    of_old = "text,label\n" + "".join(f"good {i},yes\nbad one {i},no\n" for i in range(5))
     texts.write_text(of_old)
     (cell,) = read_cells([f"--dataset {texts} --method tfidf --output_dir {tmp_path / 'runs'}"])
     assert main(cell.argv) == 0 and state(cell) == "finished"
-    for content, code in ((of_old.replace("bad one,no", "bad one,never"), 2), (of_old, 0)):
+    for content, code in ((of_old.replace(",no", ",never"), 2), (of_old, 0)):
         texts.write_text(content)
         os.utime(texts, (time.time() + 60,) * 2)
         assert state(cell) == "open" and main(cell.argv) == code  # which looks at the texts

@@ -992,7 +992,9 @@ def test_overwrite_loses_nothing_when_the_new_run_cannot_start(command, tmp_path
 
 def test_texts_beyond_the_encoders_positions_are_refused(command, tmp_path, capsys):
     long = tmp_path / "long.csv"
-    write_csv(long, [("food " * 400, "a"), ("time", "b")] * 10)
+    write_csv(
+        long, [row for i in range(10) for row in ((f"{i} {'food ' * 400}", "a"), (f"{i}", "b"))]
+    )
     assert main([*command, "--dataset", str(long), "--max_length", "200"]) == 2
     assert "takes 130: --max_length 130" in capsys.readouterr().err
     assert main([*command, "--dataset", str(long), "--max_length", "130"]) == 0
