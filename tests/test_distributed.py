@@ -109,7 +109,8 @@ def test_the_gradients_are_those_of_one_process(processes, corpus_folder, still_
             assert of_rank[method].keys() == expected.keys()
             for name, gradient in expected.items():
                 largest = (of_rank[method][name] - gradient).abs().max().item()
-                assert largest < 1e-5 * gradient.abs().max().item() + floor, (method, name)
+                # processors differ in the order of their sums; a lost share would be far more
+                assert largest < 1e-4 * gradient.abs().max().item() + floor, (method, name)
                 assert torch.equal(of_rank[method][name], found[0][method][name]), name
 
 
