@@ -293,7 +293,8 @@ def trials_table() -> str:
 
         return text
 
-    groups = {str(row): own for row, own in runs.sort_values("rate").groupby("row", sort=False)}
+    runs = runs.drop_duplicates(["row", "dataset", "seed"])  # a run of the study is a trial, too
+    groups = {row: own for (_, row), own in runs.groupby(["rate", "row"])}
     return grid(groups, {DATASETS[name].title: cell(name) for name in ("cr", "biomedical")})
 
 
@@ -326,6 +327,8 @@ def fill(page: Path) -> None:
 def fitted_at(runs: pd.DataFrame) -> float:
     """The mean epoch after which FITTED percent of the training texts are right; NaN if never."""
     epochs = epoch_frame(runs)
+    if "train_accuracy" not in epochs:  # SPCL does not record it
+        return np.nan
     fitted = epochs[epochs.train_accuracy >= FITTED].groupby("run").epoch.min()
     return fitted.mean() if len(fitted) == len(runs) else np.nan
 
