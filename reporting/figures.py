@@ -269,6 +269,8 @@ def line_grid(
             low, high = own["mean"] - own["std"], own["mean"] + own["std"]
             axes.fill_between(own.index, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.set(title=drawn_name(title), xlabel=xlabel, xscale=xscale)
+        if all(own.index.dtype.kind == "i" for own in lines.values()):  # epochs
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if ticks is not None:
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
