@@ -99,8 +99,8 @@ def tested(found: pd.DataFrame) -> str:
         )
     p = friedmanchisquare(*whole.to_numpy()).pvalue
     return (
-        f"Friedman's test of {len(whole)} rows over the ten: p = {p:.2g}. Ranks that differ by less "
-        f"than {mean_ranks(whole)[1]:.1f}, Nemenyi's critical difference at 5 %, are level."
+        f"Friedman's test of {len(whole)} rows over the ten: p = {p:.2g}. Ranks that differ by "
+        f"less than {mean_ranks(whole)[1]:.1f}, Nemenyi's critical difference at 5 %, are level."
     )
 
 
@@ -129,10 +129,10 @@ def trials_table(known: Known) -> str:
 
 def how_many(known: Known, found: pd.DataFrame) -> str:
     """A sentence on how far the runs go."""
-    rows, wanted = found.row.nunique(), len(ROWS) * len(CUTS) * len(SEEDS)
+    wanted = len(ROWS) * len(CUTS) * len(SEEDS)
     return (
-        f"{len(known)} runs are kept. {rows} of {len(ROWS)} rows are tuned, and have {len(found)} "
-        f"of the table's {wanted} runs."
+        f"{len(known)} runs are kept; {len(found)} of the table's {wanted} are among them, of "
+        f"{found.row.nunique()} of {len(ROWS)} rows."
     )
 
 

@@ -192,7 +192,7 @@ def test_the_report_is_written_with_what_is_missing_left_empty(tmp_path, capsys)
     assert report.main([str(path), str(tmp_path / "out"), "--seeds", "0"]) == 0
     text = (tmp_path / "out" / "benchmark.md").read_text()
     assert text in capsys.readouterr().out
-    assert text.startswith("116 runs are kept. 12 of 12 rows are tuned")
+    assert text.startswith("122 runs are kept; 52 of the table's 288 are among them, of 11 of 12")
     assert text.splitlines()[6].startswith("| SharpReCL, tuned | 40.0 |")
     assert "| logit adjustment | 40.0 |" in text and "| 10–0 | 0.004 |" in text
     assert "| BCL | 40.0 |  |  |  |  |  |  |  |" in text

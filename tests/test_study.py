@@ -155,7 +155,7 @@ def ledger(name):
 
 
 def at(run, part):
-    """The metrics of a run: on test texts at the last or the best epoch, or on development texts."""
+    """A run's metrics: on test texts at the last or the best epoch, or on development texts."""
     seen = [epoch for epoch in run["epochs"] if "test" in epoch]
     if part == "best":
         return max(seen, key=lambda epoch: (epoch["val"]["macro_f1"], epoch["epoch"]))["test"]
