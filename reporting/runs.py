@@ -73,6 +73,9 @@ def record_of(folder: Path) -> dict:
 
 
 def damaged(folder: Path, error: Exception) -> InputError:
+    """What to say of an unreadable run; an error that says it already stays as it is."""
+    if isinstance(error, InputError):
+        return error
     return InputError(
         f"{folder}: a file of this run is damaged, or of another version of main.py "
         f"({error!r:.200}); run its command again with --overwrite, or move its folder away"
