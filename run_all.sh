@@ -10,7 +10,7 @@
 #                                   contextual insertion; their models come from the hub
 #   bash run_all.sh own FILE        which method, on your own texts: six methods, three seeds, a
 #                                   table and a sentence
-#   bash run_all.sh study_a study_b the study of docs/study.md: settings on development texts, then
+#   bash run_all.sh study_a study_b the study of docs/results.md: settings on development texts, then
 #                                   the test table; they take days on two cores
 #   bash run_all.sh --dry_run       the runs, which are finished, and how long the others take
 #   bash run_all.sh quick           the whole path in at most 15 minutes on 2 cores: few texts and

@@ -298,7 +298,7 @@ def significance(runs: pd.DataFrame) -> tuple[dict[tuple[Key, str], str], str]:
     seeds = runs.set_index(["dataset", "place", "seed"])
     ours, pairs, signs = seeds[seeds.method == "sharprecl"], {}, {}
     for method, theirs in seeds[seeds.method != "sharprecl"].groupby("method", sort=False):
-        both = ours.join(theirs, rsuffix="_rival", how="inner").sort_index()
+        both = ours.join(theirs, suffixes=("", "_rival"), how="inner").sort_index()
         for (dataset, place), pair in both.groupby(level=[0, 1], sort=False):
             if len(pair) > 1:
                 pairs[dataset, place, method] = pair
@@ -696,7 +696,7 @@ def draw_panels(runs: pd.DataFrame, x: str, titles: pd.Series, fewest: int, xlab
     if not panels:
         return None
     size = max(3.4, 2.3 * len(panels)) / len(panels), 2.8
-    ticks = sorted(set(runs[x].dropna()))
+    ticks = sorted(set().union(*(line.index for *_, lines in panels for line in lines.values())))
     return figures.line_grid(panels, len(panels), size, "macro-F1", ticks=ticks, **options)
 
 
