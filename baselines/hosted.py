@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from baselines.language_models import messages, require
-from engine.files import InputError
+from data import InputError
 
 WORKERS = 8  # questions at a time
 RETRIES = 8  # by the client, with growing pauses: about a minute in all

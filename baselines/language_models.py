@@ -8,7 +8,7 @@ its likelihood as the answer. A hosted model writes, and an answer that is no la
 
 import importlib.util
 
-from engine.files import InputError
+from data import InputError
 
 MODELS = {
     "gpt35": "gpt-3.5-turbo-0125",

@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from baselines import at_least_0, positive, share
 from baselines.language_models import messages, prompt
-from data import batches_of, cut_characters, epoch_batches, eval_batches
-from engine.files import InputError
+from data import InputError, batches_of, cut_characters, epoch_batches, eval_batches
 
 WARMUP, CLIP = 0.03, 0.3  # share of the steps; norm of the gradient
 

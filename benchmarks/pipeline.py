@@ -36,7 +36,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from model import load_tokenizer, minilm_folder
+from engine.encoders import load_tokenizer, minilm_folder
 
 
 def trainer(run: Run, folder: str):

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from measure import finish, interleaved, parse, ratios, spread, table
 
-import data
-from augment import load_wordnet
+from data import eval_batches, load_wordnet
+from engine.loader import pieces
+from engine.tokens import tokenize
 from predict import Predictor
 
 
@@ -29,11 +30,11 @@ def glosses(count: int) -> list[str]:
 def bare(predictor: Predictor, texts: list[str], batch_size: int):
     """The encoder alone, on all texts as padded batches."""
     trained = predictor.trained
-    tokens = data.tokenize(texts, trained.tokenizer, trained.about.max_length, quiet=True)
+    tokens = tokenize(texts, trained.tokenizer, trained.about.max_length, quiet=True)
     device = next(trained.method.parameters()).device
     batches = []
-    for part in map(tokens.take, data.eval_batches(tokens.lengths, batch_size)):
-        (whole,) = data.pieces(part, start_cost=2**60)  # twice that is still an int64
+    for part in map(tokens.take, eval_batches(tokens.lengths, batch_size)):
+        (whole,) = pieces(part, start_cost=2**60)  # twice that is still an int64
         ids = part.ids.astype(np.int64)[whole.places]
         batches.append([torch.from_numpy(x).to(device) for x in (ids, whole.is_token)])
 
