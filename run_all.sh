@@ -18,7 +18,7 @@
 #
 # Variables narrow and spread it:
 #   DATASETS    r52 ohsumed trec dblp biomedical cr     quick: trec cr; studies: not r52
-#   PRICES      none, and no GPT-3.5; TRAIN INPUT OUTPUT, dollars for a million tokens: agrees to pay
+#   PRICES      none, and no GPT-3.5; INPUT OUTPUT, dollars for a million tokens: agrees to pay
 #   METHODS     all of table 2; the other tables show sharprecl, fig4 sclce and spcl as well
 #   SEEDS       0 1 2 3 4 5 6 7 8 9                     quick: 0 1
 #   IRS         original 50 20 10, of table 2           quick: 50
