@@ -332,7 +332,7 @@ def test_a_sampled_translation_depends_on_seed_and_text_alone(translator):
 
 def test_the_noise_of_sampling_draws_tokens_by_their_probability():
     shares = torch.tensor([0.5, 0.3, 0.2, 0.0])
-    noise = augment._GumbelNoise(0, [str(i) for i in range(4000)])
+    noise = augment._gumbel_noise(0, [str(i) for i in range(4000)])
     drawn = noise(None, shares.log().expand(4000, -1)).argmax(dim=1)
     found = torch.bincount(drawn, minlength=4) / 4000
     # standard deviations are at most 0.008
@@ -343,11 +343,12 @@ def test_the_noise_of_sampling_draws_tokens_by_their_probability():
 def test_texts_are_translated_sentence_by_sentence_and_none_gets_lost(monkeypatch):
     seen = []
 
-    def shout(texts, name, device, beams, seed):
+    def shout(texts, tokenizer, model, beams, seed):
         seen.extend(texts)
         return ["" if text == "..." else text.upper() for text in texts]
 
     monkeypatch.setattr(augment, "_translate", shout)
+    monkeypatch.setattr(augment, "_translator", lambda name, device, load: (None, None))
     monkeypatch.setattr(augment, "LONGEST_SENTENCE", 3)
     pytest.importorskip("sentencepiece", reason="back translation needs it")
     texts = ["It works! Really? a b c d e", "it works!", "...", "", "It works!"]
@@ -439,7 +440,7 @@ def test_an_interrupted_translation_goes_on_where_it_stopped(monkeypatch, tmp_pa
     monkeypatch.setattr(augmentations, "MODEL_PIECE", 2)
     calls = []
 
-    def fake(texts, *, seed=0, device="auto", back="x"):
+    def fake(texts, *, seed=0, device="auto", load=None, back="x"):
         calls.append((tuple(texts), device))
         if len(calls) == 3:
             raise KeyboardInterrupt
