@@ -350,10 +350,10 @@ def built_similarity(gram: Tensor, built: Built, labels: Tensor) -> Tensor:
     return torch.lerp(gram.gather(1, second), gram.gather(1, first), w) / length  # (N, M)
 
 
-def _check_contrastive(extended, labels, positives, negatives, temperature, num_classes) -> None:
+def _check_contrastive(extended, labels, positives: Built, negatives: Built) -> None:
+    num_classes = len(positives.first)
     check_matrix("extended", extended)
     check_labels(labels, len(extended), num_classes)
-    check_above_zero("temperature", temperature)
     lengths = extended.detach().norm(dim=1)
     _expect_within(0, 1.01, "extended", lengths, "rows of length 1, as of extend()")
     _check_built("positives", positives, num_classes, len(extended))
@@ -395,17 +395,11 @@ def rebalanced_contrastive(
     negatives    (C, M-)  D_tilde-, Built; M- may be 0
     temperature           tau > 0
     weights      (C,)     class_weights(), w_i = weights[y_i]; None: 1 for each class
-    reduction             over the anchors: "weighted_mean" or "mean"
     over_positives        over P(i): "mean" or, without the factor 1 / |P(i)|, "sum"
-    returns      ()
     """
     num_classes = len(positives.first)
-    _check_contrastive(extended, labels, positives, negatives, temperature, num_classes)
-    if weights is not None:
-        weights, expected = torch.as_tensor(weights), f"finite values of shape ({num_classes},)"
-        _expect(weights.shape == (num_classes,), "weights", expected, weights)
-        _expect_within(-MOST, MOST, "weights", weights, expected)
-    _expect(reduction in ("weighted_mean", "mean"), "reduction", "weighted_mean or mean", reduction)
+    _check_contrastive(extended, labels, positives, negatives)
+    check_above_zero("temperature", temperature)
     _expect(over_positives in ("mean", "sum"), "over_positives", "mean or sum", over_positives)
 
     with no_autocast(extended):
@@ -427,14 +421,23 @@ def rebalanced_contrastive(
         loss = num_positives * log_denominator - positive_sum / temperature  # (N,)
         if over_positives == "mean":
             loss = loss / num_positives.clamp(min=1)
-        if weights is None:
-            return loss.mean()  # Eq. (11), w_i = 1
-        w = weights.to(loss, non_blocking=True)[labels]  # (N,)
-        if reduction == "mean":
-            return (w * loss).sum() / len(w)  # Eq. (11)
-        total = w.sum()
-        _expect_within(LEAST, MOST, "weights", total.abs(), "a sum other than 0 over the anchors")
-        return (w * loss).sum() / total  # Eq. (11)
+        return _mean_over_anchors(loss, labels, weights, num_classes, reduction)  # Eq. (11)
+
+
+def _mean_over_anchors(loss, labels, weights, num_classes: int, reduction: str) -> Tensor:
+    """Eq. (11) of each L_i, (N,): the plain or the weighted mean, or w_i = 1 without weights."""
+    _expect(reduction in ("weighted_mean", "mean"), "reduction", "weighted_mean or mean", reduction)
+    if weights is None:
+        return loss.mean()
+    weights, expected = torch.as_tensor(weights), f"finite values of shape ({num_classes},)"
+    _expect(weights.shape == (num_classes,), "weights", expected, weights)
+    _expect_within(-MOST, MOST, "weights", weights, expected)
+    w = weights.to(loss, non_blocking=True)[labels]  # (N,)
+    if reduction == "mean":
+        return (w * loss).sum() / len(w)
+    total = w.sum()
+    _expect_within(LEAST, MOST, "weights", total.abs(), "a sum other than 0 over the anchors")
+    return (w * loss).sum() / total
 
 
 # ---- both branches: the whole loss (Algorithm 1) ----
