@@ -138,16 +138,6 @@ def test_the_copied_files_take_a_step_in_an_empty_folder(tmp_path):
     assert error.startswith("own: 3 training texts of 1 classes")
 
 
-def test_losses_needs_torch_alone():
-    names = set()
-    for node in ast.walk(ast.parse((ROOT / "losses.py").read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module.split(".")[0])
-    assert names == {"math", "typing", "torch"}
-
-
 def lines_in(function: str, path: Path) -> list[int]:
     """Lists the lines of Algorithm 1 that the comments in a function name."""
     text = path.read_text()
