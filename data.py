@@ -763,15 +763,15 @@ def load(
     text_column: str | list[str] = "text",
     label_column: str = "label",
     drop_unlabelled: bool = False,
-    encoding: str = "",
+    read: list[str] | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Corpus:
     """
     One of DATASETS, or the path of your own file or folder, or hf:NAME[:CONFIG], as a Corpus.
 
-    Columns (several texts are joined by a line end), unlabelled rows, encoding ("": it is found)
-    and fraction concern own data only. `seed` fixes the stratified split of data without a test
+    Columns (several texts are joined by a line end), unlabelled rows, how it is read (options of
+    --read) and fraction concern own data only. `seed` fixes the stratified split of data without a test
     part, biomedical among them, whose published split does not exist: use one seed for all runs
     that are to be compared. Where own data are split, equal texts stay in one part. Whatever is
     wrong with the input is an InputError of one line.
@@ -787,12 +787,10 @@ def load(
             "nor an existing file or folder; correct the name or the path"
         )
     else:
-        from engine.reading import read_own  # without it, this file reads the known datasets
+        from engine.own_data import read_own  # without it, this file reads the known datasets
 
         columns = [text_column] if isinstance(text_column, str) else text_column
-        train, test, val, notes = read_own(
-            dataset, columns, label_column, drop_unlabelled, encoding
-        )
+        train, test, val, notes = read_own(dataset, columns, label_column, drop_unlabelled, read)
     corpus = to_corpus(dataset, train or [], test or [], val or [], notes)
     if val is not None and not corpus.val_texts:
         raise InputError(

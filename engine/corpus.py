@@ -25,7 +25,7 @@ def load_corpus(args: argparse.Namespace) -> data.Corpus:
         text_column=args.text_column,
         label_column=args.label_column,
         drop_unlabelled=args.drop_unlabelled,
-        encoding=args.encoding or "",
+        read=args.read,
         test_fraction=args.test_fraction,
         seed=seed,
     )
