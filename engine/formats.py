@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from engine.files import InputError, lacks_memory
 from engine.text_files import (
+    Checked,
     Text,
     check_rows,
     csv_arguments,
@@ -85,8 +86,10 @@ class Source:
     def lines(self) -> Iterator[tuple[str, str]]:
         """Where each line stands, and the line without its end."""
         lines = text_lines(self.name, self.stream, self.encoding())
-        for number, line in enumerate(lines, 1):
-            yield f"{self.name}, line {number}", line.removesuffix("\n").removesuffix("\r")
+        return (
+            (f"{self.name}, line {number}", line.removesuffix("\n").removesuffix("\r"))
+            for number, line in enumerate(lines, 1)
+        )
 
 
 # ---- CSV and its kin ----
@@ -128,29 +131,34 @@ def read_delimited(source: Source, usual: str) -> Table:
     sample = list(islice(text_lines(name, stream, encoding, newline=""), 200))
     stream.seek(0)
     options = find_layout(sample, source.options, usual)
-    lines, options, notes = check_rows(name, stream, encoding, options)
-    plain = source.options | {"sep": usual}
-    source.found |= {key: value for key, value in options.items() if plain.get(key) != value}
+    checked = check_rows(name, stream, encoding, options)
+    if not checked.width:
+        raise is_empty(name)
+    usually = {"sep": usual} | source.options
+    found = checked.options.items()
+    source.found |= {key: value for key, value in found if usually.get(key) != value}
     stream.seek(0)
-    records = zip(lines, pandas_rows(name, stream, encoding, options), strict=True)
+    records = zip(checked.lines, pandas_rows(stream, encoding, checked), strict=True)
     table = table_of(source, ((f"{name}, line {at}", list(row)) for at, row in records if at > 0))
-    table.notes += notes
+    table.notes += checked.notes
     return table
 
 
-def pandas_rows(name: str, stream: BinaryIO, encoding: str, options: dict) -> Iterator[tuple]:
+def pandas_rows(stream: BinaryIO, encoding: str, checked: Checked) -> Iterator[tuple]:
     """Every record of a file that check_rows() has read, blank lines among them, as strings."""
     import pandas
 
     parts = pandas.read_csv(
         Text(stream, encoding, newline=""),
         header=None,
+        names=range(checked.width),
+        index_col=False,
         dtype=str,
         keep_default_na=False,
         na_filter=False,
         skip_blank_lines=False,
         chunksize=1000,
-        **csv_arguments(options),
+        **csv_arguments(checked.options),
     )
     for part in parts:
         yield from part.itertuples(index=False, name=None)

@@ -3,7 +3,7 @@ What a text file does not say of itself: its encoding, its separator, and whethe
 
     encoding, shown = find_encoding("reviews.csv", stream)
     options = find_layout(first_lines, {}, usual=",")
-    lines, options, notes = check_rows("reviews.csv", stream, encoding, options)
+    checked = check_rows("reviews.csv", stream, encoding, options)
 
 One pass finds them and checks that each row has as many fields as the header. Nothing is repaired:
 what can be read in two ways is an InputError of one line, which names the option of --read that
@@ -17,7 +17,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from engine.files import InputError
 
@@ -173,20 +173,25 @@ def find_layout(lines: list[str], given: dict[str, str], usual: str) -> dict[str
     return max(candidates, key=score)
 
 
-def check_rows(
-    name: str, stream: BinaryIO, encoding: str, options: dict[str, str], width: int = 0
-) -> tuple[array, dict[str, str], list[str]]:
-    """
-    Checks that each row of a file has `width` fields, by default as many as the first.
+class Checked(NamedTuple):
+    """What check_rows() has found in a file."""
 
-    returns  of each record the line where it begins, 0 of those that are no rows (blank lines, and
-             Excel's sep= at the top); the options, with quoting=none where no other reading is
-             possible; and what is to be said of the quotes
-    raises   InputError with the line of a row with more or fewer fields, of a quote that is not
-             closed, and of quotes that may have joined rows: where a file reads as well without
-             quotes, many rows would vanish in one text in silence
+    lines: array  # where each record begins; 0 of what is no row: blank lines, Excel's sep=
+    width: int  # fields of each row, 0 if there is none
+    options: dict[str, str]  # quoting=none is added where no other reading is possible
+    notes: list[str]  # what is to be said of the quotes
+
+
+def check_rows(name: str, stream: BinaryIO, encoding: str, options: dict[str, str]) -> Checked:
     """
-    lines, record, joined, line = array("q"), [], [], 1
+    Reads a file through as these options say.
+
+    InputError with the line of a row that has more or fewer fields than the first, of a quote that
+    is not closed, and of quotes that may have joined rows: where a file reads as well without its
+    quotes, many rows would vanish in one text in silence.
+    """
+    lines, record, joined = array("q"), [], []
+    line, width, sep = 1, 0, options["sep"]
 
     def kept() -> Iterator[str]:
         for text in text_lines(name, stream, encoding, newline=""):
@@ -194,8 +199,7 @@ def check_rows(
             yield text
 
     # strict: an open quote is an error here instead of one text that swallows the rest of the file
-    reader = csv.reader(kept(), strict=True, **csv_arguments(options))
-    sep = options["sep"]
+    reader, fault = csv.reader(kept(), strict=True, **csv_arguments(options)), ""
     try:
         for fields in reader:
             is_row = bool(fields) and not (line == 1 and SEP_LINE.fullmatch(record[0]))
@@ -203,33 +207,32 @@ def check_rows(
             if is_row:
                 width = width or len(fields)
                 if len(fields) != width:
-                    raise ragged(f"{name}, line {line}", len(fields), width, sep)
+                    raise InputError(ragged(f"{name}, line {line}", len(fields), width, sep))
                 if len(record) > 1 and fits(record, sep, width):
                     joined.append(f"{line}-{line + len(record) - 1}")
             line = reader.line_num + 1
             record.clear()
-        fault = ""
     except csv.Error as error:
         fault = str(error)
     if not fault and (not joined or "quoting" in options):
-        return lines, options, []
+        return Checked(lines, width, options, [])
     stream.seek(0)
-    reads_without, places, is_open = without_quotes(name, stream, encoding, sep)
-    if fault and not reads_without or "quoting" in options:
+    is_plain, places, is_open = without_quotes(name, stream, encoding, sep)
+    if fault and (not is_plain or "quoting" in options):
         raise InputError(
             f"{name}, line {line}: {fault}; write a quote inside a quoted field twice, and close "
             "it; or take quotes as they stand with --read quoting=none"
         )
     if fault and not is_open:  # quotes that enclose no field, each closed on its line
         stream.seek(0)
-        return check_rows(name, stream, encoding, options | {"quoting": "none"}, width)
-    if reads_without or sep == "\t":
-        raise joining_quotes(name, places if reads_without else joined, width)
+        return check_rows(name, stream, encoding, options | {"quoting": "none"})
+    if is_plain or sep == "\t":
+        raise InputError(joining_quotes(name, places if is_plain else joined, width))
     note = (
         f"{name}, line {', '.join(joined[:10])}: quotes make one row of lines that would be rows "
         "without them; they are taken as meant, for other rows need theirs"
     )
-    return lines, options, [note]
+    return Checked(lines, width, options, [note])
 
 
 def fits(lines: list[str], sep: str, width: int) -> bool:
@@ -261,9 +264,9 @@ def without_quotes(
     return True, places, is_open
 
 
-def joining_quotes(name: str, places: list[str], width: int) -> InputError:
+def joining_quotes(name: str, places: list[str], width: int) -> str:
     more = f" and {len(places) - 10} more" if len(places) > 10 else ""
-    return InputError(
+    return (
         f"{name}, line {', '.join(places[:10])}{more}: quotes there join lines or enclose no "
         f"field, and without quotes each such line has the header's {width} fields; if each line "
         "is a row, give --read quoting=none; if the quotes are meant, give --read "
@@ -271,9 +274,9 @@ def joining_quotes(name: str, places: list[str], width: int) -> InputError:
     )
 
 
-def ragged(where: str, found: int, width: int, sep: str) -> InputError:
+def ragged(where: str, found: int, width: int, sep: str) -> str:
     fields = "1 field" if found == 1 else f"{found} fields"
-    return InputError(
+    return (
         f"{where}: {fields} where the header has {width}; put quotes round a field that contains "
         f"{sep!r}"
     )
