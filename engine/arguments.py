@@ -14,9 +14,10 @@ from pathlib import Path
 import data
 from augment import AUGMENTATIONS
 from baselines import GROUPS, METHODS, language_models, titles
+from engine.encoders import default_pooling, device
 from engine.files import Collect, Parser
 from engine.reading import ENDINGS, READ_HELP, read_option
-from model import POOLINGS, default_pooling, device
+from model import POOLINGS
 
 ENCODER = "bert-base-uncased"
 

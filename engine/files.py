@@ -1,7 +1,7 @@
 """
-What every room needs: the error that the user reads as one line, a command line that errs in one
-line too, a terminal that shows the data's control characters and does not obey them, files that
-appear whole or not at all, and pretrained models without waiting for a hub that cannot be reached.
+What every room needs: a command line that errs in one line, a terminal that shows the data's
+control characters and does not obey them, files that appear whole or not at all, and pretrained
+models without waiting for a hub that cannot be reached.
 """
 
 import argparse
@@ -22,23 +22,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-# What steers a terminal or turns its line round (bidirectional overrides), and half a character
-CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str, but: str = "") -> str:
-    r"""The text for a terminal: control characters as \x1b or \n, except for those in `but`."""
-    return CONTROL.sub(lambda found: found[0] if found[0] in but else ascii(found[0])[1:-1], text)
-
+from data import CONTROL as CONTROL
+from data import InputError as InputError
+from data import printable
 
 A_DAY = 24 * 3600.0  # seconds
-
-
-class InputError(Exception):
-    """Something the user gave or lacks; main.py prints it as one line and exits with 2."""
-
-    def __str__(self) -> str:
-        return printable(super().__str__())
 
 
 class Collect(argparse.Action):

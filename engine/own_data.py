@@ -3,7 +3,7 @@ A dataset of one's own: its training, test and validation part, from a file, a f
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain, islice
@@ -59,11 +59,7 @@ def read_own(
         rows = read_part(tables, texts, label, drop_unlabelled, parts.get("train"), notes)
         if rows is not None:
             parts[part] = rows
-    if composed := several_in_one({name for _, name in parts["train"] if name}):
-        notes.append(
-            f"labels may be several in one, such as {composed[0]!r:.60}: {len(composed)} of them "
-            "look so; each is taken as one class of its own"
-        )
+    notes += check_one_class(dataset, {name for _, name in parts["train"] if name})
     return Parts(parts["train"], parts.get("test"), parts.get("val"), notes)
 
 
@@ -113,34 +109,28 @@ def read_part(
             f"{unlabelled}: the label is empty; fill it in, or leave such rows out with "
             "--drop_unlabelled"
         )
-    check_one_class(table.name, labels)
     return rows
 
 
-def several_in_one(labels: Iterable[str]) -> list[str]:
-    """The labels that look like several, as "comedy, drama" does, be these labels or not."""
-    return sorted(
-        label
-        for label in labels
-        if any(
-            len(parts) > 1 and all(re.search(r"[^\W\d]", part) for part in parts)
-            for parts in map(label.split, "|;,")
+def check_one_class(name: str, labels: set[str]) -> list[str]:
+    """
+    A note where labels look like several, as "comedy, drama" does. InputError where most of them
+    are other labels put together.
+    """
+    parts = {label: re.split("[|;,]", label) for label in sorted(labels)}
+    composed = [label for label in parts if len(parts[label]) > 1]
+    known = [label for label in composed if {part.strip() for part in parts[label]} <= labels]
+    if len(known) >= max(3, len(labels) / 2):
+        raise InputError(
+            f"{name}: labels such as {known[0]!r:.60} are several labels in one; {ONE_CLASS}"
         )
-    )
-
-
-def check_one_class(name: str, labels: set[str]) -> None:
-    """InputError where most labels are others put together, as "comedy|drama" is."""
-    for mark in "|;,":
-        composed = sorted(
-            label
-            for label in labels
-            if mark in label and all(part.strip() in labels for part in label.split(mark))
-        )
-        if len(composed) >= max(3, len(labels) / 2):
-            raise InputError(
-                f"{name}: labels such as {composed[0]!r:.60} are several labels in one; {ONE_CLASS}"
-            )
+    named = [x for x in composed if all(re.search(r"[^\W\d]", part) for part in parts[x])]
+    if not named:
+        return []
+    return [
+        f"labels may be several in one, such as {named[0]!r:.60}: {len(named)} of them look so; "
+        "each is taken as one class of its own"
+    ]
 
 
 # ---- where the parts lie ----
@@ -164,7 +154,7 @@ def tables_of(dataset: str, opened, notes: list[str]) -> dict[str, Tables]:
             part: [nullcontext(class_table(folder, opened.keywords["read"]))]
             for part, folder in folders.items()
         }
-    files = files_of_parts(path if files_of_parts(path) else path / "data")
+    files = files_of_parts(path) or files_of_parts(path / "data")  # the hub's layout
     others = {file.name for file in path.iterdir() if not file.name.startswith(".")}
     others -= {"data", *(file.name for part in files.values() for file in part)}
     if others:
@@ -176,35 +166,34 @@ def tables_of(dataset: str, opened, notes: list[str]) -> dict[str, Tables]:
     return {part: [opened(file) for file in files[part]] for part in files}
 
 
-SHARD = re.compile(r"(?P<part>[a-z]+)(-(?P<number>\d+)-of-(?P<count>\d+))?\.")
+SHARD = re.compile(r"(?P<part>[a-z]+)(-\d+-of-(?P<count>\d+))?\.")
 
 
 def files_of_parts(folder: Path) -> dict[str, list[Path]]:
     """The files of each part, by their names: train.csv, or train-00000-of-00002.parquet."""
     found: dict[str, list[Path]] = {}
-    for name in PARTS:  # the training part first
-        for file in sorted(folder.glob("*")):
+    for name, part in PARTS.items():  # the training part first
+        for file in sorted(folder.glob("*.*")):
             named = SHARD.match(file.name.lower())
             if named and named["part"] == name and form_of(file.name):
-                found.setdefault(PARTS[name], []).append(file)
+                found.setdefault(part, []).append(file)
     return found
 
 
 def check_files(folder: Path, files: dict[str, list[Path]]) -> None:
     """InputError unless there is a training part, and each part is one file or all its shards."""
-    for part in files.values():
-        counts = [SHARD.match(file.name.lower())["count"] for file in part]
-        if len(part) != int(counts[0] or 1) or len(set(counts)) > 1:
-            break
-    else:
-        if "train" in files:
-            return
-    raise InputError(
-        f"{folder}: a folder needs exactly one train file, and at most one test and one validation "
-        f"(or valid, val, dev) file, ending in one of {ENDINGS}, or all the shards of one, as "
-        "train-00000-of-00002.parquet; or a folder of .txt files for each class, as train/pos; "
-        f"here are {short([file.name for part in files.values() for file in part]) or 'none'}"
-    )
+    counts = [
+        {int(SHARD.match(file.name.lower())["count"] or 1) for file in part}
+        for part in files.values()
+    ]
+    if "train" not in files or counts != [{len(part)} for part in files.values()]:
+        found = short(file.name for part in files.values() for file in part)
+        raise InputError(
+            f"{folder}: a folder needs exactly one train file, and at most one test and one "
+            f"validation (or valid, val, dev) file, ending in one of {ENDINGS}, or all the shards "
+            "of one, as train-00000-of-00002.parquet; or a folder of .txt files for each class, as "
+            f"train/pos; here are {found or 'none of these'}"
+        )
 
 
 def folders_of_classes(path: Path) -> dict[str, Path]:

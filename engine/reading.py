@@ -26,7 +26,6 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
@@ -246,25 +245,20 @@ def find_columns(
     The table's columns of these names; a note says where it is another name. InputError, with the
     columns and a value of each, where one is missing or in doubt.
     """
-    found = [find_column(table, text, "text") for text in texts]
-    for column, times in Counter(found).items():
-        if times > 1:
-            raise InputError(f"{table.name}: --text_column names {column!r} twice; once is enough")
-    if label is None:
-        return found, None
-    label = find_column(table, label, "label")
-    if label in found:
-        raise InputError(f"{table.name}: {label!r} cannot be both --text_column and --label_column")
-    return found, label
-
-
-def find_column(table: Table, wanted: str, role: str) -> str:
-    found = candidates(table.columns, wanted, role)
-    if len(found) != 1:
-        raise InputError(missing_column(table, wanted, role, found))
-    if found[0] != wanted:
-        table.notes.append(f"{table.name}: the column {found[0]!r} is taken as the {role}")
-    return found[0]
+    wanted = [(text, "text") for text in texts] + [(label, "label")] * (label is not None)
+    found: list[str] = []
+    for name, role in wanted:
+        columns = candidates(table.columns, name, role)
+        if len(columns) != 1:
+            raise InputError(missing_column(table, name, role, columns))
+        (column,) = columns
+        if column in found:
+            both = "twice; once is enough" if role == "text" else "as text and as label"
+            raise InputError(f"{table.name}: the column {column!r} is named {both}")
+        if column != name:
+            table.notes.append(f"{table.name}: the column {column!r} is taken as the {role}")
+        found.append(column)
+    return (found, None) if label is None else (found[:-1], found[-1])
 
 
 def missing_column(table: Table, wanted: str, role: str, found: list[str]) -> str:

@@ -227,7 +227,7 @@ def check_rows(name: str, stream: BinaryIO, encoding: str, options: dict[str, st
         stream.seek(0)
         return check_rows(name, stream, encoding, options | {"quoting": "none"})
     if is_plain or sep == "\t":
-        raise InputError(joining_quotes(name, places if is_plain else joined, width))
+        raise InputError(joining_quotes(name, places if fault else joined, width))
     note = (
         f"{name}, line {', '.join(joined[:10])}: quotes make one row of lines that would be rows "
         "without them; they are taken as meant, for other rows need theirs"

@@ -145,6 +145,8 @@ def choose(folder: Path) -> str:
     """The table, best validation macro-F1 first, and the sentence."""
     try:
         methods = read_methods(folder)
+    except InputError:
+        raise
     except (LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"{folder}: a file of a run is damaged, or of another version of main.py "

@@ -395,6 +395,8 @@ def read_points(path: Path) -> Points:
     try:
         for row in csv_rows(path):
             points[row["label"]].append((float(row["x"]), float(row["y"])))
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged: delete it and run the command of its folder again with --plots"
