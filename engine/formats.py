@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from io import BufferedReader
 from itertools import chain, islice
-from typing import BinaryIO
 
 from engine.files import InputError, lacks_memory
 from engine.text_files import (
@@ -64,7 +64,7 @@ class Source:
     """A file as its reader gets it: unpacked, and from its first byte on if it can be rewound."""
 
     name: str
-    stream: BinaryIO
+    stream: BufferedReader
     options: dict[str, str]  # given by --read
     has_columns: Callable[[list[str]], bool]  # whether those that are asked for are among these
     needs_label: bool
@@ -144,7 +144,7 @@ def read_delimited(source: Source, usual: str) -> Table:
     return table
 
 
-def pandas_rows(stream: BinaryIO, encoding: str, checked: Checked) -> Iterator[tuple]:
+def pandas_rows(stream: BufferedReader, encoding: str, checked: Checked) -> Iterator[tuple]:
     """Every record of a file that check_rows() has read, blank lines among them, as strings."""
     import pandas
 
@@ -376,7 +376,7 @@ def short(names: Iterable[str]) -> str:
     return ", ".join(f"{name!r:.40}" for name in names)[:200]
 
 
-def sheets_of(name: str, stream: BinaryIO, data_only: bool) -> dict:
+def sheets_of(name: str, stream: BufferedReader, data_only: bool) -> dict:
     """The cells of each sheet as strings, without a header."""
     with needing(name, "openpyxl", ANOTHER):
         import pandas

@@ -3,7 +3,7 @@ A dataset of one's own: its training, test and validation part, from a file, a f
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain, islice
@@ -24,7 +24,7 @@ from engine.reading import (
 )
 
 Rows = list[tuple[str, str | None]]  # text and label, None without one
-Tables = list[AbstractContextManager[Table]]  # to be opened one after the other
+Tables = Sequence[AbstractContextManager[Table]]  # to be opened one after the other
 
 
 class Parts(NamedTuple):
@@ -82,11 +82,11 @@ def read_part(
     left_out = "so this part is left out"
     for opened in tables:
         with opened as table:
-            found, its_label = find_columns(table, texts)[0], label
+            found, _ = find_columns(table, texts)
             if train is not None and not candidates(table.columns, label, "label"):
-                notes.append(f"{table.name}: no column {label!r}, {left_out}")
+                notes.append(f"{table.name}: no column of labels, {left_out}")
                 return None
-            its_label = find_columns(table, found, label)[1]
+            its_label = str(find_columns(table, found, label)[1])
             first = list(islice(table.rows, 50))
             for where, row in chain(first, table.rows):
                 text, name = joined_text(where, row, found), label_of(where, row, its_label)
@@ -183,7 +183,7 @@ def files_of_parts(folder: Path) -> dict[str, list[Path]]:
 def check_files(folder: Path, files: dict[str, list[Path]]) -> None:
     """InputError unless there is a training part, and each part is one file or all its shards."""
     counts = [
-        {int(SHARD.match(file.name.lower())["count"] or 1) for file in part}
+        {int(named["count"] or 1) for file in part if (named := SHARD.match(file.name.lower()))}
         for part in files.values()
     ]
     if "train" not in files or counts != [{len(part)} for part in files.values()]:
@@ -247,7 +247,7 @@ def tables_of_splits(dataset: str, splits, notes: list[str]) -> dict[str, Tables
         )
     if others := sorted(splits.keys() - names.values()):
         notes.append(f"{dataset}: the splits {short(others)} are not used")
-    found = {}
+    found: dict[str, Tables] = {}
     for part, name in sorted(names.items(), key=lambda item: item[0] != "train"):
         split, title = splits[name], f"{dataset}, {name}"
         classes = {c: f.names for c, f in split.features.items() if hasattr(f, "names")}

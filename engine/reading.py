@@ -16,7 +16,6 @@ import bz2
 import codecs
 import errno
 import gzip
-import io
 import math
 import os
 import re
@@ -28,9 +27,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from engine.files import InputError
 from engine.formats import ENDINGS, FORMS, TAKES, Source, Table, parse_json, short
@@ -101,7 +101,7 @@ def form_of(name: str) -> str:
     return form if form in FORMS else ""
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> BufferedReader:
     """A file to read. InputError where it cannot be, or is a device, which may never end."""
     try:
         mode = os.stat(path).st_mode
@@ -112,25 +112,27 @@ def open_file(path: str | Path) -> BinaryIO:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
-def rewindable(stream: BinaryIO, closing: ExitStack) -> BinaryIO:
+def rewindable(stream: BufferedReader, closing: ExitStack) -> BufferedReader:
     """The stream from its first byte on, which can be read again: a pipe is copied to a file."""
     if stream.seekable() and stream.tell() == 0:
         return stream
     copy = closing.enter_context(tempfile.TemporaryFile())
     shutil.copyfileobj(stream, copy)
     copy.seek(0)
-    return copy
+    return cast(BufferedReader, copy)
 
 
-def unpacked(name: str, stream: BinaryIO, form: str, closing: ExitStack) -> tuple[BinaryIO, str]:
+def unpacked(
+    name: str, stream: BufferedReader, form: str, closing: ExitStack
+) -> tuple[BufferedReader, str]:
     """The stream, or what is inside of a .gz, .bz2 or .zip file, and its format."""
     start = stream.peek(8)[:8]
     if start[:4] == b"\xd0\xcf\x11\xe0":
         raise InputError(f"{name}: an old Excel file (.xls); save it as .xlsx or as CSV")
     if start[:2] == b"\x1f\x8b":
-        return io.BufferedReader(gzip.open(rewindable(stream, closing))), form
+        return BufferedReader(cast(Any, gzip.open(rewindable(stream, closing)))), form
     if re.match(rb"BZh[1-9]1AY&", start):
-        return io.BufferedReader(bz2.open(rewindable(stream, closing))), form
+        return BufferedReader(cast(Any, bz2.open(rewindable(stream, closing)))), form
     if start[:4] != b"PK\x03\x04":
         is_live = form in ("lines", "jsonl", "fasttext")  # of a pipe each line is read as it comes
         return stream if is_live else rewindable(stream, closing), form
@@ -145,7 +147,7 @@ def unpacked(name: str, stream: BinaryIO, form: str, closing: ExitStack) -> tupl
             f"{name}: a zip with {len(members)} files ({', '.join(members)[:200]}); "
             "pack the table alone, or name one that you unpacked"
         )
-    return io.BufferedReader(archive.open(members[0])), form or form_of(members[0])
+    return BufferedReader(cast(Any, archive.open(members[0]))), form or form_of(members[0])
 
 
 @contextmanager
@@ -178,7 +180,8 @@ def open_table(
         if isinstance(source, (str, Path)):
             stream = closing.enter_context(open_file(source))
         else:
-            stream = source if hasattr(source, "peek") else io.BufferedReader(source)
+            has_peek = hasattr(source, "peek")
+            stream = cast(BufferedReader, source if has_peek else BufferedReader(cast(Any, source)))
         try:
             stream, form = unpacked(name, stream, form, closing)
             if form not in FORMS:
@@ -245,7 +248,8 @@ def find_columns(
     The table's columns of these names; a note says where it is another name. InputError, with the
     columns and a value of each, where one is missing or in doubt.
     """
-    wanted = [(text, "text") for text in texts] + [(label, "label")] * (label is not None)
+    wanted = [(text, "text") for text in texts]
+    wanted += [(label, "label")] if label is not None else []
     found: list[str] = []
     for name, role in wanted:
         columns = candidates(table.columns, name, role)

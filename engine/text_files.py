@@ -17,7 +17,8 @@ import re
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import BinaryIO, NamedTuple
+from io import BufferedReader
+from typing import NamedTuple
 
 from engine.files import InputError
 
@@ -46,7 +47,7 @@ def utf_16(start: bytes) -> str:
     return ""
 
 
-def find_encoding(name: str, stream: BinaryIO) -> tuple[str, str]:
+def find_encoding(name: str, stream: BufferedReader) -> tuple[str, str]:
     """
     The encoding of a file, UTF-8, UTF-16 or Windows-1252, and, for the last one, the first line
     beyond ASCII, by which a reader sees whether it is right. InputError for UTF-8 with some broken
@@ -60,7 +61,8 @@ def find_encoding(name: str, stream: BinaryIO) -> tuple[str, str]:
         return "utf-8-sig", ""
     except UnicodeDecodeError:
         stream.seek(0)
-    wide = broken = first = foreign = 0
+    wide = broken = first = 0
+    foreign = 0.0
     shown = b""
     for number, line in enumerate(stream, 1):
         if not line.isascii():
@@ -108,7 +110,9 @@ def unknown_encoding(name: str, line: bytes) -> InputError:
     )
 
 
-def text_lines(name: str, stream: BinaryIO, encoding: str, newline: str = "\n") -> Iterator[str]:
+def text_lines(
+    name: str, stream: BufferedReader, encoding: str, newline: str = "\n"
+) -> Iterator[str]:
     """The lines of a text with their ends. InputError: an empty file, a NUL, wrong bytes."""
     number = 0
     try:
@@ -154,7 +158,8 @@ def find_layout(lines: list[str], given: dict[str, str], usual: str) -> dict[str
         return {"sep": said[1]} | given
 
     def score(options: dict[str, str]) -> tuple:
-        rows, is_whole = [], True
+        rows: list[list[str]] = []
+        is_whole = True
         try:
             reader = csv.reader(lines, strict=True, **csv_arguments(options))
             rows += (fields for fields in reader if fields)
@@ -182,7 +187,9 @@ class Checked(NamedTuple):
     notes: list[str]  # what is to be said of the quotes
 
 
-def check_rows(name: str, stream: BinaryIO, encoding: str, options: dict[str, str]) -> Checked:
+def check_rows(
+    name: str, stream: BufferedReader, encoding: str, options: dict[str, str]
+) -> Checked:
     """
     Reads a file through as these options say.
 
@@ -241,7 +248,7 @@ def fits(lines: list[str], sep: str, width: int) -> bool:
 
 
 def without_quotes(
-    name: str, stream: BinaryIO, encoding: str, sep: str
+    name: str, stream: BufferedReader, encoding: str, sep: str
 ) -> tuple[bool, list[str], bool]:
     """
     Whether a file reads as well if its quotes do not count; its lines that are no rows by
