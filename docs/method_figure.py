@@ -5,7 +5,7 @@ between them, and how the samples of a class are built (Sections 3.3 to 3.5 of t
     python docs/method_figure.py docs/method.png
 """
 
-import sys
+import argparse
 
 import matplotlib
 
@@ -176,4 +176,6 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("path", help="the file that the figure goes to, such as docs/method.png")
+    main(parser.parse_args().path)
