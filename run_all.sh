@@ -30,7 +30,7 @@
 #   DATA_DIR    main.py's
 #   PYTHON      .venv/bin/python where there is one, else python3
 #   FLAGS       none; more of main.py's flags, for every run, in place of a table's own; for own
-#               FILE, say, FLAGS="--text_column body --encoding cp1251"
+#               FILE, say, FLAGS="--text_column body --read encoding=cp1251"
 
 set -euo pipefail
 started_in=$PWD

@@ -16,7 +16,7 @@ from augment import AUGMENTATIONS
 from baselines import GROUPS, METHODS, language_models, titles
 from engine.encoders import default_pooling, device
 from engine.files import Collect, Parser
-from engine.reading import ENDINGS, text_encoding
+from engine.reading import ENDINGS, READ_HELP, read_option
 from model import POOLINGS
 
 ENCODER = "bert-base-uncased"
@@ -78,11 +78,6 @@ def concerns(role: Role, method: str) -> bool:
         Role.LORA: entry.group == "large" and not is_hosted,
         Role.HOSTED: is_hosted,
     }.get(role, True)
-
-
-ENCODING_HELP = (
-    "of text files, such as cp1251, gb18030 or big5; None: UTF-8, UTF-16 or Windows-1252"
-)
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -186,7 +181,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="leave out the rows of own data that have a text and no label, and say how many",
     )
-    add("--encoding", type=text_encoding, metavar="NAME", help=ENCODING_HELP)
+    add("--read", type=read_option, nargs="+", default=[], metavar="NAME=VALUE", help=READ_HELP)
     add(
         "--max_length",
         Role.TRAINING,
@@ -652,7 +647,7 @@ def settings(args: argparse.Namespace) -> dict:
     for name in (
         "augment_options",
         "head_lr",
-        "encoding",
+        "read",
     ):  # younger than the others: where they are left
         if not getattr(args, name):  # out, a run is the same as before there was the flag
             values.pop(name, None)

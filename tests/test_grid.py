@@ -356,10 +356,10 @@ def test_flags_replace_those_of_a_table_and_columns_and_encoding_reach_own_texts
     lines_of, tmp_path
 ):
     (tmp_path / "a.csv").write_text("text,label\ngood,yes\nbad,no\n")
-    flags = "--batch_size 8 --text_column body --encoding cp1251"
+    flags = "--batch_size 8 --text_column body --read encoding=cp1251"
     for cell in read_cells(lines_of("own", str(tmp_path / "a.csv"), SEEDS="0", FLAGS=flags)):
         args = cell.args
-        assert (args.batch_size, args.text_column, args.encoding) == (8, "body", "cp1251")
+        assert (args.batch_size, args.text_column, args.read) == (8, "body", ["encoding=cp1251"])
         assert cell.argv.count("--batch_size") == 1  # twice would be an error of main.py
 
 
