@@ -118,7 +118,7 @@ class LoraClassifier:
         """What each label is after the plain prompt, in tokens, with the end of the text."""
         end = self.tokenizer.eos_token_id
         if end is None:
-            raise InputError("this model's tokenizer has no end of text: choose another model")
+            raise InputError("this tokenizer has no end of text: choose another --base_model")
         plain, *whole = self.ids(["Label:", *(f"Label: {name}" for name in self.label_names)])
         return [ids[len(plain) :] + [end] for ids in whole]
 
