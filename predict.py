@@ -150,10 +150,10 @@ def named_texts(texts: Iterable[str], of: str = "") -> Iterator[TextRow]:
 
 
 @contextlib.contextmanager
-def table_rows(given: Source, columns: list[str], encoding: str) -> Iterator[Iterator[TextRow]]:
+def table_rows(given: Source, columns: list[str], read: list[str]) -> Iterator[Iterator[TextRow]]:
     """The rows of a file or of stdin; says on stderr what was found in it."""
     with reading.open_table(
-        given.stream, given.form, given.name, encoding=encoding, texts=columns
+        given.stream, given.form, given.name, read=read, texts=columns
     ) as table:
         texts = ["text"] if table.has_lines else reading.find_columns(table, columns)[0]
         print(*table.notes, sep="\n", end="\n" * bool(table.notes), file=sys.stderr)
@@ -634,7 +634,7 @@ def classify(args: argparse.Namespace) -> None:
         columns, table = args.text_column or predictor.about.text_column, Predictions(out_form)
         columns = [columns] if isinstance(columns, str) else columns
         opened_rows = (
-            table_rows(given, columns, args.encoding or "")
+            table_rows(given, columns, args.read)
             if given
             else contextlib.nullcontext(named_texts(args.inputs, " of the command line"))
         )
@@ -711,7 +711,14 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="several are joined, a line each; default: as in the training data",
     )
-    add("--encoding", type=reading.text_encoding, metavar="NAME", help=arguments.ENCODING_HELP)
+    add(
+        "--read",
+        type=reading.read_option,
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help=reading.READ_HELP,
+    )
     add(
         "--output",
         type=Path,

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -25,6 +26,7 @@ from typing import NoReturn
 from data import CONTROL as CONTROL
 from data import InputError as InputError
 from data import printable
+from engine import signals
 
 A_DAY = 24 * 3600.0  # seconds
 
@@ -94,6 +96,36 @@ def plain_output() -> Iterator[None]:
     out, errors = (stream and Terminal(stream) for stream in (sys.stdout, sys.stderr))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         yield
+
+
+def one_line_errors(work: Callable[..., None]) -> Callable[..., int]:
+    """
+    The main() of a command: what its user can mend, and Ctrl-C, are one line and an exit code. It
+    takes the arguments of the command line, or None for those of the process.
+    """
+
+    @functools.wraps(work)
+    def main(argv: list[str] | None = None) -> int:
+        with plain_output():
+            try:
+                work(argv)
+            except InputError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+            except OSError as error:  # no permission, say
+                place = f"{error.filename}: " if error.filename else ""
+                print(
+                    f"error: {place}{error.strerror or error}; make sure that you may read and "
+                    "write there",
+                    file=sys.stderr,
+                )
+                return 2
+            except KeyboardInterrupt as error:
+                print("interrupted", file=sys.stderr)
+                return signals.exit_code(error)
+        return 0
+
+    return main
 
 
 # What torch says for lack of memory, in lower case: its allocators, oneDNN, and a GPU's libraries.

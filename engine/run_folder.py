@@ -382,6 +382,7 @@ class RunFolder:
         return by_protocol | {
             "kept_epoch": kept_epoch,
             "seconds": round(sum(record["seconds"] for record in self.history), 1),
+            "memory_gib": round(results.peak_memory(self.args.device), 2),
             "settings": settings(self.args),
             "changed": changed(self.args),
             "data_hash": self.data_hash,

@@ -337,7 +337,8 @@ def keep_model(
     val_logits   (n, C) of the validation texts, of that epoch; None without such texts
     """
     if not isinstance(model, (Method, Tfidf)):
-        model.save(folder / "adapter")
+        with saving_folder(folder / "adapter") as part:
+            model.save(part)
         return
     counts = class_counts(corpus.train_labels, len(corpus.label_names)).tolist()
     if isinstance(model, Tfidf):
@@ -432,7 +433,7 @@ def model_folder(path: Path) -> Path:
     if (path / "adapter").is_dir():
         raise InputError(
             f"{path}: this is a language model's run, which predict.py does not read; "
-            "baselines.lora.load(FOLDER) in Python does"
+            "engine.large.load(FOLDER) in Python does"
         )
     if read_json(path / "args.json").get("settings", {}).get("method") == "gpt35":
         raise InputError(

@@ -35,13 +35,6 @@ STOREYS = {
 }
 # main.py draws after its last line of work: it may import reporting in a function
 ABOVE = {("main", "reporting")} | {  # and these are on their way down
-    ("baselines.language_models", "engine"),
-    ("baselines.hosted", "engine"),
-    ("baselines.contrastive", "engine"),
-    ("baselines.lora", "engine"),
-    ("baselines.__main__", "engine"),
-    ("baselines.imbalanced", "engine"),
-    ("baselines.tfidf", "engine"),
     ("engine.grid", "reporting"),
     ("engine.run_folder", "reporting"),
 }

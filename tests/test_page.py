@@ -419,7 +419,7 @@ KINDS = {
     "la": ["--method", "la", "--val_fraction", "0.1", "--no_weights"],
     "probe": ["--method", "probe"],
     "tfidf": ["--method", "tfidf"],
-    "hosted": ["--method", "gpt35", "--prices", "1", "2", "3", "--yes"],
+    "hosted": ["--method", "gpt35", "--prices", "1", "2", "--yes"],
     "lora": ["--method", "llama2", "--base_type", "fp32", "--lora_targets", "q_proj", "v_proj"],
 }
 
