@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data
 import predict
 from augment import load_wordnet
-from reporting import export
+from engine.saved_model import Trained
 
 
 def glosses(count: int) -> list[str]:
@@ -40,7 +40,7 @@ def clocks() -> np.ndarray:
 
 
 @torch.inference_mode()
-def bare_seconds(trained: export.Trained, texts: list[str], batch_size: int) -> np.ndarray:
+def bare_seconds(trained: Trained, texts: list[str], batch_size: int) -> np.ndarray:
     method = trained.method
     tokens = data.tokenize(texts, trained.tokenizer, trained.about.max_length, quiet=True)
     device = next(method.parameters()).device
@@ -57,9 +57,9 @@ def bare_seconds(trained: export.Trained, texts: list[str], batch_size: int) -> 
 
 def predict_seconds(predictor: predict.Predictor, source: Path, target: Path) -> np.ndarray:
     start = clocks()
-    table = predict.Predictions("csv")
+    table = predict.Writer("csv")
     with (
-        predict.opened(str(source)) as stream,
+        open(source, "rb") as stream,
         predict.sink(target) as out,
         predict.table_rows(predict.Source(str(source), stream, "lines"), ["text"], "") as rows,
     ):

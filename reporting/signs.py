@@ -186,7 +186,7 @@ SIGNS = (
     Sign(
         "Minority overfitting",
         "Accuracy lies {:.1f} points above macro-F1.",
-        lambda history: evaluated(history)[-1]["test"]["gap"],
+        lambda history: next(reversed(values(history, "test", "gap")), None),
         10.0,
         False,
         "the paper's own gap is below 8 on all its datasets but R52, where it is 11 and some "

@@ -21,11 +21,12 @@ from conftest import write_csv
 from fake_openai import KEY, FakeOpenAI
 
 from baselines import hosted, language_models, lora
+from engine import saved_model
 from engine.arguments import parse_args, run_folder, settings
 from engine.files import InputError
 from engine.run_folder import RunFolder
 from main import main
-from reporting import export, page
+from reporting import page
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["noun.food", "noun.animal", "noun.time", "noun.food.raw"]
@@ -247,7 +248,7 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
         [float(row["probability"]) for row in rows], abs=1e-4
     )
     with pytest.raises(InputError, match="lora.load"):
-        export.model_folder(folder)
+        saved_model.model_folder(folder)
     page.write(folder, tmp_path / "page.html")
     assert "it has no embeddings to draw" in (tmp_path / "page.html").read_text()
     plain = PeftModel.from_pretrained(
