@@ -9,41 +9,28 @@ back_translation   translates to French and back by two translation models (Tabl
 contextual         inserts words that a masked language model finds suitable (Table A.1)
 noise              inserts, swaps and deletes words at random (Xie et al. 2017; Wei & Zou 2019)
 AUGMENTATIONS      is the registry of these: to add one, write a function and its entry there
-augment            applies one of them to all texts once, and keeps the result on disk
-change_shares      counts how much a list of texts was changed
 
-Every result depends on the seed and on the text, never on the text's place in the list. To use this
-file elsewhere, copy it and engine/files.py.
+Every result depends on the seed and on the text, never on its place in the list. To use this file
+elsewhere, copy it with data.py. engine/augmentations.py makes the views of a run, and keeps them.
 """
 
-import hashlib
 import importlib.util
-import io
 import json
 import math
-import os
 import random
 import re
-import sys
-import warnings
-import zipfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from engine.files import InputError, load_pretrained, save
-
-if TYPE_CHECKING:  # NLTK takes 1.5 s to import, and most runs find their texts in the cache:
-    from nltk.corpus.reader.wordnet import WordNetCorpusReader  # so functions import it themselves
-
-CACHE_FORMAT = 1  # raise it when the same settings would give other texts
+from data import InputError, load_wordnet
 
 # Both rates are shares of a text's words. 0.3 changes 25.9 % of the words of TREC and 26.1 % of
 # Ohsumed's, because some texts lack synonyms; the authors' own texts differ in 27.6 % and 23.6 %
@@ -55,15 +42,6 @@ NUM_CANDIDATES = 5  # synonyms kept a word, drawn with weights 1, 1/2, 1/3, 1/4,
 SPELLING_VARIANT = 0.75  # similarity of gray and grey; center and centre have 0.83
 INFLECTED = 0.25  # a verb's count in WordNet is spread over about four forms
 
-DEBIAN_WORDNET = "/usr/share/wordnet"
-LEXNAMES = """adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute
-    noun.body noun.cognition noun.communication noun.event noun.feeling noun.food noun.group
-    noun.location noun.motive noun.object noun.person noun.phenomenon noun.plant noun.possession
-    noun.process noun.quantity noun.relation noun.shape noun.state noun.substance noun.time
-    verb.body verb.change verb.cognition verb.communication verb.competition verb.consumption
-    verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession
-    verb.social verb.stative verb.weather adj.ppl""".split()  # in the order of lexnames(5WN)
-
 NAME = re.compile("[A-Za-z]{2,}([-_][A-Za-z]{2,})*")  # what a synonym may look like
 PAST_DIFFERS = re.compile(  # verbs, with their compounds, whose participle is the verb itself
     "(bet|bid|burst|cast|come|cost|cut|hit|hurt|knit|let|put|quit|read|rid|run|set|shed|shut|split"
@@ -74,105 +52,26 @@ PAST_DIFFERS = re.compile(  # verbs, with their compounds, whose participle is t
 STOP_WORDS = frozenset(
     """
     the this that these those some any each every either neither both all another other others
-    such same own few little less least many much more most several enough none
-    mine you your yours his her hers its our ours their theirs she him they them who whom whose
-    what which whoever whatever whichever myself yourself yourselves himself herself itself
-    ourselves themselves oneself someone somebody something anyone anybody anything everyone
-    everybody everything nobody nothing
-    and but nor yet for because although though unless until while whereas since whether than
-    if then else once
-    about above across after against along alongside amid among amongst around aside before behind
-    below beneath beside besides between beyond despite down during except from inside into like
-    near off onto out outside over past per plus regarding following according including
-    concerning round through throughout toward towards under
-    underneath unlike upon versus via with within without
-    are was were been being has had having does did doing done don can could may might must shall
-    should will would ought need dare used cannot
-    not never very too also just only even still ever quite rather almost already again always
-    often here there where when why how now thus hence therefore however
-    etc get got let
-    zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty
-    sixty seventy eighty ninety hundred thousand million billion first second third half""".split()
+    such same own few little less least many much more most several enough none mine you your
+    yours his her hers its our ours their theirs she him they them who whom whose what which
+    whoever whatever whichever myself yourself yourselves himself herself itself ourselves
+    themselves oneself someone somebody something anyone anybody anything everyone everybody
+    everything nobody nothing and but nor yet for because although though unless until while
+    whereas since whether than if then else once about above across after against along
+    alongside amid among amongst around aside before behind below beneath beside besides between
+    beyond despite down during except from inside into like near off onto out outside over past
+    per plus regarding following according including concerning round through throughout toward
+    towards under underneath unlike upon versus via with within without are was were been being
+    has had having does did doing done don can could may might must shall should will would
+    ought need dare used cannot not never very too also just only even still ever quite rather
+    almost already again always often here there where when why how now thus hence therefore
+    however etc get got let zero one two three four five six seven eight nine ten eleven twelve
+    twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion first
+    second third half""".split()
 )
 
 # A token is a word with what is tied to it: don't, decision-making, mid-1990s; but company | 's.
 TOKEN = re.compile(r"\w+(?:[-'’](?!s\b)\w+)*")
-
-
-# ---- WordNet ---------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=None)
-def load_wordnet() -> "WordNetCorpusReader":
-    """
-    Loads WordNet 3.0: NLTK's copy on nltk.data.path, else Debian's package, else NLTK's download.
-
-    raises  InputError where none of the three is there, or what is there is damaged
-    """
-    from nltk.corpus.reader.wordnet import WordNetError
-
-    try:
-        return _nltk_wordnet() or _debian_wordnet() or _downloaded_wordnet()
-    except (OSError, ValueError, AssertionError, WordNetError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"WordNet cannot be read ({error!r}); install it again: apt-get install "
-            "--reinstall wordnet-base, or delete corpora/wordnet* in nltk_data and "
-            "run: python -m nltk.downloader wordnet"
-        ) from error
-
-
-def _nltk_wordnet() -> "WordNetCorpusReader | None":
-    import nltk
-
-    try:
-        nltk.corpus.wordnet.ensure_loaded()
-        return nltk.corpus.wordnet
-    except LookupError:
-        return None
-
-
-def _debian_wordnet() -> "WordNetCorpusReader | None":
-    """Reads Debian's wordnet-base, which lacks lexnames and index.sense of NLTK's copy."""
-    import nltk
-
-    class DebianWordNet(nltk.corpus.WordNetCorpusReader):
-        def open(self, file: str):
-            """Opens a file of the dictionary; `lexnames` (number, name, pos) is made here."""
-            if file == "lexnames":
-                pos = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
-                return io.StringIO(
-                    "".join(
-                        f"{number:02d}\t{name}\t{pos[name.split('.')[0]]}\n"
-                        for number, name in enumerate(LEXNAMES)
-                    )
-                )
-            return super().open(file)
-
-        def map_wn(self, version: str = "wordnet") -> None:
-            """Does nothing: a mapping to other versions needs index.sense, and nobody uses it."""
-
-    if not os.path.isdir(DEBIAN_WORDNET):
-        return None
-    if DEBIAN_WORDNET not in nltk.data.path:  # NLTK opens no file outside these folders
-        nltk.data.path.append(DEBIAN_WORDNET)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "no multilingual functions": none needed
-        return DebianWordNet(DEBIAN_WORDNET, None)
-
-
-def _downloaded_wordnet() -> "WordNetCorpusReader":
-    import nltk
-
-    print("WordNet is not on this machine: NLTK downloads it (11 MB)", file=sys.stderr)
-    nltk.downloader.NETWORK_TIMEOUT = 10  # seconds; where packets get lost 120 look like a hang
-    nltk.download("wordnet", quiet=True, print_error_to=io.StringIO())
-    reader = _nltk_wordnet()
-    if reader is None:
-        raise InputError(
-            "WordNet is not on this machine and could not be downloaded; run: "
-            "apt-get install wordnet-base, or: python -m nltk.downloader wordnet"
-        )
-    return reader
 
 
 @lru_cache(maxsize=None)
@@ -194,7 +93,7 @@ def _irregular_forms(pos: str) -> dict[str, list[str]]:
     return dict(forms)
 
 
-# ---- word substitution, Wei & Zou 2019 ---------------------------------------------------------
+# ---- word substitution, Wei & Zou 2019 ----
 
 
 def word_substitution(
@@ -268,17 +167,10 @@ def _readings(form: str) -> list[tuple[str, str, Iterable[str]]]:
             frequency, ranked = 1, []
             for sense, (own_count, others) in enumerate(_senses(base, pos)):
                 frequency += own_count
-                # senses that the tagged texts lack come last, phrases and rare senses before them
-                ranked += [
-                    (
-                        own_count == 0,
-                        "_" in other.name(),
-                        sense,
-                        -counts.get(other.key(), 0),
-                        other.name(),
-                    )
-                    for other in others
-                ]
+                for other in others:
+                    # senses that the tagged texts lack come last, phrases and rare senses before
+                    name, count = other.name(), counts.get(other.key(), 0)
+                    ranked.append((own_count == 0, "_" in name, sense, -count, name))
             names = dict.fromkeys(name for *_, name in sorted(ranked))
             readings.append((frequency * (1 if form == base else INFLECTED), base, pos, names))
     return [reading[1:] for reading in sorted(readings, key=lambda reading: -reading[0])]
@@ -290,14 +182,9 @@ def _senses(base: str, pos: str) -> Iterator[tuple[int, list]]:
         own = next((lemma for lemma in synset.lemmas() if lemma.name().lower() == base), None)
         # west is not Rebecca West, and some synsets belong to another word with the same form
         if own and not (synset.lexname() == "noun.person" and synset.instance_hypernyms()):
-            yield (
-                _sense_counts().get(own.key(), 0),
-                [
-                    other
-                    for other in synset.lemmas()
-                    if NAME.fullmatch(other.name()) and not _is_variant(other.name(), base)
-                ],
-            )
+            names = [lemma for lemma in synset.lemmas() if NAME.fullmatch(lemma.name())]
+            others = [lemma for lemma in names if not _is_variant(lemma.name(), base)]
+            yield _sense_counts().get(own.key(), 0), others
 
 
 def _is_variant(name: str, base: str) -> bool:
@@ -306,7 +193,7 @@ def _is_variant(name: str, base: str) -> bool:
     return SequenceMatcher(None, a, b, autojunk=False).ratio() >= SPELLING_VARIANT
 
 
-# ---- English inflection, as far as it is regular or in WordNet's exception lists ---------------
+# ---- English inflection, as far as it is regular or in WordNet's exception lists ----
 
 
 def _inflect_like(form: str, base: str, name: str, pos: str) -> str | None:
@@ -325,9 +212,9 @@ def _inflect_like(form: str, base: str, name: str, pos: str) -> str | None:
 def _with_ending(name: str, ending: str, pos: str) -> str | None:
     """Adds -s, -ed or -ing to a noun or verb; returns None where the form is not certain."""
     listed = _irregular_forms(pos).get(name, [])
-    fitting = [form for form in listed if form.endswith(ending) or pos == "n"]
-    if fitting:
-        return fitting[0]  # women, stopped, running
+    for form in listed:
+        if form.endswith(ending) or pos == "n":
+            return form  # women, stopped, running
     if ending == "ed":
         return _past(name, [form for form in listed if not form.endswith("ing")])
     if ending == "ing":
@@ -350,7 +237,7 @@ def _past(name: str, irregular: list[str]) -> str | None:
     return re.sub("(?<=[^aeiou])y$", "i", name).removesuffix("e") + "ed"
 
 
-# ---- noise, Xie et al. 2017; Wei & Zou 2019 ----------------------------------------------------
+# ---- noise, Xie et al. 2017; Wei & Zou 2019 ----
 
 
 def noise(texts: Sequence[str], *, seed: int = 0, rate: float = NOISE_RATE) -> list[str]:
@@ -384,7 +271,7 @@ def _disturb(text: str, vocabulary: list[str], seed: int, rate: float) -> str:
     return " ".join(words)
 
 
-# ---- back translation and contextual insertion, with models of Hugging Face --------------------
+# ---- back translation and contextual insertion, with models of Hugging Face ----
 
 TRANSLATION_BATCH, INSERTION_BATCH = 32, 64  # sentences, texts
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -394,9 +281,22 @@ MODEL_HINT = "Name another model, or the folder of one, with --augment_options"
 
 
 def _device(name: str) -> str:
-    import torch
-
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _encoded(tokenizer, texts: list[str], device: torch.device):
+    return tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt").to(
+        device
+    )
+
+
+def load_part(load: Callable[..., Any], name: str) -> Any:
+    """Calls load(name), a from_pretrained; InputError where the hub or the folder has no such."""
+    try:
+        return load(name, trust_remote_code=False)
+    except Exception as error:  # of the hub's client, transformers or safetensors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"model {name} cannot be loaded ({reason}). {MODEL_HINT}") from error
 
 
 def _batches(texts: list[str], size: int) -> Iterator[list[int]]:
@@ -411,6 +311,7 @@ def back_translation(
     *,
     seed: int = 0,
     device: str = "auto",
+    load: Callable = load_part,
     forth: str = "Helsinki-NLP/opus-mt-en-fr",
     back: str = "Helsinki-NLP/opus-mt-fr-en",
     beams: int = 4,
@@ -424,6 +325,7 @@ def back_translation(
     texts        N strings in the language of the models
     seed         decides what sampling draws; beam search gives the same for every seed
     device       "cpu", "cuda", "mps"; auto takes a GPU where there is one
+    load         loads a part of a model, from its from_pretrained and the model's name
     forth, back  names or folders of the models
     beams        number of beams of the search
     sampling     1 draws each token by its probability instead of searching
@@ -435,9 +337,8 @@ def back_translation(
     distinct = list(dict.fromkeys(piece for pieces in sentences for piece in pieces))
     translated = distinct
     for name in (forth, back):
-        translated = _translate(
-            translated, name, _device(device), beams, seed if sampling else None
-        )
+        parts = _translator(name, _device(device), load)
+        translated = _translate(translated, *parts, beams, seed if sampling else None)
     there_and_back = dict(zip(distinct, translated))
     # a text that is lost on the way (nothing but signs, say) stays as it is
     return [
@@ -457,36 +358,31 @@ def _sentences(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=2)
-def _translator(name: str, device: str):
+def _translator(name: str, device: str, load: Callable) -> tuple[Any, Any]:
     from transformers import MarianTokenizer
 
-    tokenizer = load_pretrained(MarianTokenizer.from_pretrained, name, "model", MODEL_HINT)
+    tokenizer = load(MarianTokenizer.from_pretrained, name)
     from transformers import MarianMTModel  # takes seconds, so the model must be there first
 
-    model = load_pretrained(MarianMTModel.from_pretrained, name, "model", MODEL_HINT)
-    return tokenizer, model.to(device).eval()
+    return tokenizer, load(MarianMTModel.from_pretrained, name).to(device).eval()
 
 
-def _translate(texts: list[str], name: str, device: str, beams: int, seed: int | None) -> list[str]:
+def _translate(texts: list[str], tokenizer, model, beams: int, seed: int | None) -> list[str]:
     """Translates sentences by beam search or, with a seed, by sampling."""
     from transformers import LogitsProcessorList
 
-    tokenizer, model = _translator(name, device)
     translated = [""] * len(texts)
     for rows in _batches(texts, TRANSLATION_BATCH):
         batch = [texts[row] for row in rows]
-        inputs = tokenizer(
-            batch, padding=True, truncation=True, max_length=512, return_tensors="pt"
-        ).to(device)
+        inputs = _encoded(tokenizer, batch, model.device)
         limits = (2 * inputs["attention_mask"].sum(dim=1) + 10).clamp(max=511).tolist()
+        noise = [] if seed is None else [_gumbel_noise(seed, batch)]
         output = model.generate(
             **inputs,
             num_beams=beams if seed is None else 1,
             do_sample=False,
             max_new_tokens=max(limits),
-            logits_processor=LogitsProcessorList(
-                [] if seed is None else [_GumbelNoise(seed, batch)]
-            ),
+            logits_processor=LogitsProcessorList(noise),
         )
         # A translation that finds no end is cut as if it were alone in the batch, where its last
         # token would be an end.
@@ -496,27 +392,19 @@ def _translate(texts: list[str], name: str, device: str, beams: int, seed: int |
     return translated
 
 
-class _GumbelNoise:
+def _gumbel_noise(seed: int, texts: list[str]) -> Callable:
     """
-    Adds Gumbel noise to logits: a greedy search then draws each token by its probability (Gumbel
-    1954). Each text has a generator of its own, so that its batch makes no difference.
+    A function that adds Gumbel noise to logits: a greedy search then draws each token by its
+    probability (Gumbel 1954). Each text has a generator of its own, whatever its batch is.
     """
+    generators = [torch.Generator().manual_seed(_rng(seed, text).getrandbits(63)) for text in texts]
 
-    def __init__(self, seed: int, texts: list[str]):
-        import torch
-
-        self.generators = [
-            torch.Generator().manual_seed(_rng(seed, text).getrandbits(63)) for text in texts
-        ]
-
-    def __call__(self, input_ids, scores):
-        import torch
-
-        uniform = torch.stack(
-            [torch.rand(scores.shape[1], generator=generator) for generator in self.generators]
-        )  # (B, V)
-        gumbel = -torch.log(-torch.log(uniform.clamp(min=1e-20)))
+    def add(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        rows = [torch.rand(scores.shape[1], generator=generator) for generator in generators]
+        gumbel = -torch.log(-torch.log(torch.stack(rows).clamp(min=1e-20)))  # (B, V)
         return scores.float() + gumbel.to(scores.device)
+
+    return add
 
 
 def contextual(
@@ -524,6 +412,7 @@ def contextual(
     *,
     seed: int = 0,
     device: str = "auto",
+    load: Callable = load_part,
     model: str = "bert-base-uncased",
     top_n: int = 10,
     rate: float = SUBSTITUTION_RATE,
@@ -536,20 +425,20 @@ def contextual(
     texts    N strings in the model's language; their white space becomes single spaces
     seed     a text's places and draws depend on (seed, text) alone
     device   "cpu", "cuda", "mps"; auto takes a GPU where there is one
+    load     loads a part of a model, from its from_pretrained and the model's name
     model    name or folder of a masked language model
     top_n    number of candidates, at least 1
     rate     inserted words as a share of the text's, in (0, 1], at least one word
     returns  N strings
     raises   InputError where the model is missing
     """
+    parts = _masked_model(model, _device(device), load)
     rngs = [_rng(seed, text) for text in texts]
     words = [text.split() for text in texts]
     left = [max(1, round(rate * len(row))) if row else 0 for row in words]
     while open_rows := [row for row, count in enumerate(left) if count > 0]:
         gaps = {row: rngs[row].randint(0, len(words[row])) for row in open_rows}
-        choices = _choices(
-            [(words[row], gaps[row]) for row in open_rows], model, _device(device), top_n
-        )
+        choices = _choices([(words[row], gaps[row]) for row in open_rows], *parts, top_n)
         for row, (options, weights) in zip(open_rows, choices):
             words[row].insert(gaps[row], rngs[row].choices(options, weights)[0])
             left[row] -= 1
@@ -557,16 +446,12 @@ def contextual(
 
 
 @lru_cache(maxsize=1)
-def _masked_model(name: str, device: str):
+def _masked_model(name: str, device: str, load: Callable) -> tuple[Any, Any, Any, list[str]]:
     """Loads (tokenizer, model, ids, words); ids and words are the tokens that are whole words."""
-    import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    tokenizer, model = (
-        load_pretrained(kind.from_pretrained, name, "model", MODEL_HINT)
-        for kind in (AutoTokenizer, AutoModelForMaskedLM)
-    )
-    model = model.to(device).eval()
+    tokenizer = load(AutoTokenizer.from_pretrained, name)
+    model = load(AutoModelForMaskedLM.from_pretrained, name).to(device).eval()
     if tokenizer.mask_token is None:
         raise InputError(f"model {name} has no mask token; name a masked language model")
     # A word begins with RoBERTa's Ġ or sentencepiece's ▁; BERT marks with ## what continues one.
@@ -581,92 +466,30 @@ def _masked_model(name: str, device: str):
 
 
 def _choices(
-    places: list[tuple[list[str], int]], name: str, device: str, top_n: int
+    places: list[tuple[list[str], int]], tokenizer, model, ids, words: list[str], top_n: int
 ) -> list[tuple[list[str], list[float]]]:
     """Returns for each (words, gap) the model's top n words for the gap and their probabilities."""
-    import torch
-
-    tokenizer, model, ids, words = _masked_model(name, device)
-    masked = [
-        " ".join(
-            [*row[max(0, gap - CONTEXT) : gap], tokenizer.mask_token, *row[gap : gap + CONTEXT]]
-        )
-        for row, gap in places
-    ]
+    mask, masked = tokenizer.mask_token, []
+    for line, gap in places:
+        before, after = line[max(0, gap - CONTEXT) : gap], line[gap : gap + CONTEXT]
+        masked.append(" ".join([*before, mask, *after]))
     choices: list = [None] * len(places)
     for rows in _batches(masked, INSERTION_BATCH):
-        inputs = tokenizer(
-            [masked[row] for row in rows],
-            padding=True,
-            truncation=True,
-            max_length=512,
-            return_tensors="pt",
-        ).to(device)
+        inputs = _encoded(tokenizer, [masked[row] for row in rows], model.device)
         with torch.inference_mode():
             logits = model(**inputs).logits
         place = (inputs["input_ids"] == tokenizer.mask_token_id).int().argmax(dim=1)
-        best = (
-            logits[torch.arange(len(rows)), place][:, ids]
-            .float()
-            .softmax(dim=1)
-            .topk(min(top_n, len(ids)))
-        )
+        shares = logits[torch.arange(len(rows)), place][:, ids].float().softmax(dim=1)
+        best = shares.topk(min(top_n, len(ids)))
         for row, weights, positions in zip(rows, best.values.tolist(), best.indices.tolist()):
             choices[row] = [words[i] for i in positions], weights
     return choices
 
 
-# ---- are the texts English? --------------------------------------------------------------------
-
-# Texts do not look English where two shares of their words (of three letters and more) are below
-# these limits: that of WordNet's words and stop words, and that of function words which other
-# languages hardly have. Measured:
-#     30 texts of the six datasets or WordNet's glosses, the least of 200 samples   78 % and 4 %
-#     six to fifteen sentences in each of 12 other languages, the most              61 % and 3 %
-# English keywords without function words pass by the first, English jargon by the second.
-MIN_KNOWN, MIN_FUNCTION = 0.70, 0.04
-MIN_WORDS = 20  # fewer words say too little about their language
-LANGUAGE_SAMPLE = 500  # texts that are looked at, the first 100 words of each
-FUNCTION_WORDS = STOP_WORDS - frozenset(  # these are words of other languages, too
-    "for under over was had are her also still once per even most will all but don can".split()
-)
-WORD = re.compile(r"[^\W\d_]{3,}")
+# ---- the registry ----
 
 
-def check_english(texts: Sequence[str], method: str) -> None:
-    """
-    Raises InputError where a sample of the texts, spread over all of them, is not English.
-
-    Half of the texts in another language can pass: the shares are those of all words together.
-    """
-    wordnet = load_wordnet()
-    counts = Counter(
-        word.lower()
-        for text in texts[:: math.ceil(len(texts) / LANGUAGE_SAMPLE) or 1]
-        for word in islice(map(re.Match.group, WORD.finditer(text)), 100)
-    )
-    unknown = Counter(
-        {
-            word: count
-            for word, count in counts.items()
-            if word not in STOP_WORDS and wordnet.morphy(word) is None
-        }
-    )
-    total = counts.total()
-    known = 1 - unknown.total() / max(1, total)
-    function = sum(counts[word] for word in FUNCTION_WORDS) / max(1, total)
-    if total < MIN_WORDS or known >= MIN_KNOWN or function >= MIN_FUNCTION:
-        return
-    examples = ", ".join(word for word, _ in unknown.most_common(4))
-    raise InputError(
-        f"the texts do not look English, and {method} is for English: only {known:.0%} of "
-        f"{total:,} words in a sample are English (words such as {examples} are not); take "
-        f"--augment noise or none, or let it treat them as English with --augment {method} "
-        "--augment_options language=any"
-    )
-
-
-# ---- the registry ------------------------------------------------------------------------------
+OF_CALL = ("seed", "device", "load")  # keywords that are no options
 
 
 @dataclass(frozen=True)
@@ -674,8 +497,8 @@ class Augmentation:
     """
     An entry of AUGMENTATIONS. The command line, run_all.sh, the report and --augment auto read it.
 
-    function     takes (texts, *, seed, its options) and returns texts; it takes device, too, if it
-                 has models; None leaves the texts as they are
+    function     takes (texts, *, seed, its options) and returns texts; it takes device and load,
+                 too, if it has models; None leaves the texts as they are
     title        names it in tables
     good_for     says in --help what it does, and when to take it
     ranges       (lowest, highest) of each option that is a number; a float must exceed the lowest
@@ -698,7 +521,7 @@ class Augmentation:
     def options(self) -> dict:
         """What can be set beside the seed, with the default values."""
         own = getattr(self.function, "__kwdefaults__", None) or {}
-        return {name: value for name, value in own.items() if name not in ("seed", "device")} | (
+        return {name: value for name, value in own.items() if name not in OF_CALL} | (
             {"language": "english"} if self.english else {}
         )
 
@@ -741,15 +564,6 @@ AUGMENTATIONS = {  # to add one, write its function and its entry
 }
 
 
-def entry_of(method: str) -> Augmentation:
-    """Returns the entry of an augmentation; InputError for an unknown name."""
-    if method not in AUGMENTATIONS:
-        raise InputError(
-            f"augmentation {method!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}"
-        )
-    return AUGMENTATIONS[method]
-
-
 def _require_packages(method: str) -> None:
     packages = AUGMENTATIONS[method].packages
     if any(importlib.util.find_spec(package) is None for package in packages):
@@ -757,124 +571,3 @@ def _require_packages(method: str) -> None:
             f"{method} needs the packages {' and '.join(packages)}: "
             f"pip install {' '.join(packages)}"
         )
-
-
-def check_augmentation(method: str, texts: Sequence[str]) -> None:
-    """
-    Raises InputError where something that the augmentation needs is missing, or where the texts are
-    not in its language.
-    """
-    entry = entry_of(method)
-    if entry.english:
-        check_english(texts, method)
-    if entry.function:
-        entry.function(["a text"])
-
-
-# ---- all texts, once ---------------------------------------------------------------------------
-
-PIECE = 10_000  # texts that are augmented, and kept, together
-MODEL_PIECE = 500  # the same where a model does it, some minutes without a GPU
-SAMPLE = 10_000  # texts that the shares of what was changed are counted on
-
-
-def augment(
-    texts: Sequence[str],
-    method: str,
-    *,
-    seed: int = 0,
-    cache_dir: Path,
-    device: str = "auto",
-    **options,
-) -> list[str]:
-    """
-    Applies AUGMENTATIONS[method] to all texts once, keeps the result in cache_dir, and prints what
-    it changed.
-
-    texts      N strings
-    cache_dir  is made where missing; it gets one JSON file for each (method, options, seed, piece
-               of 10,000 texts, 500 where a model does it), so that a killed call goes on
-    device     is the model's, where there is one
-    options    other values for the options of the entry
-    returns    N strings
-    raises     InputError for an unknown method, an unusable cache_dir, something that the method
-               needs and that is missing, and texts that are not in its language
-    """
-    entry = entry_of(method)
-    if entry.function is None:
-        print("augment: none, the two views of a text differ by dropout alone")
-        return list(texts)
-    settings = {"seed": seed} | entry.options | options
-    size = max(1, len(texts)) if not entry.in_pieces else MODEL_PIECE if entry.models else PIECE
-    pieces = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
-    paths = [
-        Path(cache_dir) / f"{method}-{_digest([CACHE_FORMAT, method, settings, piece])[:16]}.json"
-        for piece in pieces
-    ]
-    try:  # before the work, which may take hours
-        Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        changed = {
-            i: kept for i, path in enumerate(paths) if (kept := _read_cache(path)) is not None
-        }
-    except OSError as error:
-        raise InputError(
-            f"the augmentation cache {cache_dir} cannot be used ({error.strerror}); "
-            "name a folder that you can write to"
-        ) from error
-    missing = [i for i in range(len(pieces)) if i not in changed]
-    if settings.pop("language", "any") != "any" and missing:
-        check_english(texts, method)
-    if entry.models:
-        settings["device"] = device  # it is not in the key: it makes no difference
-    for i in tqdm(missing, f"{method}, pieces of {size:,} texts", disable=len(missing) < 2):
-        changed[i] = entry.function(pieces[i], **settings)
-        _write_cache(paths[i], changed[i])
-    result = [text for i in range(len(pieces)) for text in changed[i]]
-    share_texts, share_words = change_shares(texts[:SAMPLE], result[:SAMPLE])
-    print(
-        f"augment: {method} changed {100 * share_texts:.1f} % of {len(texts[:SAMPLE]):,} texts, "
-        f"{100 * share_words:.1f} % of their words (cached: {cache_dir})"
-    )
-    return result
-
-
-def _digest(value: list) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _read_cache(path: Path) -> list[str] | None:
-    """Reads the texts that _write_cache wrote; returns None where they are missing or damaged."""
-    if not path.exists():
-        return None
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["sha256"] == _digest(stored["texts"]):
-            return stored["texts"]
-    except (ValueError, KeyError, TypeError):  # it is not JSON, or not ours
-        pass
-    print(f"augment: {path} is damaged and computed anew")
-    return None
-
-
-def _write_cache(path: Path, texts: list[str]) -> None:
-    save(path, json.dumps({"sha256": _digest(texts), "texts": texts}).encode())
-
-
-def change_shares(texts: Sequence[str], changed: Sequence[str]) -> tuple[float, float]:
-    """
-    Returns (share of texts that differ, share of the texts' words that the changed texts lack),
-    both in [0, 1].
-
-    Words are split at white space and aligned in order (difflib): a word counts as changed where
-    no equal word of the changed text stands in line with it. Insertions alone count as 0 words.
-    The first 1,000 words of a text count: the time of aligning grows with the square of them.
-    """
-    num_texts = num_words = num_lost = 0
-    for before, after in zip(texts, changed, strict=True):
-        words = before.split()[:1000]
-        num_words += len(words)
-        if before != after:
-            num_texts += 1
-            blocks = SequenceMatcher(None, words, after.split()[:1500], autojunk=False)
-            num_lost += len(words) - sum(block.size for block in blocks.get_matching_blocks())
-    return num_texts / max(1, len(texts)), num_lost / max(1, num_words)

@@ -39,13 +39,13 @@ from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
-import data
 from engine import arguments, files, reading
+from engine.data_report import MANY_UNKNOWN, UNKNOWN_REMEDY
+from engine.encoders import device as available_device
 from engine.escape import is_formula
 from engine.files import InputError, lacks_memory, system_error
 from engine.predictor import Predictor, TextRow, named_texts, quiet_transformers
 from engine.results import csv_line
-from model import device as available_device
 from reporting import export
 
 # ---- the input ----
@@ -124,14 +124,14 @@ def source(args: argparse.Namespace) -> Iterator[Source | None]:
 
 @contextlib.contextmanager
 def table_rows(
-    given: Source, columns: list[str], encoding: str, label: str | None = None
+    given: Source, columns: list[str], read: list[str], label: str | None = None
 ) -> Iterator[Iterator[TextRow]]:
     """
     The rows of a file or of stdin; says on stderr what was found in it. Where a label is asked for,
     by the name of its column, a row is its text and its label.
     """
     with reading.open_table(
-        given.stream, given.form, given.name, encoding=encoding, texts=columns
+        given.stream, given.form, given.name, read=read, texts=columns
     ) as table:
         if table.has_lines and label is not None:
             raise InputError(f"{given.name}: a text a line has no labels; give a table with them")
@@ -296,7 +296,7 @@ def classify(args: argparse.Namespace) -> None:
             spare_input(args.output, given.stream)
         predictor = predictor_of(args)
         rows_of = (
-            table_rows(given, columns_of(args, predictor), args.encoding or "")
+            table_rows(given, columns_of(args, predictor), args.read)
             if given
             else contextlib.nullcontext(named_texts(args.inputs, " of the command line"))
         )
@@ -332,7 +332,7 @@ def say_what_happened(predictor: Predictor, texts: int) -> None:
             print(f"{count:,} of {texts:,} texts are {what}", file=sys.stderr)
     unknown, total = predictor.tokens.tolist()
     if unknown:
-        remedy = f". {data.UNKNOWN_REMEDY}" if unknown >= data.MANY_UNKNOWN * total else ""
+        remedy = f". {UNKNOWN_REMEDY}" if unknown >= MANY_UNKNOWN * total else ""
         print(
             f"{unknown / total:.2%} of the tokens are unknown to the encoder{remedy}",
             file=sys.stderr,
@@ -350,7 +350,7 @@ def score(args: argparse.Namespace) -> None:
             raise InputError("--score needs a file with texts and labels, not texts alone")
         predictor, rows, total = predictor_of(args), [], 0
         columns = columns_of(args, predictor)
-        with table_rows(given, columns, args.encoding or "", args.label_column) as labelled:
+        with table_rows(given, columns, args.read, args.label_column) as labelled:
             for pool, answers in predictor.stream(labelled):
                 total += len(pool)
                 rows += [row | answer for row, answer in zip(pool, answers)]
@@ -378,7 +378,8 @@ FLAGS: dict[str, dict] = {
         "name, lines of stdin"),
     "--text_column": dict(action=files.Collect, nargs="+", metavar="NAME", help="several are "
         "joined, a line each; default: as in the training data"),
-    "--encoding": dict(type=reading.text_encoding, metavar="NAME", help=arguments.ENCODING_HELP),
+    "--read": dict(type=reading.read_option, nargs="+", default=[], metavar="NAME=VALUE",
+        help=reading.READ_HELP),
     "--output": dict(type=Path, help="a .csv or .jsonl file, written whole or not at all; with "
         "--export a folder, with --score a page; default: stdout"),
     "--output_format": dict(choices=("csv", "jsonl"), help="default: by --output's name, else csv"),

@@ -14,9 +14,10 @@ from pathlib import Path
 import data
 from augment import AUGMENTATIONS
 from baselines import GROUPS, METHODS, language_models, titles
+from engine.encoders import default_pooling, device
 from engine.files import Collect, Parser
-from engine.reading import ENDINGS, text_encoding
-from model import POOLINGS, default_pooling, device
+from engine.reading import ENDINGS, READ_HELP, read_option
+from model import POOLINGS
 
 ENCODER = "bert-base-uncased"
 
@@ -77,11 +78,6 @@ def concerns(role: Role, method: str) -> bool:
         Role.LORA: entry.group == "large" and not is_hosted,
         Role.HOSTED: is_hosted,
     }.get(role, True)
-
-
-ENCODING_HELP = (
-    "of text files, such as cp1251, gb18030 or big5; None: UTF-8, UTF-16 or Windows-1252"
-)
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -185,7 +181,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="leave out the rows of own data that have a text and no label, and say how many",
     )
-    add("--encoding", type=text_encoding, metavar="NAME", help=ENCODING_HELP)
+    add("--read", type=read_option, nargs="+", default=[], metavar="NAME=VALUE", help=READ_HELP)
     add(
         "--max_length",
         Role.TRAINING,
@@ -284,8 +280,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add(
         "--base_model",
         metavar="NAME|FOLDER",
-        help="any causal model of Hugging Face, or a model that OpenAI fine-tunes; None: the "
-        "paper's",
+        help="any causal model of Hugging Face; for gpt35 a model of OpenAI, or of the server at "
+        "OPENAI_BASE_URL; None: the paper's",
     )
     add(
         "--base_type",
@@ -304,13 +300,13 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add(
         "--prices",
         Role.HOSTED,
-        type=positive,
-        nargs=3,
-        metavar=("TRAIN", "INPUT", "OUTPUT"),
-        help="gpt35: today's dollars for a million tokens, of the provider's price list; they "
-        "change, so there is no default",
+        type=number(float, 0),
+        nargs=2,
+        metavar=("INPUT", "OUTPUT"),
+        help="gpt35: today's dollars for a million tokens, of the server's price list, to estimate "
+        "the cost; they change, so there is no default",
     )
-    add("--yes", Role.HOSTED, action="store_true", help="gpt35: agree to the estimated cost")
+    add("--yes", Role.HOSTED, action="store_true", help="gpt35: agree to sending the texts")
 
     add = group("encoder", Role.TRAINING)
     add(
@@ -454,11 +450,6 @@ def parse_args(argv: list[str] | None = None, description: str | None = None) ->
     if args.plots and METHODS[args.method].group == "large":
         parser.error(
             f"--plots draws what an encoder makes of the texts, and {args.method} has none"
-        )
-    if concerns(Role.HOSTED, args.method) and args.prices is None and not args.check_only:
-        parser.error(
-            f"{args.method} costs money, and prices change: give --prices TRAIN INPUT "
-            "OUTPUT, dollars for a million tokens, of the provider's price list"
         )
     if args.base_model is None:
         args.base_model = language_models.MODELS.get(args.method)
@@ -656,7 +647,7 @@ def settings(args: argparse.Namespace) -> dict:
     for name in (
         "augment_options",
         "head_lr",
-        "encoding",
+        "read",
     ):  # younger than the others: where they are left
         if not getattr(args, name):  # out, a run is the same as before there was the flag
             values.pop(name, None)

@@ -67,6 +67,8 @@ def read_cells(lines: Iterable[str]) -> list[Cell]:
             with contextlib.redirect_stderr(errors):
                 argv = last_of_each(shlex.split(line))
                 args = parse_args(argv)
+        except InputError:
+            raise
         except (SystemExit, ValueError) as error:  # of argparse, of shlex
             reason = (errors.getvalue().strip() or str(error)).split("error: ")[-1]
             raise InputError(f"line {line!r}: {reason}") from error

@@ -22,9 +22,10 @@ import data
 from baselines.tfidf import Tfidf
 from engine import loader, reading
 from engine.calibration import coverage_line, in_words, reweighted
+from engine.encoders import device as available_device
 from engine.files import InputError
 from engine.saved_model import About, read_model
-from model import device as available_device
+from engine.tokens import tokenize, unknown_tokens
 
 TextRow = tuple[dict, str]  # a row as it came in, and its text
 MOST_CHARACTERS = 16_000_000  # of the texts that are held at a time
@@ -128,7 +129,7 @@ class Predictor:
         texts = [text for _, text in pool if text.strip()]
         inputs: data.Tokens | list[str] | None = texts or None
         if texts and self.about.max_length is not None:  # else tfidf, which takes strings
-            inputs = data.tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
+            inputs = tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
         return [row for row, _ in pool], has_text, inputs
 
     def _answers(self, inputs) -> list[dict]:
@@ -151,7 +152,7 @@ class Predictor:
             device=next(method.parameters()).device,
         )
         self.cut += round(inputs.truncated * len(logits))
-        self.tokens += data.unknown_tokens(inputs, self.trained.tokenizer)
+        self.tokens += unknown_tokens(inputs, self.trained.tokenizer)
         return torch.from_numpy(logits), feats
 
     def _answer(self, p: np.ndarray | None = None, feat: np.ndarray | None = None) -> dict:

@@ -3,7 +3,12 @@ The files of one run beside its numbers, and its lines for the screen.
 """
 
 import csv
+import gzip
+import json
 import re
+import resource
+import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -43,6 +48,15 @@ def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield {name: from_cell(value) for name, value in row.items()}
+
+
+def read_ledger(path: Path) -> list[dict]:
+    """The runs that a ledger keeps, a line of compressed JSON each (reporting/runs.py)."""
+    try:
+        text = gzip.decompress(path.read_bytes()).decode("utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise InputError(f"{path}: it is not a whole ledger of runs ({error})") from error
 
 
 AVERAGES = ("accuracy", "micro avg", "macro avg", "weighted avg")  # rows of scikit-learn's report
@@ -103,6 +117,17 @@ def write_reports(
         folder / "classification_report.json",
         classification_report(labels, predicted, output_dict=True, target_names=titles, **options),
     )
+
+
+def peak_memory(device: str) -> float:
+    """
+    GiB: the most that tensors took on a GPU, or else that this process ever had in memory. Of a run
+    that went on after a stop it is the last process's.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 # ---- lines for the screen ----

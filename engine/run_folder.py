@@ -32,7 +32,7 @@ import torch
 import transformers
 
 import data
-from engine import distributed, files, metrics, results
+from engine import data_report, distributed, files, metrics, results
 from engine.arguments import changed, run_folder, settings, typed, words
 from engine.corpus import cache_dir, report
 from engine.files import InputError, duration, json_of, read_json, sha256, write_json, write_text
@@ -119,7 +119,7 @@ class RunFolder:
 
     @cached_property
     def data_hash(self) -> str:
-        return data.data_hash(self.corpus)
+        return data_report.data_hash(self.corpus)
 
     @property
     def is_finished(self) -> bool:
@@ -383,6 +383,7 @@ class RunFolder:
         return by_protocol | {
             "kept_epoch": kept_epoch,
             "seconds": round(sum(record["seconds"] for record in self.history), 1),
+            "memory_gib": round(results.peak_memory(self.args.device), 2),
             "settings": settings(self.args),
             "changed": changed(self.args),
             "data_hash": self.data_hash,
@@ -520,7 +521,7 @@ def evaluation(
     counts = data.class_counts(corpus.train_labels, len(corpus.label_names))
 
     def of(part: str, labels: np.ndarray, logits: np.ndarray) -> dict:
-        predicted, is_leaked = logits.argmax(axis=1), corpus.leaks[f"{part}_in_train"]
+        predicted, is_leaked = logits.argmax(axis=1), data_report.leaks(corpus)[f"{part}_in_train"]
         numbers = metrics.metrics(labels, predicted, counts)
         numbers["auroc"] = metrics.auroc(labels, logits)
         if is_leaked.any():

@@ -35,9 +35,11 @@ from torch import Tensor
 from baselines import METHODS, make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
-from data import LEAKS, Corpus, class_counts
+from data import Corpus, class_counts
 from engine.arguments import changed, model_options
 from engine.calibration import calibrate
+from engine.data_report import LEAKS, leaks
+from engine.encoders import load_encoder, load_tokenizer, longest_text
 from engine.escape import markdown
 from engine.files import (
     InputError,
@@ -52,7 +54,7 @@ from engine.files import (
 )
 from engine.results import without_leaked_words, write_predictions
 from engine.stock import Unfit, stock_classifier
-from model import POOLINGS, Method, load_encoder, load_tokenizer, longest_text
+from model import POOLINGS, Method
 
 FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
 NOT_LISTED = ("sharprecl.json", "README.md", "for_plots")  # files of it that nothing loads
@@ -187,7 +189,8 @@ def keep_model(
     val_logits   (n, C) of the validation texts, of that epoch; None without such texts
     """
     if not isinstance(model, (Method, Tfidf)):
-        model.save(folder / "adapter")
+        with saving_folder(folder / "adapter") as part:
+            model.save(part)
         return
     about, facts = about_run(args, corpus, model), facts_of(args, corpus)
     tokenizer = None if isinstance(model, Tfidf) else load_tokenizer(args.encoder)
@@ -243,11 +246,10 @@ def facts_of(args: argparse.Namespace, corpus: Corpus) -> dict:
             **({"learning rate of the heads": args.head_lr} if args.head_lr else {}),
             **changed(args),
         }
-    for leak, (part, other) in LEAKS.items():
-        if corpus.leaks[leak].any():
-            facts[f"{part} texts in the {other} part too"] = (
-                f"{corpus.leaks[leak].sum():,} of {len(corpus.leaks[leak]):,}"
-            )
+    for leak, found in leaks(corpus).items():
+        part, other = LEAKS[leak]
+        if found.any():
+            facts[f"{part} texts in the {other} part too"] = f"{found.sum():,} of {len(found):,}"
     return facts
 
 
@@ -320,7 +322,7 @@ def model_folder(path: Path) -> Path:
     if (path / "adapter").is_dir():
         raise InputError(
             f"{path}: this is a language model's run, which predict.py does not read; "
-            "baselines.lora.load(FOLDER) in Python does"
+            "engine.large.load(FOLDER) in Python does"
         )
     if read_json(path / "args.json").get("settings", {}).get("method") == "gpt35":
         raise InputError(

@@ -25,17 +25,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-import data
 import predict
 from baselines import make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
 from engine import loader, saved_model, stock
 from engine.calibration import calibrate
+from engine.encoders import load_encoder, load_tokenizer
 from engine.files import InputError, sha256
 from engine.saved_model import About
+from engine.tokens import tokenize
 from main import main as train
-from model import load_encoder, load_tokenizer
 from reporting import export
 
 TEXTS = ["a small animal", "food", "the time of day when the sun is in the sky", "a dish of meat"]
@@ -91,13 +91,22 @@ def logits_of(method, tokenizer, texts=TEXTS):
 
 # ---- transformers' classifiers ----
 
-FAMILIES = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert"]
+FAMILIES = [
+    "bert",
+    "roberta",
+    "camembert",
+    "distilbert",
+    "albert",
+    "electra",
+    "deberta-v2",
+    "mpnet",
+]
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("name", ["sharprecl", "bert"])  # without a bias and with one
 def test_transformers_loads_the_folder_and_has_our_logits(tmp_path, model_type, name):
-    encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    encoder = save_tiny_any_encoder(tmp_path / "encoder", model_type)
     about = about_of(name)
     method = network(encoder, about)
     if name == "bert":
@@ -117,6 +126,29 @@ def test_transformers_loads_the_folder_and_has_our_logits(tmp_path, model_type, 
         assert {row["label"]: row["score"] for row in got} == pytest.approx(
             dict(zip(NAMES, expected.tolist())), abs=1e-5
         )
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_transformers_classifier_of_a_decoder_has_our_logits_where_there_is_no_bias(
+    tmp_path, model_type
+):
+    encoder = save_tiny_any_encoder(tmp_path / "encoder", model_type)
+    about = about_of("sharprecl", "last")
+    method = network(encoder, about)
+    assert write(tmp_path / "model", method, encoder, about) == ""
+    scores = pipeline("text-classification", str(tmp_path / "model"), device="cpu")(
+        TEXTS, top_k=None, truncation=True, batch_size=4
+    )
+    for text, got in zip(TEXTS, scores):  # alone, a text needs no padding
+        ids = torch.tensor([load_tokenizer(str(encoder))(text).input_ids])
+        with torch.no_grad():
+            expected = method.classify(method.encoder(ids, torch.ones_like(ids)))[0].softmax(dim=0)
+        assert {row["label"]: row["score"] for row in got} == pytest.approx(
+            dict(zip(NAMES, expected.tolist())), abs=1e-5
+        )
+    assert "with a bias" in write(
+        tmp_path / "biased", network(encoder, about_of("bert", "last")), encoder, about
+    )
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert"])
@@ -181,7 +213,7 @@ def test_where_there_is_no_such_class_nothing_can_be_taken_for_one(
 @torch.no_grad()
 def logits_of_tokens(method):
     """As main.py gets them: through the method's own tokens."""
-    tokens = method.prepare(data.tokenize(TEXTS, method.task.tokenizer, 64))
+    tokens = method.prepare(tokenize(TEXTS, method.task.tokenizer, 64))
     return method.classify(loader.encode(method.encoder, tokens, torch.device("cpu")))
 
 
@@ -439,7 +471,7 @@ def test_an_export_without_room_is_one_line_and_leaves_nothing(
         (["args.json"], "not finished"),
         (["args.json", "result.json"], "not kept"),
         (["args.json", "result.json", "model.safetensors"], "not kept"),  # an older layout
-        (["args.json", "result.json", "adapter/a"], "baselines.lora.load"),
+        (["args.json", "result.json", "adapter/a"], "engine.large.load"),
         (["gpt35", "args.json", "result.json"], "lies with its provider"),
     ],
 )
@@ -626,7 +658,7 @@ def with_batch_norm(method):
     "model_type, pooling, proj_bn",
     [("bert", "mean", False), ("roberta", "cls", True), ("distilbert", "last", False)],
 )
-def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, pooling, proj_bn):
+def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, pooling, proj_bn, capfd):
     reason = "pip install sentence-transformers (optional)"
     library = pytest.importorskip("sentence_transformers", reason=reason)
     encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
@@ -640,7 +672,9 @@ def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, poolin
         z = torch.nn.functional.normalize(method.project(feat), dim=1)
     for kind, expected in (("embeddings", feat), ("projected", z)):
         path = export.export(tmp_path / "model", kind, None)
+        capfd.readouterr()
         loaded = library.SentenceTransformer(str(path), device="cpu")
+        assert "MISSING" not in "".join(capfd.readouterr())
         got = torch.from_numpy(loaded.encode(TEXTS))
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         assert loaded.max_seq_length == 64

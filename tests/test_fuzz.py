@@ -19,7 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import data
-from engine import reading
+from engine import own_data
+from engine.corpus import read_corpus
+from engine.data_report import data_report, format_report
 from engine.files import InputError
 from engine.network import Trained
 from engine.optimizer import new_optimizer
@@ -99,7 +101,7 @@ PACKINGS = {"plain": bytes, "gzip": gzip.compress, "bz2": bz2.compress, "zip": z
 
 
 def rows_of(path, drop_unlabelled=False):
-    return reading.read_own(str(path), ["text"], "label", drop_unlabelled).train
+    return own_data.read_own(str(path), ["text"], "label", drop_unlabelled).train
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +176,11 @@ def test_a_folder_of_any_bytes_gives_a_corpus_or_one_line(folder, train, test):
     ):
         (folder / "own" / name).write_bytes(content)
     try:
-        corpus = data.load(str(folder / "own"))
+        corpus = read_corpus(str(folder / "own"))
     except InputError as error:
         assert len(str(error).splitlines()) == 1
     else:
-        data.format_report(data.data_report(corpus)).encode()
+        format_report(data_report(corpus)).encode()
 
 
 # ---- round trips ----

@@ -76,6 +76,7 @@ def outcome(output_dir) -> dict:
     for record in (result, *lines):
         record.pop("seconds")
         record.pop("texts_per_second", None)
+        record.pop("memory_gib", None)
     return {
         "result": result,
         "metrics": lines,

@@ -33,9 +33,9 @@ from test_export import about_of, network, write
 
 import predict
 from engine import calibration, metrics, predictor, saved_model
+from engine.encoders import load_tokenizer
 from engine.files import InputError, lacks_memory
 from engine.predictor import pools
-from model import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [
@@ -277,17 +277,18 @@ def test_a_txt_file_is_a_table_where_its_first_line_names_the_text(run, content,
         rows = [json.loads(line) for line in out.splitlines()]
         found = [row.get("text") or row.get("Text") or row.get("Sentence") for row in rows]
         assert code == 0 and found == texts
-        assert f"{name}: read as a {'table' if is_table else 'text a line'}" in err
+        assert f"{name}: read as --read format={'tsv' if is_table else 'lines'}" in err
     assert run(content, "a.txt", ["--format", "lines"])[1].startswith("text,prediction")
 
 
-def test_an_encoding_is_named_for_a_file_and_for_stdin(run):
-    content = "id,text\n1,привет\n2,пока\n".encode("cp1251")
+def test_how_a_file_or_stdin_is_read_is_overruled_by_read(run):
+    content = "id;text\n1;привет\n2;пока\n".encode("cp1251")
     for name, options in (("a.csv", []), ("-", ["--format", "csv"])):
-        code, out, err = run(content, name, [*options, "--encoding", "cp1251"])
+        code, out, err = run(content, name, [*options, "--read", "encoding=cp1251", "sep=;"])
         assert code == 0 and [row["text"] for row in rows_of(out)] == ["привет", "пока"]
+        assert "read as" not in err
         code, out, err = run(content, name, options)
-        assert (code, out) == (2, "") and "name its encoding with --encoding" in err
+        assert (code, out) == (2, "") and "name its encoding with --read encoding=NAME" in err
 
 
 def test_rows_that_quotes_join_are_an_error_or_said_after_the_predictions(run):
@@ -300,7 +301,7 @@ def test_rows_that_quotes_join_are_an_error_or_said_after_the_predictions(run):
 
 def test_what_is_found_in_a_file_is_said_beside_the_predictions_and_a_null_is_an_empty_text(run):
     code, out, err = run("sep;text\n1;Gr\xfc\xdfe\n".encode("latin-1"))
-    assert code == 0 and rows_of(out)[0]["text"] == "Grüße" and "Windows-1252" in err
+    assert code == 0 and rows_of(out)[0]["text"] == "Grüße" and "encoding=cp1252" in err
     assert "columns are separated by semicolons" in err
     code, out, _ = run(
         '{"text": null}\n{"text": "food"}\n', "a.jsonl", ["--output_format", "jsonl"]
@@ -482,6 +483,46 @@ def test_long_texts_make_smaller_pools():
     assert [len(pool) for pool in pools(rows, 100)] == [2, 2, 1]
 
 
+# ---- a finished model on texts with labels ----
+
+
+def test_score_counts_what_is_right_names_unknown_labels_and_leaves_a_page(
+    run, expected, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    given = [NAMES[np.argmax(p)] for p in expected]  # all right, but for the next three
+    given[1], given[4], given[5] = "noun.plant", "noun.plant", ""
+    code, out, err = run(csv_of([("text", "Label"), *zip(TEXTS, given)]), options=["--score"])
+    # 5 of 7 texts are not blank, and one of these has no label: 2 of 4 are right
+    assert code == 0 and "accuracy 50.00" in out and "4 texts" in out
+    assert "2 texts have a label that the model does not know" in out and "noun.plant" in out
+    assert "3 rows have no label or no text" in out
+    right = {label for label in (given[0], given[2])}
+    predicted = [NAMES[np.argmax(expected[i])] for i in (0, 1, 2, 4)]
+    f1 = [
+        2 * (true := [given[0], given[2]].count(name)) / (true + predicted.count(name))
+        for name in right
+    ]
+    assert f"macro-F1 {100 * sum(f1) / (len(f1) + 1):.2f}" in out
+    html = (tmp_path / "texts_score.html").read_text()
+    assert out.endswith("texts_score.html\n") and "does not know" in html and "<svg" in html
+
+
+@pytest.mark.parametrize(
+    "name, content, options, message",
+    [
+        ("a.txt", "food\n", [], "has no labels"),
+        ("a.csv", "text,stars\nfood,1\n", [], "--label_column"),
+        ("a.csv", "text,label\nfood,\n", [], "none of 1 rows has a text and a label"),
+        ("a.csv", "text,label\nfood,x\n", ["--output", "x.csv"], "ends in .html"),
+        ("a.csv", "text,label\nfood,x\n", ["--abstain", "0.5"], "leave --abstain out"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line(run, name, content, options, message):
+    code, out, err = run(content, name, ["--score", *options])
+    assert (code, out) == (2, "") and message in err.splitlines()[-1]
+
+
 # ---- class shares ----
 
 
@@ -584,7 +625,7 @@ def test_a_class_that_does_not_occur_is_never_predicted(run, tmp_path):
         ("p.json", "3", "class shares are"),
         ("p.json", '{"a | b": {"a | b": 1, "a | b": 2}}', "twice"),
         ("p.json", "{", "not valid JSON"),
-        ("p.json", "", "not valid JSON"),
+        ("p.json", "", "the file is empty"),
         ("p.csv", "label,share\na | b,many\n", "'many' is no share"),
         ("p.csv", "label,share,count\na | b,1,1\n", "class shares are"),
         ("p.csv", "name,share\na | b,1\n", "class shares are"),
