@@ -939,6 +939,14 @@ def test_figures_are_text_in_the_pages_colours_and_fit_a_telephone(tmp_path):
         assert used <= set(re.findall(r"--series-(\d): #", scheme))
 
 
+def test_letters_that_no_font_has_are_said_in_one_line(tmp_path, capsys):
+    figures._say_what_no_font_has.cache_clear()
+    for name in ("one", "two"):
+        figure = figures.label_distribution([9, 5], ["動物", "\U00013000"], "x")  # a hieroglyph
+        figures.save_figure(figure, tmp_path / f"{name}.png")
+    assert capsys.readouterr().err.count("note: no font here has some letters") == 1
+
+
 # ---- the signs ----
 
 
