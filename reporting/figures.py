@@ -4,14 +4,17 @@ The figures of one run: as PNG or PDF files, and as SVG inside its page.
 
 import io
 import re
+import sys
 import warnings
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.font_manager import get_font_names
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from sklearn.manifold import TSNE
@@ -21,6 +24,14 @@ from engine.results import csv_rows, csv_text, look_up
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  after the backend is chosen
+
+# Chinese, Japanese and Korean letters, which matplotlib's own font lacks, come from one of these
+CJK = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic"),
+    *("Malgun Gothic", "Arial Unicode MS"),
+)
+plt.rcParams["font.family"] += [name for name in CJK if name in set(get_font_names())]
 
 # Paul Tol's bright palette, which is safe for the colour-blind
 TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
@@ -37,13 +48,27 @@ def style():
 
 def _image(figure, kind: str, metadata: dict | None = None, **options) -> bytes:
     image = io.BytesIO()
-    with warnings.catch_warnings():  # a letter that the font lacks is drawn as a box
-        warnings.filterwarnings("ignore", "Glyph .* missing")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph .* missing")
         figure.savefig(
             image, format=kind, dpi=150, bbox_inches="tight", metadata=metadata, **options
         )
     plt.close(figure)
+    for warning in caught:
+        if not re.match("Glyph .* missing", str(warning.message)):
+            warnings.warn(warning.message, stacklevel=2)
+        elif kind != "svg":  # there the letters are drawn by the browser, with its fonts
+            _say_what_no_font_has()
     return image.getvalue()
+
+
+@cache  # said once
+def _say_what_no_font_has() -> None:
+    print(
+        "note: no font here has some letters of the labels, which figures show as boxes: install "
+        "one, such as Noto Sans CJK",
+        file=sys.stderr,
+    )
 
 
 def save_figure(figure, path: Path) -> None:
@@ -91,7 +116,7 @@ def _for_page(style: str) -> str:
     style = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", style)
     for i, colour in enumerate(TOL):
         style = style.replace(colour, f"var(--series-{i})")
-    return re.sub("font-family: [^;]*; ", "", style)
+    return re.sub("font-family: [^;]*; |; font-family: [^;]*", "", style)
 
 
 MOST_NAMED = 120  # classes whose names and counts a figure can hold; more go without
