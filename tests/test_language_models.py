@@ -20,13 +20,13 @@ from conftest import write_csv
 from fake_openai import KEY, FakeOpenAI
 
 from baselines import hosted, language_models, lora
-from engine import large
+from engine import large, saved_model
 from engine.arguments import constants_of, parse_args, run_folder, settings
 from engine.files import InputError
 from engine.results import csv_rows
 from engine.run_folder import RunFolder
 from main import main
-from reporting import export, page
+from reporting import page
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["noun.food", "noun.animal", "noun.time", "noun.food.raw"]
@@ -268,7 +268,7 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
         [float(row["probability"]) for row in rows], abs=1e-4
     )
     with pytest.raises(InputError, match="large.load"):
-        export.model_folder(folder)
+        saved_model.model_folder(folder)
     page.write(folder, tmp_path / "page.html")
     assert "it has no embeddings to draw" in (tmp_path / "page.html").read_text()
     plain = PeftModel.from_pretrained(
