@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
@@ -15,6 +15,7 @@ from engine.files import InputError
 from reporting import choice
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_weighted_macro_f1_is_scikit_learns_on_repeated_texts(seed):
     rng = np.random.default_rng(seed)
