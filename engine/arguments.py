@@ -287,8 +287,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add(
         "--base_model",
         metavar="NAME|FOLDER",
-        help="any causal model of Hugging Face, or a model that OpenAI fine-tunes; None: the "
-        "paper's",
+        help="any causal model of Hugging Face; for gpt35 a model of OpenAI, or of the server at "
+        "OPENAI_BASE_URL; None: the paper's",
     )
     add(
         "--base_type",
@@ -307,13 +307,13 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add(
         "--prices",
         Role.HOSTED,
-        type=positive,
-        nargs=3,
-        metavar=("TRAIN", "INPUT", "OUTPUT"),
-        help="gpt35: today's dollars for a million tokens, of the provider's price list; they "
-        "change, so there is no default",
+        type=number(float, 0),
+        nargs=2,
+        metavar=("INPUT", "OUTPUT"),
+        help="gpt35: today's dollars for a million tokens, of the server's price list, to estimate "
+        "the cost; they change, so there is no default",
     )
-    add("--yes", Role.HOSTED, action="store_true", help="gpt35: agree to the estimated cost")
+    add("--yes", Role.HOSTED, action="store_true", help="gpt35: agree to sending the texts")
 
     add = group("encoder", Role.TRAINING)
     add(
@@ -457,11 +457,6 @@ def parse_args(argv: list[str] | None = None, description: str | None = None) ->
     if args.plots and METHODS[args.method].group == "large":
         parser.error(
             f"--plots draws what an encoder makes of the texts, and {args.method} has none"
-        )
-    if concerns(Role.HOSTED, args.method) and args.prices is None and not args.check_only:
-        parser.error(
-            f"{args.method} costs money, and prices change: give --prices TRAIN INPUT "
-            "OUTPUT, dollars for a million tokens, of the provider's price list"
         )
     if args.base_model is None:
         args.base_model = language_models.MODELS.get(args.method)

@@ -37,7 +37,8 @@ from engine.arguments import changed, run_folder, settings, typed, words
 from engine.corpus import cache_dir, report
 from engine.files import InputError, duration, json_of, read_json, sha256, write_json, write_text
 from engine.loader import check_finite
-from reporting import export, figures, plots
+from engine.saved_model import keep_model, not_ours
+from reporting import figures, plots
 
 SLOW = 0.5  # seconds that a checkpoint may take and still be written after each epoch
 MOST_SHARE = 0.1  # of a run's time for slower ones: MiniLM's take as long as a short epoch on a GPU
@@ -161,7 +162,7 @@ class RunFolder:
         Called by a fit when all that can fail has been built. Restores the newest whole epoch, if
         there is one, and returns the number of epochs that are done.
 
-        model    what is kept at the end, see reporting.export.keep_model; None keeps nothing
+        model    what is kept at the end, see saved_model.keep_model; None keeps nothing
         epochs   that the fit takes in all, for an estimate of the time
         parts    of a checkpoint, each with state_dict() and load_state_dict(); the one called
                  weights is what is kept of the best epoch
@@ -352,7 +353,7 @@ class RunFolder:
                     self.place, self.corpus, kept["epoch"], values["logits"].numpy(), val_logits
                 )
         if self.keeps_model:
-            export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
+            keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
             if self.args.no_weights:
                 write_text(self.place / FOR_PLOTS, "")
         else:
@@ -382,6 +383,7 @@ class RunFolder:
         return by_protocol | {
             "kept_epoch": kept_epoch,
             "seconds": round(sum(record["seconds"] for record in self.history), 1),
+            "memory_gib": round(results.peak_memory(self.args.device), 2),
             "settings": settings(self.args),
             "changed": changed(self.args),
             "data_hash": self.data_hash,
@@ -494,7 +496,7 @@ def check_own(*folders: Path) -> None:
         belongs = stat.S_ISREG if entry.name in FILES else stat.S_ISDIR
         if not belongs(entry.lstat().st_mode):
             raise InputError(f"{entry} is in the way of a run's file or folder: move it away")
-        for other in export.not_ours(entry):
+        for other in not_ours(entry):
             raise InputError(f"{other} is no file of a run, which would remove it: move it away")
 
 

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 import data
 from baselines import METHODS
 from engine import loader
+from engine.saved_model import read_model
 from engine.tokens import tokenize
 from model import Method, SharpReCL
-from reporting import export, figures
+from reporting import figures
 
 
 def last_plot(method: str) -> str:
@@ -28,7 +29,7 @@ def draw(args: argparse.Namespace, corpus: data.Corpus, folder: Path) -> None:
     confusion_matrix.png, and tsne.png of feat; of SharpReCL, the l2-normalised projections, since
     its prototypes are in that space. One process does it alone: nothing here waits for others.
     """
-    model, tokenizer, about = export.read_model(folder, args.device)
+    model, tokenizer, about = read_model(folder, args.device)
     labels, names, prototypes = corpus.test_labels, corpus.label_names, None
     if isinstance(model, Method):
         tokens = tokenize(corpus.test_texts, tokenizer, about.max_length, quiet=True)
