@@ -62,6 +62,7 @@ class Corpus:
     val_labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     unlabelled: int = 0  # rows of all parts with a text that are left out without a label
     notes: list[str] = field(default_factory=list)  # what was found on the way, to be said
+    groups: list[str] = field(default_factory=list)  # N, such as authors: none is to be divided
 
 
 def select(corpus: Corpus, rows: np.ndarray) -> Corpus:
@@ -71,6 +72,7 @@ def select(corpus: Corpus, rows: np.ndarray) -> Corpus:
         train_texts=[corpus.train_texts[row] for row in rows],
         train_labels=corpus.train_labels[rows],
         train_rows=corpus.train_rows[rows],
+        groups=[corpus.groups[row] for row in rows] if corpus.groups else [],
     )
 
 
@@ -117,13 +119,27 @@ def first_rows(labels: np.ndarray, sizes: dict[int, int], seed: int) -> np.ndarr
 def same_texts(corpus: Corpus) -> np.ndarray:
     """
     Of each training text the first row with the same text, (N,); texts are the same if equal but
-    for outer white space. In a known dataset each text counts as another one: there the parts stay
-    as they are in the published runs.
+    for outer white space, or if they share one of the corpus's groups, be it through others. In a
+    known dataset each text counts as another one: there the parts stay as in the published runs.
     """
+    same = np.arange(len(corpus.train_texts))
     if corpus.name in DATASETS:
-        return np.arange(len(corpus.train_texts))
-    first: dict[str, int] = {}
-    return np.array([first.setdefault(t.strip(), row) for row, t in enumerate(corpus.train_texts)])
+        return same
+    keys = [[text.strip() for text in corpus.train_texts], corpus.groups]
+    firsts: list[dict[str, int]] = [{}, {}]
+    shared = [
+        np.array([first.setdefault(key, row) for row, key in enumerate(names)])
+        for first, names in zip(firsts, keys)
+        if names
+    ]
+    while True:
+        before = same
+        for rows in shared:  # the lowest row among those with one text, then of one group
+            lowest = same.copy()
+            np.minimum.at(lowest, rows, same)
+            same = lowest[rows]
+        if np.array_equal(same, before):
+            return same
 
 
 def drawn_rows(labels: np.ndarray, same: np.ndarray) -> np.ndarray:

@@ -181,6 +181,13 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="leave out the rows of own data that have a text and no label, and say how many",
     )
+    add(
+        "--group_column",
+        Role.DATA,
+        metavar="NAME",
+        help="of own data, such as its authors: no group is divided between training, test and "
+        "validation texts",
+    )
     add("--read", type=read_option, nargs="+", default=[], metavar="NAME=VALUE", help=READ_HELP)
     add(
         "--max_length",
@@ -648,6 +655,7 @@ def settings(args: argparse.Namespace) -> dict:
         "augment_options",
         "head_lr",
         "read",
+        "group_column",
     ):  # younger than the others: where they are left
         if not getattr(args, name):  # out, a run is the same as before there was the flag
             values.pop(name, None)

@@ -27,6 +27,7 @@ def read_corpus(
     data_dir: str | Path = "data",
     text_column: str | list[str] = "text",
     label_column: str = "label",
+    group_column: str | None = None,
     drop_unlabelled: bool = False,
     read: list[str] | None = None,
     test_fraction: float = 0.2,
@@ -38,8 +39,8 @@ def read_corpus(
     Columns (several texts are joined by a line end), unlabelled rows, options of --read and
     fraction concern own data only. `seed` fixes the stratified split of data without a test
     part, biomedical among them, whose published split does not exist: use one seed for all runs
-    that are to be compared. Where own data are split, equal texts stay in one part. Whatever is
-    wrong with the input is an InputError of one line.
+    that are to be compared. Where own data are split, equal texts stay in one part, and so do the
+    texts of one group. Whatever is wrong with the input is an InputError of one line.
     """
     if dataset in DATASETS:
         fetch_missing(dataset, data_dir)
@@ -50,8 +51,12 @@ def read_corpus(
             "nor an existing file or folder; correct the name or the path"
         )
     columns = [text_column] if isinstance(text_column, str) else text_column
-    train, test, val, notes = read_own(dataset, columns, label_column, drop_unlabelled, read)
+    train, test, val, notes, groups = read_own(
+        dataset, columns, label_column, drop_unlabelled, read, group_column
+    )
     corpus = own_corpus(dataset, train, test or [], val or [], notes)
+    if groups:
+        corpus = replace(corpus, groups=[groups[row] for row in corpus.train_rows])
     for part, rows, texts in (
         ("validation", val, corpus.val_texts),
         ("test", test, corpus.test_texts),
@@ -76,6 +81,7 @@ def load_corpus(args: argparse.Namespace) -> Corpus:
         data_dir=args.data_dir,
         text_column=args.text_column,
         label_column=args.label_column,
+        group_column=args.group_column,
         drop_unlabelled=args.drop_unlabelled,
         read=args.read,
         test_fraction=args.test_fraction,

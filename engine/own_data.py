@@ -4,7 +4,7 @@ A dataset of one's own: its training, test and validation part, from a file, a f
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -15,7 +15,9 @@ from engine.formats import ENDINGS, Row, Table, arrow_table, needing, short
 from engine.reading import (
     ONE_CLASS,
     candidates,
+    cell,
     columns_shown,
+    find_column,
     find_columns,
     form_of,
     joined_text,
@@ -34,6 +36,7 @@ class Parts(NamedTuple):
     test: Rows | None
     val: Rows | None
     notes: list[str]
+    groups: list[str]  # of each training row, if they were asked for
 
 
 PARTS = {"train": "train", "test": "test"} | dict.fromkeys(
@@ -47,20 +50,42 @@ def read_own(
     label: str,
     drop_unlabelled: bool = False,
     read: list[str] | None = None,
+    group: str | None = None,
 ) -> Parts:
     """
     A file, a folder with the files of each part or a folder of .txt files for each class, a folder
-    of datasets' save_to_disk, or hf:NAME[:CONFIG]. `read` are the options of --read.
+    of datasets' save_to_disk, or hf:NAME[:CONFIG]. `read` are the options of --read, and `group`
+    is a column whose values are to be kept.
     """
     notes: list[str] = []
+    groups: list[str] = []
     opened = partial(open_table, read=read, texts=texts, label=label)
     parts: dict[str, Rows] = {}
     for part, tables in tables_of(dataset, opened, notes).items():
+        if part == "train" and group is not None:
+            tables = [with_group(table, group, groups) for table in tables]
         rows = read_part(tables, texts, label, drop_unlabelled, parts.get("train"), notes)
         if rows is not None:
             parts[part] = rows
     notes += check_one_class(dataset, {name for _, name in parts["train"] if name})
-    return Parts(parts["train"], parts.get("test"), parts.get("val"), notes)
+    return Parts(parts["train"], parts.get("test"), parts.get("val"), notes, groups)
+
+
+@contextmanager
+def with_group(
+    opened: AbstractContextManager[Table], wanted: str, groups: list[str]
+) -> Iterator[Table]:
+    """The table, of whose rows the groups are kept; a row without one is a group of its own."""
+    with opened as table:
+        column = find_column(table, wanted, "group")
+
+        def kept(rows: Iterator[Row]) -> Iterator[Row]:
+            for where, row in rows:
+                groups.append(str(cell(where, row, column) or where))
+                yield where, row
+
+        table.rows = kept(table.rows)
+        yield table
 
 
 def read_part(

@@ -237,7 +237,7 @@ def candidates(columns: list[str], wanted: str, role: str) -> list[str]:
     def alike(name: str) -> list[str]:
         return [c for c in columns if c.strip().casefold() == name.strip().casefold()]
 
-    others = USUAL[role] if wanted == role else ()
+    others = USUAL.get(role, ()) if wanted == role else ()
     return alike(wanted) or [column for name in others for column in alike(name)]
 
 
@@ -252,17 +252,21 @@ def find_columns(
     wanted += [(label, "label")] if label is not None else []
     found: list[str] = []
     for name, role in wanted:
-        columns = candidates(table.columns, name, role)
-        if len(columns) != 1:
-            raise InputError(missing_column(table, name, role, columns))
-        (column,) = columns
+        column = find_column(table, name, role)
         if column in found:
             both = "twice; once is enough" if role == "text" else "as text and as label"
             raise InputError(f"{table.name}: the column {column!r} is named {both}")
-        if column != name:
-            table.notes.append(f"{table.name}: the column {column!r} is taken as the {role}")
         found.append(column)
     return (found, None) if label is None else (found[:-1], found[-1])
+
+
+def find_column(table: Table, wanted: str, role: str) -> str:
+    found = candidates(table.columns, wanted, role)
+    if len(found) != 1:
+        raise InputError(missing_column(table, wanted, role, found))
+    if found[0] != wanted:
+        table.notes.append(f"{table.name}: the column {found[0]!r} is taken as the {role}")
+    return found[0]
 
 
 def missing_column(table: Table, wanted: str, role: str, found: list[str]) -> str:

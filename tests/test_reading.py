@@ -958,6 +958,26 @@ def test_folders_of_txt_files_are_the_classes(tmp_path):
     assert "00.txt: read as --read encoding=cp1252" in parts.notes[1]
 
 
+def test_a_group_is_never_divided(tmp_path):
+    rows = [(f"text {i % 90}", "xy"[i % 2], f"author {i % 25}") for i in range(100)]
+    path = written(tmp_path, "a.csv", csv_of([*rows, ("", "x", "none")], ("text", "label", "By")))
+    args = parse_args(
+        ["--dataset", path, "--group_column", "by", "--val_fraction", "0.2", "--data_seed", "3"]
+    )
+    corpus, authors = load_corpus(args), {}
+    for text, _, author in rows:
+        authors.setdefault(text, set()).add(author)
+    parts = [
+        set.union(*(authors[text] for text in texts))
+        for texts in (corpus.train_texts, corpus.test_texts, corpus.val_texts)
+    ]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 25
+    assert 12 <= len(corpus.test_texts) <= 28 and len(corpus.val_texts) >= 8
+    with pytest.raises(InputError, match="no column 'writer'.*name yours with --group_column"):
+        read_corpus(path, group_column="writer")
+    assert "group_column" not in settings(parse_args(["--dataset", path]))
+
+
 def test_several_columns_of_0_and_1_are_called_multi_label(tmp_path):
     path = written(tmp_path, "a.csv", "id,text,toxic,rude\n7,a,0,1\n8,b,1,1\n")
     with pytest.raises(InputError, match="multi-label: .*'toxic', 'rude'.*--label_column toxic"):
