@@ -321,6 +321,12 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         "model of sentence-transformers says of itself, else cls where the encoder's tokenizer "
         "begins a text with [CLS], and mean where it does not (as GPT-2's)",
     )
+    add(
+        "--prefix",
+        default="",
+        metavar="TEXT",
+        help="is put before each text, as E5, BGE and Nomic want it: --prefix 'query: '",
+    )
 
     add(
         "--freeze_layers",
@@ -647,6 +653,7 @@ def settings(args: argparse.Namespace) -> dict:
     for name in (
         "augment_options",
         "head_lr",
+        "prefix",
         "read",
     ):  # younger than the others: where they are left
         if not getattr(args, name):  # out, a run is the same as before there was the flag
