@@ -328,6 +328,12 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         "model of sentence-transformers says of itself, else cls where the encoder's tokenizer "
         "begins a text with [CLS], and mean where it does not (as GPT-2's)",
     )
+    add(
+        "--prefix",
+        default="",
+        metavar="TEXT",
+        help="is put before each text, as E5, BGE and Nomic want it: --prefix 'query: '",
+    )
 
     add(
         "--freeze_layers",
@@ -654,6 +660,7 @@ def settings(args: argparse.Namespace) -> dict:
     for name in (
         "augment_options",
         "head_lr",
+        "prefix",
         "read",
         "group_column",
     ):  # younger than the others: where they are left

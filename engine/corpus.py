@@ -247,7 +247,10 @@ def tokenize(args: argparse.Namespace, texts: list[str]) -> Tokens:
     """The texts as the encoder's tokens, kept for other runs on them."""
     with distributed.main_first():
         return tokens.tokenize(
-            texts, load_tokenizer(args.encoder), args.max_length, cache_dir(args)
+            [args.prefix + text for text in texts] if args.prefix else texts,
+            load_tokenizer(args.encoder),
+            args.max_length,
+            cache_dir(args),
         )
 
 

@@ -129,6 +129,7 @@ class Predictor:
         texts = [text for _, text in pool if text.strip()]
         inputs: data.Tokens | list[str] | None = texts or None
         if texts and self.about.max_length is not None:  # else tfidf, which takes strings
+            texts = [self.about.prefix + text for text in texts]
             inputs = tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
         return [row for row, _ in pool], has_text, inputs
 

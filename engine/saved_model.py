@@ -73,6 +73,7 @@ class About:
     label_names: list[str]  # C
     class_counts: list[int]  # training texts of each class
     compensated: bool  # whether it predicts for classes of equal share, see model.Method
+    prefix: str = ""  # stands before each text
     calibration: dict | None = None  # see calibration.calibrate; None: no validation texts
 
     def train_shares(self) -> Tensor:
@@ -230,6 +231,7 @@ def about_run(args: argparse.Namespace, corpus: Corpus, model: Method | Tfidf) -
         label_names=corpus.label_names,
         class_counts=counts,
         compensated=model.compensated,
+        prefix=args.prefix,
     )
 
 
@@ -275,6 +277,7 @@ def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
         settings |= {
             "pooling": about.pooling,
             "longest text": f"{about.max_length} tokens, what is longer is cut",
+            **({"prefix of each text": repr(about.prefix)} if about.prefix else {}),
         }
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -387,7 +390,11 @@ def check_about(about: About) -> None:
     """ValueError, or another error, that says which value main.py cannot have written."""
     has_encoder, columns = about.method != "tfidf", about.text_column
     counts = list(about.class_counts)
-    strings = [*about.label_names, *([columns] if isinstance(columns, str) else columns)]
+    strings = [
+        about.prefix,
+        *about.label_names,
+        *([columns] if isinstance(columns, str) else columns),
+    ]
     for name, is_right in {
         "options": all(is_number(value, -1e6, 1e6) for value in map(float, about.options.values())),
         "pooling": about.pooling in (POOLINGS if has_encoder else (None,)),
@@ -435,6 +442,7 @@ def read_about(folder: Path) -> About:
                 f"{path}: a model folder of format {content['format']!r:.20}, and this code "
                 f"reads {FORMAT}: use the code that wrote it, or train again"
             )
+        content.setdefault("prefix", "")  # added later
         about = About(**{field.name: content[field.name] for field in dataclasses.fields(About)})
         check_about(about)
         check_files(folder, content["files"])

@@ -121,6 +121,9 @@ def write_sentence_transformer(trained: Trained, folder: Path, dense: list[nn.Li
         folder / "sentence_bert_config.json",
         {"max_seq_length": about.max_length, "do_lower_case": False},
     )
+    if about.prefix:
+        prompts = {"prompts": {"prefix": about.prefix}, "default_prompt_name": "prefix"}
+        write_json(folder / "config_sentence_transformers.json", prompts)
     pooling = {
         "word_embedding_dimension": method.encoder.backbone.config.hidden_size,
         "pooling_mode_cls_token": about.pooling == "cls",

@@ -32,7 +32,8 @@ def draw(args: argparse.Namespace, corpus: data.Corpus, folder: Path) -> None:
     model, tokenizer, about = read_model(folder, args.device)
     labels, names, prototypes = corpus.test_labels, corpus.label_names, None
     if isinstance(model, Method):
-        tokens = tokenize(corpus.test_texts, tokenizer, about.max_length, quiet=True)
+        texts = [about.prefix + text for text in corpus.test_texts]
+        tokens = tokenize(texts, tokenizer, about.max_length, quiet=True)
         logits, feats = loader.predict(
             model,
             model.prepare(tokens),

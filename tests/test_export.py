@@ -697,6 +697,32 @@ def test_sentence_transformers_pads_by_a_token_that_was_none_for_it(tmp_path):
         np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_prefix_stands_before_each_text_of_the_training_of_predict_and_of_the_export(
+    corpus_folder, tiny_encoder, tmp_path
+):
+    library = pytest.importorskip("sentence_transformers")
+    command = ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--epochs", "1"]
+    command += ["--augment", "none", "--device", "cpu", "--output_dir", str(tmp_path)]
+    assert train([*command, "--prefix", "the food: "]) == 0
+    (run,) = tmp_path.glob("*_seed*")
+    with open(run / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    predictor = predict.Predictor(run, device="cpu", embedding=True)
+    got = predictor.predict([row["text"] for row in rows])
+    assert [row["probability"] for row in got] == pytest.approx(
+        [float(row["probability"]) for row in rows], abs=2e-6
+    )
+    text = rows[0]["text"]
+    card = (run / "model" / "README.md").read_text()
+    assert "truncation=True)('the food: a text')" in card
+    tokenizer, network_ = predictor.trained.tokenizer, predictor.trained.method
+    _, feat = logits_of(network_, tokenizer, ["the food: " + text])
+    assert got[0]["embedding"] == pytest.approx(feat[0].tolist(), rel=1e-4, abs=1e-5)
+    path = export.export(run, "embeddings", None)
+    loaded = library.SentenceTransformer(str(path), device="cpu")
+    np.testing.assert_allclose(loaded.encode([text])[0], feat[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "model_type, pooling", [("bert", "mean"), ("roberta", "cls"), ("distilbert", "cls")]

@@ -378,6 +378,18 @@ def test_the_three_lines_of_python_give_what_the_command_line_gives(run, model):
     assert got == expected_ and predictor.empty == 2
 
 
+def test_the_predictor_is_found_from_an_empty_folder(model, tmp_path):
+    code = f"from predict import Predictor; print(Predictor({str(model)!r}).predict(['food']))"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout.startswith("[{'prediction': ") and list(tmp_path.iterdir()) == []
+
+
 def test_in_python_loading_prints_nothing_and_leaves_transformers_as_it_was(model, capsys):
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_info()
