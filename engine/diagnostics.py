@@ -3,7 +3,6 @@ What happens inside SharpReCL while it trains, measured once an epoch: how stron
 and the signs of the failures to look out for.
 """
 
-import argparse
 import contextlib
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import losses
+from engine.arguments import Arguments
 from engine.files import diverged
 from engine.loader import check_finite
 from model import Method, SharpReCL
@@ -74,7 +74,7 @@ class EpochLog:
     how SharpReCL fares inside, at the last step.
     """
 
-    def __init__(self, model: Method, class_counts: Tensor, args: argparse.Namespace, epoch: int):
+    def __init__(self, model: Method, class_counts: Tensor, args: Arguments, epoch: int):
         self.model, self.args, self.epoch = model, args, epoch
         device = torch.device(args.device)
         self.sums = torch.zeros(3, device=device)  # of loss, loss_cls, loss_cl

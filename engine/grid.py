@@ -26,15 +26,7 @@ from typing import Iterable, Iterator, NamedTuple
 import torch
 
 from data import DATASETS
-from engine.arguments import (
-    changed,
-    last_of_each,
-    make_parser,
-    number,
-    parse_args,
-    run_folder,
-    settings,
-)
+from engine.arguments import DEFAULTS, Arguments, last_of_each, number, parse_args
 from engine.escape import shell
 from engine.files import InputError, duration, plain_output, printable, read_json
 from engine.run_folder import Busy
@@ -49,7 +41,7 @@ class Cell(NamedTuple):
     """One run: its arguments, as typed and as understood, and its folder."""
 
     argv: list[str]
-    args: argparse.Namespace
+    args: Arguments
     folder: Path
 
 
@@ -70,7 +62,7 @@ def read_cells(lines: Iterable[str]) -> list[Cell]:
         except (SystemExit, ValueError) as error:  # of argparse, of shlex
             reason = (errors.getvalue().strip() or str(error)).split("error: ")[-1]
             raise InputError(f"line {line!r}: {reason}") from error
-        cell = Cell(argv, args, run_folder(args))
+        cell = Cell(argv, args, args.folder)
         before = cells.setdefault(cell.folder, cell)
         if identity(before) != identity(cell):
             raise InputError(
@@ -85,7 +77,7 @@ def read_cells(lines: Iterable[str]) -> list[Cell]:
 
 
 def identity(cell: Cell) -> dict:
-    return settings(cell.args) | {"dataset": cell.args.dataset}
+    return cell.args.settings | {"dataset": cell.args.dataset}
 
 
 def is_whole(cell: Cell) -> bool:
@@ -120,8 +112,8 @@ def state(cell: Cell) -> str:
 
 def label(cell: Cell) -> str:
     """trec ir50 bert seed 0, with what the method does otherwise than by default in between."""
-    args, own = cell.args, changed(cell.args)
-    if args.augment != make_parser().get_default("augment"):
+    args, own = cell.args, cell.args.changed
+    if args.augment != DEFAULTS["augment"]:
         own["augment"] = args.augment
     ir = "original" if args.ir is None else f"ir{args.ir:g}"
     own = "".join(f"{name} {value} " for name, value in own.items())
@@ -212,7 +204,7 @@ def execute(
 def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:
     """By the finished runs of the same method, dataset and ratio; else of the method; else all."""
 
-    def keys(args: argparse.Namespace) -> list[tuple]:
+    def keys(args: Arguments) -> list[tuple]:
         return [(args.method, args.dataset, args.ir), (args.method,), ()]
 
     if not finished:

@@ -33,7 +33,7 @@ import transformers
 
 import data
 from engine import distributed, files, metrics, results
-from engine.arguments import changed, run_folder, settings, typed, words
+from engine.arguments import typed, words
 from engine.corpus import cache_dir, report
 from engine.files import InputError, duration, json_of, read_json, sha256, write_json, write_text
 from engine.loader import check_finite
@@ -73,7 +73,7 @@ class RunFolder:
 
     def __init__(self, args: argparse.Namespace, corpus: data.Corpus):
         self.args, self.corpus = args, corpus
-        self.path = self.place = run_folder(args)
+        self.path = self.place = args.folder
         self.new = beside(self.path)
         self.summary: dict = {}  # of the texts, see engine.corpus.report
         self.clock = 0.0
@@ -136,7 +136,7 @@ class RunFolder:
         path = self.place / "args.json"
         if not path.exists():
             return ""
-        before, now = read_json(path), settings(self.args)
+        before, now = read_json(path), self.args.settings
         own = before.get("settings", {})
         differing = [
             name
@@ -203,7 +203,7 @@ class RunFolder:
         write_json(
             self.place / "args.json",
             {
-                "settings": settings(self.args),
+                "settings": self.args.settings,
                 "data_hash": self.data_hash,
                 "command": ["main.py", *words(typed(self.args.argv))],
                 "device": self.args.device,
@@ -382,8 +382,8 @@ class RunFolder:
         return by_protocol | {
             "kept_epoch": kept_epoch,
             "seconds": round(sum(record["seconds"] for record in self.history), 1),
-            "settings": settings(self.args),
-            "changed": changed(self.args),
+            "settings": self.args.settings,
+            "changed": self.args.changed,
             "data_hash": self.data_hash,
         }
 

@@ -42,7 +42,6 @@ from baselines import METHODS, make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
 from data import LEAKS, Corpus, class_counts
-from engine.arguments import changed, model_options
 from engine.escape import markdown
 from engine.files import (
     InputError,
@@ -345,7 +344,7 @@ def keep_model(
         tokenizer = load_tokenizer(args.encoder)
         about = About(
             method=args.method,
-            options=model_options(args),
+            options=args.model_options,
             pooling=args.pooling,
             max_length=possible_length(model, args.max_length),
             text_column=args.text_column,
@@ -361,7 +360,7 @@ def keep_model(
             "batch size": args.batch_size,
             "learning rate": args.lr,
             **({"learning rate of the heads": args.head_lr} if args.head_lr else {}),
-            **changed(args),
+            **args.changed,
         }
     if val_logits is not None:
         about = calibrate(about, val_logits, corpus.val_labels)

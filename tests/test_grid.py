@@ -20,7 +20,7 @@ import augment
 from baselines import METHODS
 from baselines.language_models import MODELS
 from engine import grid as grid_module
-from engine.arguments import ABLATIONS, parse_args, run_folder
+from engine.arguments import ABLATIONS, parse_args
 from engine.grid import ending, read_cells, state
 from engine.run_folder import locked
 from main import main
@@ -475,7 +475,7 @@ def test_a_run_without_its_plots_is_not_finished_where_they_are_asked_for(grid, 
 def test_a_run_of_another_process_is_waited_for(grid, tmp_path):
     args = parse_args(shlex.split(line(1, tmp_path)))
     with contextlib.ExitStack() as other:
-        other.enter_context(locked(run_folder(args)))
+        other.enter_context(locked(args.folder))
         assert grid([1, 2], "--dry_run")[1].startswith("running   python main.py")
         threading.Timer(2, other.pop_all().close).start()
         code, output = grid([1, 2])

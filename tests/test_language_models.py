@@ -21,7 +21,7 @@ from conftest import write_csv
 from fake_openai import KEY, FakeOpenAI
 
 from baselines import hosted, language_models, lora
-from engine.arguments import parse_args, run_folder, settings
+from engine.arguments import parse_args
 from engine.files import InputError
 from engine.run_folder import RunFolder
 from main import main
@@ -233,7 +233,7 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
 
     method = "bloom" if "bloom" in str(language_model) else "llama2"
     assert main(command(method, language_model, 15)) == 0
-    folder = run_folder(parse_args(command(method, language_model, 15)))
+    folder = parse_args(command(method, language_model, 15)).folder
     result = json.loads((folder / "result.json").read_text())
     assert result["last"]["accuracy"] == 100 and result["changed"]["epochs"] == 15
     rows = read_rows(folder / "predictions.csv")
@@ -274,7 +274,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(command, monkeypatch, tmp
     assert main(argv) == 130
     monkeypatch.setattr(RunFolder, "save_checkpoint", save)
     assert main(argv) == 0
-    one, two = (run_folder(parse_args(command)) for command in (argv, other))
+    one, two = (parse_args(command).folder for command in (argv, other))
     assert (one / "predictions.csv").read_text() == (two / "predictions.csv").read_text()
     name = "adapter/adapter_model.safetensors"
     assert (one / name).read_bytes() == (two / name).read_bytes()
@@ -336,7 +336,7 @@ def test_missing_weights_and_labels_that_look_alike_are_one_line(
 
 def test_settings_of_language_models_have_folders_of_their_own(command):
     names = {
-        run_folder(parse_args(argv)).name
+        parse_args(argv).folder.name
         for argv in (
             command("llama2"),
             command("bloom"),
@@ -347,8 +347,8 @@ def test_settings_of_language_models_have_folders_of_their_own(command):
         )
     }
     assert len(names) == 6
-    assert "base_model" not in settings(parse_args(["--dataset", "trec"]))
-    hosted = settings(parse_args(command("gpt35", None, 3, "--prices", "8", "3", "6")))
+    assert "base_model" not in parse_args(["--dataset", "trec"]).settings
+    hosted = parse_args(command("gpt35", None, 3, "--prices", "8", "3", "6")).settings
     assert "base_model" in hosted and not {"base_type", "prices", "yes"} & set(hosted)
 
 
@@ -373,7 +373,7 @@ def gpt(command):
 
 
 def outcome(argv) -> dict:
-    return json.loads((run_folder(parse_args(argv)) / "result.json").read_text())["last"]
+    return json.loads((parse_args(argv).folder / "result.json").read_text())["last"]
 
 
 def test_gpt_is_fine_tuned_and_asked_and_what_it_invents_counts_as_wrong(
@@ -385,10 +385,10 @@ def test_gpt_is_fine_tuned_and_asked_and_what_it_invents_counts_as_wrong(
     assert result["accuracy"] == pytest.approx(95) and result["unknown_answers"] == 1
     # 8 texts of noun.food, one lost: F1 of 14/15, and 1 for the other three
     assert result["macro_f1"] == pytest.approx(100 * (3 + 14 / 15) / 4)
-    rows = read_rows(run_folder(parse_args(gpt)) / "predictions.csv")
+    rows = read_rows(parse_args(gpt).folder / "predictions.csv")
     assert rows[0]["prediction"] == "(no label)"
     assert [row["prediction"] for row in rows[1:]] == [row["label"] for row in rows[1:]]
-    page.write(run_folder(parse_args(gpt)), tmp_path / "page.html")
+    page.write(parse_args(gpt).folder, tmp_path / "page.html")
     assert "(no label)" in (tmp_path / "page.html").read_text()
     out = capsys.readouterr().out
     assert "1 of 20 answers are no label" in out

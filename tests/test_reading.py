@@ -16,7 +16,7 @@ import pandas
 import pytest
 
 import data
-from engine.arguments import parse_args, run_folder, settings
+from engine.arguments import parse_args
 from engine.corpus import load_corpus
 from engine.files import InputError
 
@@ -442,8 +442,8 @@ def test_the_languages_of_windows_1252_need_no_name(tmp_path, text):
 def test_an_encoding_is_one_of_texts_and_names_the_folder(tmp_path, capsys):
     command = ["--dataset", "a.csv", "--encoding"]
     args = parse_args([*command, "CP1251"])
-    assert settings(args)["encoding"] == "cp1251" and "encoding-cp1251" in run_folder(args).name
-    assert "encoding" not in settings(parse_args(command[:2]))  # as before there was the flag
+    assert args.settings["encoding"] == "cp1251" and "encoding-cp1251" in args.folder.name
+    assert "encoding" not in parse_args(command[:2]).settings  # as before there was the flag
     for name in ("nothing", "base64", "undefined"):
         with pytest.raises(SystemExit):
             parse_args([*command, name])
@@ -858,7 +858,7 @@ def test_one_text_column_is_a_name_and_several_are_a_list_that_names_the_folder(
     args = parse_args([*command, "title", "--text_column", "body"])
     assert args.text_column == ["title", "body"]
     assert parse_args([*command, "title", "body"]).text_column == ["title", "body"]
-    assert "text_column-title+body" in run_folder(args).name
+    assert "text_column-title+body" in args.folder.name
 
 
 @pytest.mark.parametrize(
