@@ -9,41 +9,27 @@ back_translation   translates to French and back by two translation models (Tabl
 contextual         inserts words that a masked language model finds suitable (Table A.1)
 noise              inserts, swaps and deletes words at random (Xie et al. 2017; Wei & Zou 2019)
 AUGMENTATIONS      is the registry of these: to add one, write a function and its entry there
-augment            applies one of them to all texts once, and keeps the result on disk
-change_shares      counts how much a list of texts was changed
 
-Every result depends on the seed and on the text, never on the text's place in the list. To use this
-file elsewhere, copy it and engine/files.py.
+Every result depends on the seed and on the text, never on its place in the list. To use this file
+elsewhere, copy it with data.py. engine/augmentations.py makes the views of a run, and keeps them.
 """
 
-import hashlib
 import importlib.util
-import io
 import json
 import math
-import os
 import random
 import re
-import sys
-import warnings
-import zipfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tqdm import tqdm
 
-from engine.files import InputError, load_pretrained, save
-
-if TYPE_CHECKING:  # NLTK takes 1.5 s to import, and most runs find their texts in the cache:
-    from nltk.corpus.reader.wordnet import WordNetCorpusReader  # so functions import it themselves
-
-CACHE_FORMAT = 1  # raise it when the same settings would give other texts
+from data import InputError, load_wordnet
 
 # Both rates are shares of a text's words. 0.3 changes 25.9 % of the words of TREC and 26.1 % of
 # Ohsumed's, because some texts lack synonyms; the authors' own texts differ in 27.6 % and 23.6 %
@@ -54,15 +40,6 @@ NOISE_RATE = 0.1  # alpha of Wei & Zou 2019
 NUM_CANDIDATES = 5  # synonyms kept a word, drawn with weights 1, 1/2, 1/3, 1/4, 1/5
 SPELLING_VARIANT = 0.75  # similarity of gray and grey; center and centre have 0.83
 INFLECTED = 0.25  # a verb's count in WordNet is spread over about four forms
-
-DEBIAN_WORDNET = "/usr/share/wordnet"
-LEXNAMES = """adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute
-    noun.body noun.cognition noun.communication noun.event noun.feeling noun.food noun.group
-    noun.location noun.motive noun.object noun.person noun.phenomenon noun.plant noun.possession
-    noun.process noun.quantity noun.relation noun.shape noun.state noun.substance noun.time
-    verb.body verb.change verb.cognition verb.communication verb.competition verb.consumption
-    verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession
-    verb.social verb.stative verb.weather adj.ppl""".split()  # in the order of lexnames(5WN)
 
 NAME = re.compile("[A-Za-z]{2,}([-_][A-Za-z]{2,})*")  # what a synonym may look like
 PAST_DIFFERS = re.compile(  # verbs, with their compounds, whose participle is the verb itself
@@ -97,82 +74,6 @@ STOP_WORDS = frozenset(
 
 # A token is a word with what is tied to it: don't, decision-making, mid-1990s; but company | 's.
 TOKEN = re.compile(r"\w+(?:[-'’](?!s\b)\w+)*")
-
-
-# ---- WordNet ---------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=None)
-def load_wordnet() -> "WordNetCorpusReader":
-    """
-    Loads WordNet 3.0: NLTK's copy on nltk.data.path, else Debian's package, else NLTK's download.
-
-    raises  InputError where none of the three is there, or what is there is damaged
-    """
-    from nltk.corpus.reader.wordnet import WordNetError
-
-    try:
-        return _nltk_wordnet() or _debian_wordnet() or _downloaded_wordnet()
-    except (OSError, ValueError, AssertionError, WordNetError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"WordNet cannot be read ({error!r}); install it again: apt-get install "
-            "--reinstall wordnet-base, or delete corpora/wordnet* in nltk_data and "
-            "run: python -m nltk.downloader wordnet"
-        ) from error
-
-
-def _nltk_wordnet() -> "WordNetCorpusReader | None":
-    import nltk
-
-    try:
-        nltk.corpus.wordnet.ensure_loaded()
-        return nltk.corpus.wordnet
-    except LookupError:
-        return None
-
-
-def _debian_wordnet() -> "WordNetCorpusReader | None":
-    """Reads Debian's wordnet-base, which lacks lexnames and index.sense of NLTK's copy."""
-    import nltk
-
-    class DebianWordNet(nltk.corpus.WordNetCorpusReader):
-        def open(self, file: str):
-            """Opens a file of the dictionary; `lexnames` (number, name, pos) is made here."""
-            if file == "lexnames":
-                pos = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
-                return io.StringIO(
-                    "".join(
-                        f"{number:02d}\t{name}\t{pos[name.split('.')[0]]}\n"
-                        for number, name in enumerate(LEXNAMES)
-                    )
-                )
-            return super().open(file)
-
-        def map_wn(self, version: str = "wordnet") -> None:
-            """Does nothing: a mapping to other versions needs index.sense, and nobody uses it."""
-
-    if not os.path.isdir(DEBIAN_WORDNET):
-        return None
-    if DEBIAN_WORDNET not in nltk.data.path:  # NLTK opens no file outside these folders
-        nltk.data.path.append(DEBIAN_WORDNET)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "no multilingual functions": none needed
-        return DebianWordNet(DEBIAN_WORDNET, None)
-
-
-def _downloaded_wordnet() -> "WordNetCorpusReader":
-    import nltk
-
-    print("WordNet is not on this machine: NLTK downloads it (11 MB)", file=sys.stderr)
-    nltk.downloader.NETWORK_TIMEOUT = 10  # seconds; where packets get lost 120 look like a hang
-    nltk.download("wordnet", quiet=True, print_error_to=io.StringIO())
-    reader = _nltk_wordnet()
-    if reader is None:
-        raise InputError(
-            "WordNet is not on this machine and could not be downloaded; run: "
-            "apt-get install wordnet-base, or: python -m nltk.downloader wordnet"
-        )
-    return reader
 
 
 @lru_cache(maxsize=None)
@@ -399,6 +300,15 @@ def _device(name: str) -> str:
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def load_part(load: Callable[..., Any], name: str) -> Any:
+    """Calls load(name), a from_pretrained; InputError where the hub or the folder has no such."""
+    try:
+        return load(name, trust_remote_code=False)
+    except Exception as error:  # of the hub's client, transformers or safetensors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"model {name} cannot be loaded ({reason}). {MODEL_HINT}") from error
+
+
 def _batches(texts: list[str], size: int) -> Iterator[list[int]]:
     """Yields rows of up to `size` texts of like length, the longest first: memory fails at once."""
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
@@ -411,6 +321,7 @@ def back_translation(
     *,
     seed: int = 0,
     device: str = "auto",
+    load: Callable = load_part,
     forth: str = "Helsinki-NLP/opus-mt-en-fr",
     back: str = "Helsinki-NLP/opus-mt-fr-en",
     beams: int = 4,
@@ -424,6 +335,7 @@ def back_translation(
     texts        N strings in the language of the models
     seed         decides what sampling draws; beam search gives the same for every seed
     device       "cpu", "cuda", "mps"; auto takes a GPU where there is one
+    load         loads a part of a model, from its from_pretrained and the model's name
     forth, back  names or folders of the models
     beams        number of beams of the search
     sampling     1 draws each token by its probability instead of searching
@@ -435,9 +347,8 @@ def back_translation(
     distinct = list(dict.fromkeys(piece for pieces in sentences for piece in pieces))
     translated = distinct
     for name in (forth, back):
-        translated = _translate(
-            translated, name, _device(device), beams, seed if sampling else None
-        )
+        parts = _translator(name, _device(device), load)
+        translated = _translate(translated, *parts, beams, seed if sampling else None)
     there_and_back = dict(zip(distinct, translated))
     # a text that is lost on the way (nothing but signs, say) stays as it is
     return [
@@ -457,27 +368,25 @@ def _sentences(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=2)
-def _translator(name: str, device: str):
+def _translator(name: str, device: str, load: Callable) -> tuple[Any, Any]:
     from transformers import MarianTokenizer
 
-    tokenizer = load_pretrained(MarianTokenizer.from_pretrained, name, "model", MODEL_HINT)
+    tokenizer = load(MarianTokenizer.from_pretrained, name)
     from transformers import MarianMTModel  # takes seconds, so the model must be there first
 
-    model = load_pretrained(MarianMTModel.from_pretrained, name, "model", MODEL_HINT)
-    return tokenizer, model.to(device).eval()
+    return tokenizer, load(MarianMTModel.from_pretrained, name).to(device).eval()
 
 
-def _translate(texts: list[str], name: str, device: str, beams: int, seed: int | None) -> list[str]:
+def _translate(texts: list[str], tokenizer, model, beams: int, seed: int | None) -> list[str]:
     """Translates sentences by beam search or, with a seed, by sampling."""
     from transformers import LogitsProcessorList
 
-    tokenizer, model = _translator(name, device)
     translated = [""] * len(texts)
     for rows in _batches(texts, TRANSLATION_BATCH):
         batch = [texts[row] for row in rows]
         inputs = tokenizer(
             batch, padding=True, truncation=True, max_length=512, return_tensors="pt"
-        ).to(device)
+        ).to(model.device)
         limits = (2 * inputs["attention_mask"].sum(dim=1) + 10).clamp(max=511).tolist()
         output = model.generate(
             **inputs,
@@ -524,6 +433,7 @@ def contextual(
     *,
     seed: int = 0,
     device: str = "auto",
+    load: Callable = load_part,
     model: str = "bert-base-uncased",
     top_n: int = 10,
     rate: float = SUBSTITUTION_RATE,
@@ -536,20 +446,20 @@ def contextual(
     texts    N strings in the model's language; their white space becomes single spaces
     seed     a text's places and draws depend on (seed, text) alone
     device   "cpu", "cuda", "mps"; auto takes a GPU where there is one
+    load     loads a part of a model, from its from_pretrained and the model's name
     model    name or folder of a masked language model
     top_n    number of candidates, at least 1
     rate     inserted words as a share of the text's, in (0, 1], at least one word
     returns  N strings
     raises   InputError where the model is missing
     """
+    parts = _masked_model(model, _device(device), load)
     rngs = [_rng(seed, text) for text in texts]
     words = [text.split() for text in texts]
     left = [max(1, round(rate * len(row))) if row else 0 for row in words]
     while open_rows := [row for row, count in enumerate(left) if count > 0]:
         gaps = {row: rngs[row].randint(0, len(words[row])) for row in open_rows}
-        choices = _choices(
-            [(words[row], gaps[row]) for row in open_rows], model, _device(device), top_n
-        )
+        choices = _choices([(words[row], gaps[row]) for row in open_rows], *parts, top_n)
         for row, (options, weights) in zip(open_rows, choices):
             words[row].insert(gaps[row], rngs[row].choices(options, weights)[0])
             left[row] -= 1
@@ -557,16 +467,13 @@ def contextual(
 
 
 @lru_cache(maxsize=1)
-def _masked_model(name: str, device: str):
+def _masked_model(name: str, device: str, load: Callable) -> tuple[Any, Any, Any, list[str]]:
     """Loads (tokenizer, model, ids, words); ids and words are the tokens that are whole words."""
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    tokenizer, model = (
-        load_pretrained(kind.from_pretrained, name, "model", MODEL_HINT)
-        for kind in (AutoTokenizer, AutoModelForMaskedLM)
-    )
-    model = model.to(device).eval()
+    tokenizer = load(AutoTokenizer.from_pretrained, name)
+    model = load(AutoModelForMaskedLM.from_pretrained, name).to(device).eval()
     if tokenizer.mask_token is None:
         raise InputError(f"model {name} has no mask token; name a masked language model")
     # A word begins with RoBERTa's Ġ or sentencepiece's ▁; BERT marks with ## what continues one.
@@ -581,12 +488,11 @@ def _masked_model(name: str, device: str):
 
 
 def _choices(
-    places: list[tuple[list[str], int]], name: str, device: str, top_n: int
+    places: list[tuple[list[str], int]], tokenizer, model, ids, words: list[str], top_n: int
 ) -> list[tuple[list[str], list[float]]]:
     """Returns for each (words, gap) the model's top n words for the gap and their probabilities."""
     import torch
 
-    tokenizer, model, ids, words = _masked_model(name, device)
     masked = [
         " ".join(
             [*row[max(0, gap - CONTEXT) : gap], tokenizer.mask_token, *row[gap : gap + CONTEXT]]
@@ -595,78 +501,24 @@ def _choices(
     ]
     choices: list = [None] * len(places)
     for rows in _batches(masked, INSERTION_BATCH):
+        batch = [masked[row] for row in rows]
         inputs = tokenizer(
-            [masked[row] for row in rows],
-            padding=True,
-            truncation=True,
-            max_length=512,
-            return_tensors="pt",
-        ).to(device)
+            batch, padding=True, truncation=True, max_length=512, return_tensors="pt"
+        ).to(model.device)
         with torch.inference_mode():
             logits = model(**inputs).logits
         place = (inputs["input_ids"] == tokenizer.mask_token_id).int().argmax(dim=1)
-        best = (
-            logits[torch.arange(len(rows)), place][:, ids]
-            .float()
-            .softmax(dim=1)
-            .topk(min(top_n, len(ids)))
-        )
+        shares = logits[torch.arange(len(rows)), place][:, ids].float().softmax(dim=1)
+        best = shares.topk(min(top_n, len(ids)))
         for row, weights, positions in zip(rows, best.values.tolist(), best.indices.tolist()):
             choices[row] = [words[i] for i in positions], weights
     return choices
 
 
-# ---- are the texts English? --------------------------------------------------------------------
-
-# Texts do not look English where two shares of their words (of three letters and more) are below
-# these limits: that of WordNet's words and stop words, and that of function words which other
-# languages hardly have. Measured:
-#     30 texts of the six datasets or WordNet's glosses, the least of 200 samples   78 % and 4 %
-#     six to fifteen sentences in each of 12 other languages, the most              61 % and 3 %
-# English keywords without function words pass by the first, English jargon by the second.
-MIN_KNOWN, MIN_FUNCTION = 0.70, 0.04
-MIN_WORDS = 20  # fewer words say too little about their language
-LANGUAGE_SAMPLE = 500  # texts that are looked at, the first 100 words of each
-FUNCTION_WORDS = STOP_WORDS - frozenset(  # these are words of other languages, too
-    "for under over was had are her also still once per even most will all but don can".split()
-)
-WORD = re.compile(r"[^\W\d_]{3,}")
-
-
-def check_english(texts: Sequence[str], method: str) -> None:
-    """
-    Raises InputError where a sample of the texts, spread over all of them, is not English.
-
-    Half of the texts in another language can pass: the shares are those of all words together.
-    """
-    wordnet = load_wordnet()
-    counts = Counter(
-        word.lower()
-        for text in texts[:: math.ceil(len(texts) / LANGUAGE_SAMPLE) or 1]
-        for word in islice(map(re.Match.group, WORD.finditer(text)), 100)
-    )
-    unknown = Counter(
-        {
-            word: count
-            for word, count in counts.items()
-            if word not in STOP_WORDS and wordnet.morphy(word) is None
-        }
-    )
-    total = counts.total()
-    known = 1 - unknown.total() / max(1, total)
-    function = sum(counts[word] for word in FUNCTION_WORDS) / max(1, total)
-    if total < MIN_WORDS or known >= MIN_KNOWN or function >= MIN_FUNCTION:
-        return
-    examples = ", ".join(word for word, _ in unknown.most_common(4))
-    raise InputError(
-        f"the texts do not look English, and {method} is for English: only {known:.0%} of "
-        f"{total:,} words in a sample are English (words such as {examples} are not); take "
-        f"--augment noise or none, or let it treat them as English with --augment {method} "
-        "--augment_options language=any"
-    )
-
-
 # ---- the registry ------------------------------------------------------------------------------
+
+
+OF_CALL = ("seed", "device", "load")  # keywords that are no options
 
 
 @dataclass(frozen=True)
@@ -674,8 +526,8 @@ class Augmentation:
     """
     An entry of AUGMENTATIONS. The command line, run_all.sh, the report and --augment auto read it.
 
-    function     takes (texts, *, seed, its options) and returns texts; it takes device, too, if it
-                 has models; None leaves the texts as they are
+    function     takes (texts, *, seed, its options) and returns texts; it takes device and load,
+                 too, if it has models; None leaves the texts as they are
     title        names it in tables
     good_for     says in --help what it does, and when to take it
     ranges       (lowest, highest) of each option that is a number; a float must exceed the lowest
@@ -698,7 +550,7 @@ class Augmentation:
     def options(self) -> dict:
         """What can be set beside the seed, with the default values."""
         own = getattr(self.function, "__kwdefaults__", None) or {}
-        return {name: value for name, value in own.items() if name not in ("seed", "device")} | (
+        return {name: value for name, value in own.items() if name not in OF_CALL} | (
             {"language": "english"} if self.english else {}
         )
 
@@ -741,15 +593,6 @@ AUGMENTATIONS = {  # to add one, write its function and its entry
 }
 
 
-def entry_of(method: str) -> Augmentation:
-    """Returns the entry of an augmentation; InputError for an unknown name."""
-    if method not in AUGMENTATIONS:
-        raise InputError(
-            f"augmentation {method!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}"
-        )
-    return AUGMENTATIONS[method]
-
-
 def _require_packages(method: str) -> None:
     packages = AUGMENTATIONS[method].packages
     if any(importlib.util.find_spec(package) is None for package in packages):
@@ -757,124 +600,3 @@ def _require_packages(method: str) -> None:
             f"{method} needs the packages {' and '.join(packages)}: "
             f"pip install {' '.join(packages)}"
         )
-
-
-def check_augmentation(method: str, texts: Sequence[str]) -> None:
-    """
-    Raises InputError where something that the augmentation needs is missing, or where the texts are
-    not in its language.
-    """
-    entry = entry_of(method)
-    if entry.english:
-        check_english(texts, method)
-    if entry.function:
-        entry.function(["a text"])
-
-
-# ---- all texts, once ---------------------------------------------------------------------------
-
-PIECE = 10_000  # texts that are augmented, and kept, together
-MODEL_PIECE = 500  # the same where a model does it, some minutes without a GPU
-SAMPLE = 10_000  # texts that the shares of what was changed are counted on
-
-
-def augment(
-    texts: Sequence[str],
-    method: str,
-    *,
-    seed: int = 0,
-    cache_dir: Path,
-    device: str = "auto",
-    **options,
-) -> list[str]:
-    """
-    Applies AUGMENTATIONS[method] to all texts once, keeps the result in cache_dir, and prints what
-    it changed.
-
-    texts      N strings
-    cache_dir  is made where missing; it gets one JSON file for each (method, options, seed, piece
-               of 10,000 texts, 500 where a model does it), so that a killed call goes on
-    device     is the model's, where there is one
-    options    other values for the options of the entry
-    returns    N strings
-    raises     InputError for an unknown method, an unusable cache_dir, something that the method
-               needs and that is missing, and texts that are not in its language
-    """
-    entry = entry_of(method)
-    if entry.function is None:
-        print("augment: none, the two views of a text differ by dropout alone")
-        return list(texts)
-    settings = {"seed": seed} | entry.options | options
-    size = max(1, len(texts)) if not entry.in_pieces else MODEL_PIECE if entry.models else PIECE
-    pieces = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
-    paths = [
-        Path(cache_dir) / f"{method}-{_digest([CACHE_FORMAT, method, settings, piece])[:16]}.json"
-        for piece in pieces
-    ]
-    try:  # before the work, which may take hours
-        Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        changed = {
-            i: kept for i, path in enumerate(paths) if (kept := _read_cache(path)) is not None
-        }
-    except OSError as error:
-        raise InputError(
-            f"the augmentation cache {cache_dir} cannot be used ({error.strerror}); "
-            "name a folder that you can write to"
-        ) from error
-    missing = [i for i in range(len(pieces)) if i not in changed]
-    if settings.pop("language", "any") != "any" and missing:
-        check_english(texts, method)
-    if entry.models:
-        settings["device"] = device  # it is not in the key: it makes no difference
-    for i in tqdm(missing, f"{method}, pieces of {size:,} texts", disable=len(missing) < 2):
-        changed[i] = entry.function(pieces[i], **settings)
-        _write_cache(paths[i], changed[i])
-    result = [text for i in range(len(pieces)) for text in changed[i]]
-    share_texts, share_words = change_shares(texts[:SAMPLE], result[:SAMPLE])
-    print(
-        f"augment: {method} changed {100 * share_texts:.1f} % of {len(texts[:SAMPLE]):,} texts, "
-        f"{100 * share_words:.1f} % of their words (cached: {cache_dir})"
-    )
-    return result
-
-
-def _digest(value: list) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _read_cache(path: Path) -> list[str] | None:
-    """Reads the texts that _write_cache wrote; returns None where they are missing or damaged."""
-    if not path.exists():
-        return None
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["sha256"] == _digest(stored["texts"]):
-            return stored["texts"]
-    except (ValueError, KeyError, TypeError):  # it is not JSON, or not ours
-        pass
-    print(f"augment: {path} is damaged and computed anew")
-    return None
-
-
-def _write_cache(path: Path, texts: list[str]) -> None:
-    save(path, json.dumps({"sha256": _digest(texts), "texts": texts}).encode())
-
-
-def change_shares(texts: Sequence[str], changed: Sequence[str]) -> tuple[float, float]:
-    """
-    Returns (share of texts that differ, share of the texts' words that the changed texts lack),
-    both in [0, 1].
-
-    Words are split at white space and aligned in order (difflib): a word counts as changed where
-    no equal word of the changed text stands in line with it. Insertions alone count as 0 words.
-    The first 1,000 words of a text count: the time of aligning grows with the square of them.
-    """
-    num_texts = num_words = num_lost = 0
-    for before, after in zip(texts, changed, strict=True):
-        words = before.split()[:1000]
-        num_words += len(words)
-        if before != after:
-            num_texts += 1
-            blocks = SequenceMatcher(None, words, after.split()[:1500], autojunk=False)
-            num_lost += len(words) - sum(block.size for block in blocks.get_matching_blocks())
-    return num_texts / max(1, len(texts)), num_lost / max(1, num_words)

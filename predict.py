@@ -47,10 +47,12 @@ from transformers.utils import logging
 import data
 from baselines.tfidf import Tfidf
 from engine import arguments, files, loader, reading
+from engine.data_report import MANY_UNKNOWN, UNKNOWN_REMEDY
+from engine.encoders import device as available_device
 from engine.escape import is_formula
 from engine.files import InputError, lacks_memory, system_error
 from engine.results import csv_line
-from model import device as available_device
+from engine.tokens import tokenize, unknown_tokens
 from reporting import export
 
 # ---- reading: rows with their text, one after the other ----
@@ -289,7 +291,7 @@ class Predictor:
         texts = [text for _, text in pool if text.strip()]
         inputs: data.Tokens | list[str] | None = texts or None
         if texts and self.about.max_length is not None:  # else tfidf, which takes strings
-            inputs = data.tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
+            inputs = tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
         return [row for row, _ in pool], has_text, inputs
 
     def answers(self, inputs) -> list[dict]:
@@ -312,7 +314,7 @@ class Predictor:
             device=next(method.parameters()).device,
         )
         self.cut += round(inputs.truncated * len(logits))
-        self.tokens += data.unknown_tokens(inputs, self.trained.tokenizer)
+        self.tokens += unknown_tokens(inputs, self.trained.tokenizer)
         return torch.from_numpy(logits), feats
 
     def answer(self, p: np.ndarray | None = None, feat: np.ndarray | None = None) -> dict:
@@ -664,7 +666,7 @@ def classify(args: argparse.Namespace) -> None:
             print(f"{count:,} of {texts:,} texts are {what}", file=sys.stderr)
     unknown, total = predictor.tokens.tolist()
     if unknown:
-        remedy = f". {data.UNKNOWN_REMEDY}" if unknown >= data.MANY_UNKNOWN * total else ""
+        remedy = f". {UNKNOWN_REMEDY}" if unknown >= MANY_UNKNOWN * total else ""
         print(
             f"{unknown / total:.2%} of the tokens are unknown to the encoder{remedy}",
             file=sys.stderr,

@@ -16,10 +16,9 @@ if __name__ == "__main__":  # before the libraries, which load for seconds
 
 import argparse
 import signal
-import sys
 from pathlib import Path
 
-from engine.files import InputError, Parser, plain_output
+from engine.files import Parser, one_line_errors
 from engine.results import PROTOCOLS
 from reporting import choice, page, tables
 
@@ -30,7 +29,9 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="the --output_dir of main.py, or one run in it")
+    parser.add_argument(
+        "folder", type=Path, help="the --output_dir of main.py, one run in it, or a ledger"
+    )
     parser.add_argument(
         "--protocol",
         choices=list(PROTOCOLS),
@@ -70,26 +71,10 @@ def report(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         tables.report(args.folder, args.protocol, args.output_dir)
 
 
-@plain_output()
-def main(argv: list[str] | None = None) -> int:
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
     parser = make_parser()
-    args = parser.parse_args(argv)
-    try:
-        report(args, parser)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # no permission, say
-        print(
-            f"error: {error.filename or args.folder}: {error.strerror or error}; see to it that "
-            "you may read and write there",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
-        return signals.exit_code(error)
-    return 0
+    report(parser.parse_args(argv), parser)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ def provider_errors(task: str):
 
     try:
         yield
+    except InputError:
+        raise
     except (openai.OpenAIError, ValueError) as error:  # ValueError: an answer that is no JSON
         reason = " ".join(str(error).split())
         reason = reason.replace(os.environ["OPENAI_API_KEY"], "***")

@@ -5,7 +5,7 @@ Our word substitution beside the authors' own aug_text, and its speed.
 
 Both sides are compared lower-cased and as runs of letters and digits alone, because the authors'
 texts were re-spaced by their tool ("celebrities ' real" became "celebrity ' literal"). Share of
-words = words of the original that the other text lacks, by alignment (augment.change_shares).
+words = words of the original that the other text lacks, by alignment (change_shares).
 """
 
 import argparse
@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from augment import SUBSTITUTION_RATE, change_shares, load_wordnet, synonyms, word_substitution
-from engine.files import InputError
+from augment import SUBSTITUTION_RATE, synonyms, word_substitution
+from data import InputError, load_wordnet
+from engine.augmentations import change_shares
 
 FILES = {"TREC": "trec/TREC_Train_aug.json", "Ohsumed": "ohsumed/ohsumed_Train_aug.json"}
 SPEED_FILE = "dblp/text_train.txt"

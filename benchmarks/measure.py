@@ -30,11 +30,12 @@ import data  # noqa: E402
 import main  # noqa: E402
 from engine.arguments import parse_args  # noqa: E402
 from engine.corpus import cache_dir, load_corpus, views_of  # noqa: E402
+from engine.encoders import load_tokenizer  # noqa: E402
 from engine.frozen import keep_states  # noqa: E402
 from engine.loader import Loader  # noqa: E402
 from engine.network import new_model  # noqa: E402
 from engine.optimizer import new_optimizer, new_scaler  # noqa: E402
-from model import Method, load_tokenizer  # noqa: E402
+from model import Method  # noqa: E402
 
 Forms = dict[str, Callable[[], object]]  # name -> what is measured; a call is one repeat
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

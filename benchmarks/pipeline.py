@@ -39,10 +39,10 @@ from transformers import (
 )
 
 import main
-from augment import augment
+from engine.augmentations import augmented_texts
 from engine.corpus import cache_dir
+from engine.encoders import load_tokenizer, minilm_folder
 from engine.optimizer import autocast
-from model import load_tokenizer, minilm_folder
 
 
 class Texts(Dataset):
@@ -164,7 +164,7 @@ def benchmark() -> None:
     )
     run, other = run_of(args), run_of(args)
     texts, counted = run.corpus.train_texts, [0, 0]
-    views = [texts, augment(texts, "word_substitution", cache_dir=cache_dir(run.args))]
+    views = [texts, augmented_texts(texts, "word_substitution", cache_dir=cache_dir(run.args))]
     layers = ["--freeze_layers", "4"]
     forms = {
         "ours": run.epoch,

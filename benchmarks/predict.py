@@ -20,7 +20,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data
 import predict
-from augment import load_wordnet
+from data import load_wordnet
+from engine.loader import pieces
+from engine.tokens import tokenize
 from reporting import export
 
 
@@ -42,11 +44,11 @@ def clocks() -> np.ndarray:
 @torch.inference_mode()
 def bare_seconds(trained: export.Trained, texts: list[str], batch_size: int) -> np.ndarray:
     method = trained.method
-    tokens = data.tokenize(texts, trained.tokenizer, trained.about.max_length, quiet=True)
+    tokens = tokenize(texts, trained.tokenizer, trained.about.max_length, quiet=True)
     device = next(method.parameters()).device
     batches = []
     for texts in map(tokens.take, data.eval_batches(tokens.lengths, batch_size)):
-        (whole,) = data.pieces(texts, start_cost=2**60)  # twice that is still an int64
+        (whole,) = pieces(texts, start_cost=2**60)  # twice that is still an int64
         ids = texts.ids.astype(np.int64)[whole.places]
         batches.append([torch.from_numpy(part).to(device) for part in (ids, whole.is_token)])
     start = clocks()

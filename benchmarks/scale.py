@@ -27,7 +27,7 @@ from measure import finish, parse, table
 from transformers import BertConfig, BertModel
 
 from data import read_wordnet
-from model import load_tokenizer
+from engine.encoders import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -19,9 +19,10 @@ from typing import NamedTuple
 from augment import AUGMENTATIONS
 from baselines import GROUPS, METHODS, language_models, titles
 from data import DATASETS
+from engine.encoders import default_pooling, device
 from engine.files import Collect, Parser
 from engine.reading import ENDINGS, text_encoding
-from model import POOLINGS, default_pooling, device
+from model import POOLINGS
 
 ENCODER = "bert-base-uncased"
 

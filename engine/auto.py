@@ -5,9 +5,10 @@
 import json
 from collections.abc import Callable
 
-from augment import AUGMENTATIONS, check_augmentation
+from augment import AUGMENTATIONS
 from engine import distributed
 from engine.arguments import Arguments
+from engine.augmentations import check_augmentation
 from engine.corpus import load_corpus
 from engine.files import InputError, read_json, write_json
 from engine.run_folder import beside

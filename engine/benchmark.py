@@ -5,10 +5,10 @@ The benchmark of docs/benchmark.md as runs of main.py: its datasets, its rows, a
     python -m engine.benchmark run | python -m engine.grid --jobs 2      # with the chosen settings
     python -m engine.benchmark base | python -m engine.grid --jobs 2     # a base-size encoder
     python -m engine.benchmark ablations | python -m engine.grid --jobs 2    # Table 4
-    python -m reporting.runs runs/benchmark tables/benchmark.jsonl       # keeps what is finished
+    python -m reporting.runs runs/benchmark tables/benchmark.jsonl.gz       # keeps what is finished
 
 To add a row, add an entry to ROWS; to add a dataset, one to CUTS. Runs that are kept in
-tables/benchmark.jsonl are left out, so the same commands go on where another machine stopped.
+tables/benchmark.jsonl.gz are left out, so the same commands go on where another machine stopped.
 """
 
 import argparse
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.arguments import ABLATIONS, parse_args
-from engine.files import InputError, Parser
+from engine.files import InputError, Parser, one_line_errors
+from engine.results import read_ledger
 
-KEPT = Path(__file__).parents[1] / "tables" / "benchmark.jsonl"
+KEPT = Path(__file__).parents[1] / "tables" / "benchmark.jsonl.gz"
 
 CUTS = {  # of each dataset: its training texts, at most about 4,000, and its development texts
     "cr": "--ir 50 --val_left_out 200",
@@ -151,8 +152,7 @@ def kept(path: Path = KEPT) -> dict[str, dict]:
     """The runs that are kept, by their identity; none where there is no such file yet."""
     if not path.exists():
         return {}
-    runs = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {identity(run["settings"]): run for run in runs}
+    return {identity(run["settings"]): run for run in read_ledger(path)}
 
 
 def run_of(
@@ -251,7 +251,8 @@ def default_amp() -> str:
     return "bf16" if info.exists() and "avx512_bf16" in info.read_text() else "off"
 
 
-def main(argv: list[str] | None = None) -> int:
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("tune", "run", "base", "ablations"))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
@@ -259,12 +260,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--data_dir", help="as of main.py")
     parser.add_argument("--amp", choices=("off", "bf16"), default=default_amp())
-    try:
-        print("\n".join(lines(parser.parse_args(argv))))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    print("\n".join(lines(parser.parse_args(argv))))
 
 
 if __name__ == "__main__":

@@ -3,23 +3,75 @@ The texts of a run as its flags ask for them: the corpus, its report, tokens and
 """
 
 import argparse
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import data
-from augment import augment
 from baselines import METHODS
-from engine import distributed
-from engine.files import InputError
-from model import Method, load_tokenizer, longest_text
+from data import DATASETS, Corpus, InputError, Tokens
+from engine import data_report, distributed, tokens
+from engine.augmentations import augmented_texts
+from engine.download import fetch_missing
+from engine.encoders import load_tokenizer, longest_text
+from engine.reading import read_own
+from engine.rows import own_corpus
+from model import Method
 
 
-def load_corpus(args: argparse.Namespace) -> data.Corpus:
+def read_corpus(
+    dataset: str,
+    *,
+    data_dir: str | Path = "data",
+    text_column: str | list[str] = "text",
+    label_column: str = "label",
+    drop_unlabelled: bool = False,
+    encoding: str = "",
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Corpus:
+    """
+    One of DATASETS, or the path of your own file or folder, or hf:NAME[:CONFIG], as a Corpus.
+
+    Columns (several texts are joined by a line end), unlabelled rows, encoding ("": it is found)
+    and fraction concern own data only. `seed` fixes the stratified split of data without a test
+    part, biomedical among them, whose published split does not exist: use one seed for all runs
+    that are to be compared. Where own data are split, equal texts stay in one part. Whatever is
+    wrong with the input is an InputError of one line.
+    """
+    if dataset in DATASETS:
+        fetch_missing(dataset, data_dir)
+        return data.load(dataset, data_dir, seed=seed)
+    if not dataset.startswith("hf:") and not Path(dataset).exists():
+        raise InputError(
+            f"--dataset {dataset}: neither a known dataset ({', '.join(DATASETS)}) "
+            "nor an existing file or folder; correct the name or the path"
+        )
+    columns = [text_column] if isinstance(text_column, str) else text_column
+    train, test, val, notes = read_own(dataset, columns, label_column, drop_unlabelled, encoding)
+    corpus = own_corpus(dataset, train, test or [], val or [], notes)
+    for part, rows, texts in (
+        ("validation", val, corpus.val_texts),
+        ("test", test, corpus.test_texts),
+    ):
+        if rows is not None and not texts:
+            raise InputError(
+                f"{dataset}: the {part} file has no row with a text; add some, or remove it"
+            )
+    if test is None:
+        split = data.stratified_split(
+            corpus.train_labels, test_fraction, seed=seed, same=data.same_texts(corpus)
+        )
+        return data.hold_out(corpus, "test", *split)
+    return corpus
+
+
+def load_corpus(args: argparse.Namespace) -> Corpus:
     """The corpus as it is trained on: capped, made imbalanced, split, its labels noisy if asked."""
     seed = args.data_seed
-    corpus = data.load(
+    corpus = read_corpus(
         args.dataset,
         data_dir=args.data_dir,
         text_column=args.text_column,
@@ -36,18 +88,16 @@ def load_corpus(args: argparse.Namespace) -> data.Corpus:
         )
     rows, labels = np.arange(len(corpus.train_labels)), corpus.train_labels
     if args.max_per_class is not None:
-        rows = rows[data.cap_per_class(labels[rows], args.max_per_class, seed=seed)]
+        rows = rows[cap_per_class(labels[rows], args.max_per_class, seed=seed)]
     if args.ir is not None:
         capped = rows
         rows = rows[data.imbalanced_rows(labels[rows], args.ir, profile=args.profile, seed=seed)]
-        corpus = data.check_ratio(corpus, capped, rows, args.ir, args.profile)
+        corpus = check_ratio(corpus, capped, rows, args.ir, args.profile)
     if args.val_left_out is not None:
         corpus = data.hold_out(
             corpus,
             "val",
-            *data.left_out(
-                labels, rows, args.val_left_out, seed=seed, same=data.same_texts(corpus)
-            ),
+            *left_out(labels, rows, args.val_left_out, seed=seed, same=data.same_texts(corpus)),
         )
     else:
         corpus = data.select(corpus, rows)
@@ -59,22 +109,127 @@ def load_corpus(args: argparse.Namespace) -> data.Corpus:
     if args.patience is not None and not corpus.val_texts:
         raise InputError("--patience needs validation texts: give --val_fraction or --val_left_out")
     if args.label_noise > 0:
-        noisy = data.flip_labels(
+        noisy = flip_labels(
             corpus.train_labels, args.label_noise, len(corpus.label_names), seed=seed
         )
         corpus = replace(corpus, train_labels=noisy)
     return corpus
 
 
-def report(args: argparse.Namespace, corpus: data.Corpus) -> dict:
+# ---- which texts are trained on: beside data.py's imbalance builder and splits ----
+
+
+def unreached_ratio(before: np.ndarray, after: np.ndarray, ir: float, profile: str) -> str:
+    """
+    "" where the builder made class sizes (C,) `before` such that the largest is `ir` times the
+    smallest, up to whole numbers; else what stands in the way, and what can be asked for instead.
+    """
+    largest, smallest = before.max(), before[before > 0].min()
+    if profile == "consecutive":  # there `ir` is the step from one class to the next
+        return ""
+    wanted = data.profile_size("step", len(before), largest, len(before), ir)
+    if wanted < 1:
+        return (
+            f"its largest class has {largest} texts, so that a ratio of {largest} is the most "
+            f"that can be built: ask for --ir {largest}"
+        )
+    if after.min() < wanted:
+        built = data.imbalance_ratio(after)
+        return (
+            f"its smallest class has {smallest} texts where --ir {ir:g} asks for {wanted}, so "
+            f"that {built:.4g} is built: ask for --ir {built:.4g}, or for fewer texts of the "
+            f"large classes with --max_per_class {math.ceil(smallest * ir)}"
+        )
+    return ""
+
+
+def check_ratio(
+    corpus: Corpus, before: np.ndarray, after: np.ndarray, ir: float, profile: str
+) -> Corpus:
+    """
+    The corpus, if imbalanced_rows() has made of the rows `before` rows `after` with this ratio.
+
+    InputError where it could not: runs and tables are named after what was asked. Only for the
+    paper's own ratios of a dataset (TREC at 10 has 14.5) it is a note instead.
+    """
+    sizes, built = (
+        data.class_counts(corpus.train_labels[rows], len(corpus.label_names))
+        for rows in (before, after)
+    )
+    problem = unreached_ratio(sizes, built, ir, profile)
+    if problem and not (corpus.name in DATASETS and ir in (DATASETS[corpus.name].paper_irs or ())):
+        raise InputError(f"{corpus.name}: {problem}")
+    return replace(corpus, notes=[*corpus.notes, problem]) if problem else corpus
+
+
+def cap_per_class(labels: np.ndarray, most: int, *, seed: int) -> np.ndarray:
+    """Rows, ascending, of at most `most` texts a class."""
+    if most < 1:
+        raise InputError(f"a class keeps at least 1 text, got a limit of {most}")
+    return data.first_rows(labels, dict.fromkeys(np.unique(labels).tolist(), most), seed)
+
+
+def left_out(
+    labels: np.ndarray, kept: np.ndarray, most: int, *, seed: int, same: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Validation texts of the rows that an imbalance builder leaves out: they have the shares of a
+    balanced test set, and are none of it.
+
+    Up to `most` rows of each class that are not `kept`; where that leaves too few, as of the
+    largest class, up to a tenth of the kept rows of the class come to them. None of them is the
+    `same` text (see same_texts) as one that is trained on.
+
+    returns  the rows to train on and those to validate on, both ascending
+    """
+    same = np.arange(len(labels)) if same is None else same
+    is_kept = np.isin(np.arange(len(labels)), kept)
+    times_kept = np.bincount(same[kept], minlength=len(labels))[same]  # (N,) of each text
+    parts = []
+    for label in np.unique(labels[kept]).tolist():
+        rows = data.shuffled_class(labels, label, seed)
+        chosen = rows[times_kept[rows] == 0][:most]
+        own = rows[is_kept[rows] & (times_kept[rows] == 1)]
+        taken = own[len(own) - min(most - len(chosen), len(own) // 10) :]
+        parts += [chosen, taken]
+    validation = np.sort(np.concatenate(parts))
+    if len(validation) == 0:
+        raise InputError(
+            "no training text is left out but repeats of those that stay: --val_left_out takes "
+            "what --ir and --max_per_class leave out; take --val_fraction instead"
+        )
+    return np.setdiff1d(kept, validation), validation
+
+
+def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int) -> np.ndarray:
+    """
+    A copy of the labels with round(share * N) of them wrong, each one of the others uniformly.
+
+    One text of each class, drawn at random, keeps its label; hence at most N - C labels flip.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"the share of flipped labels lies between 0 and 1, got {share}")
+    spared = data.first_rows(labels, dict.fromkeys(np.unique(labels).tolist(), 1), seed)
+    rng = np.random.default_rng(seed)
+    candidates = rng.permutation(np.setdiff1d(np.arange(len(labels)), spared))
+    flipped = candidates[: round(share * len(labels))]
+    noisy = labels.copy()
+    noisy[flipped] = (labels[flipped] + rng.integers(1, num_classes, len(flipped))) % num_classes
+    return noisy
+
+
+# ---- what is made of them ----
+
+
+def report(args: argparse.Namespace, corpus: Corpus) -> dict:
     """Prints what one should know of the texts before training, and returns it."""
-    summary = data.data_report(corpus)
-    print(data.format_report(summary))
+    summary = data_report.data_report(corpus)
+    print(data_report.format_report(summary))
     if METHODS[args.method].has_encoder:
-        tokens = tokenize(args, corpus.train_texts)
-        unknown, total = data.unknown_tokens(tokens, load_tokenizer(args.encoder)).tolist()
-        summary |= {"truncated": tokens.truncated, "unknown": unknown / max(total, 1)}
-        print(data.format_tokens(summary, args.max_length), flush=True)
+        texts = tokenize(args, corpus.train_texts)
+        unknown, total = tokens.unknown_tokens(texts, load_tokenizer(args.encoder)).tolist()
+        summary |= {"truncated": texts.truncated, "unknown": unknown / max(total, 1)}
+        print(data_report.format_tokens(summary, args.max_length), flush=True)
     return summary
 
 
@@ -82,19 +237,21 @@ def cache_dir(args: argparse.Namespace) -> Path:
     return Path(args.output_dir) / "cache"
 
 
-def tokenize(args: argparse.Namespace, texts: list[str]) -> data.Tokens:
+def tokenize(args: argparse.Namespace, texts: list[str]) -> Tokens:
     """The texts as the encoder's tokens, kept for other runs on them."""
     with distributed.main_first():
-        return data.tokenize(texts, load_tokenizer(args.encoder), args.max_length, cache_dir(args))
+        return tokens.tokenize(
+            texts, load_tokenizer(args.encoder), args.max_length, cache_dir(args)
+        )
 
 
-def views_of(args: argparse.Namespace, corpus: data.Corpus, model: Method) -> list[data.Tokens]:
+def views_of(args: argparse.Namespace, corpus: Corpus, model: Method) -> list[Tokens]:
     """The views of the training texts that the method names, as its encoder takes them."""
     views = {"original": tokenize(args, corpus.train_texts)}
     for name, seed in (("augmented", args.data_seed), ("augmented again", args.data_seed + 1)):
         if name in model.views:
             with distributed.main_first():
-                texts = augment(
+                texts = augmented_texts(
                     data.cut_characters(corpus.train_texts, args.max_length)[0],
                     args.chosen_augment,
                     seed=seed,
@@ -106,12 +263,12 @@ def views_of(args: argparse.Namespace, corpus: data.Corpus, model: Method) -> li
     return [prepared(args, views[name], model) for name in model.views]
 
 
-def prepared(args: argparse.Namespace, tokens: data.Tokens, model: Method) -> data.Tokens:
+def prepared(args: argparse.Namespace, texts: Tokens, model: Method) -> Tokens:
     """The texts as the method's encoder takes them. InputError where one is too long for it."""
-    limit, longest = longest_text(model), tokens.lengths.max()
+    limit, longest = longest_text(model), texts.lengths.max()
     if limit is not None and longest > limit:
         raise InputError(
             f"a text has {longest} tokens and {args.method} with {args.encoder} takes "
             f"{limit}: --max_length {limit} cuts it"
         )
-    return model.prepare(tokens)
+    return model.prepare(texts)

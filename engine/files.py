@@ -1,13 +1,14 @@
 """
-What every room needs: the error that the user reads as one line, a command line that errs in one
-line too, a terminal that shows the data's control characters and does not obey them, files that
-appear whole or not at all, and pretrained models without waiting for a hub that cannot be reached.
+What every room needs: a command line that errs in one line, a terminal that shows the data's
+control characters and does not obey them, files that appear whole or not at all, and pretrained
+models without waiting for a hub that cannot be reached.
 """
 
 import argparse
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -22,23 +23,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-# What steers a terminal or turns its line round (bidirectional overrides), and half a character
-CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str, but: str = "") -> str:
-    r"""The text for a terminal: control characters as \x1b or \n, except for those in `but`."""
-    return CONTROL.sub(lambda found: found[0] if found[0] in but else ascii(found[0])[1:-1], text)
-
+from data import CONTROL as CONTROL
+from data import InputError as InputError
+from data import printable
+from engine import signals
 
 A_DAY = 24 * 3600.0  # seconds
-
-
-class InputError(Exception):
-    """Something the user gave or lacks; main.py prints it as one line and exits with 2."""
-
-    def __str__(self) -> str:
-        return printable(super().__str__())
 
 
 class Collect(argparse.Action):
@@ -106,6 +96,36 @@ def plain_output() -> Iterator[None]:
     out, errors = (stream and Terminal(stream) for stream in (sys.stdout, sys.stderr))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         yield
+
+
+def one_line_errors(work: Callable[..., None]) -> Callable[..., int]:
+    """
+    The main() of a command: what its user can mend, and Ctrl-C, are one line and an exit code. It
+    takes the arguments of the command line, or None for those of the process.
+    """
+
+    @functools.wraps(work)
+    def main(argv: list[str] | None = None) -> int:
+        with plain_output():
+            try:
+                work(argv)
+            except InputError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+            except OSError as error:  # no permission, say
+                place = f"{error.filename}: " if error.filename else ""
+                print(
+                    f"error: {place}{error.strerror or error}; make sure that you may read and "
+                    "write there",
+                    file=sys.stderr,
+                )
+                return 2
+            except KeyboardInterrupt as error:
+                print("interrupted", file=sys.stderr)
+                return signals.exit_code(error)
+        return 0
+
+    return main
 
 
 # What torch says for lack of memory, in lower case: its allocators, oneDNN, and a GPU's libraries.

@@ -1,6 +1,6 @@
 """
-What the layers that stay as pretrained (--freeze_layers) make of the texts, computed once and kept:
-both views of a text are fixed, and so are these states.
+Encoders whose lowest layers stay as pretrained (--freeze_layers), and what these layers make of the
+texts, computed once and kept: both views of a text are fixed, and so are these states.
 
 They are kept as float16 in a file below the cache folder, which is mapped into memory: several
 times the machine's memory has room, and the next run on the same texts finds them. The file ends in
@@ -8,21 +8,195 @@ the SHA-256 of all before it, which each start checks.
 """
 
 import hashlib
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 import data
+from data import InputError
 from engine import distributed, loader
 from engine.files import saving
-from model import TextEncoder
+from model import TextEncoder, last_states
 
 MOST_BYTES = 20e9  # of one part's states; beyond it they are computed anew at each step
 BATCH = 256  # texts at a time
 CHUNK = 2**24  # bytes at a time, to check them
+
+
+class FrozenEncoder(TextEncoder):
+    """
+    A TextEncoder whose lowest layers, and all that they depend on, as the embeddings, stay as
+    pretrained, without gradient and dropout.
+
+    frozen_layers   the number of these layers, at least 1
+    raises          InputError where the encoder has fewer layers, or shares weights among them
+    """
+
+    def __init__(self, backbone: PreTrainedModel, pooling: str, frozen_layers: int):
+        super().__init__(backbone, pooling)
+        self.frozen_layers = frozen_layers
+        self.stack = stack_of(backbone)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        if self.frozen_layers > len(self.layers()):
+            raise InputError(
+                f"--freeze_layers {self.frozen_layers}: this encoder has "
+                f"{len(self.layers())} layers; give at most as many"
+            )
+        outputs: dict[nn.Module, Any] = {}  # of what has ended when the first trained layer begins
+        names = {module: name for name, module in self.backbone.named_modules()}
+        hooks = [
+            module.register_forward_hook(lambda module, _, output: outputs.update({module: output}))
+            for module in names
+        ]
+        with torch.enable_grad():
+            ids = torch.arange(2, 10, device=self.backbone.device)[None]
+            states = self._lower_states(input_ids=ids, attention_mask=torch.ones_like(ids))
+        for hook in hooks:
+            hook.remove()
+        self.frozen_modules = frozenset(names[module] for module in outputs)
+        output = outputs[self.layers()[0]]
+        self.others = len(output) - 1 if isinstance(output, tuple) else None  # beside the states
+        below = leaves(states)
+        self.frozen_weights = frozenset(
+            name for name, weight in self.backbone.named_parameters() if weight in below
+        )
+        for name in self.frozen_weights:
+            self.backbone.get_parameter(name).requires_grad_(False)
+
+    def layers(self) -> nn.ModuleList:
+        return cast(nn.ModuleList, self.backbone.get_submodule(self.stack))
+
+    def train(self, mode: bool = True) -> "TextEncoder":
+        super().train(mode)
+        for name in self.frozen_modules:  # a layer that does not learn has no dropout
+            self.backbone.get_submodule(name).training = False
+        return self
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor,
+        words: Tensor | None = None,
+        states: Tensor | None = None,
+    ) -> Tensor:
+        """As in TextEncoder, or from states = lower_states() where these are known already."""
+        if states is None:
+            return super().forward(input_ids, attention_mask, words)
+        if self.frozen_layers < len(self.layers()):
+            upper = self._entered_with(states)
+            # the words only tell the shape; in ELECTRA they are narrower than the states
+            words = self.embed(torch.zeros_like(attention_mask, dtype=torch.int64))
+            states = last_states(upper, attention_mask, inputs_embeds=words)
+        return self.pool(states, attention_mask)
+
+    @torch.no_grad()
+    def lower_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The states that the first trained layer is given, (rows, length, h)."""
+        return self._lower_states(input_ids=input_ids, attention_mask=attention_mask)
+
+    def _lower_states(self, **inputs: Tensor) -> Tensor:
+        def stop(*args, **options):
+            raise _Reached(args[0] if args else options["hidden_states"])
+
+        layers = list(self.layers())
+        if self.frozen_layers == len(layers):
+            return last_states(self.backbone, **inputs)
+        layers[self.frozen_layers] = _twin(layers[self.frozen_layers], forward=stop)
+        try:
+            last_states(_replaced(self.backbone, self.stack, nn.ModuleList(layers)), **inputs)
+        except _Reached as reached:
+            return reached.states
+        raise InputError(f"--freeze_layers: {type(self.backbone).__name__} skips a layer")
+
+    def _entered_with(self, states: Tensor) -> PreTrainedModel:
+        """
+        The backbone whose first trained layer is given these states. The frozen layers are skipped,
+        but keep their places, for some families look a layer's kind up by its number.
+        """
+
+        def skip(*args, **options):
+            hidden = args[0] if args else options["hidden_states"]
+            return hidden if self.others is None else (hidden, *[None] * self.others)
+
+        def enter(*args, **options):
+            if args:
+                return first.forward(states, *args[1:], **options)
+            return first.forward(**options | {"hidden_states": states})
+
+        *frozen, first = self.layers()[: self.frozen_layers + 1]
+        layers = [_twin(layer, forward=skip) for layer in frozen] + [_twin(first, forward=enter)]
+        layers += self.layers()[self.frozen_layers + 1 :]
+        return _replaced(self.backbone, self.stack, nn.ModuleList(layers))
+
+
+def stack_of(backbone: PreTrainedModel) -> str:
+    """
+    The name of the list that holds the encoder's layers: the longest one of equal modules.
+
+    raises  InputError where it has not as many as the encoder has layers, as in ALBERT
+    """
+    lists = {
+        name: len(module)
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.ModuleList) and len({type(layer) for layer in module}) == 1
+    }
+    longest = max(lists, key=lambda name: lists[name], default="")
+    config = backbone.config
+    if not longest or lists[longest] != getattr(config, "num_hidden_layers", lists[longest]):
+        raise InputError(
+            f"--freeze_layers: the layers of this encoder ({config.model_type}) share their "
+            "weights or do not stand in one list, so that no part of them can stay: leave it out"
+        )
+    return longest
+
+
+def leaves(output: Tensor) -> set[Tensor]:
+    """All parameters that a tensor depends on, as autograd has noted it."""
+    found, seen, todo = set(), set(), [output.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [before for before, _ in node.next_functions]
+            if hasattr(node, "variable"):
+                found.add(node.variable)
+    return found
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the first trained layer, and carries the states given to it."""
+
+    def __init__(self, states: Tensor):
+        self.states = states
+
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def _twin(module: AnyModule, **attributes: Any) -> AnyModule:
+    """A module that shares all but these attributes with the given one."""
+    twin = copy(module)
+    twin.__dict__.update(attributes)
+    return twin
+
+
+def _replaced(module: AnyModule, path: str, child: nn.Module) -> AnyModule:
+    """A module that shares all with the given one but the child at this dotted path."""
+    name, _, rest = path.partition(".")
+    child = _replaced(module.get_submodule(name), rest, child) if rest else child
+    return _twin(module, _modules={**module._modules, name: child})
+
+
+# ---- their states, kept ----
 
 
 def keep_states(
@@ -32,7 +206,7 @@ def keep_states(
     The texts with their states, from the cache or computed. The texts as they are where all layers
     are trained, or, with a line that says so, where the states would take more than MOST_BYTES.
     """
-    if encoder.frozen_layers == 0:
+    if not isinstance(encoder, FrozenEncoder):
         return tokens
     shape = len(tokens.ids), encoder.backbone.config.hidden_size
     size = 2 * shape[0] * shape[1]
@@ -63,7 +237,7 @@ def _is_whole(path: Path, size: int) -> bool:
     return is_whole
 
 
-def _digest(tokens: data.Tokens, encoder: TextEncoder) -> str:
+def _digest(tokens: data.Tokens, encoder: FrozenEncoder) -> str:
     """Of all that decides the states: the texts' tokens, and the weights of the frozen parts."""
     digest = hashlib.sha256(encoder.backbone.config.to_json_string().encode())
     digest.update(str(encoder.frozen_layers).encode())
@@ -75,7 +249,7 @@ def _digest(tokens: data.Tokens, encoder: TextEncoder) -> str:
 
 
 @torch.inference_mode()
-def _write(path: Path, tokens: data.Tokens, encoder: TextEncoder, device: torch.device) -> None:
+def _write(path: Path, tokens: data.Tokens, encoder: FrozenEncoder, device: torch.device) -> None:
     """Computes the states batch by batch, and leaves them under this path, whole or not at all."""
     written = hashlib.sha256()
     with saving(path) as file:
@@ -83,7 +257,7 @@ def _write(path: Path, tokens: data.Tokens, encoder: TextEncoder, device: torch.
         for start in tqdm(starts, "frozen layers", leave=False):
             batch = tokens.take(np.arange(start, min(start + BATCH, len(tokens.lengths))))
             states = np.empty((len(batch.ids), encoder.backbone.config.hidden_size), np.float16)
-            for piece in data.pieces(batch, loader.START_COST[device.type]):
+            for piece in loader.pieces(batch, loader.START_COST[device.type]):
                 ids = loader.to_device(batch.ids[piece.places].astype(np.int64), device)
                 mask = loader.to_device(piece.is_token, device)
                 lower = encoder.lower_states(ids, mask).half().cpu().numpy()

@@ -5,6 +5,7 @@ like length, so that little is padded, and their features are put back in order.
 
 import argparse
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,62 @@ from model import Method
 
 # What a piece costs beside its tokens, in tokens: a processor needs little to be busy, a GPU much.
 START_COST = {"cpu": 24, "cuda": 4096, "mps": 2048}
+
+
+class Piece(NamedTuple):
+    """
+    Some texts of a batch, padded to their longest.
+
+    rows    (R,)    int64, which of the batch's texts these are
+    places  (R, L)  int64, of each token among all tokens of the batch; 0 where is_token is False
+    is_token  (R, L)  bool
+    """
+
+    rows: np.ndarray
+    places: np.ndarray
+    is_token: np.ndarray
+
+
+def pieces(tokens: data.Tokens, start_cost: int, most_rows: int | None = None) -> list[Piece]:
+    """
+    A batch cut into pieces of texts of like length, the shortest first, so that little is padded.
+
+    start_cost  of a piece, in tokens: a cut pays where it saves more padding than that
+    most_rows   texts of a piece; a larger one is cut again
+    """
+    order = np.argsort(tokens.lengths, kind="stable")
+    cut = np.split(order, _cuts(tokens.lengths[order], start_cost))
+    return [
+        _piece(tokens, rows)
+        for part in cut
+        for rows in data.batches_of(part, most_rows or len(part))
+    ]
+
+
+def _cuts(lengths: np.ndarray, start_cost: int) -> list[int]:
+    """
+    Where to cut ascending lengths into pieces, so that the sum of start_cost + rows * longest over
+    the pieces is least: dynamic programming over the distinct lengths.
+    """
+    ends = np.append(np.flatnonzero(np.diff(lengths, prepend=-1)), len(lengths))
+    least = np.zeros(len(ends), dtype=np.int64)  # of the pieces up to each end
+    start_of = np.zeros(len(ends), dtype=np.int64)  # where the last of them begins
+    for i, end in enumerate(ends[1:], start=1):
+        costs = least[:i] + start_cost + (end - ends[:i]) * lengths[end - 1]
+        start_of[i] = costs.argmin()
+        least[i] = costs[start_of[i]]
+    cuts, i = [], start_of[-1]
+    while i > 0:
+        cuts.append(ends[i])
+        i = start_of[i]
+    return cuts[::-1]
+
+
+def _piece(tokens: data.Tokens, rows: np.ndarray) -> Piece:
+    lengths = tokens.lengths[rows]
+    column = np.arange(lengths.max())  # (L,)
+    is_token = column < lengths[:, None]  # (R, L)
+    return Piece(rows, np.where(is_token, tokens.offsets[rows][:, None] + column, 0), is_token)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -45,7 +102,7 @@ def encode(
     inner, num_devices = encoder, 1
     if isinstance(encoder, nn.DataParallel):
         inner, num_devices = encoder.module, len(encoder.device_ids)
-    pieces = data.pieces(texts, START_COST[device.type] * num_devices, most_rows)
+    cut = pieces(texts, START_COST[device.type] * num_devices, most_rows)
     # looked up once: each look-up of its own would have a gradient of the size of the vocabulary
     if texts.states is None:
         kind, vectors = "words", inner.embed(to_device(texts.ids.astype(np.int64), device))
@@ -54,18 +111,18 @@ def encode(
     is_recomputed = most_rows is not None and torch.is_grad_enabled()
 
     feats = []
-    for number, piece in enumerate(pieces, start=1):
+    for number, piece in enumerate(cut, start=1):
         mask = to_device(piece.is_token, device)
         places = to_device(piece.places, device)
 
         def of_piece(vectors: Tensor, places: Tensor = places, mask: Tensor = mask) -> Tensor:
             return encoder(None, mask, **{kind: F.embedding(places, vectors)})
 
-        if is_recomputed and number < len(pieces):
+        if is_recomputed and number < len(cut):
             feats.append(checkpoint(of_piece, vectors, use_reentrant=False))
         else:
             feats.append(of_piece(vectors))
-    order = np.argsort(np.concatenate([piece.rows for piece in pieces]))
+    order = np.argsort(np.concatenate([piece.rows for piece in cut]))
     return torch.cat(feats).index_select(0, to_device(order, device))
 
 
@@ -189,7 +246,7 @@ class Loader:
         is_token = [
             piece.is_token
             for rows in self.epoch_batches(1)
-            for piece in data.pieces(self.texts(rows), START_COST[self.device.type])
+            for piece in pieces(self.texts(rows), START_COST[self.device.type])
         ]
         padding = 1 - sum(mask.sum() for mask in is_token) / sum(mask.size for mask in is_token)
         return (

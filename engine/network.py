@@ -10,8 +10,9 @@ from baselines import make
 from baselines.base import Task
 from engine.arguments import Arguments
 from engine.distributed import set_seed
+from engine.encoders import load_encoder, load_tokenizer
 from engine.files import InputError
-from model import POOLINGS, Method, load_encoder, load_tokenizer
+from model import POOLINGS, Method
 
 
 def new_model(args: Arguments, corpus: data.Corpus) -> Method:

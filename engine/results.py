@@ -3,7 +3,10 @@ The files of one run beside its numbers, and its lines for the screen.
 """
 
 import csv
+import gzip
+import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -43,6 +46,15 @@ def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield {name: from_cell(value) for name, value in row.items()}
+
+
+def read_ledger(path: Path) -> list[dict]:
+    """The runs that a ledger keeps, a line of compressed JSON each (reporting/runs.py)."""
+    try:
+        text = gzip.decompress(path.read_bytes()).decode("utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise InputError(f"{path}: it is not a whole ledger of runs ({error})") from error
 
 
 AVERAGES = ("accuracy", "micro avg", "macro avg", "weighted avg")  # rows of scikit-learn's report

@@ -32,7 +32,7 @@ import torch
 import transformers
 
 import data
-from engine import distributed, files, metrics, results
+from engine import data_report, distributed, files, metrics, results
 from engine.arguments import typed, words
 from engine.corpus import cache_dir, report
 from engine.files import InputError, duration, json_of, read_json, sha256, write_json, write_text
@@ -118,7 +118,7 @@ class RunFolder:
 
     @cached_property
     def data_hash(self) -> str:
-        return data.data_hash(self.corpus)
+        return data_report.data_hash(self.corpus)
 
     @property
     def is_finished(self) -> bool:
@@ -519,7 +519,7 @@ def evaluation(
     counts = data.class_counts(corpus.train_labels, len(corpus.label_names))
 
     def of(part: str, labels: np.ndarray, logits: np.ndarray) -> dict:
-        predicted, is_leaked = logits.argmax(axis=1), corpus.leaks[f"{part}_in_train"]
+        predicted, is_leaked = logits.argmax(axis=1), data_report.leaks(corpus)[f"{part}_in_train"]
         numbers = metrics.metrics(labels, predicted, counts)
         numbers["auroc"] = metrics.auroc(labels, logits)
         if is_leaked.any():

@@ -1,7 +1,7 @@
 """
 What the benchmark of docs/benchmark.md says: its tables and figures, from the kept runs.
 
-    python -m reporting.benchmark tables/benchmark.jsonl tables/benchmark      # a page, figures
+    python -m reporting.benchmark tables/benchmark.jsonl.gz tables/benchmark      # a page, figures
 
 Rows without a run on some dataset stand in the table, but in no mean, test or rank.
 """
@@ -13,40 +13,38 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
-from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
+from scipy.stats import friedmanchisquare
 
 from data import DATASETS
 from engine import benchmark
 from engine.benchmark import CUTS, GROUPS, ROWS, kept, run_of, trial_scores
-from engine.files import InputError, Parser, write_text
-from reporting.figures import save_figure
-from reporting.tables import holm
+from engine.files import InputError, Parser, one_line_errors, write_text
+from reporting import figures
+from reporting.runs import compared, epoch_under, markdown, mean_ranks
 
 OURS = "sharprecl"
-PROTOCOLS = {"last": "the last epoch", "best": "the best epoch on development texts"}
+SEEDS = [0, 1]
+PROTOCOLS = {"last": "the last epoch", "best_val": "the best epoch on development texts"}
 UNCHOSEN = (*GROUPS["seen before"], *GROUPS["never seen"])  # no setting was chosen on these
+Known = dict[str, dict]  # the kept runs by their identity
 
 
-def numbers_of(run: dict) -> dict[str, float]:
-    """Macro-F1 on test texts at the last epoch and at the best one, of equals the later."""
-    epochs = run["epochs"]
-    best = max(epochs, key=lambda epoch: (epoch["val"]["macro_f1"], epoch["epoch"]))
-    return {"last": epochs[-1]["test"]["macro_f1"], "best": best["test"]["macro_f1"]}
-
-
-def scores(known: dict[str, dict], seeds: list[int]) -> pd.DataFrame:
-    """A line a run: row, dataset, seed, last and best; of the rows whose setting is chosen."""
+def scores(known: Known, seeds: list[int]) -> pd.DataFrame:
+    """
+    A line a run of the rows whose setting is chosen: row, dataset, seed, and macro-F1 on test texts
+    under each protocol.
+    """
     found = []
     for row in ROWS:
         try:
             arguments = benchmark.chosen(known, row)
-        except InputError:  # not tuned yet: table() says so by its empty cells
+        except InputError:  # not tuned yet: its cells stay empty
             continue
         for dataset in CUTS:
             for seed in seeds:
-                run = run_of(known, dataset, arguments, seed)
-                if run is not None:
-                    found.append({"row": row, "dataset": dataset, "seed": seed, **numbers_of(run)})
+                if (run := run_of(known, dataset, arguments, seed)) is not None:
+                    numbers = [epoch_under(run, name)["test"]["macro_f1"] for name in PROTOCOLS]
+                    found.append([row, dataset, seed, *numbers])
     return pd.DataFrame(found, columns=["row", "dataset", "seed", *PROTOCOLS])
 
 
@@ -56,40 +54,7 @@ def means(found: pd.DataFrame, protocol: str) -> pd.DataFrame:
     return table.reindex(index=list(ROWS), columns=list(CUTS))
 
 
-def compared(table: pd.DataFrame, datasets: tuple[str, ...]) -> pd.DataFrame:
-    """
-    Ours against each other row over these datasets: wins, losses, and p of Wilcoxon's signed-rank
-    test with Holm's correction; of the rows that have all these datasets.
-    """
-    whole = table[list(datasets)].dropna()
-    if OURS not in whole.index:
-        return pd.DataFrame(columns=["wins", "losses", "p"])
-    differences = (whole.loc[OURS] - whole.drop(index=OURS)).T  # datasets by rows
-    p = [wilcoxon(differences[row]).pvalue for row in differences]
-    return pd.DataFrame(
-        {"wins": (differences > 0).sum(), "losses": (differences < 0).sum(), "p": holm(p)}
-    )
-
-
-def ranks(table: pd.DataFrame, datasets: tuple[str, ...]) -> tuple[pd.Series, float, float]:
-    """
-    The mean rank of each row that has all these datasets (1 is best), the critical difference of
-    Nemenyi's test at 5 % (Demšar 2006), and p of Friedman's test.
-    """
-    whole = table[list(datasets)].dropna()
-    k, n = whole.shape
-    order = pd.Series(rankdata(-whole, axis=0).mean(axis=1), index=whole.index).sort_values()
-    q = studentized_range.ppf(0.95, k, np.inf) / np.sqrt(2)
-    p = friedmanchisquare(*whole.to_numpy()).pvalue if k > 2 else np.nan
-    return order, q * np.sqrt(k * (k + 1) / (6 * n)), p
-
-
 # ---- Markdown ----
-
-
-def markdown(head: list[str], lines: list[list[str]]) -> str:
-    aligned = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, aligned, *lines])
 
 
 def shown(value: float, digits: int = 1) -> str:
@@ -99,40 +64,76 @@ def shown(value: float, digits: int = 1) -> str:
 def main_table(found: pd.DataFrame, protocol: str) -> str:
     """Rows by groups of datasets, and what the tests say of the ten on which nothing was chosen."""
     table = means(found, protocol)
-    told = compared(table, UNCHOSEN)
+    ten = table[list(UNCHOSEN)]
+    told = compared(ten, OURS)
+    order, critical = mean_ranks(ten)
     columns = {**GROUPS, "the ten": UNCHOSEN}
     lines = []
-    for row in table[list(UNCHOSEN)].mean(axis=1, skipna=False).sort_values(ascending=False).index:
+    for row in ten.mean(axis=1, skipna=False).sort_values(ascending=False).index:
         cells = [shown(table.loc[row, list(d)].mean(skipna=False)) for d in columns.values()]
-        told_of = ["", ""]
+        against = ["", ""]
         if row in told.index:
             wins, losses, p = told.loc[row]
-            told_of = [f"{wins:.0f}–{losses:.0f}", f"{p:.3f}"]
-        lines.append([ROWS[row].title, *cells, *told_of])
-    return markdown(["", *columns, "wins–losses", "p (Holm)"], lines)
+            against = [f"{wins:.0f}–{losses:.0f}", f"{p:.3f}"]
+        lines.append([ROWS[row].title, *cells, *against, shown(order.get(row, np.nan))])
+    text = markdown(["", *columns, "wins–losses", "p (Holm)", "rank"], lines)
+    if len(order) > 2:
+        p = friedmanchisquare(*ten.dropna().to_numpy()).pvalue
+        text += f"\n\nFriedman's test has p = {p:.2g}; ranks that differ by less than "
+        text += f"{critical:.1f}, Nemenyi's critical difference at 5 %, are level."
+    return text
 
 
 def dataset_table(found: pd.DataFrame, protocol: str) -> str:
     """Rows by datasets, with the number of seeds where there are several."""
     table, seeds = means(found, protocol), found.groupby(["row", "dataset"]).size()
 
-    def cell(row: str, dataset: str) -> str:
+    def text(row: str, dataset: str) -> str:
         number = seeds.get((row, dataset), 0)
         return shown(table.loc[row, dataset]) + (f" [{number}]" if number > 1 else "")
 
-    lines = [[ROWS[row].title, *(cell(row, dataset) for dataset in CUTS)] for row in ROWS]
+    lines = [[ROWS[row].title, *(text(row, dataset) for dataset in CUTS)] for row in ROWS]
     return markdown(["", *(DATASETS[dataset].title for dataset in CUTS)], lines)
 
 
-def trials_table(known: dict[str, dict]) -> str:
+def trials_table(known: Known) -> str:
     """Every trial of every row with the number that chooses."""
     lines = [
-        [entry.title, f"`{trial}`", shown(score, 2) if score is not None else ""]
+        [entry.title, f"`{trial}`", shown(np.nan if score is None else score, 2)]
         for row, entry in ROWS.items()
         if len(entry.trials) > 1
         for trial, score in zip(entry.trials, trial_scores(known, row))
     ]
     return markdown(["row", "trial", "development texts"], lines)
+
+
+def how_many(known: Known, found: pd.DataFrame) -> str:
+    """A sentence on how far the runs go."""
+    rows, wanted = found.row.nunique(), len(ROWS) * len(CUTS) * len(SEEDS)
+    return (
+        f"{len(known)} runs are kept. {rows} of {len(ROWS)} rows are tuned, and have {len(found)} "
+        f"of the table's {wanted} runs."
+    )
+
+
+def summary(known: Known, seeds: list[int]) -> str:
+    """For docs/results.md: how far the runs go, and the table under each protocol."""
+    found = scores(known, seeds)
+    parts = [how_many(known, found)]
+    for protocol, title in PROTOCOLS.items():
+        if means(found, protocol)[list(UNCHOSEN)].dropna().size:
+            parts += [f"Macro-F1 on test texts, {title}:", main_table(found, protocol)]
+    return "\n\n".join(parts)
+
+
+def text_of(known: Known, found: pd.DataFrame) -> str:
+    """All tables as one Markdown text."""
+    parts = [how_many(known, found)]
+    for protocol, title in PROTOCOLS.items():
+        parts += [f"Macro-F1 on test texts, {title}", main_table(found, protocol)]
+        parts += [dataset_table(found, protocol)]
+    parts += ["The trials, macro-F1 on development texts of CR and Biomedical", trials_table(known)]
+    return "\n\n".join(parts) + "\n"
 
 
 # ---- figures ----
@@ -141,64 +142,88 @@ def trials_table(known: dict[str, dict]) -> str:
 def draw_differences(found: pd.DataFrame):
     """Of each dataset, ours minus each other row at the last epoch; a point a row."""
     table = means(found, "last")
+    ahead = (table.loc[OURS] - table.drop(index=OURS)).dropna(how="all")
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for row in table.index.drop(OURS):
-        axes.plot(list(table.loc[OURS] - table.loc[row]), "o", label=ROWS[row].title, alpha=0.8)
+    for i, row in enumerate(ahead.index):
+        colour, marker = figures.look(i)
+        options = {"color": colour, "alpha": 0.8, "label": ROWS[row].title}
+        axes.plot(range(len(CUTS)), ahead.loc[row], marker, **options)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(CUTS)), [DATASETS[name].title for name in CUTS], rotation=45)
+    names = [DATASETS[name].title for name in CUTS]
+    axes.set_xticks(range(len(CUTS)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_ylabel("macro-F1, SharpReCL tuned minus the row")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False)
     return figure
+
+
+def cliques(ranks: list[float], critical: float) -> list[tuple[float, float]]:
+    """The longest runs of sorted ranks that differ by less than the critical difference."""
+    ends = [max(rank for rank in ranks if rank - first < critical) for first in ranks]
+    spans = [(first, last) for first, last in zip(ranks, ends) if last > first]
+    return [
+        span
+        for span in spans
+        if not any(o != span and o[0] <= span[0] and span[1] <= o[1] for o in spans)
+    ]
 
 
 def draw_ranks(found: pd.DataFrame, protocol: str):
-    """Demšar's figure: mean ranks on a line, and a bar that is the critical difference long."""
-    order, critical, _ = ranks(means(found, protocol), UNCHOSEN)
-    figure, axes = plt.subplots(figsize=(7, 0.32 * len(order) + 1), layout="constrained")
+    """
+    The critical-difference figure of Demšar (2006): mean ranks on an axis, the better half of the
+    names left of it and the others right, and a bar over rows that the test cannot tell apart.
+    """
+    order, critical = mean_ranks(means(found, protocol)[list(UNCHOSEN)])
+    ranks, half = order.to_list(), -(-len(order) // 2)
+    bars = cliques(ranks, critical)
+    figure, axes = plt.subplots(figsize=(7, 1.1 + 0.12 * len(bars) + 0.24 * half))
+    below = 0.45 * (len(bars) + 1)
     for place, (row, rank) in enumerate(order.items()):
-        axes.plot([rank, rank], [0, -1 - place], color="black", linewidth=0.8)
-        axes.annotate(f" {ROWS[row].title} {rank:.1f}", (rank, -1 - place), fontsize=8, va="center")
-    axes.plot([1, 1 + critical], [0.8, 0.8], color="tab:red", linewidth=3)
-    axes.annotate(f" critical difference {critical:.1f}", (1 + critical, 0.8), va="center")
-    axes.set_xlim(0.8, len(order) + 1.5)
-    axes.set_xlabel("mean rank over ten datasets, 1 is best")
-    axes.set_yticks([])
-    axes.spines[["top", "right", "left"]].set_visible(False)
+        is_left = place < half
+        y = -below - 0.9 * (place if is_left else len(order) - 1 - place)
+        edge = 1 - 0.02 * len(order) if is_left else len(order) * 1.02
+        axes.plot([rank, rank, edge], [0, y, y], color="black", linewidth=0.8)
+        text = f"{ROWS[row].title}  {rank:.1f}" if is_left else f"{rank:.1f}  {ROWS[row].title}"
+        gap = -4 if is_left else 4
+        axes.annotate(
+            text,
+            (edge, y),
+            xytext=(gap, 0),
+            textcoords="offset points",
+            ha="right" if is_left else "left",
+            va="center",
+        )
+    for i, (first, last) in enumerate(bars):
+        axes.plot([first - 0.05, last + 0.05], [-0.45 * (i + 1)] * 2, color="black", linewidth=3)
+    axes.plot([1, 1 + critical], [1.6, 1.6], "|-", color=figures.TOL[1], markersize=8)
+    axes.annotate(f"critical difference {critical:.1f}", (1 + critical / 2, 1.9), ha="center")
+    axes.spines[["left", "bottom", "top", "right"]].set_visible(False)
+    axes.plot([1, len(order)], [0, 0], color="black", linewidth=1)
+    for rank in range(1, len(order) + 1):
+        axes.plot([rank, rank], [0, 0.25], color="black", linewidth=1)
+        axes.annotate(str(rank), (rank, 0.4), ha="center")
+    axes.set(xticks=[], yticks=[])
     return figure
 
 
-def text_of(known: dict[str, dict], seeds: list[int]) -> str:
-    """All tables as one Markdown text."""
-    found = scores(known, seeds)
-    parts = []
-    for protocol, title in PROTOCOLS.items():
-        parts += [f"Macro-F1 on test texts, {title}", main_table(found, protocol)]
-        parts += [dataset_table(found, protocol)]
-    parts += ["The trials, macro-F1 on development texts of CR and Biomedical", trials_table(known)]
-    return "\n\n".join(parts) + "\n"
-
-
-def main(argv: list[str] | None = None) -> int:
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ledger", type=Path, help="the .jsonl file of kept runs")
+    parser.add_argument("ledger", type=Path, help="the .jsonl.gz file of kept runs")
     parser.add_argument("output", type=Path, help="a folder for benchmark.md and the figures")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     args = parser.parse_args(argv)
-    try:
-        if not args.ledger.is_file():
-            raise InputError(f"{args.ledger}: no such file; python -m reporting.runs makes it")
-        known = kept(args.ledger)
-        text, found = text_of(known, args.seeds), scores(known, args.seeds)
-        write_text(args.output / "benchmark.md", text)
-        print(text)
-        if len(means(found, "last")[list(UNCHOSEN)].dropna()) > 1:
-            save_figure(draw_differences(found), args.output / "differences.png")
-            save_figure(draw_ranks(found, "last"), args.output / "ranks.png")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if not args.ledger.is_file():
+        raise InputError(f"{args.ledger}: no such file; python -m reporting.runs makes it")
+    known = kept(args.ledger)
+    found = scores(known, args.seeds)
+    text = text_of(known, found)
+    write_text(args.output / "benchmark.md", text)
+    print(text)
+    whole = means(found, "last")[list(UNCHOSEN)].dropna()
+    if len(whole) > 1 and OURS in whole.index:
+        with figures.style():
+            figures.save_figure(draw_differences(found), args.output / "differences.png")
+            figures.save_figure(draw_ranks(found, "last"), args.output / "ranks.png")
 
 
 if __name__ == "__main__":

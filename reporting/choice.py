@@ -6,16 +6,16 @@ The validation texts choose, so that the test texts still say what to expect of 
 a difference is chance is told by resampling the validation texts (Efron 1979).
 """
 
-import statistics
-from collections import defaultdict
+import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from engine.files import InputError, read_json
-from engine.metrics import rarest_third
+from engine.files import InputError
 from engine.results import csv_rows
+from reporting.runs import damaged, frame, mean_text, records
 
 RESAMPLES = 1000
 CERTAIN = 0.95  # share of the resamples in which the better method must stay the better one
@@ -27,15 +27,15 @@ class Method(NamedTuple):
 
     labels      (n,)    of the validation texts
     predicted   (S, n)  of S seeds
-    macro_f1    of the test texts, in percent, a number a seed
-    rare        the mean F1 of the rarest third of the classes that have a test text
+    macro_f1    (S,)    of the test texts, in percent
+    rare        (S,)    the mean F1 of the rarest third of the classes that have a test text
     """
 
     name: str
     labels: np.ndarray
     predicted: np.ndarray
-    macro_f1: list[float]
-    rare: list[float]
+    macro_f1: np.ndarray
+    rare: np.ndarray
     minutes: float
 
 
@@ -66,62 +66,48 @@ def chance_to_lead(best: Method, other: Method) -> float:
 
 def read_methods(folder: Path) -> list[Method]:
     """The finished runs below the folder, by method. InputError where they cannot be compared."""
-    runs = defaultdict(list)
-    for path in sorted(folder.glob("*/result.json")):
-        result = read_json(path)
-        runs[result["settings"]["method"]].append((path.parent, result))
-    if len(runs) < 2:
+    found = records(folder)
+    runs = frame(found, "best_val")
+    of_method = dict(list(runs.groupby("method", sort=False))) if found else {}
+    if len(of_method) < 2:
         raise InputError(
-            f"{folder}: finished runs of {len(runs)} methods; --choose compares at "
+            f"{folder}: finished runs of {len(of_method)} methods; --choose compares at "
             "least two: bash run_all.sh own FILE makes them"
         )
-    datasets = {result["settings"]["dataset"] for of_one in runs.values() for _, result in of_one}
-    if len(datasets) > 1:
+    if runs.dataset.nunique() > 1:
         raise InputError(
-            f"{folder}: runs on several data sets ({', '.join(sorted(datasets))}); give "
+            f"{folder}: runs on several data sets ({', '.join(sorted(set(runs.dataset)))}); give "
             "a folder with the runs on one"
         )
-    for name, of_one in runs.items():
-        check_seeds(folder, name, [result["settings"] for _, result in of_one])
-    if len({result["data_hash"] for of_one in runs.values() for _, result in of_one}) > 1:
+    for name, own in of_method.items():
+        check_seeds(folder, name, own)
+    if runs.data_hash.nunique() > 1:
         raise InputError(
             f"{folder}: the runs are on different texts; give them one file and the same flags of "
             "the data, such as --ir, --data_seed and --val_fraction"
         )
-    return [read_method(name, of_one) for name, of_one in runs.items()]
+    return [read_method(name, own) for name, own in of_method.items()]
 
 
-def check_seeds(folder: Path, name: str, settings: list[dict]) -> None:
+def check_seeds(folder: Path, name: str, runs: pd.DataFrame) -> None:
     """InputError unless the runs of a method differ in the seed, and in nothing else."""
-    first, *others = settings
-    differing = sorted(
-        key
-        for key in set().union(*settings) - {"seed"}
-        if any(own.get(key) != first.get(key) for own in others)
-    )
-    if differing:
+    values = pd.DataFrame([{k: json.dumps(v) for k, v in own.items()} for own in runs.settings])
+    counts = values.drop(columns="seed").nunique(dropna=False)
+    if differing := sorted(counts[counts > 1].index):
         raise InputError(
             f"{folder}: the runs of {name} differ in {', '.join(differing)}; give a folder "
             "with one setting of each method"
         )
-    if len({own["seed"] for own in settings}) < len(settings):
+    if runs.seed.duplicated().any():
         raise InputError(f"{folder}: two runs of {name} with one seed; move one of them away")
 
 
-def read_method(name: str, runs: list[tuple[Path, dict]]) -> Method:
-    labels, predicted, scores, rare = None, [], [], []
-    for path, result in runs:
-        rows = read_validation(path)
-        labels = [label for label, _ in rows]
-        predicted.append([prediction for _, prediction in rows])
-        own = result.get("best_val", result["last"])
-        classes = read_json(path / "data_report.json")["classes"]
-        tested = [label for label, row in enumerate(classes) if row["test"]]
-        rarest = rarest_third(tested, [row["train"] for row in classes])
-        scores.append(own["macro_f1"])
-        rare.append(statistics.mean(own["f1"][label] for label in rarest))
-    minutes = statistics.mean(result["seconds"] for _, result in runs) / 60
-    return Method(name, np.array(labels), np.array(predicted), scores, rare, minutes)
+def read_method(name: str, runs: pd.DataFrame) -> Method:
+    rows = [read_validation(Path(folder)) for folder in runs.folder]
+    labels = np.array([label for label, _ in rows[0]])
+    predicted = np.array([[prediction for _, prediction in own] for own in rows])
+    numbers = (runs[column].to_numpy() for column in ("macro_f1", "rarest_third"))
+    return Method(name, labels, predicted, *numbers, runs.seconds.mean() / 60)
 
 
 def read_validation(folder: Path) -> list[tuple[str, str]]:
@@ -132,24 +118,15 @@ def read_validation(folder: Path) -> list[tuple[str, str]]:
             f"{folder}: the run has no validation texts, which --choose compares by; "
             "give --val_fraction 0.2 to its command"
         )
-    return [(row["label"], row["prediction"]) for row in csv_rows(path)]
-
-
-def spread(values: list[float]) -> str:
-    """mean ± standard deviation"""
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{deviation}"
+    try:
+        return [(row["label"], row["prediction"]) for row in csv_rows(path)]
+    except (LookupError, TypeError, ValueError) as error:
+        raise damaged(folder, error) from error
 
 
 def choose(folder: Path) -> str:
     """The table, best validation macro-F1 first, and the sentence."""
-    try:
-        methods = read_methods(folder)
-    except (LookupError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{folder}: a file of a run is damaged, or of another version of main.py "
-            f"({error!r:.200}); run its command again with --overwrite, or move its folder away"
-        ) from error
+    methods = read_methods(folder)
     ones = np.ones(len(methods[0].labels), dtype=int)
     score = {
         method.name: macro_f1(method.labels, method.predicted, ones).mean() for method in methods
@@ -162,7 +139,7 @@ def choose(folder: Path) -> str:
     for method in methods:
         lines.append(
             f"{method.name:<12} {score[method.name]:>10.1f} "
-            f"{spread(method.macro_f1):>14} {spread(method.rare):>14} "
+            f"{mean_text(method.macro_f1):>14} {mean_text(method.rare):>14} "
             f"{method.minutes:>8.1f} {len(method.macro_f1):>6}"
         )
     return "\n".join([*lines, "", sentence(methods, score)])

@@ -41,7 +41,9 @@ from transformers import AutoModelForSequenceClassification
 from baselines import METHODS, make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
-from data import LEAKS, Corpus, class_counts
+from data import Corpus, class_counts
+from engine.data_report import LEAKS, leaks
+from engine.encoders import load_encoder, load_tokenizer, longest_text
 from engine.escape import markdown
 from engine.files import (
     InputError,
@@ -56,7 +58,7 @@ from engine.files import (
 )
 from engine.metrics import expected_calibration_error
 from engine.results import without_leaked_words, write_predictions
-from model import POOLINGS, Method, load_encoder, load_tokenizer, longest_text
+from model import POOLINGS, Method
 
 FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
 NOT_LISTED = ("sharprecl.json", "README.md", "for_plots")  # files of it that nothing loads
@@ -374,11 +376,10 @@ def keep_model(
                 corpus.label_names,
                 record["epoch"],
             )
-    for leak, (part, other) in LEAKS.items():
-        if corpus.leaks[leak].any():
-            facts[f"{part} texts in the {other} part too"] = (
-                f"{corpus.leaks[leak].sum():,} of {len(corpus.leaks[leak]):,}"
-            )
+    for leak, found in leaks(corpus).items():
+        part, other = LEAKS[leak]
+        if found.any():
+            facts[f"{part} texts in the {other} part too"] = f"{found.sum():,} of {len(found):,}"
     tested, test = set(corpus.test_labels.tolist()), record["test"]
     f1 = [value if label in tested else None for label, value in enumerate(test["f1"])]
     reason = write_model(folder / "model", model, tokenizer, about, facts, test | {"f1": f1})

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from sklearn.manifold import TSNE
@@ -23,8 +24,14 @@ from matplotlib import pyplot as plt  # noqa: E402  after the backend is chosen
 
 # Paul Tol's bright palette, which is safe for the colour-blind
 TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-MARKERS = "os^vPX<>p"
+MARKERS = "os^vDPX<>*"  # ten, beside seven colours: the same look comes back after 70
 GREY = "#888888"  # readable on white and on black
+
+
+def style():
+    """A context for figures of papers: letters of 8 points, and no box around a panel."""
+    spines = {f"axes.spines.{side}": False for side in ("top", "right")}
+    return plt.rc_context({"font.size": 8, "axes.titlesize": 8, **spines})
 
 
 def _image(figure, kind: str, metadata: dict | None = None, **options) -> bytes:
@@ -214,6 +221,66 @@ def curves(
     return figure
 
 
+def look(i: int) -> tuple[str, str]:
+    """The colour and the marker of the i-th of several things."""
+    return TOL[i % len(TOL)], MARKERS[i % len(MARKERS)]
+
+
+def line(x: pd.Series, y: pd.Series) -> pd.DataFrame:
+    """Mean and standard deviation of y at each x, in columns mean and std; 0 of a single number."""
+    return y.groupby(x).agg(["mean", "std"]).fillna({"std": 0.0})
+
+
+def line_grid(
+    panels: list[tuple[str, str, dict[str, pd.DataFrame]]],
+    columns: int,
+    size: tuple[float, float],
+    ylabel: str,
+    *,
+    xscale: str = "linear",
+    ticks: list[float] | None = None,
+):
+    """
+    A panel for each (title, label below, lines), where a line goes through its means in a band of ±
+    its standard deviation. The same name has the same look in all panels, and there is one legend.
+
+    size    of a panel, in inches
+    ticks   below the panels; panels with ticks share their vertical axis
+    """
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * size[0], rows * size[1]),
+        squeeze=False,
+        layout="constrained",
+        sharey=ticks is not None,
+    )
+    names = list(dict.fromkeys(name for *_, lines in panels for name in lines))
+    handles = {}
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (title, xlabel, lines) in zip(grid.flat, panels):
+        axes.set_visible(bool(lines))
+        for name, own in lines.items():
+            colour, marker = look(names.index(name))
+            options = {"markersize": 3.5, "linewidth": 1.2, "color": colour, "label": name}
+            (handles[name],) = axes.plot(own.index, own["mean"], f"{marker}-", **options)
+            low, high = own["mean"] - own["std"], own["mean"] + own["std"]
+            axes.fill_between(own.index, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.set(title=drawn_name(title), xlabel=xlabel, xscale=xscale)
+        if all(own.index.dtype.kind == "i" for own in lines.values()):  # epochs
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        if ticks is not None:
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+    for axes in grid[:, 0]:
+        axes.set_ylabel(ylabel)
+    below = {"loc": "outside lower center", "frameon": False, "ncols": columns}
+    figure.legend(handles=[handles[name] for name in names if name in handles], **below)
+    return figure
+
+
 def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: list[str], few: int):
     """
     One point for each class that has test texts: its training texts, on a logarithmic axis, against
@@ -395,6 +462,8 @@ def read_points(path: Path) -> Points:
     try:
         for row in csv_rows(path):
             points[row["label"]].append((float(row["x"]), float(row["y"])))
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged: delete it and run the command of its folder again with --plots"

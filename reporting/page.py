@@ -22,9 +22,10 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from baselines import METHODS
-from data import DATASETS, LEAKS
+from data import DATASETS
 from engine import files, results
 from engine.arguments import ENCODER, Role, names_of, typed, words
+from engine.data_report import LEAKS
 from engine.escape import shell
 from engine.files import InputError
 from engine.metrics import calibration_error, metrics, rarest_third
@@ -98,7 +99,7 @@ class Run:
 
     @property
     def leaks(self) -> list[tuple[str, str, int, int]]:
-        """Of data.LEAKS those that there are: part, other part, how many of how many texts."""
+        """Of LEAKS those that there are: part, other part, how many of how many texts."""
         return [
             (part, other, self.summary[leak], self.summary["test" if part == "test" else "val"])
             for leak, (part, other) in LEAKS.items()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import data
 from baselines import METHODS
 from engine import loader
+from engine.tokens import tokenize
 from model import Method, SharpReCL
 from reporting import export, figures
 
@@ -30,7 +31,7 @@ def draw(args: argparse.Namespace, corpus: data.Corpus, folder: Path) -> None:
     model, tokenizer, about = export.read_model(folder, args.device)
     labels, names, prototypes = corpus.test_labels, corpus.label_names, None
     if isinstance(model, Method):
-        tokens = data.tokenize(corpus.test_texts, tokenizer, about.max_length, quiet=True)
+        tokens = tokenize(corpus.test_texts, tokenizer, about.max_length, quiet=True)
         logits, feats = loader.predict(
             model,
             model.prepare(tokens),

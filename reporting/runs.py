@@ -1,108 +1,320 @@
 """
-The ledger of finished runs: one line of JSON a run, and pandas frames of them.
+Finished runs as pandas frames, the ledgers that keep them, and the statistics of all pages.
 
-    python -m reporting.runs runs/benchmark tables/benchmark.jsonl      # keeps what is finished
-    runs, epochs = frames("tables/benchmark.jsonl")     # a row a run; a row an evaluated epoch
+    python -m reporting.runs runs/benchmark tables/benchmark.jsonl.gz    # keeps what is finished
+    runs = frame(records(Path("tables/benchmark.jsonl.gz")))    # a row a run; or of a folder
 
-A line holds no text and no weights: the settings, the hash of the data, the machine, the seconds,
-and of each evaluated epoch the metrics on test and development texts.
+A ledger is JSON lines, compressed, a run a line. It holds no text and no weights: the settings, the
+hash of the data, the machine, the seconds, and of each epoch the numbers that the pages show.
 """
 
 import argparse
+import gzip
 import json
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.stats import bootstrap, rankdata, studentized_range, ttest_rel, wilcoxon
 
-from engine.files import InputError, Parser, read_json, write_text
+from baselines import titles
+from engine.files import InputError, Parser, one_line_errors, read_json, save
 from engine.metrics import rarest_third
+from engine.results import read_ledger
 
-KEPT = ("accuracy", "macro_f1", "auroc")  # of an evaluation, in percent
+NAMES = titles()
+SECOND_VIEW = "word_substitution"  # the default of --augment
+OF_EPOCH = ("epoch", "loss", "train_accuracy")
+OF_PART = ("accuracy", "macro_f1", "auroc")  # in percent
+INSIDE = (  # of engine.diagnostics
+    "gradient_share_cl",
+    "prototype_cosine",
+    "prototype_cosine_min",
+    "mixed_to_prototype_pos",
+    "mixed_to_prototype_neg",
+    "mixing_std_pos",
+    "mixing_std_neg",
+)
+
+# ---- records: what is read of a folder, and kept in a ledger ----
+
+
+def records(source: Path) -> list[dict]:
+    """
+    Of a ledger its lines, of a folder its finished runs in the order of their names. Each has its
+    place under "folder": the run's folder, or the ledger's name and the number of the line.
+    """
+    if source.is_file():
+        return [
+            {"folder": f"{source.name}, line {number}", **record}
+            for number, record in enumerate(read_ledger(source), 1)
+        ]
+    return [record_of(path.parent) for path in sorted(source.glob("*/result.json"))]
 
 
 def record_of(folder: Path) -> dict:
-    """What is kept of a finished run; InputError where its files are damaged."""
-    result, about = read_json(folder / "result.json"), read_json(folder / "args.json")
-    classes = read_json(folder / "data_report.json")["classes"]
-    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "settings": result["settings"],
-        "changed": result["changed"],
-        "data_hash": result["data_hash"],
-        "machine": machine(),
-        "versions": about["versions"],
-        "seconds": result["seconds"],
-        "epochs": [epoch_of(record, classes) for record in history if "test" in record],
-    }
+    """A finished run. InputError where its files are damaged, or another version wrote them."""
+    result = read_json(folder / "result.json")
+    try:
+        record = {"folder": str(folder)}
+        record |= {name: result[name] for name in ("settings", "changed", "data_hash", "seconds")}
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        about = folder / "data_report.json"
+        classes = read_json(about)["classes"] if about.exists() else []
+        record["epochs"] = [epoch_of(json.loads(line), classes) for line in lines]
+        for name in ("dataset", "ir", "seed", "method", "augment", "data_seed", "label_noise"):
+            record["settings"][name]
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise damaged(folder, error) from error
+    return record
 
 
-def epoch_of(record: dict, classes: list[dict]) -> dict:
-    """An evaluated epoch; rarest_third is the mean F1 of the third with the fewest texts."""
+def damaged(folder: Path, error: Exception) -> InputError:
+    """What to say of an unreadable run; an error that says it already stays as it is."""
+    if isinstance(error, InputError):
+        return error
+    return InputError(
+        f"{folder}: a file of this run is damaged, or of another version of main.py "
+        f"({error!r:.200}); run its command again with --overwrite, or move its folder away"
+    )
+
+
+def epoch_of(line: dict, classes: list[dict]) -> dict:
+    """The numbers of a line of metrics.jsonl that are kept, with six decimals."""
+    kept = {name: rounded(line[name]) for name in OF_EPOCH if line.get(name) is not None}
+    inside = line.get("diagnostics") or {}
+    if found := {name: rounded(inside[name]) for name in INSIDE if name in inside}:
+        kept["diagnostics"] = found
+    for part in ("test", "val"):
+        if part in line:
+            own = line[part]
+            kept[part] = {name: rounded(own[name]) for name in OF_PART if own.get(name) is not None}
+            if classes and "f1" in own:
+                kept[part]["rarest_third"] = rounded(rare_f1(own["f1"], classes))
+    return kept
+
+
+def rounded(value: float) -> float:
+    return round(value, 6)
+
+
+def rare_f1(f1: list[float], classes: list[dict]) -> float:
+    """
+    The mean F1 of the third of the classes that has the fewest training texts, among those that
+    have a test text.
+
+    f1, classes   (C,): the F1 of each class, and its row of data_report.json
+    """
     tested = [label for label, row in enumerate(classes) if row["test"]]
     rare = rarest_third(tested, [row["train"] for row in classes])
-    parts = {
-        part: {name: round(record[part][name], 4) for name in KEPT if record[part].get(name)}
-        for part in ("test", "val")
-        if part in record
-    }
-    f1 = record["test"]["f1"]
-    parts["test"]["rarest_third"] = round(sum(f1[label] for label in rare) / len(rare), 4)
-    return {"epoch": record["epoch"], "train_accuracy": record.get("train_accuracy"), **parts}
+    return float(np.mean([f1[label] for label in rare]))
 
 
-def machine() -> str:
-    """The processor that this process runs on, and whether it computes in bfloat16."""
+def keep(folder: Path, ledger: Path) -> int:
+    """Adds the finished runs of a folder that the ledger does not have; returns their number."""
+    known = records(ledger) if ledger.exists() else []
+    have = {json.dumps(record["settings"], sort_keys=True) for record in known}
+    added = [
+        record | about_machine(Path(record["folder"]))
+        for record in records(folder)
+        if json.dumps(record["settings"], sort_keys=True) not in have
+    ]
+    if added:
+        write(ledger, known + added)
+    return len(added)
+
+
+def write(ledger: Path, kept: list[dict]) -> None:
+    """Equal runs are equal bytes: the file has no time in it, and no path."""
+    lines = [{name: record[name] for name in record if name != "folder"} for record in kept]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    save(ledger, gzip.compress(text.encode(), mtime=0))
+
+
+def about_machine(folder: Path) -> dict:
+    """The versions that a run was made with, and the processor of this machine."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {'with' if 'avx512_bf16' in text else 'without'} AVX512-BF16"
+    has = "with" if "avx512_bf16" in text else "without"
+    versions = read_json(folder / "args.json").get("versions")
+    return {"machine": f"{name}, {has} AVX512-BF16", "versions": versions}
 
 
-def keep(folder: Path, path: Path) -> int:
-    """Adds the finished runs of a folder that the file does not have yet; returns their number."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    known = {json.dumps(json.loads(line)["settings"], sort_keys=True) for line in lines}
-    added = [
-        json.dumps(record)
-        for result in sorted(folder.glob("*/result.json"))
-        if json.dumps((record := record_of(result.parent))["settings"], sort_keys=True) not in known
-    ]
-    if added:
-        write_text(path, "".join(f"{line}\n" for line in [*lines, *added]))
-    return len(added)
+# ---- frames ----
 
 
-def frames(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def epoch_under(record: dict, protocol: str) -> dict | None:
     """
-    The kept runs as two frames: a row a run (its settings, the machine, the seconds), and a row an
-    evaluated epoch with the number of its run and columns such as test_macro_f1.
+    The evaluated epoch that counts: the last one, the best on test accuracy (of equals the first),
+    or the best on validation macro-F1 (of equals the later); None where there is none.
     """
-    kept = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    runs = pd.json_normalize(kept, max_level=0).drop(columns="epochs")
-    runs = runs.join(pd.json_normalize([run["settings"] for run in kept], max_level=0))
-    epochs = pd.json_normalize(
-        [{"run": number, **epoch} for number, run in enumerate(kept) for epoch in run["epochs"]],
-        sep="_",
-    )
-    return runs, epochs
+    seen = [epoch for epoch in record["epochs"] if "test" in epoch or "val" in epoch]
+    if not seen or protocol == "last":
+        return seen[-1] if seen else None
+    part = protocol.removeprefix("best_")
+    if part not in seen[-1]:
+        return None
+    if part == "test":
+        return max(seen, key=lambda epoch: epoch["test"]["accuracy"])
+    return max(seen, key=lambda epoch: (epoch["val"]["macro_f1"], epoch["epoch"]))
 
 
-def main(argv: list[str] | None = None) -> int:
+def frame(found: list[dict], protocol: str = "last") -> pd.DataFrame:
+    """
+    A row a run, under a protocol: last, best_test or best_val.
+
+    label, dataset, ir, place       the method in words; ir is NaN and place "original" as data are
+    seed, data_seed, method, augment, noise (share of the labels flipped), seconds
+    settings, changed, data_hash, folder, record    as in the record
+    accuracy, macro_f1, auroc, rarest_third         of test texts at the epoch that counts, percent
+    val_accuracy ...                                of development texts there; NaN where missing
+    """
+    rows = []
+    for record in found:
+        own, epoch = record["settings"], epoch_under(record, protocol) or {}
+        rows.append(
+            {
+                name: own[name]
+                for name in ("dataset", "ir", "seed", "data_seed", "method", "augment")
+            }
+            | {"noise": own["label_noise"], "place": ir_name(own["ir"]), "label": run_name(record)}
+            | {name: record[name] for name in ("folder", "changed", "settings", "data_hash")}
+            | {"seconds": record["seconds"], "record": record}
+            | {
+                prefix + name: epoch.get(part, {}).get(name, np.nan)
+                for part, prefix in (("test", ""), ("val", "val_"))
+                for name in (*OF_PART, "rarest_third")
+            }
+        )
+    return pd.DataFrame(rows).astype({"ir": float}) if rows else pd.DataFrame(columns=["folder"])
+
+
+def epoch_frame(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row an epoch of these runs: run (the index of its row), epoch, test_macro_f1 and so on."""
+    epochs = [{"run": i, **epoch} for i, run in runs.iterrows() for epoch in run.record["epochs"]]
+    return pd.json_normalize(epochs, sep="_")
+
+
+# ---- names ----
+
+
+def ir_name(ir: float | None) -> str:
+    return "original" if ir is None or pd.isna(ir) else f"ir {ir:g}"
+
+
+def in_words(name: str, value) -> str:
+    """A setting for people; of a folder only its name."""
+    if value is None:
+        return f"no {name.replace('_', ' ')}"
+    if isinstance(value, float):
+        value = f"{value:g}"
+    return f"{name.replace('_', ' ')} {Path(str(value)).name}"
+
+
+def run_name(record: dict) -> str:
+    """The method with what is not its default: "SharpReCL, mu 0.3, augment none"."""
+    own = record["settings"]
+    changed = [in_words(name, value) for name, value in sorted(record["changed"].items())]
+    if own["augment"] != SECOND_VIEW:
+        changed.append(in_words("augment", own["augment"]))
+    return ", ".join([NAMES.get(own["method"], own["method"]), *changed])
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table; all but the first column are numbers."""
+    aligned = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, aligned, *lines])
+
+
+# ---- statistics ----
+
+
+def mean_text(values: Iterable[float], digits: int = 1) -> str:
+    """mean ± standard deviation, the latter of two or more values"""
+    own = np.asarray(list(values), dtype=float)
+    spread = f" ± {own.std(ddof=1):.{digits}f}" if len(own) > 1 else ""
+    return f"{own.mean():.{digits}f}{spread}"
+
+
+def interval(samples: list[np.ndarray]) -> tuple[float, float] | None:
+    """
+    Of the mean over datasets, 95 %: the seeds of each dataset are resampled (Efron 1979). None
+    where a dataset has one seed, for that tells nothing of another.
+
+    samples   a dataset each: its numbers, one for each seed
+    """
+    if min(map(len, samples)) == 1:
+        return None
+    bounds = bootstrap(
+        [np.sort(own) for own in samples],  # whatever the runs are called
+        lambda *own, axis: np.mean([values.mean(axis=axis) for values in own], axis=0),
+        n_resamples=2000,
+        method="percentile",
+        rng=0,
+    ).confidence_interval
+    return float(bounds.low), float(bounds.high)
+
+
+def paired_p(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """
+    Two-sided paired t-test. Differences that are all the same have no spread to test against:
+    p = 1, never significant.
+    """
+    return 1.0 if np.ptp(ours - theirs) < 1e-9 else float(ttest_rel(ours, theirs).pvalue)
+
+
+def holm(p_values: Iterable[float]) -> np.ndarray:
+    """Holm 1979: adjusted p, in the order given; the j-th smallest of m counts m + 1 - j times."""
+    p = np.asarray(list(p_values), dtype=float)
+    order = np.argsort(p, kind="stable")
+    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1, raised)
+    return adjusted
+
+
+def compared(table: pd.DataFrame, ours: str) -> pd.DataFrame:
+    """
+    Our row of a table (rows by datasets) against each other one that has all datasets: wins,
+    losses, and p of Wilcoxon's signed-rank test with Holm's correction. Empty without our row.
+    """
+    whole = table.dropna()
+    if ours not in whole.index or len(whole) < 2:
+        return pd.DataFrame(columns=["wins", "losses", "p"])
+    ahead = (whole.loc[ours] - whole.drop(index=ours)).T  # datasets by rows
+    p = holm(wilcoxon(ahead, axis=0).pvalue)
+    return pd.DataFrame({"wins": (ahead > 0).sum(), "losses": (ahead < 0).sum(), "p": p})
+
+
+def mean_ranks(table: pd.DataFrame) -> tuple[pd.Series, float]:
+    """
+    Of a table (rows by datasets): the mean rank of each row that has all datasets, 1 is best, and
+    the critical difference of Nemenyi's test at 5 % (Demšar 2006).
+    """
+    whole = table.dropna()
+    k, n = whole.shape
+    order = pd.Series(rankdata(-whole, axis=0).mean(axis=1), index=whole.index).sort_values()
+    q = studentized_range.ppf(0.95, k, np.inf) / np.sqrt(2)
+    return order, float(q * np.sqrt(k * (k + 1) / (6 * n)))
+
+
+# ---- the command line ----
+
+
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of runs")
-    parser.add_argument("ledger", type=Path, help="the .jsonl file that keeps them")
+    parser.add_argument("ledger", type=Path, help="the .jsonl.gz file that keeps them")
     args = parser.parse_args(argv)
-    try:
-        if not args.folder.is_dir():
-            raise InputError(f"{args.folder}: no such folder; name one of finished runs")
-        print(f"{keep(args.folder, args.ledger)} runs were added to {args.ledger}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if not args.folder.is_dir():
+        raise InputError(f"{args.folder}: no such folder; name one of finished runs")
+    print(f"{keep(args.folder, args.ledger)} runs were added to {args.ledger}")
 
 
 if __name__ == "__main__":

@@ -2,21 +2,22 @@
 What can go wrong in training: each failure with the number that shows it, its limit, the reason for
 that limit, what to try, and the flags that try it.
 
-    python -m reporting.signs tables/imbalance/runs     # these numbers, of each setting of the runs
+    python -m reporting.signs tables/imbalance.jsonl.gz    # these numbers, of each setting
 """
 
 import argparse
 import re
 import statistics
 import sys
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.files import InputError, Parser
+import pandas as pd
+
+from engine.files import Parser, one_line_errors
 from engine.results import look_up
-from reporting.study import Run, load
+from reporting import tables
 
 History = list[dict]  # the lines of metrics.jsonl, one for each epoch
 Remedy = Callable[[dict], dict[str, object]]  # from a run's settings to other values of its flags
@@ -47,6 +48,17 @@ class Sign(NamedTuple):
 
     def is_seen(self, value: float) -> bool:
         return value < self.limit if self.is_least else value > self.limit
+
+    def shown(self, value: float) -> str:
+        """The value with the decimals of the sentence, bold where the failure is seen."""
+        text = re.search("{.*?}", self.sentence)[0].format(value)
+        return f"**{text}**" if self.is_seen(value) else text
+
+
+def gap(history: History) -> float | None:
+    """Accuracy minus macro-F1 on the test texts, at the last epoch."""
+    tests = [record["test"] for record in evaluated(history)]
+    return tests[-1]["accuracy"] - tests[-1]["macro_f1"] if tests else None
 
 
 def evaluated(history: History, part: str = "test") -> History:
@@ -186,7 +198,7 @@ SIGNS = (
     Sign(
         "Minority overfitting",
         "Accuracy lies {:.1f} points above macro-F1.",
-        lambda history: evaluated(history)[-1]["test"]["gap"],
+        gap,
         10.0,
         False,
         "the paper's own gap is below 8 on all its datasets but R52, where it is 11 and some "
@@ -199,43 +211,30 @@ SIGNS = (
 )
 
 
-def overview(runs: list[Run]) -> str:
+def overview(runs: pd.DataFrame) -> str:
     """
-    A Markdown table: of each data set, imbalance ratio, share of wrong labels and setting, the mean
+    A Markdown table: of each setting, dataset, imbalance ratio and share of wrong labels the mean
     over its runs of what each sign measures, bold beyond its limit.
     """
-    found = defaultdict(list)
-    for run in runs:
-        drawn = [run.result["settings"][name] for name in ("dataset", "ir", "label_noise")]
-        found[run.row, *drawn].append([sign.measure(run.history) for sign in SIGNS])
-    heads = ["", "data set", "ir", "wrong labels", "runs", *(sign.failure for sign in SIGNS)]
-    lines = [heads, ["---"] * len(heads)]
-    for key in sorted(found, key=lambda key: (*key[:2], key[2] or 0, key[3])):
-        cells = [*map(str, key), str(len(found[key]))]
-        for sign, measured in zip(SIGNS, zip(*found[key])):
-            if None in measured:
-                cells.append("")
-                continue
-            value = statistics.mean(measured)
-            shown = re.search("{.*?}", sign.sentence)[0].format(value)
-            cells.append(f"**{shown}**" if sign.is_seen(value) else shown)
+    own = ["label", "rate of the heads", "dataset", "place", "noise"]
+    rates = [settings.get("head_lr", settings["lr"]) for settings in runs.settings]
+    lines = [[*own, "runs", *(sign.failure for sign in SIGNS)]]
+    lines.append(["---"] * len(lines[0]))
+    keys = ["label", "rate of the heads", "dataset", "ir", "place", "noise"]
+    for key, members in runs.assign(**{own[1]: rates}).groupby(keys, dropna=False):
+        cells = [str(part) for name, part in zip(keys, key) if name != "ir"] + [str(len(members))]
+        for sign in SIGNS:
+            measured = [sign.measure(record["epochs"]) for record in members.record]
+            cells.append("" if None in measured else sign.shown(statistics.mean(measured)))
         lines.append(cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=Path, help="of runs, or of what was kept of them")
-    try:
-        print(overview(load(parser.parse_args(argv).folder)))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="a folder of runs, or a ledger")
+    print(overview(tables.load(parser.parse_args(argv).source, "last")))
 
 
 if __name__ == "__main__":

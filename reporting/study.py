@@ -1,371 +1,383 @@
 """
-The study of docs/study.md: which reading and which setting leads, and on which data sets.
+The tables and figures of docs/results.md and docs/log.md, from the ledgers in tables/.
 
-    python -m reporting.study runs/study tables/runs    # keeps the numbers of finished runs
-    python -m reporting.study tables/runs tables        # from them, study.md and fade.png
+    python -m reporting.study                # writes all of them anew
+    python -m reporting.study runs/study     # prints the first one of any runs on these datasets
 
-Of a run are kept result.json and metrics.jsonl, which hold no text and no weights.
+In a page a table stands between <!-- table: NAME --> and <!-- end -->.
 """
 
 import argparse
-import itertools
-import json
-import math
-import shutil
+import re
 import sys
-from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from matplotlib import pyplot as plt
-from scipy.stats import rankdata
+import pandas as pd
 
-from baselines import METHODS
 from data import DATASETS
-from engine.arguments import make_parser
-from engine.files import InputError, Parser, read_json, write_text
-from engine.results import look_up
-from reporting.figures import TOL, save_figure
+from engine.benchmark import KEPT, kept
+from engine.files import InputError, Parser, one_line_errors, write_text
+from reporting import benchmark, figures, tables
+from reporting.runs import SECOND_VIEW, epoch_frame, frame, interval, markdown, records
 
-SECOND_VIEW = make_parser().get_default("augment")
+ROOT = Path(__file__).resolve().parent.parent
+FIVE = ("cr", "biomedical", "trec", "ohsumed", "dblp")
 FITTED = 99.5  # percent of the training texts that are right: from there on all are fitted
-RESAMPLES = 2000
-
-
-class Run(NamedTuple):
-    """A finished run: its row, its data set and seed, its result, and a record of each epoch."""
-
-    row: str
-    dataset: str
-    seed: int
-    result: dict
-    history: list[dict]
-
-
-def row_of(settings: dict, changed: dict) -> str:
-    """The method with what is not its default: "SharpReCL, mu 0.3, augment none"."""
-    if settings["augment"] != SECOND_VIEW:
-        changed = changed | {"augment": settings["augment"]}
-    if "head_lr" in settings:
-        changed = changed | {"head_lr": settings["head_lr"]}
-    own = [
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in changed.items()
-    ]
-    return ", ".join([METHODS[settings["method"]].title, *own])
-
-
-def load(folder: Path) -> list[Run]:
-    runs = []
-    for path in sorted(folder.glob("*/result.json")):
-        result = read_json(path)
-        dataset = result["settings"]["dataset"]
-        if dataset not in DATASETS:
-            raise InputError(
-                f"{path.parent}: the study is of {', '.join(DATASETS)}, and not of {dataset}; "
-                "report.py has tables of any runs"
-            )
-        lines = (path.parent / "metrics.jsonl").read_text().splitlines()
-        runs.append(
-            Run(
-                row_of(result["settings"], result["changed"]),
-                dataset,
-                result["settings"]["seed"],
-                result,
-                [json.loads(line) for line in lines],
-            )
-        )
-    if not runs:
-        raise InputError(f"{folder}: no finished runs; bash run_all.sh study_a makes them")
-    return runs
-
-
-def keep(runs: Path, kept: Path) -> None:
-    """Copies the numbers of every finished run, over what was kept of it."""
-    for path in sorted(runs.glob("*/result.json")):
-        target = kept / path.parent.name
-        target.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "result.json"):  # the mark of a finished run comes last
-            shutil.copyfile(path.parent / name, target / name)
-
-
-# ---- the ranking ----
-
-PROTOCOLS = {  # name -> macro-F1 of a run; None where the run has none
-    "Development texts, the last epoch": lambda run: macro_f1(run.history[-1].get("val")),
-    "Test texts, the last epoch": lambda run: macro_f1(run.result.get("last")),
-    "Test texts, the best epoch on development texts": (
-        lambda run: macro_f1(run.result.get("best_val"))
-    ),
+SETTINGS = {  # a ledger in tables/: what is trained in it
+    "two_layers": "two layers, one rate",
+    "head_lr": "two layers, heads × 10",
+    "all_layers": "all layers, one rate",
+    "all_head_lr": "all layers, heads × 10",
+    "paper_rate": "30 epochs, one rate",
+    "thirty_epochs": "30 epochs, heads × 10",
 }
-Scores = dict[tuple[str, int], float]  # (dataset, seed) -> macro-F1
+
+Rows = dict[str, dict]  # a row's name: the settings that its runs have
 
 
-def macro_f1(metrics: dict | None) -> float | None:
-    return metrics and metrics["macro_f1"]
+def plain(method: str, augment: str = SECOND_VIEW) -> dict:
+    return {"method": method, "augment": augment}
 
 
-def scores(runs: list[Run], protocol: str) -> dict[str, Scores]:
-    """Of each row, the macro-F1 of the runs that have this protocol, each once, or InputError."""
-    found = defaultdict(dict)
-    for run in runs:
-        if (value := PROTOCOLS[protocol](run)) is not None:
-            if (run.dataset, run.seed) in found[run.row]:
-                raise InputError(
-                    f"two runs of {run.row} on {run.dataset} with seed {run.seed}: they differ in "
-                    "what the study keeps fixed, such as --ir; report.py has tables of such runs"
-                )
-            found[run.row][run.dataset, run.seed] = value
-    return found
+def ours(mu: float, tau: float, augment: str = "none") -> dict:
+    return plain("sharprecl", augment) | {"mu": mu, "tau": tau}
 
 
-def by_dataset(values: Scores) -> dict[str, list[float]]:
-    found = defaultdict(list)
-    for (dataset, _), value in values.items():
-        found[dataset].append(value)
-    return found
+TUNED = "SharpReCL, τ = 0.1, dropout views"
+MAIN: Rows = {
+    TUNED: ours(1.0, 0.1),
+    "BCL": plain("bcl"),
+    "SPCL": plain("spcl"),
+    "logit adjustment": plain("la"),
+    "w/o CL, dropout views": ours(0.0, 0.5),
+    "weighted cross-entropy": plain("wce"),
+}
+LOW_MU: Rows = {"SharpReCL, µ = 0.3, τ = 0.1, dropout views": ours(0.3, 0.1)}
+AS_IN_PAPER: Rows = {"SharpReCL, word substitution": ours(1.0, 0.5, SECOND_VIEW)}
+CROSS_ENTROPY: Rows = {"cross-entropy": plain("bert")}
+OTHERS: Rows = {
+    "TSC": plain("tsc"),
+    "focal loss": plain("focal"),
+    **CROSS_ENTROPY,
+    "SimCSE": plain("simcse"),
+    "vector scaling": plain("vs"),
+    "Dice loss": plain("dice"),
+    "Hybrid-SC": plain("hybrid_sc"),
+    "SCLCE": plain("sclce"),
+}
+
+# ---- reading ----
 
 
-def mean_over_datasets(values: Scores) -> float:
-    """Each data set counts once, however many seeds it has."""
-    return float(np.mean([np.mean(own) for own in by_dataset(values).values()]))
-
-
-def interval(values: Scores) -> tuple[float, float] | None:
+def load(*sources: Path | str) -> pd.DataFrame:
     """
-    Of that mean, 95 %: the seeds of each data set are resampled (Efron 1979). None where a data
-    set has one seed, for that tells nothing of another.
+    A row a run, as runs.frame() has it, and: study (its source), best (macro-F1 on test texts at
+    the best epoch on development texts), rate (of the heads, times that of the encoder), gap
+    (accuracy minus macro-F1) and cosine (of prototypes and class means).
+
+    sources   folders of runs, or names of ledgers in tables/
     """
-    by_seed = by_dataset(dict(sorted(values.items()))).values()  # whatever the folders are called
-    if min(map(len, by_seed)) == 1:
-        return None
-    rng = np.random.default_rng(0)
-    means = [
-        np.mean([np.mean(rng.choice(own, len(own))) for own in by_seed]) for _ in range(RESAMPLES)
-    ]
-    return tuple(np.percentile(means, [2.5, 97.5]).tolist())
-
-
-def ranks(found: dict[str, Scores]) -> dict[str, np.ndarray]:
-    """The rank of each row in each pair (data set, seed) that all rows have; 1 is best."""
-    shared = sorted(set.intersection(*(set(values) for values in found.values())))
-    table = np.array([[values[pair] for pair in shared] for values in found.values()])
-    return dict(zip(found, rankdata(-table, axis=0))) if shared else {}
-
-
-def ranking(runs: list[Run], protocol: str) -> str:
-    """
-    A Markdown table. First come the rows that have all data sets, the best mean on top: their rank
-    is over the pairs that all of them have. There is no test: the pairs of one data set are not
-    independent, and a rank test over five data sets has a p of 0.0625 at the least. The other rows
-    have no mean, for it would be of other data sets.
-    """
-    found = scores(runs, protocol)
-    datasets = [name for name in DATASETS if any(run.dataset == name for run in runs)]
-    complete = {row: own for row, own in found.items() if len(by_dataset(own)) == len(datasets)}
-    order = sorted(complete, key=lambda row: -mean_over_datasets(complete[row]))
-    rank = ranks(complete) if complete else {}
-
-    lines = [
-        ["", *(DATASETS[name].title for name in datasets), "mean (95 %)", "rank"],
-        ["---", *["---:"] * (len(datasets) + 2)],
-    ]
-    for row in [*order, *(row for row in found if row not in complete)]:
-        cells = [cell(by_dataset(found[row]).get(name, [])) for name in datasets]
-        mean = place = ""
-        if row in complete:
-            mean = with_interval(mean_over_datasets(found[row]), interval(found[row]))
-        if row in rank:
-            place = f"{rank[row].mean():.1f}"
-        lines.append([row, *cells, mean, place])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def with_interval(value: float, bounds: tuple[float, float] | None) -> str:
-    return f"{value:.1f} ({bounds[0]:.1f}–{bounds[1]:.1f})" if bounds else f"{value:.1f}"
-
-
-def cell(values: list[float]) -> str:
-    """mean ± standard deviation [number of seeds]"""
-    if not values:
-        return ""
-    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{spread} [{len(values)}]"
-
-
-# ---- how strong the contrastive branch is ----
-
-
-def strengths(runs: list[Run]) -> str:
-    """
-    Of the runs of SharpReCL, the length of the contrastive branch's gradient at feat over that of
-    the classification branch: at the end of the first epoch, and the median of the second half of
-    the epochs, when the texts are fitted.
-    """
-    found = defaultdict(list)
-    for run in runs:
-        shares = [look_up(record, ("diagnostics", "gradient_share_cl")) for record in run.history]
-        if shares[0]:
-            found[run.row, run.dataset].append(
-                [share / (1 - share) if share < 1 else math.inf for share in shares]  # w/o CLS
-            )
-    lines = ["| | data set | first epoch | second half |", "|---|---|---:|---:|"]
-    for (row, dataset), times in found.items():
-        late = [value for own in times for value in own[len(own) // 2 :]]
-        lines.append(
-            f"| {row} | {DATASETS[dataset].title} | "
-            f"{np.median([own[0] for own in times]):.2g} | {np.median(late):.2g} |"
+    found = []
+    for source in sources:
+        path = source if isinstance(source, Path) else ROOT / "tables" / f"{source}.jsonl.gz"
+        own = records(path)
+        if not own:
+            raise InputError(f"{path}: no finished runs; bash run_all.sh study_a makes them")
+        found += [record | {"study": str(source)} for record in own]
+    runs = frame(found)
+    unknown = sorted(set(runs.dataset) - set(DATASETS))
+    if unknown:
+        raise InputError(
+            f"the study is of {', '.join(DATASETS)}, and not of {unknown[0]}; report.py has tables "
+            "of any runs"
         )
-    return "\n".join(lines)
+    inside = [record["epochs"][-1].get("diagnostics", {}) for record in found]
+    return runs.assign(
+        study=[record["study"] for record in found],
+        best=frame(found, "best_val").macro_f1,
+        rate=[own.get("head_lr", own["lr"]) / own["lr"] for own in runs.settings],
+        gap=runs.accuracy - runs.macro_f1,
+        cosine=[own.get("prototype_cosine", np.nan) for own in inside],
+    )
 
 
-# ---- the fade ----
+def select(runs: pd.DataFrame, wanted: dict) -> pd.DataFrame:
+    """The runs with these settings."""
+    return runs[[wanted.items() <= settings.items() for settings in runs.settings]]
 
 
-def borders(runs: list[Run]) -> str:
+def chosen(runs: pd.DataFrame, rows: Rows) -> dict[str, pd.DataFrame]:
+    """Of each row its runs; rows without a run are left out."""
+    found = {name: select(runs, wanted) for name, wanted in rows.items()}
+    return {name: own for name, own in found.items() if len(own)}
+
+
+# ---- cells ----
+
+Cell = Callable[[pd.DataFrame], str]  # of a row's runs
+
+
+def average(runs: pd.DataFrame, value: str = "macro_f1") -> float:
+    """Each dataset counts once, however many seeds it has; NaN where none has the value."""
+    return runs.groupby("dataset")[value].mean().mean()
+
+
+def mean(value: str = "macro_f1", digits: int = 1, datasets: int = 1, **wanted) -> Cell:
+    """A cell: the average of the runs whose columns have these values, of so many datasets."""
+
+    def cell(runs: pd.DataFrame) -> str:
+        own = runs[
+            [all(run[name] == x for name, x in wanted.items()) for _, run in runs.iterrows()]
+        ]
+        own = own.dropna(subset=value)
+        is_whole = own.dataset.nunique() >= datasets
+        return f"{average(own, value):.{digits}f}" if is_whole else ""
+
+    return cell
+
+
+def whole(value: str, datasets: int) -> Cell:
+    """A cell: the average with its interval at 95 %; empty unless there are so many datasets."""
+
+    def cell(runs: pd.DataFrame) -> str:
+        samples = [own[value].to_numpy() for _, own in runs.dropna(subset=value).groupby("dataset")]
+        if len(samples) < datasets:
+            return ""
+        bounds = interval(samples)
+        text = f" ({bounds[0]:.1f}–{bounds[1]:.1f})" if bounds else ""
+        return f"{average(runs, value):.1f}{text}"
+
+    return cell
+
+
+def grid(groups: dict[str, pd.DataFrame], cells: dict[str, Cell]) -> str:
+    lines = [[name, *(cell(own) for cell in cells.values())] for name, own in groups.items()]
+    return markdown(["", *cells], lines)
+
+
+# ---- tables ----
+
+
+def ranking(groups: dict[str, pd.DataFrame], datasets: Iterable[str] = FIVE) -> str:
     """
-    What fades, the border of the classes or the ranking of the texts: macro-F1 and AUROC on
-    development texts, at the epoch with the best macro-F1 and at the last; of the runs that have
-    both, the means over the seeds.
+    Macro-F1 on test texts at the last epoch, the best mean first; its mean at the best epoch on
+    development texts, that of the rarest third of the classes, and that on development texts. A row
+    without all datasets has no means.
     """
-    found = defaultdict(list)
-    for run in runs:
-        seen = [record["val"] for record in run.history if "auroc" in record.get("val", {})]
-        if seen:
-            best = max(seen, key=lambda val: val["macro_f1"])
-            found[run.row, run.dataset].append(
-                [val[name] for name in ("macro_f1", "auroc") for val in (best, seen[-1])]
+    datasets = list(datasets)
+    for name, own in groups.items():
+        if own.duplicated(["dataset", "seed"]).any():
+            raise InputError(
+                f"two runs of {name} on one dataset with one seed: they differ in what the study "
+                "keeps fixed, such as --ir; report.py has tables of such runs"
             )
-    lines = [
-        "| | data set | macro-F1, best epoch | macro-F1, last | AUROC, best epoch | AUROC, last |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    for (row, dataset), values in found.items():
-        means = " | ".join(f"{value:.1f}" for value in np.mean(values, axis=0))
-        lines.append(f"| {row} | {DATASETS[dataset].title} [{len(values)}] | {means} |")
-    return "\n".join(lines)
-
-
-def development_curve(runs: list[Run]) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs, and the mean over the runs of macro-F1 on development texts."""
-    points = defaultdict(list)
-    for record in itertools.chain.from_iterable(run.history for run in runs):
-        if "val" in record:
-            points[record["epoch"]].append(record["val"]["macro_f1"])
-    epochs = sorted(epoch for epoch, values in points.items() if len(values) == len(runs))
-    return np.array(epochs), np.array([np.mean(points[epoch]) for epoch in epochs])
-
-
-def fitted_at(runs: list[Run]) -> float | None:
-    """The mean epoch after which FITTED percent of the training texts are right; None if never."""
-    epochs = [
-        next((r["epoch"] for r in run.history if r.get("train_accuracy", 0) >= FITTED), None)
-        for run in runs
-    ]
-    return None if None in epochs else float(np.mean(epochs))
-
-
-def leaders(runs: list[Run]) -> list[Run]:
-    """Of each method with all data sets, the row that is best on development texts at the end."""
-    found = scores(runs, "Development texts, the last epoch")
-    of_method = {}
-    for run in runs:
-        if run.row in found:
-            values = found[run.row]
-            place = len(by_dataset(values)), mean_over_datasets(values), run.row
-            method = run.result["settings"]["method"]
-            of_method[method] = max(place, of_method.get(method, place))
-    most = max((place[0] for place in of_method.values()), default=0)
-    rows = {row for datasets, _, row in of_method.values() if datasets == most}
-    return [run for run in runs if run.row in rows]
-
-
-def draw_fade(runs: list[Run]):
-    """
-    A panel for each data set: macro-F1 epoch by epoch, a ring where all texts are fitted; a curve
-    for each method, for the setting that leads.
-    """
-    curves = defaultdict(lambda: defaultdict(list))
-    for run in leaders(runs):
-        curves[run.dataset][run.row].append(run)
-    names = sorted(curves, key=list(DATASETS).index)
-    columns = min(3, len(names))
-    figure, panels = plt.subplots(
-        math.ceil(len(names) / columns),
-        columns,
-        figsize=(4.4 * columns, 3.4 * math.ceil(len(names) / columns)),
-        squeeze=False,
-        layout="constrained",
+    n = len(datasets)
+    cells: dict[str, Cell] = {"seeds": lambda own: str(own.groupby("dataset").seed.size().min())}
+    cells |= {DATASETS[name].title: mean(dataset=name) for name in datasets}
+    cells |= {"mean (95 %)": whole("macro_f1", n), "best epoch (95 %)": whole("best", n)}
+    cells |= {"rarest third": mean("rarest_third", datasets=n)}
+    cells |= {"development": mean("val_macro_f1", datasets=n)}
+    order = sorted(
+        groups, key=lambda name: (-groups[name].dataset.nunique(), -average(groups[name]))
     )
-    for axes in panels.flat[len(names) :]:
-        axes.set_axis_off()
-    ours = METHODS["sharprecl"].title  # the first colour is its own
-    rows = sorted(
-        set(itertools.chain.from_iterable(curves.values())),
-        key=lambda row: (not row.startswith(ours), row),
+    return grid({name: groups[name] for name in order}, cells)
+
+
+def settings_table() -> str:
+    runs = load(*SETTINGS)
+    last, best = (
+        {study: mean(value, datasets=5, study=study) for study in SETTINGS}
+        for value in ("macro_f1", "best")
     )
-    style = dict(zip(rows, itertools.cycle(itertools.product(["-", "--"], TOL))))
-    drawn = {}
-    for name, axes in zip(names, panels.flat):
-        for row, own in curves[name].items():
-            dashes, colour = style[row]
-            drawn[row] = draw_curve(axes, own, color=colour, linestyle=dashes)
-        axes.set_title(DATASETS[name].title, fontsize=10)
-        axes.set_xlabel("epoch")
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("macro-F1, development texts")
-    below = {"loc": "outside lower center", "ncols": columns, "frameon": False}
-    figure.legend([drawn[row] for row in rows], rows, **below)
+    cells = {
+        title: lambda own, study=study: f"{last[study](own)}/{best[study](own)}".strip("/")
+        for study, title in SETTINGS.items()
+    }
+    return grid(chosen(runs, MAIN | LOW_MU | AS_IN_PAPER), cells)
+
+
+def others_table() -> str:
+    runs = load("head_lr", "others")
+    groups = chosen(runs[runs.seed == 0], MAIN | OTHERS)
+    order = sorted(groups, key=lambda name: -average(groups[name]))
+    cells = {"last epoch": mean(), "best epoch": mean("best")}
+    return grid({name: groups[name] for name in order}, cells)
+
+
+def unseen_table() -> str:
+    cells = {
+        f"{DATASETS[name].title}, {at}": mean(value, dataset=name)
+        for name in ("wordnet", "r52")
+        for at, value in (("last", "macro_f1"), ("best epoch", "best"))
+    }
+    return grid(chosen(load("unseen"), MAIN), cells)
+
+
+def ratio_table() -> str:
+    """Macro-F1 at the last epoch, and two signs of SharpReCL, over the imbalance ratio."""
+    runs, text = load("imbalance"), ""
+    for value, digits, title in (
+        ("macro_f1", 1, ""),
+        ("cosine", 2, "cosine of prototypes and class means: "),
+        ("gap", 1, "accuracy minus macro-F1: "),
+    ):
+        groups = {
+            f"{title}{name}{rate}": own
+            for rate, factor in ((", heads × 10", 10), (", one rate", 1))
+            for name, own in chosen(runs[runs.rate.round() == factor], MAIN | LOW_MU).items()
+            if value == "macro_f1" or own.method.iloc[0] == "sharprecl"
+        }
+        ratios = sorted(set(runs.ir))
+        part = grid(groups, {f"ir = {ir:g}": mean(value, digits, ir=ir) for ir in ratios})
+        text += part if not text else "\n" + part.split("\n", 2)[2]
+    return text
+
+
+def noise_table() -> str:
+    runs = load("noise")
+    cells = {f"{100 * x:g} % wrong": mean(noise=x) for x in sorted(set(runs.noise))}
+    return grid(chosen(runs, MAIN | CROSS_ENTROPY), cells)
+
+
+def strengths_table() -> str:
+    """
+    The length of the contrastive branch's gradient at feat over that of the classification branch:
+    at the end of the first epoch/the median of the second half of the epochs, medians over runs.
+    """
+    runs = load("two_layers")
+    shares = [
+        pd.json_normalize(record["epochs"])["diagnostics.gradient_share_cl"].to_numpy()
+        if "gradient_share_cl" in record["epochs"][0].get("diagnostics", {})
+        else np.array([np.nan])
+        for record in runs.record
+    ]
+    times = [share / (1 - share) for share in shares]
+    runs = runs.assign(
+        early=[t[0] for t in times], late=[np.median(t[len(t) // 2 :]) for t in times]
+    )
+    rows = {"SharpReCL, µ = 0.3, dropout views": ours(0.3, 0.5)} | LOW_MU | AS_IN_PAPER
+
+    def cell(name: str) -> Cell:
+        def text(own: pd.DataFrame) -> str:
+            own = own[own.dataset == name]
+            return f"{own.early.median():.2g}/{own.late.median():.2g}"
+
+        return text
+
+    return grid(chosen(runs, rows), {DATASETS[name].title: cell(name) for name in FIVE})
+
+
+def trials_table() -> str:
+    """
+    Macro-F1 on development texts after the last epoch, top two layers, on seed 0, and in brackets
+    the mean of seeds 0 to 2 where all were run. A star marks a change that has no flag.
+    """
+    runs = load("variants", "two_layers", "head_lr")
+    runs = runs[runs.method.isin(["la", "sharprecl"]) & (runs.seed < 3)]
+    runs = select(runs, {"freeze_layers": 4})
+    changes = [record.get("variant", "flags") for record in runs.record]
+    runs["row"] = [
+        label.replace(", augment none", ", dropout views")
+        + (f", {change} *" if change != "flags" else "")
+        + (f", heads × {rate:.0f}" if rate > 1 else "")
+        for label, change, rate in zip(runs.label, changes, runs.rate)
+    ]
+
+    def cell(name: str) -> Cell:
+        def text(own: pd.DataFrame) -> str:
+            seeds = own[own.dataset == name].set_index("seed").val_macro_f1
+            several = f" ({seeds.mean():.1f})" if len(seeds) == 3 else ""
+            return f"{seeds.loc[0]:.1f}{several}" if len(seeds) else ""
+
+        return text
+
+    runs = runs.drop_duplicates(["row", "dataset", "seed"])  # a run of the study is a trial, too
+    groups = {row: own for (_, row), own in runs.groupby(["rate", "row"])}
+    return grid(groups, {DATASETS[name].title: cell(name) for name in ("cr", "biomedical")})
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "main": lambda: ranking(chosen(load("head_lr"), MAIN)),
+    "settings": settings_table,
+    "others": others_table,
+    "unseen": unseen_table,
+    "ratio": ratio_table,
+    "noise": noise_table,
+    "trials": trials_table,
+    "strengths": strengths_table,
+    "benchmark": lambda: benchmark.summary(kept(KEPT), benchmark.SEEDS),
+}
+
+
+def fill(page: Path) -> None:
+    """Writes the tables of a page anew."""
+    place = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+    def table(found: re.Match) -> str:
+        return f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[3]}"
+
+    write_text(page, place.sub(table, page.read_text(encoding="utf-8")))
+
+
+# ---- figures ----
+
+
+def fitted_at(runs: pd.DataFrame) -> float:
+    """The mean epoch after which FITTED percent of the training texts are right; NaN if never."""
+    epochs = epoch_frame(runs)
+    if "train_accuracy" not in epochs:  # SPCL does not record it
+        return np.nan
+    fitted = epochs[epochs.train_accuracy >= FITTED].groupby("run").epoch.min()
+    return fitted.mean() if len(fitted) == len(runs) else np.nan
+
+
+def draw_fade(runs: pd.DataFrame, rows: Rows):
+    """
+    A panel for each dataset: macro-F1 on development texts epoch by epoch, the mean over the seeds,
+    and a ring where all training texts are fitted.
+    """
+    panels, rings = [], []
+    for dataset in [name for name in FIVE if name in set(runs.dataset)]:
+        groups = chosen(runs[runs.dataset == dataset], rows)
+        epochs = [epoch_frame(own).dropna(subset="val_macro_f1") for own in groups.values()]
+        lines = [figures.line(own.epoch, own.val_macro_f1).assign(std=0.0) for own in epochs]
+        panels.append((DATASETS[dataset].title, "epoch", dict(zip(groups, lines))))
+        rings.append([fitted_at(own) for own in groups.values()])
+    figure = figures.line_grid(panels, 3, (2.9, 2.2), "macro-F1, development texts")
+    for axes, moments in zip(figure.axes, rings):
+        for line, at in zip(list(axes.lines), moments):
+            look = {"color": line.get_color(), "markerfacecolor": "white", "markersize": 7}
+            axes.plot([at], [np.interp(at, *line.get_data())], "o", **look)
     return figure
 
 
-def draw_curve(axes, runs: list[Run], **style):
-    """Returns the line."""
-    epochs, values = development_curve(runs)
-    (line,) = axes.plot(epochs, values, linewidth=1.4, **style)
-    if (moment := fitted_at(runs)) is not None:
-        ring = {"color": style["color"], "markerfacecolor": "white", "markersize": 6}
-        axes.plot(moment, np.interp(moment, epochs, values), "o", **ring)
-    return line
+def write_figures(folder: Path) -> None:
+    """Beside the ledgers, each under the name of its ledger."""
+    with figures.style():
+        for name in ("head_lr", "thirty_epochs"):
+            figures.save_figure(draw_fade(load(name), MAIN), folder / f"{name}.png")
+        for name, kind in (("imbalance", "fig_ir"), ("noise", "fig_noise")):
+            groups = tables.group(tables.load(ROOT / "tables" / f"{name}.jsonl.gz", "last"))
+            own = next(one for one in groups if "head_lr" in one.settings.iloc[0])
+            figures.save_figure(tables.draw(own)[kind], folder / f"{name}.png")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=Path, help="of runs, or of what was kept of them")
-    parser.add_argument(
-        "output",
-        type=Path,
-        help="a folder called runs: the numbers are kept in it; any other: study.md and fade.png "
-        "are written into it",
-    )
-    args = parser.parse_args(argv)
-    try:
-        runs = load(args.folder)
-        if args.output.name == "runs":
-            keep(args.folder, args.output)
-            return 0
-        parts = [
-            f"{protocol}, macro-F1 [seeds]\n\n{ranking(runs, protocol)}\n"
-            for protocol in PROTOCOLS
-            if scores(runs, protocol)
-        ]
-        if any("auroc" in run.history[-1].get("val", {}) for run in runs):
-            parts.append(f"Border and ranking, on development texts\n\n{borders(runs)}\n")
-        parts.append(f"The contrastive branch's gradient, times the other's\n\n{strengths(runs)}\n")
-        write_text(args.output / "study.md", "\n".join(parts))
-        if scores(runs, "Development texts, the last epoch"):
-            save_figure(draw_fade(runs), args.output / "fade.png")
-        print("\n".join(parts))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, nargs="?", help="a folder of runs, or a ledger")
+    source = parser.parse_args(argv).source
+    if source is None:
+        for name in ("results", "log"):
+            fill(ROOT / "docs" / f"{name}.md")
+        write_figures(ROOT / "tables")
+        return
+    runs = load(source)
+    rates = [f", heads × {rate:g}" if rate > 1 else "" for rate in runs.rate]
+    groups = runs.groupby([label + rate for label, rate in zip(runs.label, rates)])
+    print(ranking({str(name): own for name, own in groups}, dict.fromkeys(runs.dataset)))
 
 
 if __name__ == "__main__":

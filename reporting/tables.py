@@ -8,16 +8,14 @@ import itertools
 import json
 import math
 import re
-import statistics
 import sys
 from collections import defaultdict
-from operator import attrgetter
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot as plt
-from scipy.stats import ttest_rel
 
 import data
 from augment import AUGMENTATIONS
@@ -26,6 +24,18 @@ from engine import escape, files, results
 from engine.arguments import ABLATIONS, Role, make_parser, names_of
 from engine.files import InputError
 from reporting import figures
+from reporting.runs import (
+    NAMES,
+    SECOND_VIEW,
+    epoch_under,
+    frame,
+    holm,
+    in_words,
+    ir_name,
+    mean_text,
+    paired_p,
+    records,
+)
 
 # ---- the paper's own numbers, BERT-base: accuracy and macro-F1 of each dataset in turn ----
 
@@ -58,14 +68,15 @@ TABLE_A2 = {  # accuracy for k = 10, 20, 30, 40, 50
     "cr": "83.62±0.15 84.04±0.25 83.74±0.19 83.02±0.20 82.64±0.22",
 }
 
-Place = tuple[str, float | None]  # a dataset and its ir, None as it is
-Key = tuple[str, float | None, str | int]  # a place and a row of a table
+Place = tuple[str, str]  # a dataset and its ir in words, "original" as it is
+Key = tuple[str, str, str | int]  # a place and a row of a table
+Sections = tuple[dict, ...]  # of rows, {what a run has: the row's name}; between them is a rule
 
 
 def by_key(table: dict[str, str], irs: dict[str, float | None]) -> dict[Key, str]:
-    """A table of the paper as {(dataset, ir, row): "accuracy / macro-F1"}."""
+    """A table of the paper as {(dataset, place, row): "accuracy / macro-F1"}."""
     return {
-        (dataset, irs[dataset], row): f"{accuracy} / {f1}"
+        (dataset, ir_name(irs[dataset]), row): f"{accuracy} / {f1}"
         for row, line in table.items()
         for dataset, accuracy, f1 in zip(DATASETS, line.split()[::2], line.split()[1::2])
     }
@@ -74,20 +85,19 @@ def by_key(table: dict[str, str], irs: dict[str, float | None]) -> dict[Key, str
 PAPER_4 = by_key(TABLE_4, PAPER_IR)
 PAPER_A1 = by_key(TABLE_A1, dict.fromkeys(DATASETS))
 PAPER_A2 = {
-    (dataset, PAPER_IR[dataset], k): number.replace("±", " ± ")
+    (dataset, ir_name(PAPER_IR[dataset]), k): number.replace("±", " ± ")
     for dataset, line in TABLE_A2.items()
     for k, number in zip((10, 20, 30, 40, 50), line.split())
 }
 PAPER_2 = {
-    (dataset, ir, "sharprecl"): cell
-    for (dataset, ir, row), cell in (PAPER_A1 | PAPER_4).items()
+    (dataset, place, "sharprecl"): cell
+    for (dataset, place, row), cell in (PAPER_A1 | PAPER_4).items()
     if row in ("word_substitution", "sharprecl")
 }
 
-# ---- rows and columns; the rows of a table in sections with a rule between them ----
+# ---- rows and columns ----
 
 SECTIONS = tuple(titles(group) for group in GROUPS)
-NAMES = titles()
 TABLE_3 = (titles("large"), titles("ours"))
 ABLATED = (
     {
@@ -109,45 +119,6 @@ METRICS = {
     "seconds": ("seconds", 1, min),
 }  # heading, decimals printed, which is best
 MAIN_SETTINGS = ("encoder", "pooling", "epochs", "batch_size", "lr", "schedule", "amp")
-MADE_BY = ("eval_every", "micro_batch")  # settings that make no run of their own in a table
-
-
-class Run(NamedTuple):
-    """A finished run: what makes it this run, and its result under the protocol."""
-
-    folder: Path
-    dataset: str
-    ir: float | None
-    seed: int
-    method: str
-    augment: str
-    changed: dict  # flags of the method that are not at their default
-    settings: dict  # all that decides the numbers
-    data_hash: str  # of all texts and labels
-    accuracy: float  # percent, as macro_f1
-    macro_f1: float
-    seconds: float
-
-    @property
-    def noise(self) -> float:
-        """Share of the training labels that were flipped."""
-        return self.settings["label_noise"]
-
-    @property
-    def is_plain_but_for_noise(self) -> bool:
-        return not self.changed and self.augment == "word_substitution"
-
-    @property
-    def is_plain(self) -> bool:
-        return self.is_plain_but_for_noise and self.noise == 0
-
-    @property
-    def varies(self) -> set[str] | None:
-        """The flags at another value than SharpReCL's default; None: not SharpReCL as it is."""
-        is_ours = (
-            self.method == "sharprecl" and self.augment == "word_substitution" and self.noise == 0
-        )
-        return set(self.changed) if is_ours else None
 
 
 class Cell(NamedTuple):
@@ -173,70 +144,74 @@ class Table(NamedTuple):
 
 # ---- runs ----
 
+MADE_BY = ("eval_every", "micro_batch")  # settings that make no run of their own in a table
 
-def load(folder: Path, protocol: str) -> list[Run]:
-    """The finished runs below the folder that have this protocol; says how many have not."""
-    runs, without = [], 0
-    for path in sorted(folder.glob("*/result.json")):
-        result = files.read_json(path)
-        try:
-            own, changed = result["settings"], result["changed"]
-            identity = [own[name] for name in ("dataset", "ir", "seed", "method", "augment")]
-            if protocol in result:
-                scores = result[protocol]
-                runs.append(
-                    Run(
-                        path.parent,
-                        *identity,
-                        changed,
-                        own,
-                        result["data_hash"],
-                        scores["accuracy"],
-                        scores["macro_f1"],
-                        result["seconds"],
-                    )
-                )
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} was written by another version of main.py ({error!r}): run "
-                "its command again with --overwrite, or move its folder away"
-            ) from error
-        without += protocol not in result
-    if not runs:
-        raise InputError(f"{folder}: {why_no_runs(folder, protocol, without)}")
-    if without:
+
+def load(source: Path, protocol: str) -> pd.DataFrame:
+    """
+    The finished runs of a folder or a ledger that have this protocol, as runs.frame() has them, and
+    is_plain (nothing but the method differs from the default), but_noise (the same but for wrong
+    labels), varies (SharpReCL's flags at another value; None where it is not SharpReCL with its own
+    second view and right labels), and ablation (the row of Table 4, else None).
+    """
+    found = records(source)
+    kept = [record for record in found if "test" in (epoch_under(record, protocol) or {})]
+    if not kept:
+        raise InputError(f"{source}: {why_no_runs(source, protocol, len(found))}")
+    if len(kept) < len(found):
+        without = len(found) - len(kept)
         print(f"note: {without} runs have no {protocol} and are left out", file=sys.stderr)
-    return without_twins(runs)
+    runs = frame(without_twins(kept), protocol)
+    has_own_view = runs.augment == SECOND_VIEW
+    runs["but_noise"] = has_own_view & (runs.changed.map(len) == 0) & runs.method.isin(NAMES)
+    runs["is_plain"] = runs.but_noise & (runs.noise == 0)
+    is_ours = has_own_view & (runs.method == "sharprecl") & (runs.noise == 0)
+    runs["varies"] = [set(own) if ours else None for own, ours in zip(runs.changed, is_ours)]
+    runs["ablation"] = [ablation(*run) for run in zip(runs.varies, runs.settings)]
+    return runs
 
 
-def without_twins(runs: list[Run]) -> list[Run]:
+def ablation(varies: set[str] | None, settings: dict) -> str | None:
+    """What an ablation sets to its default is in the settings, and not in what varies."""
+    if not varies:
+        return None if varies is None else "sharprecl"
+    rows = (
+        name
+        for name, flags in ABLATIONS.items()
+        if varies <= set(flags) and all(settings[flag] == value for flag, value in flags.items())
+    )
+    return next(rows, None)
+
+
+def without_twins(found: list[dict]) -> list[dict]:
     """
     The runs, in their order, but of those that differ in MADE_BY alone only one: that which was
     evaluated most often and, of such, in the largest pieces. A note names each that is left out.
     """
 
-    def made_by(run: Run) -> tuple[float, float]:
-        every, piece = (run.settings.get(name) for name in MADE_BY)
+    def made_by(run: dict) -> tuple[float, float]:
+        every, piece = (run["settings"].get(name) for name in MADE_BY)
         return every or 1, -(piece or math.inf)
 
     firsts, left_out = {}, set()
-    for run in sorted(runs, key=made_by):
-        same = {name: value for name, value in run.settings.items() if name not in MADE_BY}
-        first = firsts.setdefault(json.dumps([same, run.data_hash], sort_keys=True), run)
-        differing = [name for name in MADE_BY if run.settings.get(name) != first.settings.get(name)]
+    for run in sorted(found, key=made_by):
+        own = run["settings"]
+        same = {name: value for name, value in own.items() if name not in MADE_BY}
+        first = firsts.setdefault(json.dumps([same, run["data_hash"]], sort_keys=True), run)
+        differing = [name for name in MADE_BY if own.get(name) != first["settings"].get(name)]
         if differing:
-            left_out.add(run.folder)
+            left_out.add(run["folder"])
             print(
-                f"note: {run.folder} is left out: it differs from {first.folder} only in "
+                f"note: {run['folder']} is left out: it differs from {first['folder']} only in "
                 + " and ".join(differing),
                 file=sys.stderr,
             )
-    return [run for run in runs if run.folder not in left_out]
+    return [run for run in found if run["folder"] not in left_out]
 
 
 def why_no_runs(folder: Path, protocol: str, without: int) -> str:
     """What this folder lacks for a table, and what helps."""
-    if not folder.is_dir():
+    if not folder.exists():
         return "no such folder; give the --output_dir of main.py, by default runs"
     if without and protocol == "best_val":
         return (
@@ -247,142 +222,95 @@ def why_no_runs(folder: Path, protocol: str, without: int) -> str:
         return f"none of the {without} finished runs has {protocol}: take another --protocol"
     if (folder / "args.json").exists():
         return "no finished run, but one that began; its command, given again, goes on"
-    below = list(folder.glob("*/*/result.json"))
-    if below:
+    if below := list(folder.glob("*/*/result.json")):
         return f"no finished run, but there are some in {below[0].parent.parent}: give that folder"
-    unfinished = len(list(folder.glob("*/args.json")))
-    if unfinished:
+    if unfinished := len(list(folder.glob("*/args.json"))):
         return f"{unfinished} runs began here and none is finished; their commands go on"
     return "no run of main.py; give the folder that was its --output_dir, by default runs"
 
 
-def training(run: Run) -> dict:
-    """The settings that all runs of a table share."""
-    shared = names_of(Role.SHARED, Role.TRAINING)
-    return {name: value for name, value in run.settings.items() if name in shared}
+def chosen(settings: dict, *roles: Role) -> dict:
+    """The settings of flags that have these roles."""
+    return {name: settings[name] for name in names_of(*roles) if name in settings}
 
 
-def group(runs: list[Run]) -> list[list[Run]]:
+def group(runs: pd.DataFrame) -> list[pd.DataFrame]:
     """
     Runs with the same training settings, the largest group first. RoBERTa is an encoder of its own:
     its runs belong to each group that they share all other settings with.
     """
-    of_data = names_of(Role.DATA)
+    cuts = runs.settings.map(lambda own: json.dumps(chosen(own, Role.DATA)))
+    is_varied = cuts.groupby(runs.dataset).transform("nunique") > 1  # one data set at several sizes
 
-    def data_of(run: Run) -> list:
-        return [run.settings.get(name) for name in of_data]
+    def keys(*left_out: str) -> pd.Series:
+        shared = (chosen(own, Role.SHARED, Role.TRAINING) for own in runs.settings)
+        texts = [
+            json.dumps({name: own[name] for name in sorted(own) if name not in left_out})
+            for own in shared
+        ]
+        return texts + cuts.where(is_varied, "")
 
-    variants = defaultdict(list)  # of one data set, cut to several sizes
-    for run in runs:
-        if data_of(run) not in variants[run.dataset]:
-            variants[run.dataset].append(data_of(run))
-
-    def key(run: Run, *left_out: str) -> str:
-        shared = {name: value for name, value in training(run).items() if name not in left_out}
-        own = data_of(run) if len(variants[run.dataset]) > 1 else None
-        return json.dumps([shared, own], sort_keys=True)
-
-    groups, homes = defaultdict(list), defaultdict(set)
-    for run in sorted(runs, key=lambda run: run.method == "roberta"):
-        own, home = key(run), key(run, "encoder", "pooling")
-        if run.method != "roberta":
-            homes[home].add(own)
-        is_guest = run.method == "roberta" and home in homes
-        for name in homes[home] if is_guest else [own]:
-            groups[name].append(run)
-    return sorted(groups.values(), key=len, reverse=True)
+    own, homes, is_guest = keys(), keys("encoder", "pooling"), runs.method == "roberta"
+    found = [
+        runs[(own == key) & ~is_guest | is_guest & (homes == home)]
+        for key, home in dict(zip(own[~is_guest], homes[~is_guest])).items()
+    ]
+    alone = runs[is_guest & ~homes.isin(homes[~is_guest])]
+    found += [members for _, members in alone.groupby(own[alone.index], sort=False)]
+    return sorted(found, key=len, reverse=True)
 
 
-def by_cell(runs: list[Run], row_of: Callable[[Run], str | int]) -> dict[Key, dict[int, Run]]:
-    """{(dataset, ir, row): {seed: run}}; InputError where a cell has two runs of one seed."""
-    cells = defaultdict(dict)
-    for run in runs:
-        cell = cells[run.dataset, run.ir, row_of(run)]
-        if run.seed in cell:
-            raise InputError(
-                f"{cell[run.seed].folder} and {run.folder} are the same cell of a "
-                "table with the same seed: move one of them away"
-            )
-        other = next((other for other in cell.values() if draw_of(other) == draw_of(run)), run)
-        if run.data_hash != other.data_hash:
-            raise InputError(
-                f"{other.folder} and {run.folder} are the same cell of a table, but "
-                "their data are not the same: move one of them away"
-            )
-        cell[run.seed] = run
-    return dict(cells)
+def check_cells(runs: pd.DataFrame) -> None:
+    """InputError where a cell of a table has two runs of one seed, or runs on other data."""
+    cell = ["dataset", "place", "row"]
+    for columns, complaint in (
+        (["seed"], "are the same cell of a table with the same seed"),
+        (["data_seed"], "are the same cell of a table, but their data are not the same"),
+    ):
+        for _, own in runs.groupby([*cell, *columns]):
+            other = own if columns == ["seed"] else own.drop_duplicates("data_hash")
+            if len(other) > 1:
+                first, second = other.folder[:2]
+                raise InputError(f"{first} and {second} {complaint}: move one of them away")
 
 
-def draw_of(run: Run) -> int:
-    """Which draw of the training texts the run is on."""
-    return run.settings["data_seed"]
-
-
-def ablation(run: Run) -> str | None:
-    """The row of Table 4; what an ablation sets to its default is in settings, not in changed."""
-    if run.varies is None:
-        return None
-    rows = (
-        name
-        for name, flags in ABLATIONS.items()
-        if run.varies <= set(flags)
-        and all(run.settings[flag] == value for flag, value in flags.items())
-    )
-    return next(rows, None) if run.varies else "sharprecl"
-
-
-def places(runs: list[Run]) -> list[Place]:
-    """The datasets and ir of these runs: the paper's first, original before 50, 20, 10."""
+def places(runs: pd.DataFrame) -> list[Place]:
+    """The datasets and places of these runs: the paper's first, original before 50, 20, 10."""
     order = list(DATASETS)
-    return sorted(
-        {(run.dataset, run.ir) for run in runs},
-        key=lambda place: (
-            order.index(place[0]) if place[0] in DATASETS else len(order),
-            place[0],
-            -math.inf if place[1] is None else -place[1],
-        ),
-    )
+    found = runs.drop_duplicates(["dataset", "place"])
+    keyed = [
+        (
+            order.index(name) if name in DATASETS else len(order),
+            name,
+            -np.nan_to_num(ir, nan=1e99),
+            at,
+        )
+        for name, ir, at in zip(found.dataset, found.ir, found.place)
+    ]
+    return [(name, at) for _, name, _, at in sorted(keyed)]
 
 
 # ---- significance ----
 
 
-def paired_p(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """
-    Two-sided paired t-test. Differences that are all the same have no spread to test against:
-    p = 1, never significant.
-    """
-    return 1.0 if np.ptp(ours - theirs) < 1e-9 else float(ttest_rel(ours, theirs).pvalue)
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """Holm 1979: adjusted p, in the order given; the j-th smallest of m counts m + 1 - j times."""
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for position, i in enumerate(np.argsort(p_values, kind="stable")):
-        highest = max(highest, min(1.0, (len(p_values) - position) * p_values[i]))
-        adjusted[i] = highest
-    return adjusted
-
-
-def significance(runs: list[Run]) -> tuple[dict[tuple[Key, str], str], str]:
+def significance(runs: pd.DataFrame) -> tuple[dict[tuple[Key, str], str], str]:
     """{(cell, metric): † or ‡} of SharpReCL's rivals, and the sentence for the caption."""
-    cells, pairs, signs = by_cell(runs, attrgetter("method")), {}, {}
-    for (dataset, ir, method), theirs in cells.items():
-        ours = cells.get((dataset, ir, "sharprecl"), {})
-        shared = ours.keys() & theirs.keys()
-        if method != "sharprecl" and len(shared) > 1:
-            pairs[dataset, ir, method] = [(ours[seed], theirs[seed]) for seed in shared]
+    seeds = runs.set_index(["dataset", "place", "seed"])
+    ours, pairs, signs = seeds[seeds.method == "sharprecl"], {}, {}
+    for method, theirs in seeds[seeds.method != "sharprecl"].groupby("method", sort=False):
+        both = ours.join(theirs, rsuffix="_rival", how="inner").sort_index()
+        for (dataset, place), pair in both.groupby(level=[0, 1], sort=False):
+            if len(pair) > 1:
+                pairs[dataset, place, method] = pair
     if not pairs:
         return {}, " No significance test: no rival shares 2 seeds with SharpReCL."
     for metric in ("accuracy", "macro_f1"):
-        values = [
-            np.array([[getattr(run, metric) for run in pair] for pair in cell]).T
-            for cell in pairs.values()
-        ]
-        adjusted = holm([paired_p(*value) for value in values])
-        for key, (ours, theirs), p in zip(pairs, values, adjusted):
+        values = [(pair[metric].array, pair[f"{metric}_rival"].array) for pair in pairs.values()]
+        values = [(np.asarray(one), np.asarray(other)) for one, other in values]
+        adjusted = holm(paired_p(*value) for value in values)
+        for key, (one, other), p in zip(pairs, values, adjusted):
             if p < 0.05:
-                signs[key, metric] = "†" if ours.mean() > theirs.mean() else "‡"
+                signs[key, metric] = "†" if one.mean() > other.mean() else "‡"
     fewest = min(map(len, pairs.values()))
     return signs, (
         " † SharpReCL is significantly better, ‡ significantly worse than this cell at 5 %: paired "
@@ -403,60 +331,49 @@ def ranked(means: list[float | None], best: Callable) -> list[str]:
     return [names.get(mean, "") for mean in means]
 
 
-def column(cells: list[list[Run]], metric: str, signs: list[str]) -> list[Cell]:
-    """One cell for each list of runs: mean ± standard deviation (number of seeds)."""
+def column(cells: list[pd.Series], metric: str, signs: list[str]) -> list[Cell]:
+    """One cell for each list of numbers: mean ± standard deviation (number of seeds)."""
     _, digits, best = METRICS[metric]
-    means, texts = [], []
-    for runs in cells:
-        values = [getattr(run, metric) for run in runs]
-        mean = f"{statistics.mean(values):.{digits}f}" if runs else "–"
-        spread = f" ± {statistics.stdev(values):.{digits}f}" if len(runs) > 1 else ""
-        means.append(float(mean) if runs else None)  # compared as printed
-        texts.append(f"{mean}{spread} ({len(runs)})" if runs else mean)
+    texts = [f"{mean_text(own, digits)} ({len(own)})" if len(own) else "–" for own in cells]
+    means = [float(text.split()[0]) if text != "–" else None for text in texts]  # as printed
     return [Cell(*cell) for cell in zip(texts, ranked(means, best), signs)]
 
 
 def build(
-    runs: list[Run],
-    sections: tuple[dict, ...],
-    row_of: Callable[[Run], str | int],
-    metrics: tuple[str, ...],
-    paper: dict[Key, str],
-    signs: dict[tuple[Key, str], str],
+    runs: pd.DataFrame,
+    sections: Sections,
+    metrics: tuple[str, ...] = ("accuracy", "macro_f1"),
+    paper: dict[Key, str] | None = None,
+    signs: dict[tuple[Key, str], str] | None = None,
 ) -> list[Part]:
     """
-    A part for each dataset: the rows that it has a run for, and for each ir a column for each
-    metric, and one for the paper's numbers where there are any.
+    A part for each dataset: the rows that it has a run for, and for each place a column for each
+    metric, and one for the paper's numbers where there are any. The runs have their row in "row".
     """
-    cells, parts = by_cell(runs, row_of), []
+    check_cells(runs)
+    cells = {key: own for key, own in runs.groupby(["dataset", "place", "row"])}
+    parts = []
     for dataset, its_places in itertools.groupby(places(runs), key=lambda place: place[0]):
         used = {row for other, _, row in cells if other == dataset}
         kept = [{row: name for row, name in section.items() if row in used} for section in sections]
         headings, columns = [], []
-        for _, ir in its_places:
-            keys = [(dataset, ir, row) for section in kept for row in section]
+        for _, place in its_places:
+            keys = [(dataset, place, row) for section in kept for row in section]
             for metric in metrics:
-                headings.append((ir_name(ir), METRICS[metric][0]))
+                headings.append((place, METRICS[metric][0]))
+                numbers = [cells[key][metric] if key in cells else pd.Series() for key in keys]
                 columns.append(
-                    column(
-                        [list(cells.get(key, {}).values()) for key in keys],
-                        metric,
-                        [signs.get((key, metric), "") for key in keys],
-                    )
+                    column(numbers, metric, [(signs or {}).get((k, metric), "") for k in keys])
                 )
-            theirs = [paper.get(key, "") for key in keys]
+            theirs = [(paper or {}).get(key, "") for key in keys]
             if any(theirs):
-                what = "paper: acc / F1" if "/" in "".join(theirs) else "paper: acc"
-                headings.append((ir_name(ir), what))
+                headings.append(
+                    (place, "paper: acc / F1" if "/" in "".join(theirs) else "paper: acc")
+                )
                 columns.append([Cell(text) for text in theirs])
         lines = zip(*columns)
-        parts.append(
-            Part(
-                title(dataset),
-                headings,
-                [[(name, next(lines)) for name in section.values()] for section in kept if section],
-            )
-        )
+        rows = [[(name, next(lines)) for name in own.values()] for own in kept if own]
+        parts.append(Part(title(dataset), headings, rows))
     return parts
 
 
@@ -464,71 +381,53 @@ def title(dataset: str) -> str:
     return DATASETS.get(dataset, dataset)
 
 
-def ir_name(ir: float | None) -> str:
-    return "original" if ir is None else f"ir {ir:g}"
-
-
-def shown(name: str, value) -> str:
-    """A setting for people; of a folder only its name."""
-    if value is None:
-        return f"no {name.replace('_', ' ')}"
-    if isinstance(value, float):
-        value = f"{value:g}"
-    return f"{name.replace('_', ' ')} {Path(str(value)).name}"
-
-
-def caption(runs: list[Run], protocol: str, differing: list[str]) -> str:
+def caption(runs: pd.DataFrame, protocol: str, differing: list[str]) -> str:
     """How these numbers came about: what a reader needs to compare them with others."""
-    first = min(runs, key=lambda run: run.method == "roberta")
-    settings, defaults = first.settings, vars(make_parser().parse_args(["--dataset", ""]))
+    is_guest = runs.method == "roberta"
+    settings = (runs[~is_guest] if (~is_guest).any() else runs).settings.iloc[0]
+    defaults = vars(make_parser().parse_args(["--dataset", ""]))
     named = MAIN_SETTINGS + tuple(
         name
-        for name, value in training(first).items()
+        for name, value in chosen(settings, Role.SHARED, Role.TRAINING).items()
         if name not in MAIN_SETTINGS and (name in differing or value != defaults.get(name))
     )
-    roberta = {
-        ", of RoBERTa "
-        + ", ".join(shown(name, run.settings[name]) for name in ("encoder", "pooling"))
-        for run in runs
-        if run.method == "roberta"
+    encoders = {
+        ", of RoBERTa " + ", ".join(in_words(name, own[name]) for name in ("encoder", "pooling"))
+        for own in runs.settings[is_guest]
     }
-    seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
-    draws = {draw_of(run) for run in runs}
-    on = (
-        "on one draw of the training texts"
-        if len(draws) == 1
-        else (f"on {len(draws)} draws of the training texts (--data_seed)")
-    )
+    seeds, draws = sorted(set(runs.seed)), runs.data_seed.nunique()
+    drawn = "one draw of the training texts"
+    if draws > 1:
+        drawn = f"{draws} draws of the training texts (--data_seed)"
     return (
         "Mean ± standard deviation over seeds, in brackets how many; best bold, second "
-        f"underlined. Seeds {seeds}, {on}. Protocol {protocol}: "
+        f"underlined. Seeds {', '.join(map(str, seeds))}, on {drawn}. Protocol {protocol}: "
         f"{results.PROTOCOLS[protocol]}. "
         "Settings: "
-        + ", ".join(shown(name, settings.get(name)) for name in named)
-        + "".join(sorted(roberta))
+        + ", ".join(in_words(name, settings.get(name)) for name in named)
+        + "".join(sorted(encoders))
         + "."
-        + "".join(sorted(set(map(cut_of, runs))))
-        + "".join(sorted(set(map(language_model, runs))))
+        + "".join(sorted({cut_of(run, defaults) for run in runs.itertuples()}))
+        + "".join(sorted(set(map(language_model, runs.itertuples()))))
     )
 
 
-def cut_of(run: Run) -> str:
+def cut_of(run, defaults: dict) -> str:
     """How the run's data set was cut, where it was."""
-    parser = make_parser()
     own = [
-        shown(name, run.settings[name])
-        for name in names_of(Role.DATA)
-        if run.settings[name] != parser.get_default(name)
+        in_words(name, value)
+        for name, value in chosen(run.settings, Role.DATA).items()
+        if value != defaults[name]
     ]
     return f" {title(run.dataset)}: {', '.join(own)}." if own else ""
 
 
-def language_model(run: Run) -> str:
+def language_model(run) -> str:
     """What a language model has in place of the settings of encoders."""
     if run.method not in TABLE_3[0]:
         return ""
     own = {name: run.settings[name] for name in ("base_model", "base_type") if name in run.settings}
-    values = [shown(*item) for item in (own | run.settings["constants"]).items()]
+    values = [in_words(*item) for item in (own | run.settings["constants"]).items()]
     return f" {NAMES[run.method]}: {', '.join(values)}."
 
 
@@ -539,133 +438,101 @@ TIME_NOTE = (
 )
 
 
-def other_row(run: Run) -> str:
-    return setting_name(run) + (f", {noise_name(run.noise)}" if run.noise > 0 else "")
+def noise_name(noise: float) -> str:
+    return f"{100 * noise:g} % of the labels flipped"
 
 
-def setting_name(run: Run) -> str:
-    """The method with what is not its default."""
-    changed = [shown(name, value) for name, value in sorted(run.changed.items())]
-    if run.augment != "word_substitution":
-        changed.append(shown("augment", run.augment))
-    return ", ".join([NAMES.get(run.method, run.method), *changed])
-
-
-def other_order(run: Run) -> tuple:
+def other_order(run) -> tuple:
     """By method, then by what is changed: values meet only where the names are the same."""
     order = list(NAMES).index(run.method) if run.method in NAMES else len(NAMES)
     names = sorted(run.changed)
     return order, run.method, run.augment, names, [run.changed[name] for name in names], run.noise
 
 
-def noise_name(noise: float) -> str:
-    return f"{100 * noise:g} % of the labels flipped"
+def ordered(runs: pd.DataFrame) -> pd.DataFrame:
+    keys = [other_order(run) for run in runs.itertuples()]
+    return runs.iloc[sorted(range(len(runs)), key=keys.__getitem__)]
 
 
-def noise_parts(runs: list[Run]) -> list[Part]:
+def noise_parts(runs: pd.DataFrame) -> list[Part]:
     """A part for each share of flipped labels and each dataset."""
     return [
         part._replace(dataset=f"{part.dataset}, {noise_name(share)}")
-        for share in sorted({run.noise for run in runs})
-        for part in build(
-            [run for run in runs if run.noise == share],
-            SECTIONS,
-            attrgetter("method"),
-            ("accuracy", "macro_f1"),
-            {},
-            {},
-        )
+        for share, own in runs.assign(row=runs.method).groupby("noise")
+        for part in build(own, SECTIONS)
     ]
 
 
-def where_varied(runs: list[Run]) -> list[Run]:
-    """Without the places that have nothing but plain runs."""
-    varied = {(run.dataset, run.ir) for run in runs if not run.is_plain}
-    return [run for run in runs if (run.dataset, run.ir) in varied]
+def where(runs: pd.DataFrame, varied: pd.Series) -> pd.DataFrame:
+    """The runs at the places that have one of those."""
+    at = varied.groupby([runs.dataset, runs.place]).transform("any") if len(runs) else varied
+    return runs[at.astype(bool)]
 
 
-def beside_language_models(runs: list[Run]) -> list[Run]:
-    """The language models and SharpReCL, where there is one of the former."""
-    where = {(run.dataset, run.ir) for run in runs if run.method in TABLE_3[0]}
-    return [
-        run
-        for run in runs
-        if (run.dataset, run.ir) in where and any(run.method in section for section in TABLE_3)
-    ]
+class Members(NamedTuple):
+    """The runs of one table of the paper, and how they stand in it."""
+
+    name: str
+    title: str
+    runs: pd.DataFrame  # with their row in "row"
+    sections: Sections
+    paper: dict[Key, str]
+    note: str = ""
 
 
-def tables(runs: list[Run], protocol: str, differing: list[str]) -> list[Table]:
-    """All that these runs fill, and last the runs that fit none: each run is in one at least."""
-    plain = [run for run in runs if run.is_plain and run.method in NAMES]
-    ablated = where_varied([run for run in runs if ablation(run)])
-    augmented = where_varied(
-        [
-            run
-            for run in runs
-            if run.method == "sharprecl" and not run.changed and run.ir is None and run.noise == 0
-        ]
-    )
-    noisy = where_varied(
-        [run for run in runs if run.is_plain_but_for_noise and run.method in NAMES]
-    )
-    varied_k = where_varied([run for run in runs if run.varies in (set(), {"k"})])
-    placed = {run.folder for run in plain + ablated + augmented + varied_k + noisy}
-    rest = sorted((run for run in runs if run.folder not in placed), key=other_order)
+def members(runs: pd.DataFrame, signed: str) -> list[Members]:
+    """The tables that a run may stand in; signed is what the test says in Table 2's caption."""
+    plain = runs[runs.is_plain].assign(row=lambda own: own.method)
+    large = plain[plain.method.isin([name for section in TABLE_3 for name in section])]
+    ablated = runs[runs.ablation.notna()].assign(row=lambda own: own.ablation)
+    is_ours = (runs.method == "sharprecl") & (runs.changed.map(len) == 0) & (runs.noise == 0)
+    augmented = runs[is_ours & runs.ir.isna()].assign(row=lambda own: own.augment)
+    by_k = runs[[own is not None and own <= {"k"} for own in runs.varies]]
+    by_k = by_k.assign(row=[own["k"] for own in by_k.settings])
 
-    augments = [*TABLE_A1, *sorted({run.augment for run in augmented} - set(TABLE_A1))]
-    by_augment = {
+    large = where(large, large.method.isin(TABLE_3[0]))
+    ablated, augmented, by_k = (where(own, ~own.is_plain) for own in (ablated, augmented, by_k))
+    augments = [*TABLE_A1, *sorted(set(augmented.row) - set(TABLE_A1))]
+    of_augment = {
         name: AUGMENTATIONS[name].title if name in AUGMENTATIONS else name.capitalize()
         for name in augments
     }
-    by_k = {k: f"k = {k}" for k in sorted({run.settings["k"] for run in varied_k})}
-    by_change = {row: row for row in map(other_row, rest)}
-    signs, sentence = significance(plain)
-    found, of_method = [], attrgetter("method")
-    for name, heading, members, sections, row_of, paper, note in (
-        ("table2", "All methods (Table 2)", plain, SECTIONS, of_method, PAPER_2, sentence),
-        (
-            "table3",
-            "Large language models (Table 3)",
-            beside_language_models(plain),
-            TABLE_3,
-            of_method,
-            PAPER_2,
-            "",
-        ),
-        ("table4", "Ablations (Table 4)", ablated, ABLATED, ablation, PAPER_4, ""),
-        (
-            "tableA1",
-            "Augmentations (Table A.1)",
-            augmented,
-            (by_augment,),
-            attrgetter("augment"),
-            PAPER_A1,
-            "",
-        ),
-        (
-            "tableA2",
-            "Hard samples a class (Table A.2)",
-            varied_k,
-            (by_k,),
-            lambda run: run.settings["k"],
-            PAPER_A2,
-            "",
-        ),
-        ("times", "What the training time buys", plain, SECTIONS, of_method, {}, TIME_NOTE),
-        ("other", "Other settings", rest, (by_change,), other_row, {}, ""),
-    ):
-        metrics = ("seconds" if name == "times" else "accuracy", "macro_f1")
-        if members:
-            parts = build(
-                members, sections, row_of, metrics, paper, signs if name == "table2" else {}
-            )
+    of_k = {k: f"k = {k}" for k in sorted(set(by_k.row))}
+    return [
+        Members("table2", "All methods (Table 2)", plain, SECTIONS, PAPER_2, signed),
+        Members("table3", "Large language models (Table 3)", large, TABLE_3, PAPER_2),
+        Members("table4", "Ablations (Table 4)", ablated, ABLATED, PAPER_4),
+        Members("tableA1", "Augmentations (Table A.1)", augmented, (of_augment,), PAPER_A1),
+        Members("tableA2", "Hard samples a class (Table A.2)", by_k, (of_k,), PAPER_A2),
+        Members("times", "What the training time buys", plain, SECTIONS, {}, TIME_NOTE),
+    ]
+
+
+def tables(runs: pd.DataFrame, protocol: str, differing: list[str]) -> list[Table]:
+    """All that these runs fill, and last the runs that fit none: each run is in one at least."""
+    signs, sentence = significance(runs[runs.is_plain])
+    noisy = runs[runs.but_noise]
+    noisy = where(noisy, noisy.noise > 0)
+    own = members(runs, sentence)
+    placed = set(noisy.index).union(*(one.runs.index for one in own))
+    rest = ordered(runs.drop(index=list(placed)))
+    flipped = [f", {noise_name(noise)}" if noise > 0 else "" for noise in rest.noise]
+    rest["row"] = [name + noise for name, noise in zip(rest.label, flipped)]
+    of_rest = ({row: row for row in rest.row},)
+    found = []
+    for one in [*own, Members("other", "Other settings", rest, of_rest, {})]:
+        if len(one.runs):
+            metrics = ("seconds" if one.name == "times" else "accuracy", "macro_f1")
+            marks = signs if one.name == "table2" else {}
+            parts = build(one.runs, one.sections, metrics, one.paper, marks)
+            note = one.note
             if any("paper" in what for part in parts for _, what in part.columns):
                 note += PAPER_NOTE
-            found.append(Table(name, heading, caption(members, protocol, differing) + note, parts))
-    if noisy:
-        found.append(
-            Table("noise", "Label noise", caption(noisy, protocol, differing), noise_parts(noisy))
-        )
+            text = caption(one.runs, protocol, differing) + note
+            found.append(Table(one.name, one.title, text, parts))
+    if len(noisy):
+        text = caption(noisy, protocol, differing)
+        found.append(Table("noise", "Label noise", text, noise_parts(noisy)))
     return found
 
 
@@ -778,204 +645,125 @@ def latex_part(part: Part, text: str) -> str:
 
 # ---- figures: for a column of 3.4 inches or a page of 7, with letters of 8 points ----
 
-FONT = {"font.size": 8, "axes.titlesize": 8, "axes.spines.top": False, "axes.spines.right": False}
-MARKERS = "os^vDPX<>*"  # ten, beside seven colours: the same look comes back after 70
 SWEPT = {"mu": "µ", "tau": "τ"}
 FIGURES = {
-    ("r52", None): "fig3",
-    ("ohsumed", None): "fig3",
-    ("trec", 50): "figA1",
-    ("dblp", 50): "figA1",
-    ("biomedical", 50): "figA2",
-    ("cr", 50): "figA2",
+    ("r52", "original"): "fig3",
+    ("ohsumed", "original"): "fig3",
+    ("trec", "ir 50"): "figA1",
+    ("dblp", "ir 50"): "figA1",
+    ("biomedical", "ir 50"): "figA2",
+    ("cr", "ir 50"): "figA2",
 }
 
 
-def sweep(runs: list[Run], place: Place, flag: str) -> dict[float, list[Run]]:
-    """SharpReCL's runs by the value of this flag; {} if none but Table 4's runs vary it."""
-    points = defaultdict(list)
-    for run in runs:
-        if (run.dataset, run.ir) == place and run.varies in (set(), {flag}):
-            points[run.settings[flag]].append(run)
-    is_swept = any(ablation(run) is None for members in points.values() for run in members)
-    return dict(sorted(points.items())) if is_swept else {}
+def at(runs: pd.DataFrame, place: Place) -> pd.DataFrame:
+    return runs[(runs.dataset == place[0]) & (runs.place == place[1])]
 
 
-def draw_band(axes, points: dict[float, list[Run]], metric: str, style: str, **options) -> None:
-    """A line through the means over the seeds, in a band of ± standard deviation."""
-    values = [[getattr(run, metric) for run in members] for members in points.values()]
-    mean = np.array([np.mean(v) for v in values])
-    spread = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
-    (line,) = axes.plot(list(points), mean, style, markersize=3.5, linewidth=1.2, **options)
-    axes.fill_between(
-        list(points), mean - spread, mean + spread, color=line.get_color(), alpha=0.2, linewidth=0
-    )
+def sweep(runs: pd.DataFrame, place: Place, flag: str) -> pd.DataFrame:
+    """SharpReCL's runs over the values of this flag, "x"; none if only Table 4's runs vary it."""
+    own = at(runs, place)
+    own = own[[varies is not None and varies <= {flag} for varies in own.varies]]
+    own = own.assign(x=[settings[flag] for settings in own.settings])
+    return own if own.ablation.isna().any() else own.iloc[:0]
 
 
-def draw_sweeps(where: list[Place], runs: list[Run]):
+def draw_sweeps(where: list[Place], runs: pd.DataFrame):
     """A row for each place, µ left and τ right."""
-    figure, grid = plt.subplots(
-        len(where), 2, figsize=(3.4, 0.4 + 1.5 * len(where)), squeeze=False, layout="constrained"
-    )
-    for (place, flag), axes in zip(itertools.product(where, SWEPT), grid.flat):
-        points = sweep(runs, place, flag)
-        axes.set_visible(bool(points))
-        for metric, colour, style in (
-            ("accuracy", figures.TOL[0], "o-"),
-            ("macro_f1", figures.TOL[1], "s--"),
-        ):
-            draw_band(axes, points, metric, style, color=colour, label=METRICS[metric][0])
-        axes.set(
-            xlabel=SWEPT[flag],
-            ylabel="%",
-            title=f"{figures.drawn_name(title(place[0]))}, {ir_name(place[1])}",
-        )
-    figure.legend(handles=axes.lines, loc="outside lower center", ncols=2, frameon=False)
-    return figure
+    panels = []
+    for place, flag in itertools.product(where, SWEPT):
+        own = sweep(runs, place, flag)
+        lines = {METRICS[m][0]: figures.line(own.x, own[m]) for m in ("accuracy", "macro_f1")}
+        panels.append((f"{title(place[0])}, {place[1]}", SWEPT[flag], lines if len(own) else {}))
+    return figures.line_grid(panels, 2, (1.7, 0.2 / len(where) + 1.7), "%")
 
 
-Panel = dict[str, dict[float, list[Run]]]  # runs by setting and by what stands below the panel
+def draw_panels(runs: pd.DataFrame, x: str, titles: pd.Series, fewest: int, xlabel: str, **options):
+    """
+    Macro-F1 against x, a panel for each title that has so many values of x, and in it a line for
+    each setting that has two; None where there is no such panel.
+    """
+    panels = []
+    for name, panel in runs.groupby(titles):
+        several = panel.groupby("label")[x].transform("nunique") > 1
+        own = ordered(panel[several])
+        if own[x].nunique() >= fewest:
+            lines = {
+                label: figures.line(one[x], one.macro_f1)
+                for label, one in own.groupby("label", sort=False)
+            }
+            panels.append((name, xlabel, lines))
+    if not panels:
+        return None
+    size = max(3.4, 2.3 * len(panels)) / len(panels), 2.8
+    ticks = sorted(set(runs[x].dropna()))
+    return figures.line_grid(panels, len(panels), size, "macro-F1", ticks=ticks, **options)
 
 
-def by_panel(
-    runs: list[Run], title_of: Callable[[Run], str], x_of: Callable[[Run], float], fewest: int
-) -> dict[str, Panel]:
-    """Those with at least so many values of x, by their titles; a setting has two at least."""
-    found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for run in sorted(runs, key=lambda run: (other_order(run), x_of(run))):
-        found[title_of(run)][setting_name(run)][x_of(run)].append(run)
-    panels = {
-        name: {setting: points for setting, points in panel.items() if len(points) > 1}
-        for name, panel in sorted(found.items())
-    }
-    return {
-        name: panel for name, panel in panels.items() if len(set().union(*panel.values())) >= fewest
-    }
-
-
-def draw_panels(found: dict[str, Panel], xlabel: str, scale: str):
-    """Macro-F1 of each setting, a panel beside the other; a setting looks the same in all."""
-    figure, grid = plt.subplots(
-        1,
-        len(found),
-        figsize=(max(3.4, 2.3 * len(found)), 2.8),
-        squeeze=False,
-        layout="constrained",
-        sharey=True,
-    )
-    lines = {}
-    settings = list(dict.fromkeys(itertools.chain.from_iterable(found.values())))
-    for axes, (name, panel) in zip(grid[0], found.items()):
-        for setting, points in panel.items():
-            i = settings.index(setting)
-            draw_band(
-                axes,
-                points,
-                "macro_f1",
-                f"{MARKERS[i % len(MARKERS)]}-",
-                color=figures.TOL[i % 7],
-                label=setting,
-            )
-            lines[setting] = axes.lines[-1]
-        axes.set(xlabel=xlabel, xscale=scale, title=figures.drawn_name(name))
-        ticks = sorted(set().union(*panel.values()))
-        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-        axes.minorticks_off()
-    grid[0][0].set_ylabel("macro-F1")
-    figure.legend(
-        handles=lines.values(), loc="outside lower center", frameon=False, ncols=len(found)
-    )
-    return figure
-
-
-def draw_tsne(runs: list[Run]):
+def draw_tsne(runs: pd.DataFrame):
     """A panel for each run; a class has the same colour and marker in all, and one legend."""
-    panels = [figures.read_points(run.folder / "tsne.csv") for run in runs]
+    panels = [figures.read_points(Path(folder) / "tsne.csv") for folder in runs.folder]
     labels = sorted(set().union(*panels))
-    figure, grid = plt.subplots(
-        1, len(runs), figsize=(7, 2.6 + 0.03 * len(labels)), squeeze=False, layout="constrained"
-    )
-    for axes, run, points in zip(grid[0], runs, panels):
+    size = (7, 2.6 + 0.03 * len(labels))
+    figure, grid = plt.subplots(1, len(runs), figsize=size, squeeze=False, layout="constrained")
+    for axes, method, points in zip(grid[0], runs.method, panels):
         for i, label in enumerate(labels):
-            axes.scatter(
-                *np.reshape(points[label], (-1, 2)).T,
-                s=8,
-                linewidths=0,
-                color=figures.TOL[i % 7],
-                marker=MARKERS[i % len(MARKERS)],
-                label=figures.drawn_name(label),
-            )
-        axes.set(xticks=[], yticks=[], title=NAMES[run.method])
+            colour, marker = figures.look(i)
+            place = np.reshape(points[label], (-1, 2)).T
+            name = figures.drawn_name(label)
+            axes.scatter(*place, s=8, linewidths=0, color=colour, marker=marker, label=name)
+        axes.set(xticks=[], yticks=[], title=NAMES[method])
     if len(labels) <= figures.MOST_NAMED:
-        figure.legend(
-            handles=grid[0][0].collections,
-            loc="outside lower center",
-            frameon=False,
-            ncols=min(len(labels), 6),
-            markerscale=1.6,
-        )
+        below = {"loc": "outside lower center", "frameon": False, "markerscale": 1.6}
+        figure.legend(handles=grid[0][0].collections, ncols=min(len(labels), 6), **below)
     return figure
 
 
-def file_name(dataset: str, ir: float | None) -> str:
-    return re.sub(r"[^\w.-]", "-", f"{dataset}_{ir_name(ir).replace(' ', '')}")
+def file_name(place: Place) -> str:
+    return re.sub(r"[^\w.-]", "-", f"{place[0]}_{place[1].replace(' ', '')}")
 
 
-def draw(runs: list[Run]) -> dict:
+def draw(runs: pd.DataFrame) -> dict:
     """
     {name of its files: a figure} for Figures 3, 4, A.1 and A.2, and the like on other data; and for
     macro-F1 against three or more imbalance ratios, and against two or more shares of label noise.
     """
     swept, drawings = defaultdict(list), {}
-    for dataset, ir in places(runs):
-        name = file_name(dataset, ir)
-        if any(sweep(runs, (dataset, ir), flag) for flag in SWEPT):
-            swept[FIGURES.get((dataset, ir), f"fig_mu_tau_{name}")].append((dataset, ir))
-        panels = [
-            run
-            for method in ("sclce", "spcl", "sharprecl")
-            for run in runs
-            if (run.dataset, run.ir, run.method, run.seed) == (dataset, ir, method, 0)
-            and run.is_plain
-            and (run.folder / "tsne.csv").exists()
-        ]
-        if panels:
-            is_the_papers = (dataset, ir) == ("trec", 50)
-            drawings["fig4" if is_the_papers else f"fig_tsne_{name}"] = draw_tsne(panels)
-    by_ir = by_panel(
-        [run for run in runs if run.noise == 0 and run.ir is not None],
-        lambda run: title(run.dataset),
-        attrgetter("ir"),
-        fewest=3,
-    )
-    by_noise = by_panel(
-        runs, lambda run: f"{title(run.dataset)}, {ir_name(run.ir)}", attrgetter("noise"), fewest=2
-    )
-    if by_ir:
-        drawings["fig_ir"] = draw_panels(by_ir, "imbalance ratio", "log")
-    if by_noise:
-        drawings["fig_noise"] = draw_panels(by_noise, "share of labels flipped", "linear")
-    return drawings | {name: draw_sweeps(rows, runs) for name, rows in swept.items()}
+    for place in places(runs):
+        name = file_name(place)
+        if any(len(sweep(runs, place, flag)) for flag in SWEPT):
+            swept[FIGURES.get(place, f"fig_mu_tau_{name}")].append(place)
+        own = at(runs[runs.is_plain & (runs.seed == 0)], place).set_index("method", drop=False)
+        own = own.loc[[method for method in ("sclce", "spcl", "sharprecl") if method in own.index]]
+        own = own[[(Path(folder) / "tsne.csv").exists() for folder in own.folder]]
+        if len(own):
+            drawings["fig4" if place == ("trec", "ir 50") else f"fig_tsne_{name}"] = draw_tsne(own)
+    right, titles = runs[(runs.noise == 0) & runs.ir.notna()], runs.dataset.map(title)
+    drawings["fig_ir"] = draw_panels(right, "ir", titles, 3, "imbalance ratio", xscale="log")
+    titles = titles + ", " + runs.place
+    drawings["fig_noise"] = draw_panels(runs, "noise", titles, 2, "share of labels flipped")
+    drawings |= {name: draw_sweeps(rows, runs) for name, rows in swept.items()}
+    return {name: figure for name, figure in drawings.items() if figure is not None}
 
 
-def draw_class_sizes(runs: list[Run]) -> dict:
+def draw_class_sizes(runs: pd.DataFrame) -> dict:
     """Figure 1, of Ohsumed as it is where it is among the runs; {} where only numbers are kept."""
-    whole = [run for run in runs if (run.folder / "data_report.json").exists()]
-    if not whole:
+    whole = runs[[(Path(folder) / "data_report.json").exists() for folder in runs.folder]]
+    if whole.empty:
         print("note: Figure 1 is left out: no run has a data_report.json", file=sys.stderr)
         return {}
-    paper = [run for run in whole if (run.dataset, run.ir) == ("ohsumed", None)]
-    run = (paper or whole)[0]
-    summary = files.read_json(run.folder / "data_report.json")
+    paper = at(whole, ("ohsumed", "original"))
+    run = (paper if len(paper) else whole).iloc[0]
+    summary = files.read_json(Path(run.folder) / "data_report.json")
     counts, names = zip(*((row["train"], row["label"]) for row in summary["classes"]))
     heading = f"{title(run.dataset)}, ir = {summary['ir']:.1f}"
-    name = "fig1" if paper else f"fig1_{file_name(run.dataset, run.ir)}"
+    name = "fig1" if len(paper) else f"fig1_{file_name((run.dataset, run.place))}"
     return {name: figures.label_distribution(counts, names, heading)}
 
 
-def write_figures(runs: list[Run], output_dir: Path, suffix: str) -> None:
+def write_figures(runs: pd.DataFrame, output_dir: Path, suffix: str) -> None:
     """Each as .png and .pdf."""
-    with plt.rc_context(FONT):
+    with figures.style():
         drawings = draw(runs) | draw_class_sizes(runs)
     for name, figure in drawings.items():
         for kind in (".png", ".pdf"):
@@ -985,14 +773,11 @@ def write_figures(runs: list[Run], output_dir: Path, suffix: str) -> None:
 # ---- the command line ----
 
 
-def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
+def report(source: Path, protocol: str, output_dir: Path | None) -> None:
     """The tables of each group of runs: written, with the figures, if it has a folder; printed."""
-    groups, printed = group(load(folder, protocol)), []
-    own_flags = names_of(Role.SHARED, Role.TRAINING, Role.DATA)
-    values = [
-        {name: value for name, value in members[0].settings.items() if name in own_flags}
-        for members in groups
-    ]
+    groups, printed = group(load(source, protocol)), []
+    own_flags = (Role.SHARED, Role.TRAINING, Role.DATA)
+    values = [chosen(members.settings.iloc[0], *own_flags) for members in groups]
     differing = [
         name
         for name in {name: None for value in values for name in value}
@@ -1001,11 +786,8 @@ def report(folder: Path, protocol: str, output_dir: Path | None) -> None:
     for number, (runs, own) in enumerate(zip(groups, values), start=1):
         suffix = "" if number == 1 else f"_{number}"
         if len(groups) > 1:
-            printed.append(
-                f"## Settings {number} of {len(groups)}: "
-                + escape.markdown(", ".join(shown(name, own.get(name)) for name in differing))
-                + "\n"
-            )
+            named = ", ".join(in_words(name, own.get(name)) for name in differing)
+            printed.append(f"## Settings {number} of {len(groups)}: {escape.markdown(named)}\n")
         for table in tables(runs, protocol, differing):
             printed.append(markdown(table))
             if output_dir is not None:

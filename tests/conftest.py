@@ -12,8 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from augment import load_wordnet
-from data import Corpus
+from data import Corpus, load_wordnet
 from engine.arguments import last_of_each, parse_args
 from engine.corpus import load_corpus, views_of
 from engine.files import Parser

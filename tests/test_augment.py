@@ -20,16 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import augment
-from augment import (
-    AUGMENTATIONS,
-    STOP_WORDS,
-    change_shares,
-    load_wordnet,
-    noise,
-    synonyms,
-    word_substitution,
-)
-from engine.files import InputError
+import data
+from augment import AUGMENTATIONS, STOP_WORDS, noise, synonyms, word_substitution
+from data import InputError, load_wordnet
+from engine import augmentations
+from engine.augmentations import augmented_texts, change_shares, check_augmentation, check_english
 
 TEXTS = [
     "Visual results and complications of intraocular lenses in 24 patients.",
@@ -72,7 +67,7 @@ def no_wordnet(monkeypatch, tmp_path):
         raise OSError("no network in this test")
 
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
-    monkeypatch.setattr(augment, "DEBIAN_WORDNET", str(tmp_path / "absent"))
+    monkeypatch.setattr(data, "DEBIAN_WORDNET", str(tmp_path / "absent"))
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     load_wordnet.cache_clear()
     loaded, nltk.corpus.wordnet = (
@@ -96,7 +91,7 @@ def test_a_damaged_dictionary_is_one_line_too(no_wordnet, monkeypatch):
     folder = no_wordnet / "wordnet"
     folder.mkdir()
     (folder / "data.noun").write_text("nonsense\n")
-    monkeypatch.setattr(augment, "DEBIAN_WORDNET", str(folder))
+    monkeypatch.setattr(data, "DEBIAN_WORDNET", str(folder))
     with pytest.raises(InputError, match="cannot be read") as error:
         load_wordnet()
     assert "\n" not in str(error.value)
@@ -430,7 +425,7 @@ def test_a_missing_model_is_one_line(method, options, tmp_path, monkeypatch):
     pytest.importorskip("sentencepiece", reason="back translation needs it")
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: exec("raise OSError('off')"))
     with pytest.raises(InputError, match="model /no/model is neither") as error:
-        augment.augment(TEXTS, method, cache_dir=tmp_path, **options)
+        augmented_texts(TEXTS, method, cache_dir=tmp_path, **options)
     assert "\n" not in str(error.value)
 
 
@@ -441,7 +436,7 @@ def test_missing_packages_of_back_translation_are_one_line(monkeypatch):
 
 
 def test_an_interrupted_translation_goes_on_where_it_stopped(monkeypatch, tmp_path):
-    monkeypatch.setattr(augment, "MODEL_PIECE", 2)
+    monkeypatch.setattr(augmentations, "MODEL_PIECE", 2)
     calls = []
 
     def fake(texts, *, seed=0, device="auto", back="x"):
@@ -452,8 +447,8 @@ def test_an_interrupted_translation_goes_on_where_it_stopped(monkeypatch, tmp_pa
 
     replace_function(monkeypatch, "back_translation", fake)
     with pytest.raises(KeyboardInterrupt):
-        augment.augment(TEXTS, "back_translation", cache_dir=tmp_path, device="cpu", back="y")
-    changed = augment.augment(TEXTS, "back_translation", cache_dir=tmp_path, device="mps", back="y")
+        augmented_texts(TEXTS, "back_translation", cache_dir=tmp_path, device="cpu", back="y")
+    changed = augmented_texts(TEXTS, "back_translation", cache_dir=tmp_path, device="mps", back="y")
     assert changed == [text + "y" for text in TEXTS]
     assert [texts for texts, _ in calls] == [
         tuple(TEXTS[0:2]),
@@ -461,7 +456,7 @@ def test_an_interrupted_translation_goes_on_where_it_stopped(monkeypatch, tmp_pa
         tuple(TEXTS[4:6]),
         tuple(TEXTS[4:6]),
     ]
-    assert augment.augment(TEXTS, "back_translation", cache_dir=tmp_path)[0] == TEXTS[0] + "x"
+    assert augmented_texts(TEXTS, "back_translation", cache_dir=tmp_path)[0] == TEXTS[0] + "x"
 
 
 # ---- the registry, and the language of the texts ----------------------------------------------
@@ -517,8 +512,8 @@ def test_texts_that_are_not_english_stop_with_one_line(method, language, tmp_pat
     """The limits were chosen with these samples in view: this shows that they hold, no more."""
     texts = OTHER_LANGUAGES[language].split(". ")
     for act in (
-        augment.check_augmentation,
-        lambda method, texts: augment.augment(texts, method, cache_dir=tmp_path),
+        check_augmentation,
+        lambda method, texts: augmented_texts(texts, method, cache_dir=tmp_path),
     ):
         with pytest.raises(InputError, match="do not look English") as error:
             act(method, texts)
@@ -530,11 +525,11 @@ def test_texts_that_are_not_english_stop_with_one_line(method, language, tmp_pat
 
 def test_consent_treats_them_all_the_same_and_holds_for_this_call_alone(tmp_path):
     texts = OTHER_LANGUAGES["French"].split(". ")
-    changed = augment.augment(texts, "word_substitution", cache_dir=tmp_path, language="any")
+    changed = augmented_texts(texts, "word_substitution", cache_dir=tmp_path, language="any")
     assert changed == word_substitution(texts)
     with pytest.raises(InputError, match="do not look English"):  # the cache is no consent
-        augment.augment(texts, "word_substitution", cache_dir=tmp_path)
-    assert augment.augment(texts, "noise", cache_dir=tmp_path) == noise(texts)
+        augmented_texts(texts, "word_substitution", cache_dir=tmp_path)
+    assert augmented_texts(texts, "noise", cache_dir=tmp_path) == noise(texts)
 
 
 @pytest.mark.parametrize(
@@ -586,7 +581,7 @@ def test_consent_treats_them_all_the_same_and_holds_for_this_call_alone(tmp_path
     ],
 )
 def test_short_english_texts_and_too_few_words_never_stop(texts):
-    augment.check_english(texts, "word_substitution")
+    check_english(texts, "word_substitution")
 
 
 DATASETS = Path(__file__).parents[2] / "shared" / "datasets"
@@ -611,7 +606,7 @@ def test_thirty_texts_of_each_dataset_are_english(path):
         [row["text"] for row in json.loads(lines)] if path.endswith("json") else lines.splitlines()
     )
     for start in range(0, len(texts) - 30, max(30, len(texts) // 100)):
-        augment.check_english(texts[start : start + 30], "word_substitution")
+        check_english(texts[start : start + 30], "word_substitution")
 
 
 # ---- augment and its cache ---------------------------------------------------------------------
@@ -636,8 +631,8 @@ def count_calls(monkeypatch):
 
 @pytest.mark.parametrize("method", ["word_substitution", "noise"])
 def test_a_second_call_reads_the_cache(method, count_calls, tmp_path):
-    first = augment.augment(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
-    second = augment.augment(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
+    first = augmented_texts(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
+    second = augmented_texts(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
     assert first == second == AUGMENTATIONS[method].function(TEXTS, seed=1)
     assert count_calls == [method] * 2  # the first call and the line above
 
@@ -646,13 +641,13 @@ def test_method_seed_settings_and_texts_have_files_of_their_own(monkeypatch, tmp
     def num_files():
         return len(list(tmp_path.iterdir()))
 
-    augment.augment(TEXTS, "noise", seed=0, cache_dir=tmp_path)
-    augment.augment(TEXTS, "noise", seed=1, cache_dir=tmp_path)
-    augment.augment(TEXTS[:-1], "noise", seed=0, cache_dir=tmp_path)
-    augment.augment(TEXTS, "word_substitution", seed=0, cache_dir=tmp_path)
+    augmented_texts(TEXTS, "noise", seed=0, cache_dir=tmp_path)
+    augmented_texts(TEXTS, "noise", seed=1, cache_dir=tmp_path)
+    augmented_texts(TEXTS[:-1], "noise", seed=0, cache_dir=tmp_path)
+    augmented_texts(TEXTS, "word_substitution", seed=0, cache_dir=tmp_path)
     assert num_files() == 4
     monkeypatch.setitem(noise.__kwdefaults__, "rate", 0.7)
-    assert augment.augment(TEXTS, "noise", seed=0, cache_dir=tmp_path) == noise(TEXTS, rate=0.7)
+    assert augmented_texts(TEXTS, "noise", seed=0, cache_dir=tmp_path) == noise(TEXTS, rate=0.7)
     assert num_files() == 5
 
 
@@ -668,22 +663,22 @@ def test_method_seed_settings_and_texts_have_files_of_their_own(monkeypatch, tmp
     ],
 )
 def test_a_damaged_cache_is_named_and_computed_anew(damage, tmp_path, capsys):
-    expected = augment.augment(TEXTS, "noise", cache_dir=tmp_path)
+    expected = augmented_texts(TEXTS, "noise", cache_dir=tmp_path)
     [path] = tmp_path.iterdir()
     intact = path.read_text()
     assert damage(intact) != intact
     path.write_text(damage(intact))
     capsys.readouterr()
-    assert augment.augment(TEXTS, "noise", cache_dir=tmp_path) == expected
+    assert augmented_texts(TEXTS, "noise", cache_dir=tmp_path) == expected
     assert f"{path} is damaged" in capsys.readouterr().out
     assert path.read_text() == intact and list(tmp_path.iterdir()) == [path]
 
 
 def test_an_interrupted_call_goes_on_where_it_stopped(monkeypatch, count_calls, tmp_path):
-    monkeypatch.setattr(augment, "PIECE", 2)
+    monkeypatch.setattr(augmentations, "PIECE", 2)
     expected = [*AUGMENTATIONS["word_substitution"].function(TEXTS)]
     count_calls.clear()
-    write, written = augment._write_cache, []
+    write, written = augmentations._write_cache, []
 
     def stop_at_the_third(path, texts):
         if len(written) == 2:
@@ -692,25 +687,26 @@ def test_an_interrupted_call_goes_on_where_it_stopped(monkeypatch, count_calls, 
         write(path, texts)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(augment, "_write_cache", stop_at_the_third)
-        augment.augment(TEXTS, "word_substitution", cache_dir=tmp_path)
+        patched.setattr(augmentations, "_write_cache", stop_at_the_third)
+        augmented_texts(TEXTS, "word_substitution", cache_dir=tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(written)
     count_calls.clear()
-    assert augment.augment(TEXTS, "word_substitution", cache_dir=tmp_path) == expected
+    assert augmented_texts(TEXTS, "word_substitution", cache_dir=tmp_path) == expected
     assert len(count_calls) == math.ceil(len(TEXTS) / 2) - 2
 
 
 def test_noise_is_one_piece_because_its_words_come_from_all_texts(monkeypatch, tmp_path):
-    monkeypatch.setattr(augment, "PIECE", 2)
-    assert augment.augment(TEXTS, "noise", cache_dir=tmp_path) == noise(TEXTS)
+    monkeypatch.setattr(augmentations, "PIECE", 2)
+    assert augmented_texts(TEXTS, "noise", cache_dir=tmp_path) == noise(TEXTS)
 
 
 def test_a_killed_call_goes_on_and_leaves_no_half_written_piece(tmp_path):
     """kill -9 in the middle: each file under its name is whole, and is not made again."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import augment; augment.PIECE = 50\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from engine import augmentations; augmentations.PIECE = 50\n"
         "texts = [f'a large bird of the sea number {i}' for i in range(40_000)]\n"
-        "augment.augment(texts, 'word_substitution', cache_dir=sys.argv[2])"
+        "augmentations.augmented_texts(texts, 'word_substitution', cache_dir=sys.argv[2])"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(Path(augment.__file__).parent), str(tmp_path)],
@@ -723,7 +719,7 @@ def test_a_killed_call_goes_on_and_leaves_no_half_written_piece(tmp_path):
     assert process.wait() == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     assert 5 <= len(kept) < 800
-    assert all(len(augment._read_cache(path)) == 50 for path in kept)
+    assert all(len(augmentations._read_cache(path)) == 50 for path in kept)
     subprocess.run(
         [sys.executable, "-c", code, str(Path(augment.__file__).parent), str(tmp_path)],
         check=True,
@@ -735,7 +731,7 @@ def test_a_killed_call_goes_on_and_leaves_no_half_written_piece(tmp_path):
 
 
 def test_one_line_says_what_was_changed(tmp_path, capsys):
-    augment.augment(["dogs", "qwzx qwzx qwzx"], "word_substitution", cache_dir=tmp_path)
+    augmented_texts(["dogs", "qwzx qwzx qwzx"], "word_substitution", cache_dir=tmp_path)
     captured = capsys.readouterr()
     assert captured.out == (
         "augment: word_substitution changed 50.0 % of 2 texts, "
@@ -745,17 +741,17 @@ def test_one_line_says_what_was_changed(tmp_path, capsys):
 
 
 def test_none_gives_the_texts_and_writes_nothing(tmp_path, capsys):
-    assert augment.augment(TEXTS, "none", cache_dir=tmp_path) == TEXTS
+    assert augmented_texts(TEXTS, "none", cache_dir=tmp_path) == TEXTS
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr().out.startswith("augment: none, ")
 
 
 def test_a_wrong_method_or_cache_folder_is_one_clear_line(tmp_path):
     with pytest.raises(InputError, match="'typo' is unknown; choose one of word_substitution"):
-        augment.augment(TEXTS, "typo", cache_dir=tmp_path)
+        augmented_texts(TEXTS, "typo", cache_dir=tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cache .* cannot be used") as error:
-        augment.augment(TEXTS, "noise", cache_dir=tmp_path / "file")
+        augmented_texts(TEXTS, "noise", cache_dir=tmp_path / "file")
     assert "\n" not in str(error.value)
 
 

@@ -422,7 +422,7 @@ def test_a_signal_that_nohup_or_a_shell_has_ignored_stays_ignored(ignored):
 LOOP = """
 import os, random, signal, sys, time
 import main, torch._dynamo, transformers.models.bert.modeling_bert
-from augment import load_wordnet
+from data import load_wordnet
 load_wordnet()
 signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell's background ignores it
 send, seconds, folder, *command = sys.argv[1:]

@@ -42,11 +42,11 @@ from data import Tokens
 from engine import loader
 from engine.arguments import parse_args
 from engine.corpus import load_corpus, views_of
+from engine.encoders import load_encoder, load_tokenizer
 from engine.files import InputError
 from engine.network import new_model
 from losses import logit_compensation
 from main import main
-from model import load_encoder, load_tokenizer
 from predict import Predictor
 from reporting import figures
 

@@ -24,11 +24,14 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-import augment
 import data
+from data import InputError
+from engine import corpus as corpora
+from engine import data_report, loader
+from engine import tokens as tokens_once
 from engine.arguments import parse_args
-from engine.corpus import load_corpus
-from engine.files import InputError
+from engine.corpus import load_corpus, read_corpus
+from engine.rows import alike, own_corpus
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "datasets"
 needs_datasets = pytest.mark.skipif(
@@ -84,7 +87,7 @@ def corpus_of(train, test, dropped=0):
 def test_the_datasets_have_their_published_counts(
     name, train, test, classes, largest, smallest, words, length
 ):
-    corpus = data.load(name, data_dir=PUBLISHED)
+    corpus = read_corpus(name, data_dir=PUBLISHED)
     counts = Counter(corpus.train_labels.tolist())
     assert (len(corpus.train_texts), len(corpus.test_texts)) == (train, test)
     assert len(corpus.train_labels) == train and len(corpus.test_labels) == test
@@ -101,7 +104,7 @@ def test_the_datasets_have_their_published_counts(
 
 @needs_datasets
 def test_datasets_with_validation_texts_bring_them():
-    sizes = {name: len(data.load(name, data_dir=PUBLISHED).val_texts) for name in data.DATASETS}
+    sizes = {name: len(read_corpus(name, data_dir=PUBLISHED).val_texts) for name in data.DATASETS}
     assert {name: n for name, n in sizes.items() if n} == {"clinc150": 3000, "sst5": 1101}
 
 
@@ -112,7 +115,7 @@ def test_a_title_of_several_topics_is_left_out_and_each_other_one_stands_once():
     for line in lines:
         topics.setdefault(line[: line.index("\t")], set()).add(line[line.rindex("\t") + 1 :])
     assert (len(lines), len(topics)) == (32604, 31280)
-    corpus = data.load("tagmynews", data_dir=PUBLISHED)
+    corpus = read_corpus("tagmynews", data_dir=PUBLISHED)
     texts = corpus.train_texts + corpus.test_texts
     assert len(texts) == len(set(texts)) == 31280 - 460
     labels = [*corpus.train_labels, *corpus.test_labels]
@@ -121,12 +124,12 @@ def test_a_title_of_several_topics_is_left_out_and_each_other_one_stands_once():
 
 @needs_datasets
 def test_texts_and_labels_of_known_datasets_stand_side_by_side():
-    trec = data.load("trec", data_dir=PUBLISHED)
+    trec = read_corpus("trec", data_dir=PUBLISHED)
     rows = json.loads((PUBLISHED / "trec" / "TREC_Train_aug.json").read_text(encoding="utf-8"))
     assert trec.train_texts == [row["text"] for row in rows]
     names = [trec.label_names[label] for label in trec.train_labels]
     assert names == [row["label"] for row in rows]
-    dblp = data.load("dblp", data_dir=PUBLISHED)
+    dblp = read_corpus("dblp", data_dir=PUBLISHED)
     assert dblp.label_names == ["1", "2", "3", "4", "5", "6"]
     assert dblp.train_texts[0].strip() == "multi target tracking by continuous energy minimization"
     assert dblp.label_names[dblp.train_labels[0]] == "2"
@@ -134,7 +137,7 @@ def test_texts_and_labels_of_known_datasets_stand_side_by_side():
 
 @needs_datasets
 def test_trec_at_50_has_the_sizes_of_equation_3():
-    corpus = data.load("trec", data_dir=PUBLISHED)
+    corpus = read_corpus("trec", data_dir=PUBLISHED)
     rows = data.imbalanced_rows(corpus.train_labels, 50.0)
     counts = sorted(sizes(corpus.train_labels, rows).values(), reverse=True)
     assert counts == [1250, 571, 261, 119, 54, 25]
@@ -143,10 +146,10 @@ def test_trec_at_50_has_the_sizes_of_equation_3():
 @needs_datasets
 @pytest.mark.parametrize("name, rows", [("trec", 11), ("ohsumed", 2), ("r52", 6)])
 def test_the_test_texts_that_are_training_texts_are_counted_in_rows(name, rows):
-    corpus = data.load(name, data_dir=PUBLISHED)
+    corpus = read_corpus(name, data_dir=PUBLISHED)
     known = {text.strip() for text in corpus.train_texts}
     assert sum(text.strip() in known for text in corpus.test_texts) == rows
-    assert data.data_report(corpus)["test_in_train"] == rows
+    assert data_report.data_report(corpus)["test_in_train"] == rows
 
 
 KEPT_RUNS = [  # data_hash in result.json under tables/
@@ -159,24 +162,26 @@ KEPT_RUNS = [  # data_hash in result.json under tables/
 @pytest.mark.parametrize("name, flags, digest", KEPT_RUNS)
 def test_known_datasets_with_equal_texts_are_divided_as_in_the_kept_runs(name, flags, digest):
     args = parse_args(["--dataset", name, "--data_dir", str(PUBLISHED), *flags])
-    assert data.data_hash(load_corpus(args)).startswith(digest)
+    assert data_report.data_hash(load_corpus(args)).startswith(digest)
 
 
 @needs_datasets
 def test_the_biomedical_split_depends_on_the_seed_alone_and_is_exactly_stratified():
     first, again, other = (
-        data.load("biomedical", data_dir=PUBLISHED, seed=seed) for seed in (0, 0, 1)
+        read_corpus("biomedical", data_dir=PUBLISHED, seed=seed) for seed in (0, 0, 1)
     )
-    assert data.data_hash(first) == data.data_hash(again) != data.data_hash(other)
+    assert (
+        data_report.data_hash(first) == data_report.data_hash(again) != data_report.data_hash(other)
+    )
     assert set(Counter(first.test_labels.tolist()).values()) == {100}
 
 
 def test_wordnet_gives_every_noun_gloss_with_its_lexicographer_file():
     try:
-        wordnet = augment.load_wordnet()
+        wordnet = data.load_wordnet()
     except InputError as error:
         pytest.skip(f"WordNet is not installed: {error}")
-    corpus = data.load("wordnet")
+    corpus = read_corpus("wordnet")
     counts = Counter(
         corpus.label_names[label]
         for label in np.concatenate([corpus.train_labels, corpus.test_labels])
@@ -224,15 +229,9 @@ def server(monkeypatch, tmp_path):
     threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     sha256 = hashlib.sha256(http.good).hexdigest()
     address = f"http://127.0.0.1:{http.server_port}"
-    monkeypatch.setitem(
-        data.DATASETS,
-        "r52",
-        replace(
-            data.DATASETS["r52"],
-            address=address,
-            files=dict.fromkeys(("train.txt", "test.txt"), sha256),
-        ),
-    )
+    monkeypatch.setitem(data.DATASETS, "r52", replace(data.DATASETS["r52"], address=address))
+    sums = "\n".join(f"{sha256}  r52/{part}.txt" for part in ("train", "test"))
+    monkeypatch.setattr(data, "SHA256SUMS", sums)
     monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)
     http.folder = tmp_path / "r52"
     yield http
@@ -246,17 +245,17 @@ def whole(content):
 
 def test_a_missing_file_is_downloaded_once_and_nothing_else_is_left(server, tmp_path):
     server.answers = [whole(server.good), whole(server.good)]
-    corpus = data.load("r52", data_dir=tmp_path)
+    corpus = read_corpus("r52", data_dir=tmp_path)
     assert corpus.train_texts == ["fine food", "awful room"]
     assert corpus.train_labels.tolist() == [1, 0]
     assert sorted(file.name for file in server.folder.iterdir()) == ["test.txt", "train.txt"]
     assert all(file.stat().st_mode & 0o044 == 0o044 for file in server.folder.iterdir())
-    data.load("r52", data_dir=tmp_path)  # a further request would find no answer
+    read_corpus("r52", data_dir=tmp_path)  # a further request would find no answer
 
 
 def test_a_server_that_fails_twice_is_asked_a_third_time(server, tmp_path):
     server.answers = [(500, 0, b""), (500, 0, b""), whole(server.good), whole(server.good)]
-    assert len(data.load("r52", data_dir=tmp_path).train_texts) == 2
+    assert len(read_corpus("r52", data_dir=tmp_path).train_texts) == 2
     assert server.answers == []
 
 
@@ -275,7 +274,7 @@ def test_a_download_that_is_not_the_pinned_file_is_refused_and_leaves_nothing(
 ):
     server.answers = [damage(server.good)] * 3
     with pytest.raises(InputError) as error:
-        data.load("r52", data_dir=tmp_path)
+        read_corpus("r52", data_dir=tmp_path)
     message = str(error.value)
     assert all(part in message for part in ("train.txt", "http://127.0.0.1", "--data_dir"))
     assert "\n" not in message and server.answers == []
@@ -287,20 +286,16 @@ def test_a_damaged_file_already_there_is_refused_and_named(server, tmp_path, con
     server.folder.mkdir()
     (server.folder / "train.txt").write_bytes(content)
     with pytest.raises(InputError, match=r"r52/train\.txt is truncated or altered.*delete it"):
-        data.load("r52", data_dir=tmp_path)
+        read_corpus("r52", data_dir=tmp_path)
     assert (server.folder / "train.txt").read_bytes() == content  # yours to delete, not ours
 
 
 def test_no_network_is_one_line_with_file_address_and_place(monkeypatch, tmp_path):
     monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)
     address = "http://127.0.0.1:1"  # nobody listens at port 1
-    monkeypatch.setitem(
-        data.DATASETS,
-        "cr",
-        replace(data.DATASETS["cr"], address=address, files={"CR_Train.json": "0" * 64}),
-    )
+    monkeypatch.setitem(data.DATASETS, "cr", replace(data.DATASETS["cr"], address=address))
     with pytest.raises(InputError) as error:
-        data.load("cr", data_dir=tmp_path)
+        read_corpus("cr", data_dir=tmp_path)
     path = tmp_path / "cr" / "CR_Train.json"
     assert all(
         part in str(error.value)
@@ -312,7 +307,7 @@ def test_a_data_dir_that_cannot_be_written_is_one_line(server, tmp_path):
     (tmp_path / "r52").write_text("a file where the folder should be")
     server.answers = [whole(server.good)]
     with pytest.raises(InputError, match="cannot be written.*--data_dir"):
-        data.load("r52", data_dir=tmp_path)
+        read_corpus("r52", data_dir=tmp_path)
 
 
 # ---- From rows to a corpus ----
@@ -333,29 +328,29 @@ def test_a_data_dir_that_cannot_be_written_is_one_line(server, tmp_path):
     ],
 )
 def test_names_that_look_the_same_are_found(names, groups):
-    assert data.alike(names) == groups
+    assert alike(names) == groups
 
 
 def test_the_report_and_the_refusal_of_a_test_label_point_at_names_that_look_the_same():
     train = [("a", "Spam"), ("b", "spam"), ("c", "ham"), ("d", "ham")]
-    corpus = data.to_corpus("toy", train, [("a", "ham")])
-    lines = data.format_report(data.data_report(corpus)).split("\n")
+    corpus = own_corpus("toy", train, [("a", "ham")])
+    lines = data_report.format_report(data_report.data_report(corpus)).split("\n")
     assert "classes that look the same: 1, the first 'Spam', 'spam'".split() in map(
         str.split, lines
     )
     for parts, name in (([[("a", "HAM")], []], "test"), ([[], [("a", "HAM")]], "validation")):
         with pytest.raises(InputError, match=f"{name} labels 'HAM'; is 'HAM' the class 'ham'"):
-            data.to_corpus("toy", train, *parts)
+            own_corpus("toy", train, *parts)
 
 
 def test_rows_without_text_or_label_are_counted_and_the_others_keep_their_row_numbers():
     train = [("a", "x"), (" ", None), ("b", None), ("c", "y"), ("", "x"), ("d", "x")]
-    corpus = data.to_corpus("toy", train, [("e", "x"), ("f", None)], [("g", "y"), ("", "y")])
+    corpus = own_corpus("toy", train, [("e", "x"), ("f", None)], [("g", "y"), ("", "y")])
     assert corpus.train_texts == ["a", "c", "d"] and corpus.train_rows.tolist() == [0, 3, 5]
     assert corpus.train_labels.tolist() == [0, 1, 0] and corpus.test_texts == ["e"]
     assert corpus.val_texts == ["g"] and corpus.val_labels.tolist() == [1]
     assert (corpus.dropped, corpus.unlabelled) == (3, 2)
-    lines = data.format_report(data.data_report(corpus)).split("\n")
+    lines = data_report.format_report(data_report.data_report(corpus)).split("\n")
     assert lines[-2].split() == "rows without a label left out: 2".split()
 
 
@@ -369,13 +364,13 @@ def test_rows_without_text_or_label_are_counted_and_the_others_keep_their_row_nu
     ],
 )
 def test_whole_numbers_lose_their_fraction_only_where_all_labels_are_numbers(labels, names):
-    corpus = data.to_corpus("toy", [(f"text {label}", label) for label in labels], [])
+    corpus = own_corpus("toy", [(f"text {label}", label) for label in labels], [])
     assert corpus.label_names == names
     assert bool(corpus.notes) == (names != sorted(labels))
 
 
 def test_a_dataset_of_the_registry_is_read_from_its_files_in_order(monkeypatch, tmp_path):
-    """Adding one takes one entry."""
+    """Adding one takes an entry and the SHA-256 of its files."""
     files = {"b.txt": b"x\ty one\ny\ttwo\n", "a.json": b'[{"text": "three", "label": 1}]'}
     (tmp_path / "mine").mkdir()
     for name, content in files.items():
@@ -386,12 +381,15 @@ def test_a_dataset_of_the_registry_is_read_from_its_files_in_order(monkeypatch, 
         data.Dataset(
             "Mine",
             "http://127.0.0.1:1",
-            {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-            read=lambda b, a: (data.read_labelled_lines(b) + data.read_objects(a), None),
+            read=lambda b, a: [data.read_labelled_lines(b) + data.read_objects(a)],
             split=lambda labels, seed: (np.array([0, 1]), np.array([2 - seed])),
         ),
     )
-    corpus = data.load("mine", data_dir=tmp_path, seed=0)
+    sums = [
+        f"{hashlib.sha256(content).hexdigest()}  mine/{name}" for name, content in files.items()
+    ]
+    monkeypatch.setattr(data, "SHA256SUMS", "\n".join(sums))
+    corpus = read_corpus("mine", data_dir=tmp_path, seed=0)
     assert corpus.label_names == ["1", "x", "y"] and corpus.test_texts == ["three"]
     assert corpus.train_texts == ["y one", "two"]
 
@@ -485,7 +483,7 @@ def test_subsets_of_one_seed_are_nested_and_keep_every_class(labels, ir, more, s
 def with_ratio(corpus, ir, profile="exp"):
     rows = data.imbalanced_rows(corpus.train_labels, ir, profile=profile)
     everything = np.arange(len(corpus.train_labels))
-    return data.select(data.check_ratio(corpus, everything, rows, ir, profile), rows)
+    return data.select(corpora.check_ratio(corpus, everything, rows, ir, profile), rows)
 
 
 @settings(deadline=None)
@@ -502,16 +500,16 @@ def test_a_ratio_that_is_asked_for_is_built_or_refused_with_one_that_can_be(
         for label, size in enumerate(class_sizes)
         for row in range(size)
     ]
-    corpus = data.to_corpus("toy", rows, [])
+    corpus = own_corpus("toy", rows, [])
     try:
         built = with_ratio(corpus, ir, profile)
     except InputError as error:
         asked = re.search(r"ask for --ir ([\d.]+)", str(error))[1]
         again = with_ratio(corpus, float(asked), profile)
-        assert data.data_report(again)["ir"] == pytest.approx(float(asked), rel=0.5)
+        assert data_report.data_report(again)["ir"] == pytest.approx(float(asked), rel=0.5)
         if most := re.search(r"--max_per_class (\d+)", str(error)):
             capped = data.select(
-                corpus, data.cap_per_class(corpus.train_labels, int(most[1]), seed=0)
+                corpus, corpora.cap_per_class(corpus.train_labels, int(most[1]), seed=0)
             )
             built = with_ratio(capped, ir, profile)
         else:
@@ -525,7 +523,7 @@ def test_a_paper_ratio_that_its_dataset_cannot_have_is_a_note():
     rows = [
         (f"{label} {row}", label) for label, size in (("a", 100), ("b", 5)) for row in range(size)
     ]
-    corpus = data.to_corpus("trec", rows, [])
+    corpus = own_corpus("trec", rows, [])
     kept = with_ratio(corpus, 10.0)
     assert len(kept.train_texts) == 105 and "so that 20 is built" in kept.notes[0]
     with pytest.raises(InputError, match="smallest class has 5 texts where --ir 11 asks for 9"):
@@ -558,16 +556,16 @@ def test_an_unknown_profile_or_cap_is_refused():
     with pytest.raises(InputError, match="exp, step or consecutive"):
         data.imbalanced_rows(labels_of(3, 3), 2, profile="linear")
     with pytest.raises(InputError, match="at least 1"):
-        data.cap_per_class(labels_of(3, 3), 0, seed=0)
+        corpora.cap_per_class(labels_of(3, 3), 0, seed=0)
 
 
 @settings(deadline=None)
 @given(some_labels, st.integers(1, 30), seeds)
 def test_a_cap_keeps_the_first_texts_of_each_fixed_order(labels, most, seed):
-    rows = data.cap_per_class(labels, most, seed=seed)
+    rows = corpora.cap_per_class(labels, most, seed=seed)
     expected = {label: min(size, most) for label, size in Counter(labels.tolist()).items()}
     assert sizes(labels, rows) == expected
-    assert set(rows) <= set(data.cap_per_class(labels, most + 1, seed=seed))
+    assert set(rows) <= set(corpora.cap_per_class(labels, most + 1, seed=seed))
 
 
 @settings(deadline=None)
@@ -656,8 +654,8 @@ def test_no_text_of_a_file_of_ones_own_stands_in_two_parts(tmp_path, flags, part
         )
     }
     assert parts[part] and all(not one & other for one, other in combinations(parts.values(), 2))
-    report = data.data_report(corpus)
-    assert [report[leak] for leak in data.LEAKS] == [0, 0, 0] and report["repeated"] > 0
+    report = data_report.data_report(corpus)
+    assert [report[leak] for leak in data_report.LEAKS] == [0, 0, 0] and report["repeated"] > 0
 
 
 def test_a_split_rounds_half_up_and_differs_by_seed():
@@ -673,12 +671,12 @@ def test_a_split_rounds_half_up_and_differs_by_seed():
 @settings(deadline=None)
 @given(some_labels, st.floats(0, 1), seeds)
 def test_noise_flips_exactly_its_share_and_spares_one_text_a_class(labels, share, seed):
-    noisy = data.flip_labels(labels, share, 6, seed=seed)
+    noisy = corpora.flip_labels(labels, share, 6, seed=seed)
     flipped = noisy != labels
     assert flipped.sum() == min(round(share * len(labels)), len(labels) - len(set(labels)))
     assert set(labels[~flipped]) == set(labels)
     assert noisy.min() >= 0 and noisy.max() < 6
-    assert noisy.tolist() == data.flip_labels(labels, share, 6, seed=seed).tolist()
+    assert noisy.tolist() == corpora.flip_labels(labels, share, 6, seed=seed).tolist()
 
 
 @settings(deadline=None)
@@ -690,9 +688,9 @@ def test_left_out_texts_validate_and_training_gives_up_a_tenth_at_most(labels, i
     expected = {label: n + min(most - n, before[label] // 10) for label, n in expected.items()}
     if not any(expected.values()):
         with pytest.raises(InputError, match="take --val_fraction instead"):
-            data.left_out(labels, kept, most, seed=seed)
+            corpora.left_out(labels, kept, most, seed=seed)
         return
-    train, validation = data.left_out(labels, kept, most, seed=seed)
+    train, validation = corpora.left_out(labels, kept, most, seed=seed)
     assert not set(train) & set(validation) and set(train) <= set(kept)
     assert set(kept) <= set(train) | set(validation)
     assert sizes(labels, validation) == {label: n for label, n in expected.items() if n}
@@ -707,29 +705,29 @@ def test_left_out_texts_validate_and_training_gives_up_a_tenth_at_most(labels, i
 def test_no_left_out_text_is_the_same_as_one_that_is_trained_on():
     labels, same = np.zeros(8, dtype=np.int64), np.array([0, 1, 0, 3, 4, 3, 6, 7])
     kept = np.array([0, 1, 4])  # 2 repeats 0; 3 and 5 are the same, and left out both
-    train, validation = data.left_out(labels, kept, 9, seed=0, same=same)
+    train, validation = corpora.left_out(labels, kept, 9, seed=0, same=same)
     assert train.tolist() == [0, 1, 4] and validation.tolist() == [3, 5, 6, 7]
     for seed in range(9):  # 20 repeat each other: of the kept ones only the other 20 can be given
         same = np.append(np.zeros(20, dtype=np.int64), np.arange(20, 40))
-        _, validation = data.left_out(same * 0, np.arange(40), 9, seed=seed, same=same)
+        _, validation = corpora.left_out(same * 0, np.arange(40), 9, seed=seed, same=same)
         assert len(validation) == 2 and validation.min() >= 20
 
 
 def test_the_left_out_texts_of_a_class_are_a_draw_of_the_seed():
     labels = np.repeat([0, 1], [400, 40])
-    kept = data.cap_per_class(labels, 20, seed=0)
+    kept = corpora.cap_per_class(labels, 20, seed=0)
     first, again, other = (
-        data.left_out(labels, kept, 10, seed=seed)[1].tolist() for seed in (0, 0, 1)
+        corpora.left_out(labels, kept, 10, seed=seed)[1].tolist() for seed in (0, 0, 1)
     )
     assert first == again != other and first[0] < 200 < first[9]
 
 
 def test_flipped_labels_are_uniform_over_the_other_classes():
     labels = np.zeros(9001, dtype=np.int64)
-    counts = np.bincount(data.flip_labels(labels, 1.0, 4, seed=0), minlength=4)
+    counts = np.bincount(corpora.flip_labels(labels, 1.0, 4, seed=0), minlength=4)
     assert counts[0] == 1 and abs(counts[1:] - 3000).max() < 200  # 4.5 standard deviations
     with pytest.raises(InputError, match="between 0 and 1"):
-        data.flip_labels(labels, 1.5, 4, seed=0)
+        corpora.flip_labels(labels, 1.5, 4, seed=0)
 
 
 # ---- The report ----
@@ -743,7 +741,7 @@ def test_the_report_counts_what_it_says():
     )
     val = ["a", "a ", "new", "\tnew", "e", "d"]
     corpus = replace(corpus, val_texts=val, val_labels=np.zeros(6, dtype=np.int64))
-    report = data.data_report(corpus)
+    report = data_report.data_report(corpus)
     assert json.loads(json.dumps(report)) == {
         "name": "toy",
         "train": 7,
@@ -764,7 +762,7 @@ def test_the_report_counts_what_it_says():
         "alike": [],
         "notes": [],
     }
-    lines = data.format_report(report).split("\n")
+    lines = data_report.format_report(report).split("\n")
     assert "2 classes" in lines[0] and "2.5" in lines[0]
     assert lines[3].split() == ["yes", "5", "71.43%", "2"]
     found = dict(re.split(r": +", line.strip()) for line in lines[5:12])
@@ -784,7 +782,7 @@ def test_the_report_counts_what_it_says():
 @pytest.mark.parametrize("test, val", [("new", "too"), ("a", "new"), ("new", "a"), ("new", "new")])
 def test_only_what_is_leaked_has_a_note(test, val):
     corpus = replace(corpus_of([("a", 0), ("b", 1)], [(test, 0)]), val_texts=[val])
-    text = data.format_report(data.data_report(corpus))
+    text = data_report.format_report(data_report.data_report(corpus))
     assert ("Test texts that stand" in text) == (test == "a")
     assert ("Validation texts choose" in text) == (val in ("a", test))
 
@@ -800,15 +798,17 @@ def test_only_what_is_leaked_has_a_note(test, val):
     ],
 )
 def test_the_report_names_the_file_and_no_end_of_a_path(name, shown):
-    report = data.data_report(replace(corpus_of([("a", 0), ("b", 1)], [("c", 0)]), name=name))
-    assert data.format_report(report).startswith(shown + ": 2 classes")
+    report = data_report.data_report(
+        replace(corpus_of([("a", 0), ("b", 1)], [("c", 0)]), name=name)
+    )
+    assert data_report.format_report(report).startswith(shown + ": 2 classes")
 
 
 def test_the_printed_report_stays_within_100_columns_and_one_line_a_class():
     corpus = replace(
         corpus_of([("a", 0), ("b", 1)], [("c", 0)]), name="x" * 200, label_names=["a\nb", "y" * 300]
     )
-    lines = data.format_report(data.data_report(corpus)).split("\n")
+    lines = data_report.format_report(data_report.data_report(corpus)).split("\n")
     assert len(lines) == 9 and max(map(len, lines)) <= 100
 
 
@@ -822,8 +822,10 @@ def test_the_hash_sees_texts_labels_parts_and_names():
         corpus_of([("b", 1), ("a", 0)], [("c", 0)]),
         replace(base, label_names=["yes", "no"]),
     ]
-    assert len({data.data_hash(corpus) for corpus in variants}) == len(variants)
-    assert data.data_hash(base) == data.data_hash(replace(base, name="other", dropped=9))
+    assert len({data_report.data_hash(corpus) for corpus in variants}) == len(variants)
+    assert data_report.data_hash(base) == data_report.data_hash(
+        replace(base, name="other", dropped=9)
+    )
 
 
 # ---- Tokens and batches ----
@@ -858,7 +860,7 @@ def ids_by_hand(text, max_length):
 @settings(deadline=None)
 @given(some_texts, st.integers(3, 12))
 def test_tokens_equal_the_words_cut_by_hand(texts, max_length):
-    tokens = data.tokenize(texts, TOKENIZER, max_length)
+    tokens = tokens_once.tokenize(texts, TOKENIZER, max_length)
     rows = [ids_by_hand(text, max_length) for text in texts]
     assert tokens.lengths.tolist() == [len(row) for row in rows]
     assert tokens.ids.tolist() == sum(rows, []) and tokens.ids.dtype == np.int32
@@ -869,7 +871,7 @@ def test_tokens_equal_the_words_cut_by_hand(texts, max_length):
 
 def test_many_texts_are_tokenised_in_order():
     texts = [" ".join(["a"] * (1 + row % 7)) for row in range(2500)]
-    assert data.tokenize(texts, TOKENIZER, 6).lengths.tolist() == [
+    assert tokens_once.tokenize(texts, TOKENIZER, 6).lengths.tolist() == [
         min(3 + row % 7, 6) for row in range(2500)
     ]
 
@@ -899,9 +901,9 @@ def test_a_huge_text_is_cut_before_the_tokenizer_sees_it(monkeypatch, huge, is_c
         is_fast=True, num_special_tokens_to_add=lambda: 2, backend_tokenizer=Watched()
     )
     monkeypatch.setattr(Watched, "seen", [])
-    monkeypatch.setattr(data, "AT_ONCE", 2_000)
+    monkeypatch.setattr(tokens_once, "AT_ONCE", 2_000)
     texts = ["e d", huge, *["a b c"] * 1_000, huge]
-    tokens = data.tokenize(texts, watched, 5)
+    tokens = tokens_once.tokenize(texts, watched, 5)
     rows = [tokens.ids[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:])]
     kept = {"a": [2, 4, 4, 4, 3], "b": [2, 1, 3], "c": [2, 6, 7, 3]}[huge[0]]
     assert rows == [[2, 8, 7, 3], kept, *[[2, 4, 5, 6, 3]] * 1_000, kept]
@@ -911,17 +913,17 @@ def test_a_huge_text_is_cut_before_the_tokenizer_sees_it(monkeypatch, huge, is_c
 
 def test_a_length_without_room_for_a_word_is_refused():
     with pytest.raises(InputError, match="2 special ones; raise --max_length"):
-        data.tokenize(["a"], TOKENIZER, 2)
+        tokens_once.tokenize(["a"], TOKENIZER, 2)
 
 
 def test_tokens_are_kept_in_chunks_and_an_interrupted_start_goes_on(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "CHUNK", 3)
+    monkeypatch.setattr(tokens_once, "CHUNK", 3)
     texts = ["a b c", "b", "c c", "a", "", "b b b b", "c"]
-    whole = data.tokenize(texts, TOKENIZER, 5)
-    data.tokenize(texts[:6], TOKENIZER, 5, tmp_path)
+    whole = tokens_once.tokenize(texts, TOKENIZER, 5)
+    tokens_once.tokenize(texts[:6], TOKENIZER, 5, tmp_path)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = data.tokenize(texts, TOKENIZER, 5, tmp_path)
-    for tokens in (again, data.tokenize(texts, TOKENIZER, 5, tmp_path)):
+    again = tokens_once.tokenize(texts, TOKENIZER, 5, tmp_path)
+    for tokens in (again, tokens_once.tokenize(texts, TOKENIZER, 5, tmp_path)):
         assert tokens.ids.tolist() == whole.ids.tolist()
         assert tokens.offsets.tolist() == whole.offsets.tolist()
         assert tokens.truncated == whole.truncated
@@ -931,8 +933,8 @@ def test_tokens_are_kept_in_chunks_and_an_interrupted_start_goes_on(monkeypatch,
 
 def test_unknown_tokens_are_counted_without_the_special_ones(tmp_path):
     for _ in range(2):  # also where the tokens were kept
-        tokens = data.tokenize(["a x", "", "x b c a a a", "y"], TOKENIZER, 6, tmp_path)
-        assert data.unknown_tokens(tokens, TOKENIZER).tolist() == [3, 2 + 0 + 4 + 1]
+        tokens = tokens_once.tokenize(["a x", "", "x b c a a a", "y"], TOKENIZER, 6, tmp_path)
+        assert tokens_once.unknown_tokens(tokens, TOKENIZER).tolist() == [3, 2 + 0 + 4 + 1]
 
 
 def test_what_ends_a_text_is_not_unknown_also_where_it_is_called_so():
@@ -940,15 +942,15 @@ def test_what_ends_a_text_is_not_unknown_also_where_it_is_called_so():
     ends.pre_tokenizer = Whitespace()
     for names, unknown in (({"eos_token": "<end>"}, 0), ({}, 1)):
         gpt2 = PreTrainedTokenizerFast(tokenizer_object=ends, unk_token="<end>", **names)
-        tokens = data.tokenize(["a <end> a"], gpt2, 9)
-        assert data.unknown_tokens(tokens, gpt2).tolist() == [unknown, 3]
+        tokens = tokens_once.tokenize(["a <end> a"], gpt2, 9)
+        assert tokens_once.unknown_tokens(tokens, gpt2).tolist() == [unknown, 3]
 
 
 def test_other_settings_or_texts_have_chunks_of_their_own(tmp_path):
     for texts, max_length in ((["a b c d"], 5), (["a b c d"], 4), (["a b c c"], 5)):
-        data.tokenize(texts, TOKENIZER, max_length, tmp_path)
+        tokens_once.tokenize(texts, TOKENIZER, max_length, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
-    assert data.tokenize(["a b c d"], TOKENIZER, 4, tmp_path).lengths.tolist() == [4]
+    assert tokens_once.tokenize(["a b c d"], TOKENIZER, 4, tmp_path).lengths.tolist() == [4]
 
 
 @pytest.mark.parametrize(
@@ -960,10 +962,13 @@ def test_other_settings_or_texts_have_chunks_of_their_own(tmp_path):
     ],
 )
 def test_a_damaged_chunk_is_named_and_made_anew(damage, tmp_path, capsys):
-    expected = data.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path)
+    expected = tokens_once.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path)
     [path] = tmp_path.iterdir()
     path.write_bytes(damage(path.read_bytes()))
-    assert data.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path).ids.tolist() == expected.ids.tolist()
+    assert (
+        tokens_once.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path).ids.tolist()
+        == expected.ids.tolist()
+    )
     assert f"{path} is damaged" in capsys.readouterr().out
 
 
@@ -975,7 +980,10 @@ def texts_of(tokens):
 @settings(deadline=None)
 @given(some_texts, st.data())
 def test_taken_and_joined_texts_are_those_of_the_rows_view_after_view(texts, draw):
-    views = [data.tokenize(texts, TOKENIZER, 12), data.tokenize(texts[::-1], TOKENIZER, 4)]
+    views = [
+        tokens_once.tokenize(texts, TOKENIZER, 12),
+        tokens_once.tokenize(texts[::-1], TOKENIZER, 4),
+    ]
     views = [
         replace(view, states=np.stack([view.ids, -view.ids], axis=1).astype(np.float16))
         for view in views
@@ -994,7 +1002,7 @@ def test_taken_and_joined_texts_are_those_of_the_rows_view_after_view(texts, dra
 @given(some_lengths, st.integers(0, 200), st.none() | st.integers(1, 7))
 def test_each_text_is_in_one_piece_with_all_its_tokens(lengths, start_cost, most_rows):
     tokens = data.Tokens(np.arange(lengths.sum()), np.append(0, np.cumsum(lengths)), 0.0)
-    pieces = data.pieces(tokens, start_cost, most_rows)
+    pieces = loader.pieces(tokens, start_cost, most_rows)
     assert sorted(row for piece in pieces for row in piece.rows) == list(range(len(lengths)))
     texts = texts_of(tokens)
     for piece in pieces:
@@ -1025,7 +1033,7 @@ def test_no_other_cut_costs_less(lengths, start_cost):
     )
     tokens = data.Tokens(np.zeros(sum(lengths), np.int32), np.append(0, np.cumsum(lengths)), 0.0)
     assert (
-        cost([[lengths[row] for row in piece.rows] for piece in data.pieces(tokens, start_cost)])
+        cost([[lengths[row] for row in piece.rows] for piece in loader.pieces(tokens, start_cost)])
         == least
     )
 

@@ -1,6 +1,6 @@
 """
-README.md and docs/: every command is parsed by its own script, every Python block runs, every file,
-function, flag and test that is named exists, and the pages keep their size.
+The pages: every command is parsed by its own script, every Python block runs, every file, function
+and flag that is named exists, and the pages keep their size.
 
 bash runs the commands, with functions in the place of python, torchrun and the others. They note
 what they were called with, so loops, variables and pipes are read as a user's shell reads them.
@@ -20,8 +20,10 @@ import sys
 import venv
 from pathlib import Path
 
+import matplotlib.image
 import pytest
 import torch
+import yaml
 from torch.distributed.run import parse_args as parse_torchrun
 
 import baselines
@@ -32,8 +34,10 @@ from baselines import simple
 from engine.arguments import make_parser, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 SCRIPTS = {"predict.py": predict, "report.py": report}
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def text_of(page: Path) -> str:
@@ -152,9 +156,6 @@ def check_call(call: list[str], monkeypatch) -> None:
     if program == "torchrun":
         options = parse_torchrun(argv)
         check_script(options.training_script, options.training_script_args, monkeypatch)
-    elif program == "python" and argv[:2] == ["-m", "pytest"]:
-        if "-k" in argv:
-            check_test(Path(argv[2]).stem, argv[argv.index("-k") + 1])
     elif program == "python":
         check_script(argv[0], argv[1:], monkeypatch)
     elif program == "pip":
@@ -164,21 +165,19 @@ def check_call(call: list[str], monkeypatch) -> None:
         assert program == "bash", call  # "failed" names what went wrong
 
 
-def check_test(file: str, expression: str) -> None:
-    assert re.search(
-        rf"^def test_\w*{expression}", (ROOT / "tests" / f"{file}.py").read_text(), re.MULTILINE
-    ), f"{file} -k {expression} runs nothing"
+def check_calls(found: list[list[str]]) -> None:
+    for call in found:
+        with pytest.MonkeyPatch.context() as patch:
+            check_call(call, patch)
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # tests import it too
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@every_page
 def test_every_command_is_understood(page, dry_python, tmp_path):
     commands = "\n".join([*blocks(page, "bash"), *named(page)])
     found = calls(commands, dry_python, tmp_path)
     assert len(found) >= len(re.findall(r"\b(?:python|bash|torchrun|pip) ", commands))
-    for call in found:
-        with pytest.MonkeyPatch.context() as patch:
-            check_call(call, patch)
+    check_calls(found)
 
 
 @pytest.mark.parametrize(
@@ -200,19 +199,16 @@ def test_every_command_is_understood(page, dry_python, tmp_path):
         "FLAGS=--none bash run_all.sh table4",
     ],
 )
-def test_a_wrong_command_is_found(command, dry_python, tmp_path, monkeypatch):
+def test_a_wrong_command_is_found(command, dry_python, tmp_path):
     with pytest.raises((SystemExit, AssertionError, ImportError)):
-        for call in calls(command, dry_python, tmp_path):
-            check_call(call, monkeypatch)
+        check_calls(calls(command, dry_python, tmp_path))
 
 
 @pytest.mark.parametrize("module", [main, predict, report], ids=lambda module: module.__name__)
 def test_the_commands_of_a_docstring_are_understood(module, dry_python, tmp_path):
     lines = re.findall(r"^    (.*\bpython \w+\.py .*)$", module.__doc__, re.MULTILINE)
     assert len(lines) >= 3
-    for call in calls("\n".join(lines), dry_python, tmp_path):
-        with pytest.MonkeyPatch.context() as patch:
-            check_call(call, patch)
+    check_calls(calls("\n".join(lines), dry_python, tmp_path))
 
 
 def test_ci_takes_the_test_command_of_the_readme(dry_python, tmp_path):
@@ -223,6 +219,9 @@ def test_ci_takes_the_test_command_of_the_readme(dry_python, tmp_path):
     assert calls(command.strip() + " -rs", dry_python, tmp_path) == [
         ["bash", "setup.sh", "test", "-rs"]
     ]
+
+
+# ---- setup.sh, and a Python without the packages ----
 
 
 @pytest.fixture
@@ -283,8 +282,9 @@ def test_setup_test_fails_where_a_step_fails(setup_folder, fails):
     assert ran.returncode == 7 and "-m pytest" not in notes
 
 
-@pytest.mark.parametrize("version", ["3.8.19", "3.10.2", "3.15.0"])
-@pytest.mark.parametrize("has_venv", [True, False])
+@pytest.mark.parametrize(
+    "version, has_venv", [("3.8.19", False), ("3.10.2", True), ("3.15.0", False)]
+)
 def test_setup_says_which_python_it_needs(setup_folder, version, has_venv):
     bin_folder = setup_folder / ".venv" / "bin"
     if not has_venv:
@@ -319,11 +319,12 @@ def test_what_the_modules_import_as_they_are_loaded_is_in_the_requirements():
                     assert re.search(rf"^{name}==", known, re.M), f"{path.name} imports {name}"
 
 
-@pytest.fixture
-def bare_python(tmp_path):
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory):
     """Makes a Python without packages."""
-    venv.create(tmp_path / "bare", with_pip=False)
-    return tmp_path / "bare" / "bin" / "python"
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, with_pip=False)
+    return folder / "bin" / "python"
 
 
 @pytest.mark.parametrize(
@@ -358,28 +359,22 @@ def test_python_without_the_packages_is_one_line(command, bare_python):
 
 
 @pytest.fixture(scope="module")
-def a_run(tmp_path_factory, tiny_encoder, corpus_folder):
+def trained(tiny_encoder, corpus_folder):
+    """Makes a function that trains for an epoch, into the folder, and asserts that it succeeds."""
+
+    def train(folder: Path, *flags: str) -> None:
+        wanted = f"--dataset {corpus_folder} --encoder {tiny_encoder} --output_dir {folder}".split()
+        options = "--epochs 1 --batch_size 16 --device cpu".split()
+        assert main.main([*wanted, *options, *flags]) == 0
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory, trained):
     """Makes a folder in which runs/RUN is a run, as the pages call it."""
     folder = tmp_path_factory.mktemp("user")
-    assert (
-        main.main(
-            [
-                "--dataset",
-                str(corpus_folder),
-                "--encoder",
-                str(tiny_encoder),
-                "--epochs",
-                "1",
-                "--batch_size",
-                "16",
-                "--device",
-                "cpu",
-                "--output_dir",
-                str(folder / "runs"),
-            ]
-        )
-        == 0
-    )
+    trained(folder / "runs")
     [run] = [path.parent for path in folder.glob("runs/*/result.json")]
     run.rename(folder / "runs" / "RUN")
     return folder
@@ -404,50 +399,23 @@ def test_every_python_block_runs(page, a_run, monkeypatch):
         exec(code, names)
 
 
-def test_the_readmes_loss_runs_as_it_stands_beside_a_copy_of_losses_py(tmp_path):
-    shutil.copy(ROOT / "losses.py", tmp_path)
-    shown = """
-assert losses.hard_ratio(step, steps) == 1 and loss.isfinite()
-print([p.grad.any().item() for part in (classifier, proj_f, proj_h) for p in part.parameters()])
-"""
-    (tmp_path / "mine.py").write_text(blocks(ROOT / "README.md", "python")[0] + shown)
-    ran = subprocess.run(
-        [sys.executable, "mine.py"], cwd=tmp_path, text=True, capture_output=True, check=False
-    )
-    assert (ran.returncode, ran.stderr, ran.stdout) == (0, "", f"{[True] * 9}\n")
+def test_the_readmes_loss_reaches_all_three_networks():
+    names = {}
+    exec(blocks(ROOT / "README.md", "python")[0], names)
+    assert names["losses"].hard_ratio(names["step"], names["steps"]) == 1
+    assert names["loss"].isfinite()
+    parts = [names[name] for name in ("classifier", "proj_f", "proj_h")]
+    assert all(p.grad.any() for part in parts for p in part.parameters())
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
-def test_the_pages_method_trains_as_it_is_added(
-    page, a_run, corpus_folder, tiny_encoder, monkeypatch
-):
-    names = prepared()
-    code = next(code for code in blocks(ROOT / page, "python") if "SquaredError" in code)
-    exec(code, names)
-    [name, *rest] = re.search(r"Entry\((.*)\)", text_of(ROOT / page))[1].split(", ")
-    entry = baselines.Entry(*(eval(value) for value in (name, *rest)))
+def test_the_method_of_the_page_trains_as_it_is_added(trained, tmp_path, monkeypatch):
+    page, names = ROOT / "CONTRIBUTING.md", prepared()
+    exec(next(code for code in blocks(page, "python") if "SquaredError" in code), names)
+    values = re.search(r"Entry\((.*)\)", text_of(page))[1].split(", ")
+    entry = baselines.Entry(*map(ast.literal_eval, values))
     monkeypatch.setattr(simple, "SquaredError", names["SquaredError"], raising=False)
     monkeypatch.setitem(baselines.METHODS, entry.name, entry)
-    assert (
-        main.main(
-            [
-                "--dataset",
-                str(corpus_folder),
-                "--encoder",
-                str(tiny_encoder),
-                "--method",
-                "squared",
-                "--epochs",
-                "1",
-                "--device",
-                "cpu",
-                "--no_weights",
-                "--output_dir",
-                str(a_run / page[:4]),
-            ]
-        )
-        == 0
-    )
+    trained(tmp_path, "--method", "squared", "--no_weights")
 
 
 # ---- what is named, and the size of the pages ----
@@ -455,7 +423,7 @@ def test_the_pages_method_trains_as_it_is_added(
 FOLDERS = ("baselines", "engine", "reporting", "docs", "tests", "benchmarks", "tables", ".ci")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@every_page
 def test_every_file_that_is_named_exists(page):
     for code in inline_code(page):
         if re.fullmatch(r"[\w.]+\.(py|sh)", code) or code.split("/")[0] in FOLDERS:
@@ -469,7 +437,7 @@ def anchors(page: Path) -> list[str]:
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@every_page
 def test_every_link_within_the_repository_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)]+)\)", text_of(page)):
         if not target.startswith("https://"):
@@ -479,7 +447,7 @@ def test_every_link_within_the_repository_leads_somewhere(page):
             assert not anchor or anchor in anchors(other), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@every_page
 def test_every_function_that_is_named_exists(page):
     rooms = (
         "main",
@@ -516,7 +484,7 @@ def known_flags() -> set[str]:
     return flags
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@every_page
 def test_every_flag_that_is_named_exists(page):
     used = {
         flag
@@ -527,26 +495,7 @@ def test_every_flag_that_is_named_exists(page):
     assert used <= known_flags(), f"{page.name}: {used - known_flags()}"
 
 
-def test_every_test_of_the_feature_table_exists():
-    found = [
-        code for code in inline_code(ROOT / "docs" / "feature_table.md") if code.startswith("test_")
-    ]
-    assert len(found) > 20
-    for code in found:
-        check_test(*code.split(" -k "))
-
-
-def test_the_feature_table_answers_every_row():
-    rows = [
-        line.split(" | ")
-        for line in text_of(ROOT / "docs" / "feature_table.md").splitlines()
-        if line.startswith("| ") and "| feature |" not in f"{line[:10]}|"
-    ]
-    assert len(rows) == 47
-    assert all(row[1].startswith(("yes", "partly", "no")) and len(row) == 3 for row in rows)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@every_page
 def test_pages_and_cells_are_short(page):
     lines = page.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= (180 if page.name == "README.md" else 150)
@@ -554,7 +503,12 @@ def test_pages_and_cells_are_short(page):
     assert max(map(len, cells), default=0) <= 90
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_docs_keep_their_budget_of_pages_and_words():
+    assert len(DOCS) <= 10
+    assert sum(len(page.read_text(encoding="utf-8").split()) for page in DOCS) <= 9000
+
+
+@every_page
 def test_every_table_has_a_head_and_rows_of_one_length(page):
     lines = re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8")).splitlines()
     for is_table, rows in itertools.groupby(lines, lambda line: line.startswith("|")):
@@ -567,3 +521,26 @@ def test_every_table_has_a_head_and_rows_of_one_length(page):
 
 def test_no_number_is_left_to_fill_in():
     assert not any("@@" in page.read_text() for page in PAGES)
+
+
+# ---- the citation and the figure ----
+
+
+def test_the_citation_file_has_what_its_format_requires_and_agrees_with_readme():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation.keys() >= {"cff-version", "message", "title", "authors"}
+    paper = citation["preferred-citation"]
+    assert paper.keys() >= {"type", "title", "authors", "year", "doi"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    entry = dict(re.findall(r"^  (\w+) += \{(.*)\}", readme, re.MULTILINE))
+    names = [f"{author['family-names']}, {author['given-names']}" for author in paper["authors"]]
+    assert (entry["title"], entry["author"]) == (paper["title"], " and ".join(names))
+    assert (entry["doi"], entry["year"]) == (paper["doi"], str(paper["year"]))
+
+
+def test_the_figure_of_the_method_is_drawn_and_small(tmp_path):
+    drawn = tmp_path / "method.png"
+    runpy.run_path(str(ROOT / "docs" / "method_figure.py"))["main"](str(drawn))
+    for path in (drawn, ROOT / "docs" / "method.png"):
+        _, width, *_ = matplotlib.image.imread(path).shape
+        assert width >= 1600 and path.stat().st_size < 150_000

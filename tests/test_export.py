@@ -25,15 +25,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-import data
 import predict
 from baselines import make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
 from engine import loader
+from engine.encoders import load_encoder, load_tokenizer
 from engine.files import InputError, sha256
+from engine.tokens import tokenize
 from main import main as train
-from model import load_encoder, load_tokenizer
 from reporting import export
 from reporting.export import About
 
@@ -178,7 +178,7 @@ def test_where_there_is_no_such_class_nothing_can_be_taken_for_one(
 @torch.no_grad()
 def logits_of_tokens(method):
     """As main.py gets them: through the method's own tokens."""
-    tokens = method.prepare(data.tokenize(TEXTS, method.task.tokenizer, 64))
+    tokens = method.prepare(tokenize(TEXTS, method.task.tokenizer, 64))
     return method.classify(loader.encode(method.encoder, tokens, torch.device("cpu")))
 
 

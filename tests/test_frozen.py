@@ -17,8 +17,10 @@ import main as main_module
 import predict
 from engine import frozen, loader
 from engine.arguments import parse_args
+from engine.encoders import load_encoder
+from engine.frozen import FrozenEncoder
 from main import main
-from model import TextEncoder, load_encoder
+from model import TextEncoder
 
 HALF = 2.0**-11  # the relative rounding of float16
 SHAPES = ["bert", "roberta", "distilbert"]
@@ -116,7 +118,9 @@ def tiny(family, frozen_layers):
     with torch.no_grad():
         for weight in backbone.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
-    return TextEncoder(backbone.eval(), "mean", frozen_layers)
+    if frozen_layers == 0:
+        return TextEncoder(backbone.eval(), "mean")
+    return FrozenEncoder(backbone.eval(), "mean", frozen_layers)
 
 
 def padded(rows=3, length=40):

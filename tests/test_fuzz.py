@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 import data
 from engine import reading
+from engine.corpus import read_corpus
+from engine.data_report import data_report, format_report
 from engine.files import InputError
 from engine.network import Trained
 from engine.optimizer import new_optimizer
@@ -174,11 +176,11 @@ def test_a_folder_of_any_bytes_gives_a_corpus_or_one_line(folder, train, test):
     ):
         (folder / "own" / name).write_bytes(content)
     try:
-        corpus = data.load(str(folder / "own"))
+        corpus = read_corpus(str(folder / "own"))
     except InputError as error:
         assert len(str(error).splitlines()) == 1
     else:
-        data.format_report(data.data_report(corpus)).encode()
+        format_report(data_report(corpus)).encode()
 
 
 # ---- round trips ----

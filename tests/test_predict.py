@@ -33,8 +33,8 @@ from test_export import about_of, network, write
 
 import predict
 from engine import metrics
+from engine.encoders import load_tokenizer
 from engine.files import InputError, lacks_memory
-from model import load_tokenizer
 from reporting import export
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,8 @@ import pytest
 
 import data
 from engine.arguments import parse_args
-from engine.corpus import load_corpus
+from engine.corpus import load_corpus, read_corpus
+from engine.data_report import data_report
 from engine.files import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -104,7 +105,7 @@ def test_every_format_gives_the_same_rows(tmp_path, name, content):
             "lists.json": lambda: json.dumps(frame.to_dict("list")),
         }[name]()
     )
-    corpus = data.load(written(tmp_path, name, content), test_fraction=0.34)
+    corpus = read_corpus(written(tmp_path, name, content), test_fraction=0.34)
     assert corpus.label_names == ["9", "10"]  # numbers by value, not as strings
     held_out = np.setdiff1d(np.arange(6), corpus.train_rows)
     both = [
@@ -121,7 +122,7 @@ def test_a_json_line_may_hold_an_unescaped_line_separator(tmp_path):
     texts = ["a\u2028b", "a\u2028c", "d", "e"]
     lines = [f'{{"text": "{text}", "label": "{"xxyy"[i]}"}}' for i, text in enumerate(texts)]
     path = written(tmp_path, "a.jsonl", "\n".join(lines))
-    corpus = data.load(path, test_fraction=0.5)
+    corpus = read_corpus(path, test_fraction=0.5)
     assert sorted(corpus.train_texts + corpus.test_texts) == texts
 
 
@@ -129,7 +130,7 @@ def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_pat
     written(tmp_path, "train.csv", "id,body,topic\n1,good,b\n2, ,\n3,bad,a\n4,Fine ,b\n")
     written(tmp_path, "test.jsonl", '{"body": "so", "topic": "a"}\n{"body": "", "topic": "zzz"}\n')
     written(tmp_path, "notes.md", "not data")
-    corpus = data.load(str(tmp_path), text_column="body", label_column="topic")
+    corpus = read_corpus(str(tmp_path), text_column="body", label_column="topic")
     assert corpus.train_texts == ["good", "bad", "Fine "]  # as they are
     assert corpus.train_labels.tolist() == [1, 0, 1] and corpus.test_labels.tolist() == [0]
     assert corpus.dropped == 2 and corpus.train_rows.tolist() == [0, 2, 3]
@@ -296,7 +297,7 @@ BAD_FILES = {
 def test_a_bad_file_is_one_line_that_says_what_and_where(tmp_path, name, content, parts):
     path = written(tmp_path, name, content)
     with pytest.raises(InputError) as error:
-        data.load(path)
+        read_corpus(path)
     message = str(error.value)
     assert "\n" not in message
     for part in parts:
@@ -307,7 +308,7 @@ def test_a_bad_file_is_one_line_that_says_what_and_where(tmp_path, name, content
 def test_a_folder_without_a_test_file_is_split_like_a_file(tmp_path):
     rows = HEAD + "".join(f"text {i},{'xy'[i % 2]}\n" for i in range(40))
     written(tmp_path, "train.csv", rows)
-    alone, folder = data.load(written(tmp_path, "alone.csv", rows)), data.load(str(tmp_path))
+    alone, folder = read_corpus(written(tmp_path, "alone.csv", rows)), read_corpus(str(tmp_path))
     assert folder.train_texts == alone.train_texts and folder.test_texts == alone.test_texts
     assert len(folder.test_texts) == 8
 
@@ -315,7 +316,7 @@ def test_a_folder_without_a_test_file_is_split_like_a_file(tmp_path):
 def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
     for name in ("train.csv", "eval.csv", "test_set.csv", "test.xls", ".hidden.csv"):
         written(tmp_path, name, csv_of(PLAIN))
-    (note,) = data.load(str(tmp_path), test_fraction=0.5).notes
+    (note,) = read_corpus(str(tmp_path), test_fraction=0.5).notes
     assert "not read are 'eval.csv', 'test.xls', 'test_set.csv';" in note and "hidden" not in note
 
 
@@ -323,36 +324,36 @@ def test_a_device_is_no_table(tmp_path):
     for name in ("a.csv", "a.jsonl", "train.csv"):
         (tmp_path / name).symlink_to("/dev/null")  # /dev/zero would never end
         with pytest.raises(InputError, match=f"{name}: a device, not a file"):
-            data.load(str(tmp_path if name == "train.csv" else tmp_path / name))
+            read_corpus(str(tmp_path if name == "train.csv" else tmp_path / name))
 
 
 def test_a_bad_folder_or_name_is_one_line(tmp_path):
     with pytest.raises(InputError, match="trec.*biomedical.*wordnet"):
-        data.load("trek")
+        read_corpus("trek")
     with pytest.raises(InputError, match="exactly one train file"):
-        data.load(str(tmp_path))
+        read_corpus(str(tmp_path))
     written(tmp_path, "train.csv", HEAD + "a,x\nb,y\n")
     test = written(tmp_path, "test.csv", HEAD + "a,x\nb,new\n")
     with pytest.raises(InputError, match="no training text for the test labels 'new'"):
-        data.load(str(tmp_path))
+        read_corpus(str(tmp_path))
     Path(test).write_text(HEAD + " ,x\n")
     with pytest.raises(InputError, match="no row with a text"):
-        data.load(str(tmp_path))
+        read_corpus(str(tmp_path))
     with pytest.raises(InputError, match="cannot be both"):
-        data.load(test, text_column="label")
+        read_corpus(test, text_column="label")
     with pytest.raises(InputError, match="'text' twice"):
-        data.load(test, text_column=["text", "Text"])
+        read_corpus(test, text_column=["text", "Text"])
     for name in ("dev.csv", "valid.tsv"):
         written(tmp_path, name, HEAD)
     with pytest.raises(InputError, match="at most one test and one validation"):
-        data.load(str(tmp_path))
+        read_corpus(str(tmp_path))
 
 
 # ---- what is found by itself, and said ----
 
 
 def notes_of(path, **options) -> list[str]:
-    notes = data.load(path, test_fraction=0.5, **options).notes
+    notes = read_corpus(path, test_fraction=0.5, **options).notes
     return [note.removeprefix(f"{path}: ") for note in notes]
 
 
@@ -381,7 +382,7 @@ def test_a_german_export_is_read_and_what_was_found_is_said(tmp_path):
         "the column ' Text' is taken as the text",
         "the column 'LABEL ' is taken as the label",
     ]
-    corpus = data.load(path, test_fraction=0.5)
+    corpus = read_corpus(path, test_fraction=0.5)
     assert sorted(corpus.train_texts + corpus.test_texts) == sorted(text for text, _ in rows)
 
 
@@ -415,11 +416,11 @@ def test_what_is_no_windows_1252_is_refused_and_read_once_its_encoding_is_named(
         path = written(tmp_path, name, content.encode(encoding))
         if encoding != "utf-16-le":
             with pytest.raises(InputError, match=f"{name}: neither UTF-8.*name its encoding with"):
-                data.load(path)
-        corpus = data.load(path, encoding=encoding)
+                read_corpus(path)
+        corpus = read_corpus(path, encoding=encoding)
         assert sorted(corpus.train_texts + corpus.test_texts) == sorted(text for text, _ in rows)
     with pytest.raises(InputError, match="a.csv: not ASCII, as --encoding says; name another"):
-        data.load(str(tmp_path / "a.csv"), encoding="ascii")
+        read_corpus(str(tmp_path / "a.csv"), encoding="ascii")
 
 
 @pytest.mark.parametrize(
@@ -435,7 +436,7 @@ def test_what_is_no_windows_1252_is_refused_and_read_once_its_encoding_is_named(
 def test_the_languages_of_windows_1252_need_no_name(tmp_path, text):
     rows = [(text, "x"), ("b", "y"), ("c", "x"), ("d", "y")]
     path = written(tmp_path, "a.csv", csv_of(rows).encode("cp1252"))
-    corpus = data.load(path, test_fraction=0.5)
+    corpus = read_corpus(path, test_fraction=0.5)
     assert text in corpus.train_texts + corpus.test_texts
 
 
@@ -450,7 +451,7 @@ def test_an_encoding_is_one_of_texts_and_names_the_folder(tmp_path, capsys):
         assert f"--encoding: '{name}' is no encoding of texts" in capsys.readouterr().err
     pandas.DataFrame(PLAIN, columns=["text", "label"]).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(InputError, match="no text file, and so without an --encoding"):
-        data.load(str(tmp_path / "a.parquet"), encoding="cp1251")
+        read_corpus(str(tmp_path / "a.parquet"), encoding="cp1251")
 
 
 @pytest.mark.parametrize(
@@ -466,7 +467,7 @@ def test_texts_of_several_lines_are_read_where_a_line_of_the_file_needs_its_quot
     tmp_path, header, rows, is_noted
 ):
     content = f"{header}\n{rows}"
-    corpus = data.load(written(tmp_path, "a.csv", content), test_fraction=0.5)
+    corpus = read_corpus(written(tmp_path, "a.csv", content), test_fraction=0.5)
     expected = [row["text"] for row in csv.DictReader(io.StringIO(content, newline=""))]
     assert sorted(corpus.train_texts + corpus.test_texts) == sorted(expected)
     assert len(corpus.notes) == is_noted
@@ -512,13 +513,13 @@ def test_columns_that_leave_no_doubt_are_taken_and_said(tmp_path, header, column
 def test_a_column_that_is_named_is_never_replaced_by_a_usual_one(tmp_path):
     path = written(tmp_path, "a.csv", csv_of(PLAIN, ("review", "label")))
     with pytest.raises(InputError, match="no column 'body'.*'review' .'fine, a'."):
-        data.load(path, text_column="body")
+        read_corpus(path, text_column="body")
 
 
 def test_a_value_of_each_column_is_shown_even_where_the_first_rows_have_none(tmp_path):
     path = written(tmp_path, "a.csv", "a,b,c\n,1,\n,2,two\n")
     with pytest.raises(InputError, match=r"'a' \(empty\), 'b' \('1'\), 'c' \('two'\)"):
-        data.load(path)
+        read_corpus(path)
 
 
 def test_several_text_columns_are_joined_a_line_each(tmp_path):
@@ -530,7 +531,7 @@ def test_several_text_columns_are_joined_a_line_each(tmp_path):
         ("Bye", "now", "y"),
     ]
     path = written(tmp_path, "a.csv", csv_of(rows, ("title", "body", "label")))
-    corpus = data.load(path, text_column=["title", "body"], test_fraction=0.5)
+    corpus = read_corpus(path, text_column=["title", "body"], test_fraction=0.5)
     assert sorted(corpus.train_texts + corpus.test_texts) == [
         "Bye\nnow",
         "Hello\nhow are you",
@@ -558,7 +559,7 @@ def test_a_row_that_repeats_the_header_is_refused_in_every_format(tmp_path):
     rows = [("one", "x"), ("text", "label"), ("two", "y")]
     for path in in_every_format(pandas.DataFrame(rows, columns=["text", "label"]), tmp_path):
         with pytest.raises(InputError, match="(line|row|item) [23]: the columns' names once more"):
-            data.load(path)
+            read_corpus(path)
 
 
 def test_class_names_in_the_metadata_of_parquet_are_kept(tmp_path):
@@ -577,17 +578,17 @@ def test_class_names_in_the_metadata_of_parquet_are_kept(tmp_path):
     }
     whole = json.dumps({"info": {"features": features}})
     write([0, 1, 1, 0, -1, None], whole)
-    corpus = data.load(str(path), drop_unlabelled=True, test_fraction=0.5)
+    corpus = read_corpus(str(path), drop_unlabelled=True, test_fraction=0.5)
     found = zip(corpus.train_texts + corpus.test_texts, [*corpus.train_labels, *corpus.test_labels])
     assert corpus.label_names == ["neg", "pos"] and corpus.unlabelled == 2
     assert dict(found) == {"a": 0, "b": 1, "c": 1, "d": 0}
     for number in (2, -2):
         write([0, 1, 1, 0, 1, number], whole)
         with pytest.raises(InputError, match=f"row 6: {number} in .*'label'.*'neg', 'pos'"):
-            data.load(str(path))
+            read_corpus(str(path))
     for metadata in ("{", "[]", '{"info": {"features": [1]}}'):  # of another program
         write([0, 1, 1, 0, 1, 0], metadata)
-        assert data.load(str(path), test_fraction=0.5).label_names == ["0", "1"]
+        assert read_corpus(str(path), test_fraction=0.5).label_names == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -610,8 +611,8 @@ def test_labels_follow_one_rule_in_all_formats(tmp_path, labels, names):
     unlabelled = int((frame["label"].isna() & (frame["text"] != "")).sum())
     for path in in_every_format(frame, tmp_path):
         with pytest.raises(InputError, match="label is empty.*--drop_unlabelled"):
-            data.load(path)
-        corpus = data.load(path, drop_unlabelled=True, test_fraction=0.3)
+            read_corpus(path)
+        corpus = read_corpus(path, drop_unlabelled=True, test_fraction=0.3)
         assert corpus.label_names == names, path
         assert corpus.unlabelled == unlabelled and corpus.dropped == 2, path
         assert {"NA", "nan"} <= set(corpus.train_texts + corpus.test_texts), path
@@ -624,7 +625,7 @@ def test_cells_of_a_spreadsheet_are_text_and_its_first_sheet_is_read(tmp_path):
     book.active["A4"].data_type = "s"  # a text that begins with =, no formula
     book.create_sheet("notes")
     book.save(tmp_path / "a.xlsx")
-    corpus = data.load(str(tmp_path / "a.xlsx"), test_fraction=0.5)
+    corpus = read_corpus(str(tmp_path / "a.xlsx"), test_fraction=0.5)
     assert sorted(corpus.train_texts + corpus.test_texts) == ["1.5", "5", "=1", "x"]
     assert corpus.label_names == ["1", "two"]
     assert "read its first sheet, 'Sheet', of 2" in corpus.notes[0]
@@ -633,7 +634,7 @@ def test_cells_of_a_spreadsheet_are_text_and_its_first_sheet_is_read(tmp_path):
     book.active.append(("y", None))
     book.save(tmp_path / "a.xlsx")
     with pytest.raises(InputError, match=r"row 7: the label is empty"):
-        data.load(str(tmp_path / "a.xlsx"))
+        read_corpus(str(tmp_path / "a.xlsx"))
 
 
 def test_formulas_that_no_program_has_worked_out_are_named(tmp_path):
@@ -642,7 +643,7 @@ def test_formulas_that_no_program_has_worked_out_are_named(tmp_path):
         book.active.append(row)
     book.save(tmp_path / "a.xlsx")
     with pytest.raises(InputError, match="formulas without their values.*=IF.*save it"):
-        data.load(str(tmp_path / "a.xlsx"))
+        read_corpus(str(tmp_path / "a.xlsx"))
 
 
 def test_a_missing_package_is_one_line_that_names_it(tmp_path, monkeypatch):
@@ -655,7 +656,7 @@ def test_a_missing_package_is_one_line_that_names_it(tmp_path, monkeypatch):
             patch.setitem(sys.modules, package, None)
             patch.setitem(sys.modules, "pandas", None)
             with pytest.raises(InputError, match=f"needs the package.*pip install {package}"):
-                data.load(str(tmp_path / name))
+                read_corpus(str(tmp_path / name))
 
 
 # ---- parts: folders, save_to_disk, the hub ----
@@ -667,14 +668,14 @@ def test_a_folder_may_bring_validation_texts_in_another_format(tmp_path):
     for has_test in (False, True):
         if has_test:
             written(tmp_path, "test.tsv", csv_of([("t", "x")], delimiter="\t"))
-        corpus = data.load(str(tmp_path), test_fraction=0.5)
+        corpus = read_corpus(str(tmp_path), test_fraction=0.5)
         assert corpus.val_texts == ["d"] and corpus.val_labels.tolist() == [1]
         assert corpus.test_texts == ["t"] if has_test else len(corpus.test_texts) == 2
         assert corpus.dropped == 1
-    assert data.data_report(corpus)["val"] == 1
+    assert data_report(corpus)["val"] == 1
     written(tmp_path, "dev.jsonl", '{"text": "d", "label": "new"}\n')
     with pytest.raises(InputError, match="no training text for the validation labels 'new'"):
-        data.load(str(tmp_path))
+        read_corpus(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [HEAD, HEAD + " ,x\n", ""])
@@ -683,7 +684,7 @@ def test_a_validation_file_without_texts_is_not_taken_for_none(tmp_path, content
         written(tmp_path, name, csv_of(PLAIN))
     written(tmp_path, "validation.csv", content)
     with pytest.raises(InputError, match="validation") as error:
-        data.load(str(tmp_path))
+        read_corpus(str(tmp_path))
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -707,8 +708,8 @@ def splits():
 
 def check_splits(source):
     with pytest.raises(InputError, match="test, row 1: the label is empty"):
-        data.load(source)
-    corpus = data.load(source, drop_unlabelled=True, test_fraction=0.5)
+        read_corpus(source)
+    corpus = read_corpus(source, drop_unlabelled=True, test_fraction=0.5)
     assert corpus.label_names == ["neg", "pos"] and corpus.val_texts == ["v"]
     assert sorted(corpus.train_texts + corpus.test_texts) == ["a", "b", "c", "d"]
     assert any("no row has a label, so this part is left out" in note for note in corpus.notes)
@@ -719,7 +720,7 @@ def test_a_folder_of_save_to_disk_is_read_with_its_class_names(splits, tmp_path)
     splits.save_to_disk(tmp_path / "all")
     check_splits(str(tmp_path / "all"))
     splits["train"].save_to_disk(tmp_path / "one")
-    corpus = data.load(str(tmp_path / "one"), test_fraction=0.5)
+    corpus = read_corpus(str(tmp_path / "one"), test_fraction=0.5)
     assert len(corpus.train_texts) == len(corpus.test_texts) == 2
     import datasets
     import pyarrow
@@ -727,10 +728,10 @@ def test_a_folder_of_save_to_disk_is_read_with_its_class_names(splits, tmp_path)
     bad = pyarrow.array([b"a", b"caf\xe9"]).cast(pyarrow.string(), safe=False)
     datasets.Dataset(pyarrow.table({"text": bad, "label": ["x", "y"]})).save_to_disk(tmp_path / "2")
     with pytest.raises(InputError, match="2, train, row 2: cannot be read by datasets.*utf-8"):
-        data.load(str(tmp_path / "2"))
+        read_corpus(str(tmp_path / "2"))
     (tmp_path / "one" / "state.json").write_text("{")
     with pytest.raises(InputError, match="one: cannot be read by datasets") as error:
-        data.load(str(tmp_path / "one"))
+        read_corpus(str(tmp_path / "one"))
     assert "\n" not in str(error.value)
 
 
@@ -748,10 +749,10 @@ def test_a_dataset_of_the_hub_is_asked_for_by_name_and_configuration(splits, mon
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(InputError, match="hf:nobody: cannot be read by.*no network.*hf:NAME"):
-        data.load("hf:nobody")
+        read_corpus("hf:nobody")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match="pip install datasets"):
-        data.load("hf:nobody")
+        read_corpus("hf:nobody")
 
 
 # ---- streams ----

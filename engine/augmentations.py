@@ -1,0 +1,209 @@
+"""
+The second views of a run's texts: made once and kept, or refused where the texts are in no language
+that the augmentation is for.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
+from itertools import islice
+from pathlib import Path
+
+from tqdm import tqdm
+
+from augment import AUGMENTATIONS, MODEL_HINT, STOP_WORDS, Augmentation
+from data import InputError, load_wordnet
+from engine.files import load_pretrained, save
+
+CACHE_FORMAT = 1  # raise it when the same settings would give other texts
+
+PIECE = 10_000  # texts that are augmented, and kept, together
+MODEL_PIECE = 500  # the same where a model does it, some minutes without a GPU
+SAMPLE = 10_000  # texts that the shares of what was changed are counted on
+
+
+def augmented_texts(
+    texts: Sequence[str],
+    method: str,
+    *,
+    seed: int = 0,
+    cache_dir: Path,
+    device: str = "auto",
+    **options,
+) -> list[str]:
+    """
+    Applies AUGMENTATIONS[method] to all texts once, keeps the result in cache_dir, and prints what
+    it changed.
+
+    texts      N strings
+    cache_dir  is made where missing; it gets one JSON file for each (method, options, seed, piece
+               of 10,000 texts, 500 where a model does it), so that a killed call goes on
+    device     is the model's, where there is one
+    options    other values for the options of the entry
+    returns    N strings
+    raises     InputError for an unknown method, an unusable cache_dir, something that the method
+               needs and that is missing, and texts that are not in its language
+    """
+    entry = entry_of(method)
+    if entry.function is None:
+        print("augment: none, the two views of a text differ by dropout alone")
+        return list(texts)
+    settings = {"seed": seed} | entry.options | options
+    size = max(1, len(texts)) if not entry.in_pieces else MODEL_PIECE if entry.models else PIECE
+    pieces = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
+    paths = [
+        Path(cache_dir) / f"{method}-{_digest([CACHE_FORMAT, method, settings, piece])[:16]}.json"
+        for piece in pieces
+    ]
+    try:  # before the work, which may take hours
+        Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        changed = {
+            i: kept for i, path in enumerate(paths) if (kept := _read_cache(path)) is not None
+        }
+    except OSError as error:
+        raise InputError(
+            f"the augmentation cache {cache_dir} cannot be used ({error.strerror}); "
+            "name a folder that you can write to"
+        ) from error
+    missing = [i for i in range(len(pieces)) if i not in changed]
+    if settings.pop("language", "any") != "any" and missing:
+        check_english(texts, method)
+    if entry.models:
+        settings |= of_models(device)  # not in the key: it makes no difference
+    for i in tqdm(missing, f"{method}, pieces of {size:,} texts", disable=len(missing) < 2):
+        changed[i] = entry.function(pieces[i], **settings)
+        _write_cache(paths[i], changed[i])
+    result = [text for i in range(len(pieces)) for text in changed[i]]
+    share_texts, share_words = change_shares(texts[:SAMPLE], result[:SAMPLE])
+    print(
+        f"augment: {method} changed {100 * share_texts:.1f} % of {len(texts[:SAMPLE]):,} texts, "
+        f"{100 * share_words:.1f} % of their words (cached: {cache_dir})"
+    )
+    return result
+
+
+def of_models(device: str = "auto") -> dict:
+    """What an augmentation with models takes beside its options."""
+    return {"device": device, "load": load_model_part}
+
+
+def load_model_part(load: Callable, name: str):
+    """Calls load(name), a from_pretrained, without waiting for a hub that cannot be reached."""
+    return load_pretrained(load, name, "model", MODEL_HINT)
+
+
+def _digest(value: list) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _read_cache(path: Path) -> list[str] | None:
+    """Reads the texts that _write_cache wrote; returns None where they are missing or damaged."""
+    if not path.exists():
+        return None
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["sha256"] == _digest(stored["texts"]):
+            return stored["texts"]
+    except (ValueError, KeyError, TypeError):  # it is not JSON, or not ours
+        pass
+    print(f"augment: {path} is damaged and computed anew")
+    return None
+
+
+def _write_cache(path: Path, texts: list[str]) -> None:
+    save(path, json.dumps({"sha256": _digest(texts), "texts": texts}).encode())
+
+
+def change_shares(texts: Sequence[str], changed: Sequence[str]) -> tuple[float, float]:
+    """
+    Returns (share of texts that differ, share of the texts' words that the changed texts lack),
+    both in [0, 1].
+
+    Words are split at white space and aligned in order (difflib): a word counts as changed where
+    no equal word of the changed text stands in line with it. Insertions alone count as 0 words.
+    The first 1,000 words of a text count: the time of aligning grows with the square of them.
+    """
+    num_texts = num_words = num_lost = 0
+    for before, after in zip(texts, changed, strict=True):
+        words = before.split()[:1000]
+        num_words += len(words)
+        if before != after:
+            num_texts += 1
+            blocks = SequenceMatcher(None, words, after.split()[:1500], autojunk=False)
+            num_lost += len(words) - sum(block.size for block in blocks.get_matching_blocks())
+    return num_texts / max(1, len(texts)), num_lost / max(1, num_words)
+
+
+# ---- are the texts English? ----
+
+# Texts do not look English where two shares of their words (of three letters and more) are below
+# these limits: that of WordNet's words and stop words, and that of function words which other
+# languages hardly have. Measured:
+#     30 texts of the six datasets or WordNet's glosses, the least of 200 samples   78 % and 4 %
+#     six to fifteen sentences in each of 12 other languages, the most              61 % and 3 %
+# English keywords without function words pass by the first, English jargon by the second.
+MIN_KNOWN, MIN_FUNCTION = 0.70, 0.04
+MIN_WORDS = 20  # fewer words say too little about their language
+LANGUAGE_SAMPLE = 500  # texts that are looked at, the first 100 words of each
+FUNCTION_WORDS = STOP_WORDS - frozenset(  # these are words of other languages, too
+    "for under over was had are her also still once per even most will all but don can".split()
+)
+WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+def check_english(texts: Sequence[str], method: str) -> None:
+    """
+    Raises InputError where a sample of the texts, spread over all of them, is not English.
+
+    Half of the texts in another language can pass: the shares are those of all words together.
+    """
+    wordnet = load_wordnet()
+    counts = Counter(
+        word.lower()
+        for text in texts[:: math.ceil(len(texts) / LANGUAGE_SAMPLE) or 1]
+        for word in islice(map(re.Match.group, WORD.finditer(text)), 100)
+    )
+    unknown = Counter(
+        {
+            word: count
+            for word, count in counts.items()
+            if word not in STOP_WORDS and wordnet.morphy(word) is None
+        }
+    )
+    total = counts.total()
+    known = 1 - unknown.total() / max(1, total)
+    function = sum(counts[word] for word in FUNCTION_WORDS) / max(1, total)
+    if total < MIN_WORDS or known >= MIN_KNOWN or function >= MIN_FUNCTION:
+        return
+    examples = ", ".join(word for word, _ in unknown.most_common(4))
+    raise InputError(
+        f"the texts do not look English, and {method} is for English: only {known:.0%} of "
+        f"{total:,} words in a sample are English (words such as {examples} are not); take "
+        f"--augment noise or none, or let it treat them as English with --augment {method} "
+        "--augment_options language=any"
+    )
+
+
+def entry_of(method: str) -> Augmentation:
+    """Returns the entry of an augmentation; InputError for an unknown name."""
+    if method not in AUGMENTATIONS:
+        raise InputError(
+            f"augmentation {method!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}"
+        )
+    return AUGMENTATIONS[method]
+
+
+def check_augmentation(method: str, texts: Sequence[str]) -> None:
+    """
+    Raises InputError where something that the augmentation needs is missing, or where the texts are
+    not in its language.
+    """
+    entry = entry_of(method)
+    if entry.english:
+        check_english(texts, method)
+    if entry.function:
+        entry.function(["a text"], **(of_models() if entry.models else {}))

