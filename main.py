@@ -157,17 +157,21 @@ def train(args: Arguments, corpus: data.Corpus, folder: RunFolder) -> Iterator[E
 
 
 def run(args: Arguments) -> None:
-    """Shows what is finished already; else checks the texts, trains or goes on, and shows it."""
+    """Checks the texts, trains or goes on, unless all is finished; then draws and shows it."""
     corpus = load_corpus(args)
     with RunFolder(args, corpus) as folder:
-        if folder.is_finished and not args.overwrite and not args.check_only:
-            folder.show_again()
-            return
-        folder.check()
-        if not args.check_only:
+        was_finished = folder.is_finished and not args.overwrite and not args.check_only
+        if not was_finished:
+            folder.check()
+        if not was_finished and not args.check_only:
             fit = METHODS[args.method].fit or train
             folder.keep(fit(args, corpus, folder))
-            folder.show()
+        if distributed.is_main():
+            from reporting import plots  # which reads the finished folder
+
+            plots.draw_all(args, corpus, folder.path)
+        if not args.check_only:
+            folder.end(was_finished)
 
 
 def main(argv: list[str] | None = None) -> int:

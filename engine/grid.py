@@ -30,9 +30,8 @@ from engine.arguments import DEFAULTS, Arguments, last_of_each, number, parse_ar
 from engine.corpus import load_corpus
 from engine.escape import shell
 from engine.files import InputError, duration, plain_output, printable, read_json
-from engine.run_folder import Busy
+from engine.run_folder import Busy, last_plot
 from engine.signals import ENDING
-from reporting.plots import last_plot
 
 STARTUP = 6  # seconds of a process beside those that its result.json counts
 
