@@ -84,7 +84,14 @@ def train_epoch(
     model.train()  # from_pretrained leaves the encoder in eval mode
     batches = loader.epoch_batches(epoch)
     total_steps = args.epochs * len(batches)
-    log = EpochLog(model, loader.class_counts, args, epoch)
+    log = EpochLog(
+        model,
+        len(loader.class_counts),
+        epoch,
+        num_epochs=args.epochs,
+        mu=args.mu,
+        device=loader.device,
+    )
 
     for position, rows in enumerate(log.over(batches), start=1):  # line 2
         t = (epoch - 1) * len(batches) + position
