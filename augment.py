@@ -27,6 +27,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from data import InputError, load_wordnet
@@ -51,25 +52,22 @@ PAST_DIFFERS = re.compile(  # verbs, with their compounds, whose participle is t
 STOP_WORDS = frozenset(
     """
     the this that these those some any each every either neither both all another other others
-    such same own few little less least many much more most several enough none
-    mine you your yours his her hers its our ours their theirs she him they them who whom whose
-    what which whoever whatever whichever myself yourself yourselves himself herself itself
-    ourselves themselves oneself someone somebody something anyone anybody anything everyone
-    everybody everything nobody nothing
-    and but nor yet for because although though unless until while whereas since whether than
-    if then else once
-    about above across after against along alongside amid among amongst around aside before behind
-    below beneath beside besides between beyond despite down during except from inside into like
-    near off onto out outside over past per plus regarding following according including
-    concerning round through throughout toward towards under
-    underneath unlike upon versus via with within without
-    are was were been being has had having does did doing done don can could may might must shall
-    should will would ought need dare used cannot
-    not never very too also just only even still ever quite rather almost already again always
-    often here there where when why how now thus hence therefore however
-    etc get got let
-    zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty
-    sixty seventy eighty ninety hundred thousand million billion first second third half""".split()
+    such same own few little less least many much more most several enough none mine you your
+    yours his her hers its our ours their theirs she him they them who whom whose what which
+    whoever whatever whichever myself yourself yourselves himself herself itself ourselves
+    themselves oneself someone somebody something anyone anybody anything everyone everybody
+    everything nobody nothing and but nor yet for because although though unless until while
+    whereas since whether than if then else once about above across after against along
+    alongside amid among amongst around aside before behind below beneath beside besides between
+    beyond despite down during except from inside into like near off onto out outside over past
+    per plus regarding following according including concerning round through throughout toward
+    towards under underneath unlike upon versus via with within without are was were been being
+    has had having does did doing done don can could may might must shall should will would
+    ought need dare used cannot not never very too also just only even still ever quite rather
+    almost already again always often here there where when why how now thus hence therefore
+    however etc get got let zero one two three four five six seven eight nine ten eleven twelve
+    twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion first
+    second third half""".split()
 )
 
 # A token is a word with what is tied to it: don't, decision-making, mid-1990s; but company | 's.
@@ -95,7 +93,7 @@ def _irregular_forms(pos: str) -> dict[str, list[str]]:
     return dict(forms)
 
 
-# ---- word substitution, Wei & Zou 2019 ---------------------------------------------------------
+# ---- word substitution, Wei & Zou 2019 ----
 
 
 def word_substitution(
@@ -169,17 +167,10 @@ def _readings(form: str) -> list[tuple[str, str, Iterable[str]]]:
             frequency, ranked = 1, []
             for sense, (own_count, others) in enumerate(_senses(base, pos)):
                 frequency += own_count
-                # senses that the tagged texts lack come last, phrases and rare senses before them
-                ranked += [
-                    (
-                        own_count == 0,
-                        "_" in other.name(),
-                        sense,
-                        -counts.get(other.key(), 0),
-                        other.name(),
-                    )
-                    for other in others
-                ]
+                for other in others:
+                    # senses that the tagged texts lack come last, phrases and rare senses before
+                    name, count = other.name(), counts.get(other.key(), 0)
+                    ranked.append((own_count == 0, "_" in name, sense, -count, name))
             names = dict.fromkeys(name for *_, name in sorted(ranked))
             readings.append((frequency * (1 if form == base else INFLECTED), base, pos, names))
     return [reading[1:] for reading in sorted(readings, key=lambda reading: -reading[0])]
@@ -191,14 +182,9 @@ def _senses(base: str, pos: str) -> Iterator[tuple[int, list]]:
         own = next((lemma for lemma in synset.lemmas() if lemma.name().lower() == base), None)
         # west is not Rebecca West, and some synsets belong to another word with the same form
         if own and not (synset.lexname() == "noun.person" and synset.instance_hypernyms()):
-            yield (
-                _sense_counts().get(own.key(), 0),
-                [
-                    other
-                    for other in synset.lemmas()
-                    if NAME.fullmatch(other.name()) and not _is_variant(other.name(), base)
-                ],
-            )
+            names = [lemma for lemma in synset.lemmas() if NAME.fullmatch(lemma.name())]
+            others = [lemma for lemma in names if not _is_variant(lemma.name(), base)]
+            yield _sense_counts().get(own.key(), 0), others
 
 
 def _is_variant(name: str, base: str) -> bool:
@@ -207,7 +193,7 @@ def _is_variant(name: str, base: str) -> bool:
     return SequenceMatcher(None, a, b, autojunk=False).ratio() >= SPELLING_VARIANT
 
 
-# ---- English inflection, as far as it is regular or in WordNet's exception lists ---------------
+# ---- English inflection, as far as it is regular or in WordNet's exception lists ----
 
 
 def _inflect_like(form: str, base: str, name: str, pos: str) -> str | None:
@@ -226,9 +212,9 @@ def _inflect_like(form: str, base: str, name: str, pos: str) -> str | None:
 def _with_ending(name: str, ending: str, pos: str) -> str | None:
     """Adds -s, -ed or -ing to a noun or verb; returns None where the form is not certain."""
     listed = _irregular_forms(pos).get(name, [])
-    fitting = [form for form in listed if form.endswith(ending) or pos == "n"]
-    if fitting:
-        return fitting[0]  # women, stopped, running
+    for form in listed:
+        if form.endswith(ending) or pos == "n":
+            return form  # women, stopped, running
     if ending == "ed":
         return _past(name, [form for form in listed if not form.endswith("ing")])
     if ending == "ing":
@@ -251,7 +237,7 @@ def _past(name: str, irregular: list[str]) -> str | None:
     return re.sub("(?<=[^aeiou])y$", "i", name).removesuffix("e") + "ed"
 
 
-# ---- noise, Xie et al. 2017; Wei & Zou 2019 ----------------------------------------------------
+# ---- noise, Xie et al. 2017; Wei & Zou 2019 ----
 
 
 def noise(texts: Sequence[str], *, seed: int = 0, rate: float = NOISE_RATE) -> list[str]:
@@ -285,7 +271,7 @@ def _disturb(text: str, vocabulary: list[str], seed: int, rate: float) -> str:
     return " ".join(words)
 
 
-# ---- back translation and contextual insertion, with models of Hugging Face --------------------
+# ---- back translation and contextual insertion, with models of Hugging Face ----
 
 TRANSLATION_BATCH, INSERTION_BATCH = 32, 64  # sentences, texts
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -295,9 +281,13 @@ MODEL_HINT = "Name another model, or the folder of one, with --augment_options"
 
 
 def _device(name: str) -> str:
-    import torch
-
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _encoded(tokenizer, texts: list[str], device: torch.device):
+    return tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt").to(
+        device
+    )
 
 
 def load_part(load: Callable[..., Any], name: str) -> Any:
@@ -384,18 +374,15 @@ def _translate(texts: list[str], tokenizer, model, beams: int, seed: int | None)
     translated = [""] * len(texts)
     for rows in _batches(texts, TRANSLATION_BATCH):
         batch = [texts[row] for row in rows]
-        inputs = tokenizer(
-            batch, padding=True, truncation=True, max_length=512, return_tensors="pt"
-        ).to(model.device)
+        inputs = _encoded(tokenizer, batch, model.device)
         limits = (2 * inputs["attention_mask"].sum(dim=1) + 10).clamp(max=511).tolist()
+        noise = [] if seed is None else [_gumbel_noise(seed, batch)]
         output = model.generate(
             **inputs,
             num_beams=beams if seed is None else 1,
             do_sample=False,
             max_new_tokens=max(limits),
-            logits_processor=LogitsProcessorList(
-                [] if seed is None else [_GumbelNoise(seed, batch)]
-            ),
+            logits_processor=LogitsProcessorList(noise),
         )
         # A translation that finds no end is cut as if it were alone in the batch, where its last
         # token would be an end.
@@ -405,27 +392,19 @@ def _translate(texts: list[str], tokenizer, model, beams: int, seed: int | None)
     return translated
 
 
-class _GumbelNoise:
+def _gumbel_noise(seed: int, texts: list[str]) -> Callable:
     """
-    Adds Gumbel noise to logits: a greedy search then draws each token by its probability (Gumbel
-    1954). Each text has a generator of its own, so that its batch makes no difference.
+    A function that adds Gumbel noise to logits: a greedy search then draws each token by its
+    probability (Gumbel 1954). Each text has a generator of its own, whatever its batch is.
     """
+    generators = [torch.Generator().manual_seed(_rng(seed, text).getrandbits(63)) for text in texts]
 
-    def __init__(self, seed: int, texts: list[str]):
-        import torch
-
-        self.generators = [
-            torch.Generator().manual_seed(_rng(seed, text).getrandbits(63)) for text in texts
-        ]
-
-    def __call__(self, input_ids, scores):
-        import torch
-
-        uniform = torch.stack(
-            [torch.rand(scores.shape[1], generator=generator) for generator in self.generators]
-        )  # (B, V)
-        gumbel = -torch.log(-torch.log(uniform.clamp(min=1e-20)))
+    def add(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        rows = [torch.rand(scores.shape[1], generator=generator) for generator in generators]
+        gumbel = -torch.log(-torch.log(torch.stack(rows).clamp(min=1e-20)))  # (B, V)
         return scores.float() + gumbel.to(scores.device)
+
+    return add
 
 
 def contextual(
@@ -469,7 +448,6 @@ def contextual(
 @lru_cache(maxsize=1)
 def _masked_model(name: str, device: str, load: Callable) -> tuple[Any, Any, Any, list[str]]:
     """Loads (tokenizer, model, ids, words); ids and words are the tokens that are whole words."""
-    import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     tokenizer = load(AutoTokenizer.from_pretrained, name)
@@ -491,20 +469,13 @@ def _choices(
     places: list[tuple[list[str], int]], tokenizer, model, ids, words: list[str], top_n: int
 ) -> list[tuple[list[str], list[float]]]:
     """Returns for each (words, gap) the model's top n words for the gap and their probabilities."""
-    import torch
-
-    masked = [
-        " ".join(
-            [*row[max(0, gap - CONTEXT) : gap], tokenizer.mask_token, *row[gap : gap + CONTEXT]]
-        )
-        for row, gap in places
-    ]
+    mask, masked = tokenizer.mask_token, []
+    for line, gap in places:
+        before, after = line[max(0, gap - CONTEXT) : gap], line[gap : gap + CONTEXT]
+        masked.append(" ".join([*before, mask, *after]))
     choices: list = [None] * len(places)
     for rows in _batches(masked, INSERTION_BATCH):
-        batch = [masked[row] for row in rows]
-        inputs = tokenizer(
-            batch, padding=True, truncation=True, max_length=512, return_tensors="pt"
-        ).to(model.device)
+        inputs = _encoded(tokenizer, [masked[row] for row in rows], model.device)
         with torch.inference_mode():
             logits = model(**inputs).logits
         place = (inputs["input_ids"] == tokenizer.mask_token_id).int().argmax(dim=1)
@@ -515,7 +486,7 @@ def _choices(
     return choices
 
 
-# ---- the registry ------------------------------------------------------------------------------
+# ---- the registry ----
 
 
 OF_CALL = ("seed", "device", "load")  # keywords that are no options

@@ -211,6 +211,7 @@ def imbalanced_rows(
 
 # ---- Readers of the known datasets: (text, label) of every row, in the file's order ----
 
+PARTS = ("train", "test", "val")
 Rows = Sequence[tuple[str, str | None]]  # the label is None where an own row has none
 
 
@@ -220,9 +221,9 @@ def read_file_lines(path: Path, encoding: str = "utf-8") -> list[str]:
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
-def read_labelled_lines(path: Path) -> Rows:
-    """One `label<TAB>text` a line."""
-    parts = (line.partition("\t") for line in read_file_lines(path))
+def read_labelled_lines(path: Path, after: str = "\t", encoding: str = "utf-8") -> Rows:
+    """One `label<TAB>text` a line, or another character after the label."""
+    parts = (line.partition(after) for line in read_file_lines(path, encoding))
     return [(text, label.strip()) for label, _, text in parts]
 
 
@@ -238,25 +239,16 @@ def read_objects(path: Path) -> Rows:
     return [(row["text"], str(row["label"]).strip()) for row in rows]
 
 
-def read_label_first(path: Path, encoding: str = "utf-8") -> Rows:
-    """One `label text` a line."""
-    parts = (line.partition(" ") for line in read_file_lines(path, encoding))
-    return [(text, label) for label, _, text in parts]
-
-
 def read_csv(path: Path) -> Rows:
     """A text and a label a record, below a header."""
     with open(path, newline="", encoding="utf-8") as file:
         return [(text, label) for text, label in list(csv.reader(file))[1:]]
 
 
-def read_lists(path: Path) -> tuple[Rows, Rows, Rows]:
+def read_lists(path: Path) -> Sequence[Rows]:
     """The parts train, test and val of a JSON object, each a list of [text, label]."""
     parts = json.loads(path.read_text(encoding="utf-8"))
-    train, test, val = (
-        [(text, label) for text, label in parts[name]] for name in ("train", "test", "val")
-    )
-    return train, test, val
+    return tuple([(text, label) for text, label in parts[part]] for part in PARTS)
 
 
 def read_topics(path: Path) -> Rows:
@@ -321,8 +313,10 @@ DATASETS = {
     # the authors' imbalanced variant, without what is out of scope
     "clinc150": Dataset("CLINC150", CLINC, read_lists),
     "tagmynews": Dataset("TagMyNews", STCKA, each(read_topics)),
-    "mr": Dataset("MR", SENT_CONV, each(partial(read_label_first, encoding="latin-1"))),
-    "sst5": Dataset("SST-5", SENT_CONV, each(read_label_first)),
+    "mr": Dataset(
+        "MR", SENT_CONV, each(partial(read_labelled_lines, after=" ", encoding="latin-1"))
+    ),
+    "sst5": Dataset("SST-5", SENT_CONV, each(partial(read_labelled_lines, after=" "))),
     "wordnet": Dataset(
         "WordNet", "", lambda: [read_wordnet()], split=lambda labels, seed: every_tenth(labels)
     ),

@@ -8,11 +8,10 @@ Letters in the shape comments:
     K  hard samples a class (k = 20)
 
 Every function works in float32 (float64 if its input is), also inside autocast, and draws from
-torch's global generator, so torch.manual_seed fixes it. class_counts and weights, (C,), may be
-anything that torch.as_tensor takes: a list, an array, a tensor.
+torch's global generator. class_counts and weights, (C,), may be a list, an array or a tensor.
 
 Every function raises ValueError, in one line that names the argument, for a wrong shape, type or
-value, and NotFinite, which is one, for NaN and infinity. No function waits for a GPU: shapes are
+value, and NotFinite, which is one, for NaN and infinity. No check forces a GPU sync: shapes are
 checked everywhere, values on the CPU alone.
 """
 
@@ -87,36 +86,30 @@ def unit_rows(x: Tensor) -> Tensor:
 
 
 def _expect(is_so: bool, name: str, expected: str, got: object, error=ValueError) -> None:
+    if isinstance(got, Tensor):
+        got = f"{got.dtype} of shape {tuple(got.shape)}"
     if not is_so:
-        raise error(f"{name}: expected {expected}, got {got}")
+        raise error(f"{name}: expected {expected}, got {got!s:.150}")
 
 
 def _expect_within(low: float, high: float, name: str, x: Tensor, expected: str, error=ValueError):
-    """On the CPU alone: a GPU's host would wait for all that is queued. NaN is within nothing."""
+    """Checks values on the CPU alone, for on a GPU it would force a sync. NaN is within nothing."""
     if x.device.type == "cpu" and x.numel() > 0:
         least, most = (end.item() for end in x.detach().aminmax())  # without a copy of x
         _expect(low <= least and most <= high, name, expected, f"{least} to {most}", error)
 
 
-def _expect_one_of(name: str, value: str, *known: str) -> None:
-    _expect(value in known, name, " or ".join(known), repr(value))
-
-
-def _kind(x: object) -> str:
-    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-
-
 def check_matrix(name: str, x: Tensor) -> None:
     is_matrix = isinstance(x, Tensor) and x.ndim == 2 and 0 not in x.shape
-    expected = "a non-empty floating-point matrix (rows, columns)"
-    _expect(is_matrix and x.is_floating_point(), name, expected, _kind(x))
+    is_matrix = is_matrix and x.is_floating_point()
+    _expect(is_matrix, name, "a non-empty floating-point matrix (rows, columns)", x)
     _expect_within(-MOST, MOST, name, x, "finite values", NotFinite)
 
 
 def check_labels(labels: Tensor, rows: int, num_classes: int) -> None:
     is_vector = isinstance(labels, Tensor) and labels.shape == (rows,)
     expected = f"int64 of shape ({rows},), one for each row"
-    _expect(is_vector and labels.dtype == torch.int64, "labels", expected, _kind(labels))
+    _expect(is_vector and labels.dtype == torch.int64, "labels", expected, labels)
     _expect_within(0, num_classes - 1, "labels", labels, f"0 to {num_classes - 1}")
 
 
@@ -124,7 +117,16 @@ def check_above_zero(name: str, value: float) -> None:
     _expect(0 < value < math.inf, name, "a number above 0", value)
 
 
-def _check_built(name: str, built: Built, num_classes: int, rows: int) -> None:
+def _check_num(num: int) -> None:
+    _expect(num >= 0, "num", "at least 0", num)
+
+
+def _check_candidates(is_candidate: Tensor) -> None:
+    expected = "a candidate for each class (extend() sees to it from two classes on)"
+    _expect_within(1, 1, "is_candidate", is_candidate.any(dim=1).int(), expected)
+
+
+def _check_built(name: str, built: "Built", num_classes: int, rows: int) -> None:
     shapes = {tuple(tensor.shape) for tensor in built}
     is_one = len(shapes) == 1 and built.first.ndim == 2 and len(built.first) == num_classes
     _expect(is_one, name, f"tensors of one shape ({num_classes}, M)", shapes)
@@ -140,7 +142,7 @@ def _as_counts(class_counts) -> Tensor:
     except Exception as error:  # which one, depends on what was given
         reason = f"{class_counts!r:.60} ({error!s:.90})"
         raise ValueError(f"class_counts: expected {expected}, got {reason}") from error
-    _expect(counts.ndim == 1 and len(counts) > 0, "class_counts", expected, _kind(counts))
+    _expect(counts.ndim == 1 and len(counts) > 0, "class_counts", expected, counts)
     _expect_within(LEAST, MOST, "class_counts", counts, expected)
     return counts
 
@@ -194,9 +196,7 @@ def extend(z: Tensor, labels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tenso
     check_matrix("z", z)
     check_labels(labels, len(z), len(prototypes))
     columns = z.shape[1]
-    _expect(
-        prototypes.shape[1] == columns, "prototypes", f"{columns} columns as z", _kind(prototypes)
-    )
+    _expect(prototypes.shape[1] == columns, "prototypes", f"{columns} columns as z", prototypes)
     with no_autocast(z):
         extended = torch.cat([unit_rows(z), unit_rows(prototypes)])  # (N, D)
     classes = torch.arange(len(prototypes), device=labels.device)
@@ -205,8 +205,8 @@ def extend(z: Tensor, labels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tenso
 
 def set_sizes(num: int, ratio: float) -> tuple[int, int]:
     """(|D_samp|, |D_syn|) of a class when the share `ratio` of `num` built samples is mixed."""
-    is_so, got = num >= 0 and 0 <= ratio <= 1, f"{num} and {ratio}"
-    _expect(is_so, "num, ratio", "at least 0 and a share", got)
+    _check_num(num)
+    _expect(0 <= ratio <= 1, "ratio", "a share", ratio)
     num_syn = round(ratio * num)
     return num - num_syn, num_syn
 
@@ -221,11 +221,6 @@ def membership(labels: Tensor, num_classes: int) -> Tensor:
     return labels == torch.arange(num_classes, device=labels.device)[:, None]
 
 
-def _check_candidates(is_candidate: Tensor) -> None:
-    expected = "a candidate for each class (extend() sees to it from two classes on)"
-    _expect_within(1, 1, "is_candidate", is_candidate.any(dim=1).int(), expected)
-
-
 def simple_sampling(is_candidate: Tensor, num: int) -> Built:
     """
     `num` candidates of each class, uniformly with replacement, Eq. (8).
@@ -234,7 +229,7 @@ def simple_sampling(is_candidate: Tensor, num: int) -> Built:
     returns       Built of (C, num)
     """
     _check_candidates(is_candidate)
-    _expect(num >= 0, "num", "at least 0", num)
+    _check_num(num)
     rows = torch.empty(len(is_candidate), 0, dtype=torch.int64, device=is_candidate.device)
     if num > 0:
         rows = torch.multinomial(is_candidate.float(), num, replacement=True)  # (C, num) Eq. (8)
@@ -254,7 +249,7 @@ def hard_samples(hardness: Tensor, is_candidate: Tensor, *, k: int = 20) -> Hard
     _check_candidates(is_candidate)
     check_matrix("hardness", hardness)
     shape = tuple(is_candidate.shape)
-    _expect(hardness.shape == shape, "hardness", f"shape {shape}", tuple(hardness.shape))
+    _expect(hardness.shape == shape, "hardness", f"shape {shape}", hardness)
     values, rows = hardness.where(is_candidate, -math.inf).topk(min(k, shape[1]))  # Eq. (9)
     return Hard(rows, (values > -math.inf).sum(dim=1))
 
@@ -269,13 +264,13 @@ def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
     returns  Built of (C, num)
     """
     check_above_zero("lam", lam)
-    _expect(num >= 0, "num", "at least 0", num)
+    _check_num(num)
     shape, device = (len(hard.rows), num), hard.rows.device
     counts = hard.counts[:, None]  # (C, 1)
 
     def draw() -> Tensor:
         rank = (torch.rand(shape, device=device) * counts).long()  # (C, num)
-        # rand * count can round up to count itself
+        # rand * count can round up to count
         return hard.rows.gather(1, rank.minimum(counts - 1))
 
     return Built(draw(), draw(), _beta(lam, shape, device))  # Eq. (10)
@@ -283,7 +278,7 @@ def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
 
 def _beta(lam: float, shape: tuple[int, int], device: torch.device) -> Tensor:
     """Samples of Beta(lam, lam)."""
-    if lam == 0.5:  # the paper's, and the arcsine law: ten times as fast as by two gammas
+    if lam == 0.5:  # the paper's: Beta(1/2, 1/2) is sin^2(pi U / 2), 10 times as fast so
         return (torch.rand(shape, device=device) * (math.pi / 2)).sin().square()
     both = torch.full((), lam, device=device)
     return torch.distributions.Beta(both, both, validate_args=False).sample(shape)
@@ -303,15 +298,13 @@ def class_weights(class_counts, scheme: str = "log_prior") -> Tensor:
 
         log_prior             w_y = -log P_y. Eq. (11) has delta_y = log P_y, which is negative:
                               minimising it to the letter would push positives apart
-        log_prior_normalised  w_y = C log P_y / sum_c log P_c, which sums to C over the classes
-        effective_number      w_y = C (1 / E_y) / sum_c (1 / E_c), which sums to C as well, with
-                              E_c = (1 - b^n_c) / (1 - b) and b = 0.9999 (Cui et al. 2019, Eq. 4
-                              and their code's normalisation)
+        log_prior_normalised  w_y = C log P_y / sum_c log P_c: the weights sum to C
+        effective_number      w_y = C (1 / E_y) / sum_c (1 / E_c): they sum to C as well, with
+                              E_c = (1 - b^n_c) / (1 - b), b = 0.9999 (Cui et al. 2019, Eq. 4)
         none                  w_y = 1
 
-    rebalanced_contrastive() divides by the sum of the weights by default, and then a factor that
-    all weights share cancels: log_prior and log_prior_normalised are the same loss. They differ
-    under its reduction "mean", where the size of the weights is the size of the loss.
+    By default rebalanced_contrastive() divides by the sum of the weights, so that the first two
+    are the same loss. They differ under its reduction "mean".
 
     class_counts  (C,)  texts of each class in the training set, all above 0
     returns       (C,)  float64
@@ -325,7 +318,7 @@ def class_weights(class_counts, scheme: str = "log_prior") -> Tensor:
         "effective_number": 1 / (-torch.expm1(counts * math.log(0.9999)) / (1 - 0.9999)),
         "none": torch.ones_like(counts),
     }
-    _expect_one_of("scheme", scheme, "log_prior", *weights)
+    _expect(scheme in weights, "scheme", f"one of log_prior, {', '.join(weights)}", repr(scheme))
     return len(counts) * weights[scheme] / weights[scheme].sum()
 
 
@@ -352,14 +345,21 @@ def built_similarity(gram: Tensor, built: Built, labels: Tensor) -> Tensor:
     # two opposite rows mixed half and half have no direction: the floor keeps 1 / length finite
     length = squared.clamp(min=1e-6).sqrt()  # (C, M)
 
-    def of_anchor(x: Tensor) -> Tensor:
-        """Row y of x for an anchor of class y: (C, M) -> (N, M)."""
-        return x.index_select(0, labels)  # ten times as fast backwards as x[labels]
+    # row y of each for an anchor of class y; x[labels] would be ten times as slow backwards
+    first, second, w, length = (x.index_select(0, labels) for x in (first, second, w, length))
+    return torch.lerp(gram.gather(1, second), gram.gather(1, first), w) / length  # (N, M)
 
-    mixed = torch.lerp(
-        gram.gather(1, of_anchor(second)), gram.gather(1, of_anchor(first)), of_anchor(w)
-    )  # (N, M)
-    return mixed / of_anchor(length)
+
+def _check_contrastive(extended, labels, positives: Built, negatives: Built) -> None:
+    num_classes = len(positives.first)
+    check_matrix("extended", extended)
+    check_labels(labels, len(extended), num_classes)
+    lengths = extended.detach().norm(dim=1)
+    _expect_within(0, 1.01, "extended", lengths, "rows of length 1, as of extend()")
+    _check_built("positives", positives, num_classes, len(extended))
+    _check_built("negatives", negatives, num_classes, len(extended))
+    has_target = len(extended) > 1 or positives.first.shape[1] + negatives.first.shape[1] > 0
+    _expect(has_target, "extended", "a second row or a built sample to contrast with", "one row")
 
 
 def rebalanced_contrastive(
@@ -383,8 +383,7 @@ def rebalanced_contrastive(
         L    = sum_i w_i L_i / sum_i w_i                 reduction "weighted_mean", the default
         L    = sum_i w_i L_i / N                         reduction "mean"
 
-    The size of the weighted mean does not depend on the size of the weights, so one mu of Eq. (12)
-    serves every dataset; that of the plain mean is the entropy of the class shares for w = -log P.
+    The weighted mean does not grow with the weights, so one mu of Eq. (12) serves every dataset.
     Eq. (11) prints neither 1 / |P(i)| nor a sum of weights: its letter is the plain mean with
     over_positives="sum", where an anchor with many positives weighs more. Its gradient, Eq. (13),
     follows with 1 / |P(i)|, with w_i = 1, and with a sum over the anchors instead of a mean. An
@@ -396,26 +395,12 @@ def rebalanced_contrastive(
     negatives    (C, M-)  D_tilde-, Built; M- may be 0
     temperature           tau > 0
     weights      (C,)     class_weights(), w_i = weights[y_i]; None: 1 for each class
-    reduction             over the anchors: "weighted_mean" or "mean"
     over_positives        over P(i): "mean" or, without the factor 1 / |P(i)|, "sum"
-    returns      ()
     """
     num_classes = len(positives.first)
-    check_matrix("extended", extended)
-    check_labels(labels, len(extended), num_classes)
+    _check_contrastive(extended, labels, positives, negatives)
     check_above_zero("temperature", temperature)
-    lengths = extended.detach().norm(dim=1)
-    _expect_within(0, 1.01, "extended", lengths, "rows of length 1, as of extend()")
-    _check_built("positives", positives, num_classes, len(extended))
-    _check_built("negatives", negatives, num_classes, len(extended))
-    if weights is not None:
-        weights, expected = torch.as_tensor(weights), f"finite values of shape ({num_classes},)"
-        _expect(weights.shape == (num_classes,), "weights", expected, _kind(weights))
-        _expect_within(-MOST, MOST, "weights", weights, expected)
-    has_target = len(extended) > 1 or positives.first.shape[1] + negatives.first.shape[1] > 0
-    _expect(has_target, "extended", "a second row or a built sample to contrast with", "one row")
-    _expect_one_of("reduction", reduction, "weighted_mean", "mean")
-    _expect_one_of("over_positives", over_positives, "mean", "sum")
+    _expect(over_positives in ("mean", "sum"), "over_positives", "mean or sum", over_positives)
 
     with no_autocast(extended):
         extended = exact(extended)
@@ -436,14 +421,23 @@ def rebalanced_contrastive(
         loss = num_positives * log_denominator - positive_sum / temperature  # (N,)
         if over_positives == "mean":
             loss = loss / num_positives.clamp(min=1)
-        if weights is None:
-            return loss.mean()  # Eq. (11), w_i = 1
-        w = weights.to(loss, non_blocking=True)[labels]  # (N,)
-        if reduction == "mean":
-            return (w * loss).sum() / len(w)  # Eq. (11)
-        total = w.sum()
-        _expect_within(LEAST, MOST, "weights", total.abs(), "a sum other than 0 over the anchors")
-        return (w * loss).sum() / total  # Eq. (11)
+        return _mean_over_anchors(loss, labels, weights, num_classes, reduction)  # Eq. (11)
+
+
+def _mean_over_anchors(loss, labels, weights, num_classes: int, reduction: str) -> Tensor:
+    """Eq. (11) of each L_i, (N,): the plain or the weighted mean, or w_i = 1 without weights."""
+    _expect(reduction in ("weighted_mean", "mean"), "reduction", "weighted_mean or mean", reduction)
+    if weights is None:
+        return loss.mean()
+    weights, expected = torch.as_tensor(weights), f"finite values of shape ({num_classes},)"
+    _expect(weights.shape == (num_classes,), "weights", expected, weights)
+    _expect_within(-MOST, MOST, "weights", weights, expected)
+    w = weights.to(loss, non_blocking=True)[labels]  # (N,)
+    if reduction == "mean":
+        return (w * loss).sum() / len(w)
+    total = w.sum()
+    _expect_within(LEAST, MOST, "weights", total.abs(), "a sum other than 0 over the anchors")
+    return (w * loss).sum() / total
 
 
 # ---- both branches: the whole loss (Algorithm 1) ----

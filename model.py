@@ -6,8 +6,8 @@ prototypes, and two projection heads into the space of contrastive learning (Eqs
     encoder = TextEncoder(AutoModel.from_pretrained("bert-base-uncased"), "cls")
     network = SharpReCL(encoder, num_classes=6)
 
-Letters: h is the width of the encoder, C the number of classes, D the size of a projection.
-To use this file elsewhere, copy it with data.py. engine/encoders.py loads an encoder by its name.
+h is the width of the encoder, C the number of classes, D the size of a projection. To use this file
+elsewhere, copy it with data.py. engine/encoders.py loads an encoder by its name.
 """
 
 from abc import ABC, abstractmethod
@@ -32,10 +32,8 @@ TAKES_PAIR_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert")
 
 class TextEncoder(nn.Module):
     """
-    PLM(x): token ids (rows, length) -> feat (rows, h), Section 3.2.
-
-    backbone    any encoder or decoder of Hugging Face that returns a last_hidden_state
-    pooling     one of POOLINGS
+    PLM(x): token ids (rows, length) -> feat (rows, h), Section 3.2. The backbone is any encoder or
+    decoder of Hugging Face that returns a last_hidden_state; pooling is one of POOLINGS.
     """
 
     frozen_layers = 0  # engine/frozen.py has an encoder whose lowest layers stay as pretrained
@@ -52,7 +50,7 @@ class TextEncoder(nn.Module):
     def forward(
         self, input_ids: Tensor | None, attention_mask: Tensor, words: Tensor | None = None
     ) -> Tensor:
-        """Takes input_ids, or words = embed(input_ids) where these are known already."""
+        """Takes input_ids or, where they are known already, words = embed(input_ids)."""
         return self.pool(self.hidden(input_ids, attention_mask, words), attention_mask)
 
     def hidden(
@@ -83,8 +81,8 @@ def last_states(backbone: PreTrainedModel, attention_mask: Tensor, **inputs) -> 
     config = backbone.config
     if config.model_type in TAKES_PAIR_MASKS and config._attn_implementation == "sdpa":
         # transformers reads the values of a 2-D mask, which forces a GPU sync
-        length = attention_mask.shape[1]
-        attention_mask = attention_mask.bool()[:, None, None].expand(-1, 1, length, -1)
+        of_pairs = attention_mask.bool()[:, None, None]
+        attention_mask = of_pairs.expand(-1, 1, attention_mask.shape[1], -1)
     return backbone(attention_mask=attention_mask, **inputs).last_hidden_state
 
 

@@ -1,11 +1,12 @@
 """
-Classify new texts with a trained model, or take the model to other tools.
+Classify new texts with a trained model, score it on labelled ones, or take it to other tools.
 
     python predict.py runs/RUN "what a wonderful film" "what a waste of time"
     python predict.py runs/RUN reviews.csv --text_column review --output labelled.csv
     python predict.py runs/RUN reviews.jsonl --probabilities --test_prior train | head
     python predict.py runs/RUN reviews.csv --abstain 0.8 --top 3 --output sure.csv
     echo "what a wonderful film" | python predict.py runs/RUN
+    python predict.py runs/RUN labelled.csv --score
     python predict.py runs/RUN --export onnx
 
 In Python, three lines:
@@ -28,49 +29,49 @@ import argparse
 import contextlib
 import io
 import json
-import math
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
-from transformers.utils import logging
 
-import data
-from baselines.tfidf import Tfidf
-from engine import arguments, files, loader, reading
+from engine import arguments, files, reading
 from engine.data_report import MANY_UNKNOWN, UNKNOWN_REMEDY
 from engine.encoders import device as available_device
 from engine.escape import is_formula
 from engine.files import InputError, lacks_memory, system_error
+from engine.predictor import Predictor, TextRow, named_texts, quiet_transformers
 from engine.results import csv_line
-from engine.tokens import tokenize, unknown_tokens
 from reporting import export
 
-# ---- reading: rows with their text, one after the other ----
+# ---- the input ----
 
-# a .txt file has lines here; of a packed one it is seen when it is opened
+# a .txt file has lines here; whether a packed file is one is seen when it is opened
 FORMATS = tuple(form for form in reading.FORMS if form != "txt")
 PACKED = (".gz", ".bz2", ".zip")
+STREAMED = ("lines", "txt", "csv", "tsv", "jsonl")  # are read row by row, others at once
 
 
-def format_of(file: str, given: str | None) -> str:
-    """Of the input: the given one, else by the file's name; stdin has lines."""
-    form = given or ("lines" if file == "-" else reading.form_of(file))
-    if not form and not file.lower().endswith(PACKED):  # what is packed may have another name
-        raise InputError(
-            f"{file}: its name ends in none of {reading.ENDINGS}: say with --format "
-            f"what it is ({', '.join(FORMATS)})"
-        )
-    return form
+class Source(NamedTuple):
+    """A file, or stdin."""
+
+    name: str
+    stream: BinaryIO
+    form: str
+
+    @property
+    def size(self) -> int | None:
+        """In bytes, for the bar; None of a pipe, and of formats that are read at once."""
+        if self.form not in STREAMED or not self.stream.seekable():
+            return None
+        position = self.stream.tell()
+        size = self.stream.seek(0, os.SEEK_END)
+        self.stream.seek(position)
+        return size
 
 
 def is_file_name(given: str) -> bool:
@@ -83,17 +84,15 @@ def is_file_name(given: str) -> bool:
     )
 
 
-def is_last_a_file(columns: list[str]) -> bool:
-    """Whether FILE stands behind the last of several names, as in --text_column title body FILE."""
-    return len(columns) > 1 and is_file_name(columns[-1]) and not os.path.isdir(columns[-1])
-
-
-class Source(NamedTuple):
-    """A file, or stdin."""
-
-    name: str
-    stream: BinaryIO
-    form: str
+def format_of(file: str, given: str | None) -> str:
+    """Of the input: the given one, else by the file's name; stdin has lines."""
+    form = given or ("lines" if file == "-" else reading.form_of(file))
+    if not form and not file.lower().endswith(PACKED):  # what is packed may have another name
+        raise InputError(
+            f"{file}: its name ends in none of {reading.ENDINGS}: say with --format "
+            f"what it is ({', '.join(FORMATS)})"
+        )
+    return form
 
 
 @contextlib.contextmanager
@@ -110,383 +109,54 @@ def source(args: argparse.Namespace) -> Iterator[Source | None]:
             "is named like a file goes through stdin"
         )
     (file,) = args.inputs or ["-"]
-    with opened(file) as stream:
-        yield Source("stdin" if file == "-" else file, stream, format_of(file, args.format))
-
-
-@contextlib.contextmanager
-def opened(file: str) -> Iterator[BinaryIO]:
-    """The file, or stdin for "-", as bytes."""
     if file == "-":
         if sys.stdin is None:
             raise InputError("stdin is closed: name a file, or give texts")
-        yield sys.stdin.buffer
+        yield Source("stdin", sys.stdin.buffer, format_of(file, args.format))
         return
     try:
         stream = reading.open_file(file)
     except InputError as error:
         raise InputError(f"{error}; a text that is named like a file goes through stdin") from None
     with stream:
-        yield stream
-
-
-def size_of(stream: BinaryIO) -> int | None:
-    """In bytes; None of a pipe."""
-    if not stream.seekable():
-        return None
-    position = stream.tell()
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(position)
-    return size
-
-
-TextRow = tuple[dict, str]  # a row as it came in, and its text
-
-
-def named_texts(texts: Iterable[str], of: str = "") -> Iterator[TextRow]:
-    """Texts that stand in no table as rows."""
-    for number, text in enumerate(texts, 1):
-        yield {"text": text}, reading.text_of(f"text {number}{of}", text, is_optional=False)
+        yield Source(file, stream, format_of(file, args.format))
 
 
 @contextlib.contextmanager
-def table_rows(given: Source, columns: list[str], encoding: str) -> Iterator[Iterator[TextRow]]:
-    """The rows of a file or of stdin; says on stderr what was found in it."""
+def table_rows(
+    given: Source, columns: list[str], read: list[str], label: str | None = None
+) -> Iterator[Iterator[TextRow]]:
+    """
+    The rows of a file or of stdin; says on stderr what was found in it. Where a label is asked for,
+    by the name of its column, a row is its text and its label.
+    """
     with reading.open_table(
-        given.stream, given.form, given.name, encoding=encoding, texts=columns
+        given.stream, given.form, given.name, read=read, texts=columns
     ) as table:
-        texts = ["text"] if table.has_lines else reading.find_columns(table, columns)[0]
+        if table.has_lines and label is not None:
+            raise InputError(f"{given.name}: a text a line has no labels; give a table with them")
+        texts, labels = (
+            (["text"], None) if table.has_lines else reading.find_columns(table, columns, label)
+        )
         print(*table.notes, sep="\n", end="\n" * bool(table.notes), file=sys.stderr)
         said = len(table.notes)
-        yield ((row, reading.joined_text(where, row, texts)) for where, row in table.rows)
+
+        def row_of(where: str, row: dict) -> TextRow:
+            text = reading.joined_text(where, row, texts)
+            if labels is None:
+                return row, text
+            return {"text": text, "label": reading.label_of(where, row, labels)}, text
+
+        yield (row_of(where, row) for where, row in table.rows)
         print(*table.notes[said:], sep="\n", end="\n" * (said < len(table.notes)), file=sys.stderr)
 
 
-def pools(rows: Iterable[TextRow], most: int) -> Iterator[list[TextRow]]:
-    """Up to `most` rows at a time, and no more than 16 million characters of text, in order."""
-    pool, characters = [], 0
-    for row, text in rows:
-        pool.append((row, text))
-        characters += len(text)
-        if len(pool) == most or characters > 16e6:
-            yield pool
-            pool, characters = [], 0
-    if pool:
-        yield pool
-
-
-def ahead(function, items: Iterable) -> Iterator:
-    """function(item) of each item, in order; that of the next is computed in a thread meanwhile."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = None
-        for item in items:
-            following = thread.submit(function, item)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
-
-
-# ---- predicting ----
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """
-    Without transformers' lines on loading, which take a layer that is not used for a missing one;
-    afterwards it speaks as before, for it may be at work elsewhere in the caller's program.
-    """
-    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bar:
-            logging.enable_progress_bar()
-
-
-class Predictor:
-    """
-    A trained model and what is asked of it; in Python:
-
-        from predict import Predictor
-        predictor = Predictor("runs/RUN")
-        predictor.predict(["a text", "another"])    # [{"prediction": ..., "probability": ...}, ...]
-
-    folder         of a run of main.py, or its model/
-    test_prior     "train", "uniform", or a file with the class shares of the texts
-    calibrated     probabilities by the temperature found on the validation texts
-    abstain        no prediction where the calibrated probability is below this
-    top            adds the likeliest labels, top_1 to top_K, and their probabilities
-    probabilities  adds every class's
-    embedding      adds the text's embedding, a list of h floats
-
-    Counts the texts that are empty, cut and left without a prediction, and the tokens that the
-    encoder does not know. Raises InputError, whose message is one line with a remedy.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        device: str = "auto",
-        batch_size: int = 64,
-        test_prior: str | None = None,
-        calibrated: bool = False,
-        abstain: float | None = None,
-        top: int | None = None,
-        probabilities: bool = False,
-        embedding: bool = False,
-    ):
-        if batch_size < 1:
-            raise InputError(f"a batch_size of {batch_size}: it must be at least 1")
-        try:
-            device = available_device(device)
-        except argparse.ArgumentTypeError as error:
-            raise InputError(f"{error}: take another device, or auto") from None
-        with quiet_transformers():
-            self.trained = export.read_model(folder, device)
-        self.about, self.batch_size = self.trained.about, batch_size
-        self.shares = prior(test_prior, self.about)  # (C,), or None
-        self.fit = calibration_of(self.about, calibrated, abstain)  # None: not asked for
-        self.abstain, self.top = abstain, top
-        self.probabilities, self.embedding = probabilities, embedding
-        self.empty = self.cut = self.abstained = 0
-        self.tokens = np.zeros(2, dtype=np.int64)  # unknown ones, and all
-        if top is not None and not 1 <= top <= len(self.about.label_names):
-            raise InputError(
-                f"--top {top}: the model has {len(self.about.label_names)} classes; "
-                "ask for 1 up to this number"
-            )
-        if embedding and self.trained.tokenizer is None:
-            raise InputError("--embedding: tfidf has no encoder, and so no embedding; leave it out")
-
-    def predict(self, texts: Iterable[str]) -> list[dict]:
-        """For each text, in order, its prediction (None where there is none) and probability."""
-        if isinstance(texts, str):
-            raise InputError("predict() takes a list of texts: put this one in brackets")
-        return [added for _, pool in self.stream(named_texts(texts)) for added in pool]
-
-    def stream(self, rows: Iterable[TextRow]) -> Iterator[tuple[list[dict], list[dict]]]:
-        """
-        Pool after pool, its rows without their texts, and what predict() gives for these.
-
-        A pool of 128 batches is sorted by length, as a whole file would be: of WordNet's glosses
-        1 % more is padded than there. Memory is that of two pools, however long the input.
-        """
-        pooled = pools(rows, 128 * self.batch_size)
-        for pool, has_text, inputs in ahead(self.inputs, pooled):
-            answers = iter(self.answers(inputs) if inputs else [])
-            self.empty += len(pool) - sum(has_text)
-            yield pool, [next(answers) if filled else self.answer() for filled in has_text]
-
-    def inputs(
-        self, pool: list[TextRow]
-    ) -> tuple[list[dict], list[bool], data.Tokens | list[str] | None]:
-        """The rows, which have a text, and these as the model takes them; None: no row has."""
-        has_text = [bool(text.strip()) for _, text in pool]
-        texts = [text for _, text in pool if text.strip()]
-        inputs: data.Tokens | list[str] | None = texts or None
-        if texts and self.about.max_length is not None:  # else tfidf, which takes strings
-            inputs = tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
-        return [row for row, _ in pool], has_text, inputs
-
-    def answers(self, inputs) -> list[dict]:
-        """The new columns of each text that is not empty, from what inputs() made of them."""
-        logits, feats = self.encode(inputs)
-        temperature = 1.0 if self.fit is None else self.fit["temperature"]
-        probabilities = export.reweighted(self.about, logits.double(), self.shares, temperature)
-        return list(map(self.answer, probabilities.softmax(dim=1).numpy(), feats))
-
-    def encode(self, inputs) -> tuple[Tensor, Iterable[np.ndarray | None]]:
-        """Logits (n, C) as trained, on the CPU, and feat (n, h), which tfidf has none of."""
-        method = self.trained.method
-        if isinstance(method, Tfidf):
-            return torch.from_numpy(method.scores(inputs)), [None] * len(inputs)
-        logits, feats = loader.predict(
-            method,
-            method.prepare(inputs),
-            len(self.about.label_names),
-            batch_size=self.batch_size,
-            device=next(method.parameters()).device,
-        )
-        self.cut += round(inputs.truncated * len(logits))
-        self.tokens += unknown_tokens(inputs, self.trained.tokenizer)
-        return torch.from_numpy(logits), feats
-
-    def answer(self, p: np.ndarray | None = None, feat: np.ndarray | None = None) -> dict:
-        """The new columns of one text, from its probabilities (C,); of an empty text all None."""
-        names, k = self.about.label_names, self.top or 1
-        ranked = (
-            [(None, None)] * k
-            if p is None
-            else [(names[i], rounded(p[i])) for i in np.argsort(-p, kind="stable")[:k]]
-        )
-        is_sure = p is not None and (self.abstain is None or p.max() >= self.abstain)
-        self.abstained += p is not None and not is_sure
-        new = {"prediction": ranked[0][0] if is_sure else None, "probability": ranked[0][1]}
-        for place, (name, value) in enumerate(ranked if self.top else [], 1):
-            new |= {f"top_{place}": name, f"top_{place}_probability": value}
-        if self.probabilities:
-            values = [None] * len(names) if p is None else map(rounded, p)
-            new |= {f"probability_{name}": value for name, value in zip(names, values)}
-        if self.embedding:
-            new["embedding"] = None if feat is None else [float(f"{x:.6g}") for x in feat]
-        return new
-
-
-def rounded(p: float) -> float:
-    return round(float(p), 6)
-
-
-# ---- class shares ----
-
-
-def named_numbers(path: Path) -> list[tuple[str, Any]]:
-    """(label, number) of each row of a CSV file, or of each entry of a JSON object."""
-    form = (
-        "class shares are a CSV file with the columns label and share (or count), or a JSON "
-        'object {"label": share}'
-    )
-    with opened(str(path)) as stream:
-        if not stream.read().strip():
-            raise InputError(f"{path}: the file is empty; {form}")
-    if path.suffix.lower() == ".csv":
-        with reading.open_table(path) as table:
-            pairs = [(row.pop("label", None), *row.values()) for _, row in table.rows]
-    else:
-        shares = reading.load_json(path)
-        pairs = list(shares.items()) if isinstance(shares, dict) else [()]
-    if not all(len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
-        raise InputError(f"{path}: {form}")
-    return [(label.strip(), value) for label, value in pairs]
-
-
-def read_shares(path: Path, label_names: list[str]) -> Tensor:
-    """Class shares (C,) from shares or counts. InputError unless each class stands there once."""
-    shares = {}
-    for label, value in named_numbers(path):
-        if label not in label_names:
-            raise InputError(
-                f"{path}: the model has no class {label!r:.60}, only "
-                f"{', '.join(map(repr, label_names))[:300]}"
-            )
-        if label in shares:
-            raise InputError(f"{path}: the class {label!r:.60} stands there twice; keep one")
-        try:
-            shares[label] = float(value)
-        except (TypeError, ValueError, OverflowError):
-            shares[label] = math.nan
-        if not (math.isfinite(shares[label]) and shares[label] >= 0):
-            raise InputError(
-                f"{path}: {value!r:.40} is no share or count for the class "
-                f"{label!r:.60}; write a number of at least 0"
-            )
-    missing = [name for name in label_names if name not in shares]
-    if missing:
-        raise InputError(
-            f"{path}: no share for the classes {', '.join(map(repr, missing))[:300]}; "
-            "add them, 0 for a class that does not occur"
-        )
-    if not 0 < sum(shares.values()) < math.inf:
-        raise InputError(
-            f"{path}: the shares sum to {sum(shares.values())}; at least one class "
-            "must occur, and not infinitely often"
-        )
-    in_order = torch.tensor([shares[name] for name in label_names], dtype=torch.float64)
-    return in_order / in_order.sum()
-
-
-def prior(given: str | None, about: export.About) -> Tensor | None:
-    """(C,) of test_prior; None as it is."""
-    if given is None:
-        return None
-    if given == "train":
-        return about.train_shares()
-    if given == "uniform":
-        return torch.ones(len(about.label_names), dtype=torch.float64) / len(about.label_names)
-    if not os.path.exists(given):
-        raise InputError(
-            f"--test_prior {given}: neither train, uniform nor a file that is there; "
-            "write train for the class shares of the training texts, or name a file"
-        )
-    return read_shares(Path(given), about.label_names)
-
-
-# ---- calibration, and when to abstain ----
-
-
-def calibration_of(about: export.About, calibrated: bool, abstain: float | None) -> dict | None:
-    """The calibration where it is asked for. InputError where it has nothing for what is asked."""
-    flag = "--calibrated" if calibrated else "--abstain"
-    if not calibrated and abstain is None:
-        return None
-    if about.calibration is None:
-        raise InputError(
-            f"{flag}: this model was trained without validation texts; train it with "
-            "--val_fraction 0.1"
-        )
-    fit = {"why_not": "", "coverage": []} | about.calibration  # older versions lack the two
-    if calibrated and fit["why_not"]:
-        raise InputError(
-            f"--calibrated: this model has no temperature, for {fit['why_not']}; "
-            "leave --calibrated out"
-        )
-    if abstain is not None and not fit["coverage"]:
-        raise InputError(
-            "--abstain: this model was trained by a version that did not record what "
-            "it would leave; train it again with --overwrite"
-        )
-    return fit
-
-
-def words_on(predictor: Predictor, has_prior: bool) -> Iterator[str]:
-    """What a user should know of the probabilities before they come."""
-    fit = predictor.fit
-    if predictor.about.compensated and not has_prior:
-        yield (
-            "note: this model was trained to predict for classes of equal share, and so are its "
-            "probabilities; --test_prior train puts the training shares back, or name a file of "
-            "other shares"
-        )
-    if fit and fit["why_not"]:
-        yield f"no temperature: {fit['why_not']}"
-    elif fit:
-        yield (
-            f"temperature {fit['temperature']:.3f}: expected calibration error "
-            f"{fit['ece_before']:.1f} % before, {fit['ece_after']:.1f} % after, on "
-            f"{fit['texts']} validation texts"
-        )
-    if fit and predictor.abstain is not None:
-        line = coverage_line(fit["coverage"], fit["texts"], predictor.abstain)
-        yield line + (" (measured without --test_prior)" if has_prior else "")
-
-
-def coverage_line(rows: list[dict], texts: int, p: float) -> str:
-    """What --abstain p did on the validation texts: its row of the table, or the two beside it."""
-    below = max(row["p"] for row in rows if row["p"] <= p)
-    above = min((row["p"] for row in rows if row["p"] >= p), default=below)
-    shown = [row for row in rows if row["p"] in (below, above)]
-    return f"--abstain on the {texts} validation texts: " + "; ".join(
-        f"{row['p']:g} answers {row['answered']:.1f} %, "
-        + (
-            "so no accuracy is known"
-            if row["accuracy"] is None
-            else f"and {row['accuracy']:.1f} % of these are right"
-        )
-        for row in shown
-    )
-
-
-# ---- writing ----
+# ---- the output ----
 
 
 @dataclass
-class Predictions:
-    """Predictions as CSV or JSONL."""
+class Writer:
+    """Rows with their predictions as CSV or JSON lines."""
 
     form: str  # csv, jsonl
     header: list[str] | None = None
@@ -494,19 +164,18 @@ class Predictions:
 
     def lines(self, pool: list[dict], answers: list[dict]) -> bytes:
         """The rows of a pool with their new columns; CSV begins with its header."""
-        text = io.StringIO(newline="")
+        text = []
         for row, added in zip(pool, answers):
-            twice = row.keys() & added.keys()
-            if twice:
+            if twice := row.keys() & added.keys():
                 raise InputError(
                     f"the input has a column {min(twice)!r} already, which would be lost; rename it"
                 )
             if self.form == "jsonl":
-                text.write(json_text(row | added, ensure_ascii=False) + "\n")
+                text.append(json_text(row | added, ensure_ascii=False) + "\n")
             else:
-                text.write(self.csv_lines(row | added))
+                text.append(self.csv_lines(row | added))
         try:
-            return text.getvalue().encode()
+            return "".join(text).encode()
         except UnicodeEncodeError:
             raise InputError(
                 "the input has half a surrogate pair in a column; write the whole character"
@@ -525,14 +194,9 @@ class Predictions:
                 "--output_format jsonl"
             )
         self.formulas += sum(map(is_formula, row.values()))
-        return (
-            first
-            + csv_line(
-                value if value is None or isinstance(value, (str, int, float)) else json_text(value)
-                for value in (row[name] for name in self.header)
-            )
-            + "\n"
-        )
+        cells = (row[name] for name in self.header)
+        plain = (str, int, float, type(None))
+        return first + csv_line(x if isinstance(x, plain) else json_text(x) for x in cells) + "\n"
 
 
 def json_text(value: object, *, ensure_ascii: bool = True) -> str:
@@ -577,17 +241,13 @@ class Screen(io.BufferedWriter):
 @contextlib.contextmanager
 def sink(output: Path | None) -> Iterator[BinaryIO]:
     """Where the lines go: stdout, or a file that appears whole or not at all."""
-    if output is None:
-        with standard_output() as out:
-            yield out
-        return
-    if output.exists() and not output.is_file() and not output.is_dir():
+    if output is not None and output.exists() and not output.is_file() and not output.is_dir():
         raise InputError(
             f"--output {output}: a device or a pipe, not a file; leave --output out "
             f"and write > {output}"
         )
-    with files.saving(output) as file:
-        yield file
+    with standard_output() if output is None else files.saving(output) as out:
+        yield out
 
 
 def spare_input(output: Path | None, stream: BinaryIO) -> None:
@@ -612,43 +272,38 @@ def output_form(output: Path | None, given: str | None) -> str:
     return given or suffix
 
 
+# ---- what is done ----
+
+
+def predictor_of(args: argparse.Namespace) -> Predictor:
+    """The model as the flags ask for it; says on stderr what one should know of its numbers."""
+    names = "device batch_size test_prior calibrated abstain top probabilities embedding".split()
+    predictor = Predictor(args.model_dir, **{name: getattr(args, name) for name in names})
+    print(*(f"{line}\n" for line in predictor.words()), sep="", end="", file=sys.stderr)
+    return predictor
+
+
+def columns_of(args: argparse.Namespace, predictor: Predictor) -> list[str]:
+    columns = args.text_column or predictor.about.text_column
+    return [columns] if isinstance(columns, str) else columns
+
+
 def classify(args: argparse.Namespace) -> None:
     """Reads, predicts and writes, pool by pool."""
-    out_form = output_form(args.output, args.output_format)
+    table = Writer(output_form(args.output, args.output_format))
     with source(args) as given:
         if given and not args.overwrite:
             spare_input(args.output, given.stream)
-        predictor = Predictor(
-            args.model_dir,
-            device=args.device,
-            batch_size=args.batch_size,
-            test_prior=args.test_prior,
-            calibrated=args.calibrated,
-            abstain=args.abstain,
-            top=args.top,
-            probabilities=args.probabilities,
-            embedding=args.embedding,
-        )
-        for line in words_on(predictor, args.test_prior is not None):
-            print(line, file=sys.stderr)
-        columns, table = args.text_column or predictor.about.text_column, Predictions(out_form)
-        columns = [columns] if isinstance(columns, str) else columns
-        opened_rows = (
-            table_rows(given, columns, args.encoding or "")
+        predictor = predictor_of(args)
+        rows_of = (
+            table_rows(given, columns_of(args, predictor), args.read)
             if given
             else contextlib.nullcontext(named_texts(args.inputs, " of the command line"))
         )
-        # some formats are read at once, and of a pipe the size is not known
-        size = (
-            size_of(given.stream)
-            if given and given.form in ("lines", "txt", "csv", "tsv", "jsonl")
-            else None
-        )
-        bar = tqdm(
-            total=size, unit=" texts" if size is None else "B", unit_scale=True, disable=None
-        )
-        texts = 0
-        with opened_rows as rows, sink(args.output) as out, bar:
+        size, texts = given and given.size, 0
+        unit = " texts" if size is None else "B"
+        bar = tqdm(total=size, unit=unit, unit_scale=True, disable=None)
+        with rows_of as rows, sink(args.output) as out, bar:
             for pool, answers in predictor.stream(rows):
                 out.write(table.lines(pool, answers))
                 out.flush()
@@ -657,10 +312,21 @@ def classify(args: argparse.Namespace) -> None:
                 bar.update((given.stream.tell() if given and size is not None else texts) - bar.n)
             if given and texts == 0:
                 raise InputError(f"{given.name}: no rows; it needs a text")
+    say_what_happened(predictor, texts)
+    if args.output and table.formulas:
+        print(
+            f"note: {table.formulas:,} cells begin with =, +, -, @ or a control character, which a "
+            "spreadsheet runs as a formula: import their columns as text, or write .jsonl",
+            file=sys.stderr,
+        )
+
+
+def say_what_happened(predictor: Predictor, texts: int) -> None:
+    """What the predictor has counted, on stderr."""
     for count, what in (
         (predictor.empty, "empty, without a prediction"),
         (predictor.cut, f"cut at {predictor.about.max_length} tokens"),
-        (predictor.abstained, f"less probable than {args.abstain}, without a prediction"),
+        (predictor.abstained, f"less probable than {predictor.abstain}, without a prediction"),
     ):
         if count:
             print(f"{count:,} of {texts:,} texts are {what}", file=sys.stderr)
@@ -671,15 +337,76 @@ def classify(args: argparse.Namespace) -> None:
             f"{unknown / total:.2%} of the tokens are unknown to the encoder{remedy}",
             file=sys.stderr,
         )
-    if args.output and table.formulas:
-        print(
-            f"note: {table.formulas:,} cells begin with =, +, -, @ or a control character, which a "
-            "spreadsheet runs as a formula: import their columns as text, or write .jsonl",
-            file=sys.stderr,
-        )
+
+
+def score(args: argparse.Namespace) -> None:
+    """Accuracy, macro-F1 and each class on stdout, and a page, from a file with labels."""
+    from reporting import score as scores  # here, because matplotlib takes a second to load
+
+    if args.abstain is not None:
+        raise InputError("--score wants a prediction for every text: leave --abstain out")
+    with source(args) as given:
+        if given is None:
+            raise InputError("--score needs a file with texts and labels, not texts alone")
+        predictor, rows, total = predictor_of(args), [], 0
+        columns = columns_of(args, predictor)
+        with table_rows(given, columns, args.read, args.label_column) as labelled:
+            for pool, answers in predictor.stream(labelled):
+                total += len(pool)
+                rows += [row | answer for row, answer in zip(pool, answers)]
+    path = args.output or Path(f"{Path(given.name).name.partition('.')[0]}_score.html")
+    if path.suffix.lower() != ".html":
+        raise InputError(f"--output {path}: with --score it is the page, and ends in .html")
+    say_what_happened(predictor, total)
+    found = scores.gather(predictor.about, given.name, rows)
+    scores.write(found, path)
+    with standard_output() as out:
+        out.write(f"{scores.in_words(found)}\n{path}\n".encode())
 
 
 # ---- the command line ----
+
+
+# fmt: off
+FLAGS: dict[str, dict] = {
+    "model_dir": dict(help="the folder of a run, or its model/"),
+    "inputs": dict(nargs="*", metavar="FILE|TEXT", help="one file, or one or more texts. What "
+        f"exists as a path, or ends in {reading.ENDINGS}, .gz, .bz2 or .zip, is a file; all else "
+        "is a text. A .txt file has a text a line, unless its first line names the text column "
+        "beside others. Left out, or -: stdin"),
+    "--format": dict(choices=FORMATS, help="of the input, which then is a file; default: by its "
+        "name, lines of stdin"),
+    "--text_column": dict(action=files.Collect, nargs="+", metavar="NAME", help="several are "
+        "joined, a line each; default: as in the training data"),
+    "--read": dict(type=reading.read_option, nargs="+", default=[], metavar="NAME=VALUE",
+        help=reading.READ_HELP),
+    "--output": dict(type=Path, help="a .csv or .jsonl file, written whole or not at all; with "
+        "--export a folder, with --score a page; default: stdout"),
+    "--output_format": dict(choices=("csv", "jsonl"), help="default: by --output's name, else csv"),
+    "--overwrite": dict(action="store_true", help="let --output replace the input itself"),
+    "--top": dict(type=arguments.number(int, 1), metavar="K", help="columns for the K likeliest "
+        "labels, top_1 to top_K, and their probabilities"),
+    "--probabilities": dict(action="store_true", help="a column for each class's probability"),
+    "--embedding": dict(action="store_true", help="a column for the text's embedding, feat"),
+    "--test_prior": dict(metavar="train|uniform|FILE", help="the class shares of these texts, if "
+        "they are known: as in training, all equal, or those in a CSV (label, share or count) or "
+        "JSON file; default: what the model was trained to predict for"),
+    "--calibrated": dict(action="store_true", help="divide the logits by the temperature found on "
+        "the validation texts of the training"),
+    "--abstain": dict(type=arguments.number(float, 0, 1), metavar="P", help="no prediction where "
+        "the calibrated probability is below P; what share of the validation texts that answers, "
+        "and how many of these are right, goes to stderr"),
+    "--batch_size": dict(type=arguments.number(int, 1), default=64, help="default: 64"),
+    "--device": dict(type=available_device, default="auto", help="auto (default), cpu, cuda, "
+        "cuda:1 or mps"),
+    "--score": dict(action="store_true", help="instead: how good the model is on a file with "
+        "labels, on stdout and as a page (default: FILE_score.html)"),
+    "--label_column": dict(metavar="NAME", default="label", help="for --score; default: label"),
+    "--export": dict(choices=tuple(export.EXPORTS), help="instead: write the model for ONNX, or as "
+        "a folder of sentence-transformers with the embedding, or its projection into the "
+        "contrastive space"),
+}
+# fmt: on
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -688,96 +415,34 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("model_dir", help="the folder of a run, or its model/")
-    add(
-        "inputs",
-        nargs="*",
-        metavar="FILE|TEXT",
-        help="one file, or one or more texts. What exists as a path, or ends in "
-        f"{reading.ENDINGS}, .gz, .bz2 or .zip, is a file; all else is a text. A .txt file has a "
-        "text a line, unless its first line names the text column beside others. Left out, or -: "
-        "stdin",
-    )
-    add(
-        "--format",
-        choices=FORMATS,
-        help="of the input, which then is a file; default: by its name, lines of stdin",
-    )
-    add(
-        "--text_column",
-        action=files.Collect,
-        nargs="+",
-        metavar="NAME",
-        help="several are joined, a line each; default: as in the training data",
-    )
-    add("--encoding", type=reading.text_encoding, metavar="NAME", help=arguments.ENCODING_HELP)
-    add(
-        "--output",
-        type=Path,
-        help="a .csv or .jsonl file, written whole or not at all (with "
-        "--export: a folder); default: stdout",
-    )
-    add("--output_format", choices=("csv", "jsonl"), help="default: by --output's name, else csv")
-    add("--overwrite", action="store_true", help="let --output replace the input itself")
-    add(
-        "--top",
-        type=arguments.number(int, 1),
-        metavar="K",
-        help="columns for the K likeliest labels, top_1 to top_K, and their probabilities",
-    )
-    add("--probabilities", action="store_true", help="a column for each class's probability")
-    add("--embedding", action="store_true", help="a column for the text's embedding, feat")
-    add(
-        "--test_prior",
-        metavar="train|uniform|FILE",
-        help="the class shares of these texts, if they are known: as in training, all equal, or "
-        "those in a CSV (label, share or count) or JSON file; default: what the model was "
-        "trained to predict for",
-    )
-    add(
-        "--calibrated",
-        action="store_true",
-        help="divide the logits by the temperature found on the validation texts of the training",
-    )
-    add(
-        "--abstain",
-        type=arguments.number(float, 0, 1),
-        metavar="P",
-        help="no prediction where the calibrated probability is below P; what share of the "
-        "validation texts that answers, and how many of these are right, goes to stderr",
-    )
-    add("--batch_size", type=arguments.number(int, 1), default=64, help="default: 64")
-    add(
-        "--device",
-        type=available_device,
-        default="auto",
-        help="auto (default), cpu, cuda, cuda:1 or mps",
-    )
-    add(
-        "--export",
-        choices=tuple(export.EXPORTS),
-        help="instead: write the model for ONNX, or as a folder of sentence-transformers with the "
-        "embedding, or its projection into the contrastive space",
-    )
+    for name, options in FLAGS.items():
+        parser.add_argument(name, **options)
     return parser
+
+
+def export_model(args: argparse.Namespace) -> None:
+    """The model for another tool, and the folder's name on stdout."""
+    if args.inputs:
+        raise InputError(f"--export classifies no texts: leave {args.inputs[0]} out")
+    with quiet_transformers():
+        folder = export.export(args.model_dir, args.export, args.output)
+    with standard_output() as out:
+        out.write(f"{folder}\n".encode())
 
 
 @files.plain_output()
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_intermixed_args(argv)  # FILE may stand behind the options
-    if not args.inputs and args.text_column and is_last_a_file(args.text_column):
-        args.inputs = [args.text_column.pop()]
+    names = args.text_column or []  # of which the last is FILE in: --text_column title body FILE
+    if (
+        not args.inputs
+        and len(names) > 1
+        and is_file_name(names[-1])
+        and not os.path.isdir(names[-1])
+    ):
+        args.inputs = [names.pop()]
     try:
-        if args.export and args.inputs:
-            raise InputError(f"--export classifies no texts: leave {args.inputs[0]} out")
-        if args.export:
-            with quiet_transformers():
-                folder = export.export(args.model_dir, args.export, args.output)
-            with standard_output() as out:
-                out.write(f"{folder}\n".encode())
-        else:
-            classify(args)
+        (export_model if args.export else score if args.score else classify)(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@
 #                                   contextual insertion; their models come from the hub
 #   bash run_all.sh own FILE        which method, on your own texts: six methods, three seeds, a
 #                                   table and a sentence
-#   bash run_all.sh study_a study_b the study of docs/study.md: settings on development texts, then
+#   bash run_all.sh study_a study_b the study of docs/results.md: settings on development texts, then
 #                                   the test table; they take days on two cores
 #   bash run_all.sh --dry_run       the runs, which are finished, and how long the others take
 #   bash run_all.sh quick           the whole path in at most 15 minutes on 2 cores: few texts and
@@ -18,7 +18,7 @@
 #
 # Variables narrow and spread it:
 #   DATASETS    r52 ohsumed trec dblp biomedical cr     quick: trec cr; studies: not r52
-#   PRICES      none, and no GPT-3.5; TRAIN INPUT OUTPUT, dollars for a million tokens: agrees to pay
+#   PRICES      none, and no GPT-3.5; INPUT OUTPUT, dollars for a million tokens: agrees to pay
 #   METHODS     all of table 2; the other tables show sharprecl, fig4 sclce and spcl as well
 #   SEEDS       0 1 2 3 4 5 6 7 8 9                     quick: 0 1
 #   IRS         original 50 20 10, of table 2           quick: 50
@@ -30,7 +30,7 @@
 #   DATA_DIR    main.py's
 #   PYTHON      .venv/bin/python where there is one, else python3
 #   FLAGS       none; more of main.py's flags, for every run, in place of a table's own; for own
-#               FILE, say, FLAGS="--text_column body --encoding cp1251"
+#               FILE, say, FLAGS="--text_column body --read encoding=cp1251"
 
 set -euo pipefail
 export STARTED_IN=$PWD          # own FILE is looked for there

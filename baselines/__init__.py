@@ -40,8 +40,8 @@ GROUPS = {  # the sections of the tables, in their order: the four of Appendix A
     "simple": "What a user tries first, beside the paper's list",
     "ours": "SharpReCL",
 }
-# Those of a language model's constants that may be 0; all others must be above 0.
-OF_LORA = {"alpha": at_least_0, "dropout": share}
+# Modules and names of the generators of epochs that fit what main.train() does not: see Entry.fit.
+TFIDF, LORA, HOSTED = "baselines.tfidf.fit", "engine.large.fine_tune", "engine.large.ask"
 
 
 class Entry(NamedTuple):
@@ -51,8 +51,8 @@ class Entry(NamedTuple):
     title: str  # in the tables
     group: str  # of GROUPS
     source: str  # module and name of its class
-    loss: str = ""  # module and name of the loss that gives it its name, if it has one
     encoder: str | None = None  # the default of --encoder, where it is the method's own
+    fitted_by: str = ""  # module and name of what fits it, where that is not main.train()
 
     @property
     def cls(self) -> type:
@@ -60,16 +60,12 @@ class Entry(NamedTuple):
 
     @property
     def fit(self):
-        """A generator of epochs, of a method that main.train() does not fit; else None."""
-        module, _, _ = self.source.rpartition(".")
-        return getattr(import_module(module), "fit", None)
+        """A generator of epochs (engine/run_folder.py), or None where main.train() fits it."""
+        return find(self.fitted_by) if self.fitted_by else None
 
     @property
     def constants(self) -> dict[str, Constant]:
-        """What --constants may change; a language model's depend on the model, not on its class."""
-        if self.group == "large":
-            own = find("baselines.language_models.CONSTANTS")[self.name]
-            return {name: OF_LORA.get(name, positive)(value) for name, value in own.items()}
+        """What --constants may change."""
         return getattr(self.cls, "constants", {})
 
     @property
@@ -95,126 +91,29 @@ def find(source: str):
 METHODS = {
     entry.name: entry
     for entry in (
-        Entry(
-            "bert",
-            "BERT",
-            "pretrained",
-            "baselines.base.CrossEntropy",
-            "torch.nn.functional.cross_entropy",
-        ),
-        Entry(
-            "dice",
-            "BERT + Dice",
-            "pretrained",
-            "baselines.pretrained.Dice",
-            "baselines.losses.dice",
-        ),
-        Entry(
-            "focal",
-            "BERT + Focal",
-            "pretrained",
-            "baselines.pretrained.Focal",
-            "baselines.losses.focal",
-        ),
-        Entry(
-            "roberta",
-            "RoBERTa",
-            "pretrained",
-            "baselines.base.CrossEntropy",
-            "torch.nn.functional.cross_entropy",
-            encoder="roberta-base",
-        ),
-        Entry(
-            "simcse",
-            "SimCSE",
-            "contrastive",
-            "baselines.contrastive.SimCSE",
-            "baselines.losses.info_nce",
-        ),
-        Entry(
-            "sclce",
-            "SCLCE",
-            "contrastive",
-            "baselines.contrastive.SCLCE",
-            "baselines.losses.supervised_contrastive",
-        ),
-        Entry(
-            "spcl",
-            "SPCL",
-            "contrastive",
-            "baselines.contrastive.SPCL",
-            "baselines.losses.prototypical_contrastive",
-        ),
-        Entry(
-            "dualcl",
-            "DualCL",
-            "contrastive",
-            "baselines.contrastive.DualCL",
-            "baselines.losses.dual_contrastive",
-        ),
-        Entry(
-            "hybrid_sc",
-            "Hybrid-SC",
-            "imbalanced",
-            "baselines.imbalanced.HybridSC",
-            "baselines.losses.supervised_contrastive",
-        ),
-        Entry(
-            "bcl",
-            "BCL",
-            "imbalanced",
-            "baselines.imbalanced.BCL",
-            "baselines.losses.balanced_contrastive",
-        ),
-        Entry(
-            "tsc",
-            "TSC",
-            "imbalanced",
-            "baselines.imbalanced.TSC",
-            "baselines.losses.targeted_contrastive",
-        ),
-        Entry("gpt35", "GPT-3.5", "large", "baselines.hosted.HostedModel"),
-        Entry("bloom", "Bloom-7.1B", "large", "baselines.lora.LoraClassifier"),
-        Entry("llama2", "Llama2-7B", "large", "baselines.lora.LoraClassifier"),
-        Entry("llama3", "Llama3-8B", "large", "baselines.lora.LoraClassifier"),
-        Entry(
-            "la",
-            "logit adjustment",
-            "simple",
-            "baselines.simple.LogitAdjustment",
-            "losses.logit_compensation",
-        ),
-        Entry(
-            "vs",
-            "vector scaling",
-            "simple",
-            "baselines.simple.VectorScaling",
-            "baselines.losses.vector_scaling",
-        ),
-        Entry(
-            "wce",
-            "weighted CE",
-            "simple",
-            "baselines.simple.WeightedCrossEntropy",
-            "torch.nn.functional.cross_entropy",
-        ),
-        Entry(
-            "post_hoc",
-            "post-hoc adjustment",
-            "simple",
-            "baselines.simple.PostHocAdjustment",
-            "torch.nn.functional.cross_entropy",
-        ),
-        Entry(
-            "balanced",
-            "balanced sampling",
-            "simple",
-            "baselines.simple.BalancedSampling",
-            "torch.nn.functional.cross_entropy",
-        ),
-        Entry("tfidf", "TF-IDF + SVM", "simple", "baselines.tfidf.Tfidf"),
+        Entry("bert", "BERT", "pretrained", "baselines.base.CrossEntropy"),
+        Entry("dice", "BERT + Dice", "pretrained", "baselines.pretrained.Dice"),
+        Entry("focal", "BERT + Focal", "pretrained", "baselines.pretrained.Focal"),
+        Entry("roberta", "RoBERTa", "pretrained", "baselines.base.CrossEntropy", "roberta-base"),
+        Entry("simcse", "SimCSE", "contrastive", "baselines.contrastive.SimCSE"),
+        Entry("sclce", "SCLCE", "contrastive", "baselines.contrastive.SCLCE"),
+        Entry("spcl", "SPCL", "contrastive", "baselines.contrastive.SPCL"),
+        Entry("dualcl", "DualCL", "contrastive", "baselines.contrastive.DualCL"),
+        Entry("hybrid_sc", "Hybrid-SC", "imbalanced", "baselines.imbalanced.HybridSC"),
+        Entry("bcl", "BCL", "imbalanced", "baselines.imbalanced.BCL"),
+        Entry("tsc", "TSC", "imbalanced", "baselines.imbalanced.TSC"),
+        Entry("gpt35", "GPT-3.5", "large", "baselines.hosted.HostedModel", fitted_by=HOSTED),
+        Entry("bloom", "Bloom-7.1B", "large", "baselines.lora.LoraClassifier", fitted_by=LORA),
+        Entry("llama2", "Llama2-7B", "large", "baselines.lora.LoraClassifier", fitted_by=LORA),
+        Entry("llama3", "Llama3-8B", "large", "baselines.lora.LoraClassifier", fitted_by=LORA),
+        Entry("la", "logit adjustment", "simple", "baselines.simple.LogitAdjustment"),
+        Entry("vs", "vector scaling", "simple", "baselines.simple.VectorScaling"),
+        Entry("wce", "weighted CE", "simple", "baselines.simple.WeightedCrossEntropy"),
+        Entry("post_hoc", "post-hoc adjustment", "simple", "baselines.simple.PostHocAdjustment"),
+        Entry("balanced", "balanced sampling", "simple", "baselines.simple.BalancedSampling"),
+        Entry("tfidf", "TF-IDF + SVM", "simple", "baselines.tfidf.Tfidf", fitted_by=TFIDF),
         Entry("probe", "linear probe", "simple", "baselines.simple.Probe"),
-        Entry("sharprecl", "SharpReCL", "ours", "model.SharpReCL", "losses.rebalanced_contrastive"),
+        Entry("sharprecl", "SharpReCL", "ours", "model.SharpReCL"),
     )
 }
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from baselines import losses, positive, share
 from baselines.base import Baseline, CrossEntropy, Losses, weighted_sum
-from data import Tokens
-from engine.files import InputError
+from data import InputError, Tokens
 from model import TextEncoder, first_position
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from baselines import at_least_0, losses, positive, share
 from baselines.base import Baseline, CrossEntropy, Losses, fit_balanced, weighted_sum
-from engine.files import InputError
+from data import InputError
 from losses import check_matrix, logit_compensation
 from model import projection_head
 

@@ -1,5 +1,5 @@
 """
-Open language models, fine-tuned with LoRA on a frozen, quantised base.
+Open language models, fine-tuned with LoRA on a frozen, quantised base; engine/large.py runs them.
 
     python main.py --dataset trec --ir 50 --method llama2               # a card of 24 GB
 
@@ -8,7 +8,6 @@ Letters: n texts, C classes, B rows of a batch, L tokens of its longest row, V w
 
 import copy
 import inspect
-import json
 import math
 import time
 from pathlib import Path
@@ -16,50 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jinja2 import TemplateError
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from baselines.language_models import prompt, require
-from data import batches_of, cut_characters, epoch_batches, eval_batches
-from engine import distributed
-from engine.files import InputError, load_pretrained, saving_folder
+from baselines import at_least_0, positive, share
+from baselines.language_models import messages, prompt
+from data import InputError, batches_of, cut_characters, epoch_batches, eval_batches
 
 WARMUP, CLIP = 0.03, 0.3  # share of the steps; norm of the gradient
-
-HINT = (
-    "Give --base_model a folder with config.json, weights and tokenizer, or a name; for gated "
-    "ones, as Llama, accept the licence on its page and run: hf auth login"
-)
-
-
-def load_base(name: str, base_type: str, device: str):
-    """The pretrained causal model on its device; InputError where something for it is missing."""
-    options = {"dtype": torch.float32 if base_type == "fp32" else torch.bfloat16}
-    if base_type in ("4bit", "8bit"):
-        require("bitsandbytes", f"--base_type {base_type}")
-        options["device_map"] = {"": device}
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=base_type == "4bit",
-            load_in_8bit=base_type == "8bit",
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-    base, info = load_pretrained(
-        AutoModelForCausalLM.from_pretrained,
-        name,
-        "language model",
-        HINT,
-        output_loading_info=True,
-        **options,
-    )
-    if info["missing_keys"] or info["mismatched_keys"]:
-        raise InputError(
-            f"language model {name}: its weights do not fit its config.json; save it "
-            "anew with save_pretrained"
-        )
-    return base if base_type in ("4bit", "8bit") else base.to(device)
 
 
 def adapted(base, rank: int, alpha: float, dropout: float, targets: list[str] | None):
@@ -89,37 +53,55 @@ def adapted(base, rank: int, alpha: float, dropout: float, targets: list[str] | 
 class LoraClassifier:
     """
     A causal language model that answers `messages` with a label. The loss is on the answer alone:
-    the label's tokens and the end of the text, so that no label is the beginning of another.
+    the label's tokens and the end of the answer, so that no label is the beginning of another.
 
-    constants   as LORA: epochs, lr, batch_size, rank, alpha, dropout
+    A model that follows instructions is asked by its tokenizer's chat template, in the words that
+    it was trained with; any other model continues the question as plain text.
+
+    base        a causal model of transformers, on its device; its weights stay as they are
+    constants   a value for each name of `constants` below
+    targets     names of the layers that get adapters, None: all linear ones but the last
     max_length  tokens that a text is cut to; the prompt around it comes on top
     micro_batch rows in memory at a time, None: batch_size; the gradient stays that of the batch
-    raises      InputError for missing packages or weights, and for labels it cannot tell apart
+    raises      InputError for labels that the model cannot tell apart, and for unknown targets
     """
+
+    # The paper gives none. Rate, warm-up, clipping and the adapted layers are those of QLoRA
+    # (Dettmers et al. 2023) for 7B models; 3 epochs, as a model of this size has its texts by heart
+    # after a few. Without an epoch the model answers as it is (zero-shot).
+    constants = {
+        "epochs": at_least_0(3),
+        "lr": positive(2e-4),
+        "batch_size": positive(16),
+        "rank": positive(16),
+        "alpha": positive(32.0),
+        "dropout": share(0.05),
+    }
 
     def __init__(
         self,
-        name: str,
+        base,
+        tokenizer,
         label_names: list[str],
-        constants: dict,
+        constants: dict[str, float],
         *,
-        base_type: str,
         targets: list[str] | None,
-        device: str,
         max_length: int,
         micro_batch: int | None,
     ):
-        require("peft", "fine-tuning a language model")
-        self.label_names, self.constant, self.device = label_names, constants, device
-        self.max_length = max_length
+        self.tokenizer, self.label_names, self.constant = tokenizer, label_names, constants
+        self.max_length, self.device = max_length, base.device
         self.micro_batch = micro_batch or constants["batch_size"]
-        self.tokenizer = load_pretrained(
-            AutoTokenizer.from_pretrained, name, "language model", HINT
-        )
-        self.answers = self.label_tokens()
-        base = load_base(name, base_type, device)
         self.longest = getattr(base.config, "max_position_embeddings", None) or math.inf
         self.accepted = inspect.signature(base.forward).parameters
+        answers = self.chat_answers(base) if tokenizer.chat_template else None
+        self.uses_chat_template = answers is not None
+        self.answers = answers or self.plain_answers()
+        if len(set(map(tuple, self.answers))) < len(label_names):
+            raise InputError(
+                "this model's tokenizer cannot tell the labels apart: choose another "
+                "--base_model, or rename the labels"
+            )
         self.network = adapted(
             base, *(constants[key] for key in ("rank", "alpha", "dropout")), targets
         )
@@ -128,19 +110,45 @@ class LoraClassifier:
 
     # ---- tokens ----
 
-    def label_tokens(self) -> list[list[int]]:
-        """What each label is after the prompt, in tokens, with the end of the text."""
-        plain = self.tokenizer("Label:", add_special_tokens=False)["input_ids"]
-        whole = self.tokenizer(
-            [f"Label: {name}" for name in self.label_names], add_special_tokens=False
-        )["input_ids"]
-        answers = [ids[len(plain) :] + [self.tokenizer.eos_token_id] for ids in whole]
-        if self.tokenizer.eos_token_id is None or len(set(map(tuple, answers))) < len(answers):
-            raise InputError(
-                "this model's tokenizer cannot tell the labels apart, or has no end "
-                "of text: choose another --base_model, or rename the labels"
-            )
-        return answers
+    def ids(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of texts as they stand, with nothing before or behind them."""
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    def plain_answers(self) -> list[list[int]]:
+        """What each label is after the plain prompt, in tokens, with the end of the text."""
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            raise InputError("this model's tokenizer has no end of text: choose another model")
+        plain, *whole = self.ids(["Label:", *(f"Label: {name}" for name in self.label_names)])
+        return [ids[len(plain) :] + [end] for ids in whole]
+
+    def chat_answers(self, base) -> list[list[int]] | None:
+        """
+        What each label is as an answer by the chat template, with the token that ends it. None for
+        a base model: it may bring a template, but that ends answers with a token at which this
+        model does not stop.
+        """
+        ends = getattr(base.generation_config, "eos_token_id", None)
+        ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        before, *whole = self.ids(
+            [self.chat(""), *(self.chat("", answer=name) for name in self.label_names)]
+        )
+        answers = [ids[len(before) :] for ids in whole if ids[: len(before)] == before]
+        stops = [[i for i, token in enumerate(answer) if token in ends] for answer in answers]
+        if len(answers) < len(self.label_names) or not all(stops):
+            return None
+        return [answer[: first + 1] for answer, (first, *_) in zip(answers, stops)]
+
+    def chat(self, text: str, answer: str | None = None) -> str:
+        """The question by the chat template, up to its answer, or with this one."""
+        turns = messages(text, self.label_names)
+        own = [] if answer is None else [{"role": "assistant", "content": answer}]
+        options = {"tokenize": False, "add_generation_prompt": answer is None}
+        try:
+            return self.tokenizer.apply_chat_template(turns + own, **options)
+        except TemplateError:  # of a model that knows no system's role, as Gemma
+            turns = [{"role": "user", "content": prompt(text, self.label_names)}]
+            return self.tokenizer.apply_chat_template(turns + own, **options)
 
     def cut(self, texts: list[str]) -> tuple[list[str], float]:
         """The texts, cut to max_length tokens, and the share of them that was longer."""
@@ -159,14 +167,15 @@ class LoraClassifier:
         ], float((is_cut | is_long).mean())
 
     def prompts(self, texts: list[str]) -> list[list[int]]:
-        """Each text's prompt in tokens, with what the tokenizer puts before a text."""
+        """Each text's question in tokens, with what the model expects before it."""
         short, _ = self.cut(texts)
-        plain = self.tokenizer("Text", add_special_tokens=False)["input_ids"]
-        whole = self.tokenizer("Text")["input_ids"]
-        begin = whole[: whole.index(plain[0])]  # not what some put behind it
-        ids = self.tokenizer(
-            [prompt(text, self.label_names) for text in short], add_special_tokens=False
-        )["input_ids"]
+        begin: list[int] = []
+        if self.uses_chat_template:  # which has the beginning in it
+            ids = self.ids([self.chat(text) for text in short])
+        else:
+            ((first, *_),), whole = self.ids(["Text"]), self.tokenizer("Text")["input_ids"]
+            begin = whole[: whole.index(first)]  # not what some put behind it
+            ids = self.ids([prompt(text, self.label_names) for text in short])
         longest = len(begin) + max(map(len, ids)) + max(map(len, self.answers))
         if longest > self.longest:
             raise InputError(
@@ -302,67 +311,5 @@ class LoraClassifier:
         set_peft_model_state_dict(self.network, state)
 
     def save(self, folder: Path) -> None:
-        """The adapters as PeftModel.from_pretrained reads them; the folder appears whole."""
-        with saving_folder(folder) as part:
-            self.network.save_pretrained(part, save_embedding_layers=False)
-
-
-def load(folder: str | Path, device: str = "cpu") -> LoraClassifier:
-    """The fine-tuned model of a finished run, by its args.json and adapter."""
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    record = json.loads((folder / "args.json").read_text())
-    own = record["settings"]
-    model = LoraClassifier(
-        own["base_model"],
-        record["label_names"],
-        own["constants"],
-        base_type=own["base_type"],
-        targets=own["lora_targets"],
-        device=device,
-        max_length=own["max_length"],
-        micro_batch=own["micro_batch"],
-    )
-    model.load_state_dict(load_file(folder / "adapter" / "adapter_model.safetensors"))
-    return model
-
-
-def fit(args, corpus, folder):
-    """The epochs of such a model, see engine/run_folder.py; the adapters alone are kept."""
-    if distributed.world_size() > 1:
-        raise InputError(f"{args.method} runs in one process: start it without torchrun")
-    distributed.set_seed(args.seed)
-    model = LoraClassifier(
-        args.base_model,
-        corpus.label_names,
-        args.constants,
-        base_type=args.base_type,
-        targets=args.lora_targets,
-        device=args.device,
-        max_length=args.max_length,
-        micro_batch=args.micro_batch,
-    )
-    _, share = model.cut(corpus.train_texts)
-    print(
-        f"{args.method}: {args.base_model}, {args.base_type}, "
-        + ", ".join(f"{name} {value:g}" for name, value in args.constants.items())
-        + f"; {share:.2%} of the texts are longer than {args.max_length} of its tokens, and cut. "
-        "The flags of encoders and of their training do not concern it",
-        flush=True,
-    )
-    epochs = args.constants["epochs"]
-    done = folder.begin(model, epochs, weights=model, optimizer=model.optimizer)
-    for epoch in range(done + 1, epochs + 1):
-        distributed.set_seed(args.seed, epoch)
-        record = model.train_epoch(
-            corpus.train_texts, corpus.train_labels, seed=args.seed, epoch=epoch
-        )
-        is_evaluated = epoch % args.eval_every == 0 or epoch == epochs
-        yield (
-            {"epoch": epoch, **record},
-            *(
-                model.scores(texts) if texts and is_evaluated else None
-                for texts in (corpus.test_texts, corpus.val_texts)
-            ),
-        )
+        """The adapters, into a folder, as PeftModel.from_pretrained reads them."""
+        self.network.save_pretrained(folder, save_embedding_layers=False)

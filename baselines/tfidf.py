@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_union
 from sklearn.svm import LinearSVC
 
-from engine.files import InputError, save, write_text
+from data import InputError
 
 
 class Tfidf:
@@ -54,23 +54,19 @@ class Tfidf:
         return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
     def save(self, folder: Path) -> None:
-        """As two files that hold data alone, no pickle: who loads them runs nobody's code."""
+        """Two files that hold data alone, no pickle: who loads them runs nobody's code."""
         terms = {
             name: [str(term) for term in vectorizer.get_feature_names_out()]
             for name, vectorizer in (("words", self.words), ("pieces", self.pieces))
         }
-        write_text(folder / "terms.json", json.dumps(terms, ensure_ascii=False))
-        save(
-            folder / "tfidf.safetensors",
-            safetensors.numpy.save(
-                {
-                    "idf_words": self.words.idf_,
-                    "idf_pieces": self.pieces.idf_,  # F in all
-                    "coef": np.ascontiguousarray(self.svm.coef_),  # (C or 1, F)
-                    "intercept": np.ascontiguousarray(self.svm.intercept_),
-                }
-            ),
-        )
+        (folder / "terms.json").write_text(json.dumps(terms, ensure_ascii=False), encoding="utf-8")
+        tensors = {
+            "idf_words": self.words.idf_,
+            "idf_pieces": self.pieces.idf_,  # F in all
+            "coef": np.ascontiguousarray(self.svm.coef_),  # (C or 1, F)
+            "intercept": np.ascontiguousarray(self.svm.intercept_),
+        }
+        safetensors.numpy.save_file(tensors, folder / "tfidf.safetensors")
 
     @classmethod
     def load(cls, folder: Path) -> "Tfidf":

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
@@ -41,7 +42,17 @@ Forms = dict[str, Callable[[], object]]  # name -> what is measured; a call is o
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def parse(doc: str, *flags: tuple[str, dict]) -> argparse.Namespace:
+Flag = tuple[str, dict]
+OF_RUNS: list[Flag] = [  # of the benchmarks that make runs of main.py
+    ("--encoder", {"default": "minilm", "help": "or bert-base: its shape, with random weights"}),
+    ("--dataset", {"default": "wordnet"}),
+    ("--data_dir", {"default": "data"}),
+    ("--per_class", {"type": int, "default": 40, "help": "texts; 1,038 of WordNet in all"}),
+    ("--amp", {"default": "off"}),
+]
+
+
+def parse(doc: str, *flags: Flag) -> argparse.Namespace:
     """The flags of every benchmark, and these; sets the threads."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,12 +62,7 @@ def parse(doc: str, *flags: tuple[str, dict]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7, help="of each form, in turn")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        default="wall",
-        help="cpu: the seconds of this process on all cores, for a machine that is shared",
-    )
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a shared machine")
     parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -144,41 +150,26 @@ def run_of(
     """
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
-    encoder = random_bert(folder) if args.encoder == "bert-base" else args.encoder
-    pooling = ["--pooling", "cls"] if args.encoder == "bert-base" else []
-    own = parse_args(
-        [
-            "--dataset",
-            args.dataset,
-            "--data_dir",
-            args.data_dir,
-            "--encoder",
-            encoder,
-            *pooling,
-            "--batch_size",
-            str(args.batch_size),
-            "--amp",
-            args.amp,
-            "--device",
-            args.device,
-            "--output_dir",
-            folder,
-            *flags,
-        ]
-    )
-    own.max_per_class = args.per_class
+    common = ["--dataset", args.dataset, "--data_dir", args.data_dir, "--output_dir", folder]
+    common += f"--batch_size {args.batch_size} --amp {args.amp} --device {args.device}".split()
+    common += ["--max_per_class", str(args.per_class), "--encoder"]
+    if args.encoder == "bert-base":
+        common += [random_bert(folder), "--pooling", "cls"]
+    else:
+        common.append(args.encoder)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        own = parse_args([*common, *flags])
         corpus = load_corpus(own)
         model = new_model(own, corpus)
         model.views = views or model.views
         tokens = views_of(own, corpus, model)
         if keeps_states:
-            tokens = [
-                keep_states(view, model.encoder, own.device, cache_dir(own)) for view in tokens
-            ]
-        loader = Loader(
-            model, model.encoder, tokens, corpus.train_labels, len(corpus.label_names), own
-        )
+            keep = partial(
+                keep_states, encoder=model.encoder, device=own.device, cache_dir=cache_dir(own)
+            )
+            tokens = list(map(keep, tokens))
+        names = corpus.label_names
+        loader = Loader(model, model.encoder, tokens, corpus.train_labels, len(names), own)
         return Run(own, corpus, model, loader, new_optimizer(model, own), new_scaler(own))
 
 
@@ -232,21 +223,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def machine(args: argparse.Namespace) -> str:
-    name = (
-        torch.cuda.get_device_name(args.device)
-        if torch.device(args.device).type == "cuda"
-        else f"{args.threads} threads of {_processor()}"
-    )
+    name = f"{args.threads} threads of {platform.processor() or platform.machine()}"
+    if torch.device(args.device).type == "cuda":
+        name = torch.cuda.get_device_name(args.device)
     seconds = {"wall": "by the clock", "cpu": "by CPU time"}[args.clock]
     return f"{name}, torch {torch.__version__}, {args.repeats} repeats, {seconds}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def finish(args: argparse.Namespace, text: str, numbers: dict) -> None:

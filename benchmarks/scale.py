@@ -4,11 +4,8 @@ Large data: how long main.py takes to its first training step, and how much memo
     a million short texts of a thousand classes, made from WordNet's glosses: a start that is
     interrupted, the start after it, a second start; training for a while, with an encoder small
     enough that the data are what counts
-    DBLP's 61,479 titles with minilm: first and second start (where --data_dir has them)
 
-    python benchmarks/scale.py --data_dir ../shared/datasets
-
-Reads /proc: Linux only.
+    python benchmarks/scale.py --train 30
 """
 
 import csv
@@ -30,7 +27,6 @@ from data import read_wordnet
 from engine.encoders import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def make_corpus(path: Path, num_texts: int, num_classes: int) -> None:
@@ -59,24 +55,13 @@ def small_encoder(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def resident(pid: int) -> int:
-    """Bytes of a process and those it has started."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:  # it has ended
-        return 0
-    return pages * PAGE + sum(resident(int(child)) for child in children)
-
-
 class Job:
     """main.py with these flags: seconds to its first step, and the most memory at any moment."""
 
     def __init__(self, *flags: str):
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         del environment["TQDM_DISABLE"]  # set by measure.py; the bar shows the first step
-        self.start, self.to_first_step, self.peak = time.monotonic(), None, 0
-        self.last_line = ""
+        self.start, self.to_first_step = time.monotonic(), None
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "main.py"), *flags],
             stdout=subprocess.DEVNULL,
@@ -85,32 +70,34 @@ class Job:
             # a shell starts what is in its background with SIGINT ignored, and children inherit it
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        threading.Thread(target=self.listen, daemon=True).start()
 
-    def listen(self) -> None:
-        for line in iter(lambda: self.process.stderr.read1(4096), b""):
-            text = line.decode(errors="replace")
-            self.last_line = text.strip().replace("\r", "\n").split("\n")[-1] or self.last_line
+    def run(self, seconds: float | None = None, after_first_step: float | None = None) -> "Job":
+        """Until it ends; or interrupts it after so many seconds, or so many of training."""
+        if seconds is not None:
+            self.interrupt_in(seconds)
+        text = ""
+        for piece in iter(lambda: self.process.stderr.read1(4096), b""):
+            text = (text + piece.decode(errors="replace"))[-4096:]
             if self.to_first_step is None and "epoch 1/" in text:
                 self.to_first_step = time.monotonic() - self.start
-
-    def run(self, seconds: float = float("inf"), after_first_step: float = float("inf")) -> "Job":
-        """Until it ends; or interrupts it after so many seconds, or so many of training."""
-        while self.process.poll() is None:
-            self.peak = max(self.peak, resident(self.process.pid))
-            age, first = time.monotonic() - self.start, self.to_first_step
-            if age > seconds or (first is not None and age > first + after_first_step):
-                self.process.send_signal(signal.SIGINT)
-                self.process.wait()
-            time.sleep(0.2)
-        if self.process.returncode not in (0, 130):
-            raise SystemExit(f"main.py ended with {self.process.returncode}: {self.last_line}")
+                if after_first_step is not None:
+                    self.interrupt_in(after_first_step)
+        _, status, used = os.wait4(self.process.pid, 0)
+        self.peak = used.ru_maxrss / 2**20  # GiB
+        code = self.process.returncode = os.waitstatus_to_exitcode(status)
+        if code not in (0, 130):
+            raise SystemExit(f"main.py ended with {code}: {text.strip().splitlines()[-1]}")
         return self
+
+    def interrupt_in(self, seconds: float) -> None:
+        timer = threading.Timer(seconds, self.process.send_signal, [signal.SIGINT])
+        timer.daemon = True
+        timer.start()
 
 
 def row(name: str, job: Job) -> list[str]:
     first = "–" if job.to_first_step is None else f"{job.to_first_step:.0f} s"
-    return [name, first, f"{job.peak / 2**30:.1f} GiB"]
+    return [name, first, f"{job.peak:.1f} GiB"]
 
 
 def benchmark() -> None:
@@ -118,42 +105,19 @@ def benchmark() -> None:
         __doc__,
         ("--texts", {"type": int, "default": 1_000_000}),
         ("--classes", {"type": int, "default": 1000}),
-        (
-            "--interrupt",
-            {"type": float, "default": 60, "help": "the first start, after so many seconds"},
-        ),
+        ("--interrupt", {"type": float, "default": 60, "help": "seconds, of the first start"}),
         ("--train", {"type": float, "default": 60, "help": "seconds of training"}),
-        ("--data_dir", {"default": "data"}),
     )
     with tempfile.TemporaryDirectory() as name:
         folder, rows = Path(name), []
         make_corpus(folder / "million.csv", args.texts, args.classes)
         small_encoder(folder / "encoder")
-        common = ["--device", args.device, "--output_dir", str(folder / "runs")]
-        flags = [
-            "--dataset",
-            str(folder / "million.csv"),
-            "--encoder",
-            str(folder / "encoder"),
-            "--batch_size",
-            "512",
-            *common,
-        ]
+        flags = ["--dataset", str(folder / "million.csv"), "--encoder", str(folder / "encoder")]
+        flags += ["--batch_size", "512", "--device", args.device]
+        flags += ["--output_dir", str(folder / "runs")]
         rows.append(row(f"{args.texts:,} texts, interrupted", Job(*flags).run(args.interrupt)))
         rows.append(row("… started again, trained", Job(*flags).run(after_first_step=args.train)))
         rows.append(row("… and again", Job(*flags).run(after_first_step=0)))
-        if (Path(args.data_dir) / "dblp").is_dir():
-            dblp = [
-                "--dataset",
-                "dblp",
-                "--data_dir",
-                args.data_dir,
-                "--encoder",
-                "minilm",
-                *common,
-            ]
-            rows.append(row("DBLP", Job(*dblp).run(after_first_step=0)))
-            rows.append(row("… second start", Job(*dblp).run(after_first_step=0)))
     finish(args, table(["", "to the first step", "peak memory"], rows), {"rows": rows})
 
 

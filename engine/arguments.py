@@ -21,7 +21,7 @@ from baselines import GROUPS, METHODS, language_models, titles
 from data import DATASETS
 from engine.encoders import default_pooling, device
 from engine.files import Collect, Parser
-from engine.reading import ENDINGS, text_encoding
+from engine.reading import ENDINGS, READ_HELP, read_option
 from model import POOLINGS
 
 ENCODER = "bert-base-uncased"
@@ -106,9 +106,6 @@ TEXT, SWITCH, PAIRS = {}, {"action": "store_true"}, {"nargs": "+", "metavar": "N
 COUNT, SIZE, WIDTH = integer(0), integer(1), integer(1, MOST)
 POSITIVE, NOT_NEGATIVE, SHARE = real(0, open_interval=True), real(0), real(0, 1)
 
-ENCODING_HELP = (
-    "of text files, such as cp1251, gb18030 or big5; None: UTF-8, UTF-16 or Windows-1252"
-)
 DATASET_HELP = ", ".join(DATASETS) + (
     f"; or a file of your own ({ENDINGS}, or these with .gz, .bz2 or .zip), a folder with train.* "
     "and perhaps test.* and validation.* of these, a folder of datasets' save_to_disk, or "
@@ -144,7 +141,7 @@ FLAGS = {  # by their groups in --help
         Flag("text_column", "text", {"action": Collect, "nargs": "+"}, SHARED, "of own data; several are joined, a line each"),
         Flag("label_column", "label", TEXT, SHARED, "of own data"),
         Flag("drop_unlabelled", False, SWITCH, SHARED, "leave out the rows of own data that have a text and no label, and say how many"),
-        Flag("encoding", None, {"type": text_encoding}, SHARED, ENCODING_HELP),
+        Flag("read", [], PAIRS | {"type": read_option}, SHARED, READ_HELP),
         Flag("max_length", 256, integer(3, MOST), TRAINING, "tokens that a text is cut to"),
         Flag("augment", "word_substitution", one_of(*AUGMENTATIONS, "auto"), VARIES, "makes the second view of a text; "
              f"{augmentations()}; auto tries all that are available, and takes the one with the best macro-F1 on held-out training texts"),
@@ -179,13 +176,13 @@ FLAGS = {  # by their groups in --help
         Flag("proj_bn", False, SWITCH, SHARPRECL, "batch norm in both heads, as in the authors' code"),
     ),
     f"language models ({', '.join(titles('large'))})": (
-        Flag("base_model", None, {"metavar": "NAME|FOLDER"}, LARGE, "any causal model of Hugging Face, or a model that OpenAI "
-             "fine-tunes; None: the paper's"),
+        Flag("base_model", None, {"metavar": "NAME|FOLDER"}, LARGE, "any causal model of Hugging Face; for gpt35 a model of OpenAI, or "
+             "of the server at OPENAI_BASE_URL; None: the paper's"),
         Flag("base_type", "4bit", one_of(*language_models.BASE_TYPES), LORA, "how the frozen base is held; 4bit and 8bit need bitsandbytes"),
         Flag("lora_targets", None, {"nargs": "+"}, LORA, "layers that get adapters; None: all linear ones but the last"),
-        Flag("prices", None, POSITIVE | {"nargs": 3, "metavar": ("TRAIN", "INPUT", "OUTPUT")}, HOSTED,
-             "gpt35: today's dollars for a million tokens, of the provider's price list; they change, so there is no default"),
-        Flag("yes", False, SWITCH, HOSTED, "gpt35: agree to the estimated cost"),
+        Flag("prices", None, NOT_NEGATIVE | {"nargs": 2, "metavar": ("INPUT", "OUTPUT")}, HOSTED, "gpt35: today's dollars for a "
+             "million tokens, of the server's price list, to estimate the cost; they change, so there is no default"),
+        Flag("yes", False, SWITCH, HOSTED, "gpt35: agree to sending the texts"),
     ),
     "encoder": (
         Flag("encoder", None, TEXT, TRAINING, f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and roberta-base for --method roberta'),
@@ -224,7 +221,7 @@ DEFAULTS = {name: flag.default for name, flag in BY_NAME.items()}
 
 # These flags were added later; they are left out of the settings when unset, so that runs from
 # before still match.
-ADDED_LATER = ("augment_options", "head_lr", "encoding")
+ADDED_LATER = ("augment_options", "head_lr", "read")
 
 # These say where something lies. No setting is among them: another --encoder is another run.
 OF_PATHS = ("dataset", "data_dir", "output_dir")
@@ -404,11 +401,6 @@ def check_together(args: Arguments) -> None:
     if args.plots and METHODS[args.method].group == "large":
         raise ValueError(
             f"--plots draws what an encoder makes of the texts, and {args.method} has none"
-        )
-    if concerns(HOSTED, args.method) and args.prices is None and not args.check_only:
-        raise ValueError(
-            f"{args.method} costs money, and prices change: give --prices TRAIN INPUT OUTPUT, "
-            "dollars for a million tokens, of the provider's price list"
         )
 
 

@@ -55,20 +55,9 @@ def augmented_texts(
     settings = {"seed": seed} | entry.options | options
     size = max(1, len(texts)) if not entry.in_pieces else MODEL_PIECE if entry.models else PIECE
     pieces = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
-    paths = [
-        Path(cache_dir) / f"{method}-{_digest([CACHE_FORMAT, method, settings, piece])[:16]}.json"
-        for piece in pieces
-    ]
-    try:  # before the work, which may take hours
-        Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        changed = {
-            i: kept for i, path in enumerate(paths) if (kept := _read_cache(path)) is not None
-        }
-    except OSError as error:
-        raise InputError(
-            f"the augmentation cache {cache_dir} cannot be used ({error.strerror}); "
-            "name a folder that you can write to"
-        ) from error
+    keys = [_digest([CACHE_FORMAT, method, settings, piece])[:16] for piece in pieces]
+    paths = [Path(cache_dir) / f"{method}-{key}.json" for key in keys]
+    changed = _read_caches(Path(cache_dir), paths)
     missing = [i for i in range(len(pieces)) if i not in changed]
     if settings.pop("language", "any") != "any" and missing:
         check_english(texts, method)
@@ -98,6 +87,19 @@ def load_model_part(load: Callable, name: str):
 
 def _digest(value: list) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _read_caches(cache_dir: Path, paths: list[Path]) -> dict[int, list[str]]:
+    """The kept pieces by number. InputError, before hours of work, for a folder of no use."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        kept = {i: _read_cache(path) for i, path in enumerate(paths)}
+    except OSError as error:
+        raise InputError(
+            f"the augmentation cache {cache_dir} cannot be used ({error.strerror}); "
+            "name a folder that you can write to"
+        ) from error
+    return {i: texts for i, texts in kept.items() if texts is not None}
 
 
 def _read_cache(path: Path) -> list[str] | None:

@@ -16,7 +16,7 @@ from engine import data_report, distributed, tokens
 from engine.augmentations import augmented_texts
 from engine.download import fetch_missing
 from engine.encoders import load_tokenizer, longest_text
-from engine.reading import read_own
+from engine.own_data import read_own
 from engine.rows import own_corpus
 from model import Method
 
@@ -28,15 +28,15 @@ def read_corpus(
     text_column: str | list[str] = "text",
     label_column: str = "label",
     drop_unlabelled: bool = False,
-    encoding: str = "",
+    read: list[str] | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Corpus:
     """
     One of DATASETS, or the path of your own file or folder, or hf:NAME[:CONFIG], as a Corpus.
 
-    Columns (several texts are joined by a line end), unlabelled rows, encoding ("": it is found)
-    and fraction concern own data only. `seed` fixes the stratified split of data without a test
+    Columns (several texts are joined by a line end), unlabelled rows, options of --read and
+    fraction concern own data only. `seed` fixes the stratified split of data without a test
     part, biomedical among them, whose published split does not exist: use one seed for all runs
     that are to be compared. Where own data are split, equal texts stay in one part. Whatever is
     wrong with the input is an InputError of one line.
@@ -50,7 +50,7 @@ def read_corpus(
             "nor an existing file or folder; correct the name or the path"
         )
     columns = [text_column] if isinstance(text_column, str) else text_column
-    train, test, val, notes = read_own(dataset, columns, label_column, drop_unlabelled, encoding)
+    train, test, val, notes = read_own(dataset, columns, label_column, drop_unlabelled, read)
     corpus = own_corpus(dataset, train, test or [], val or [], notes)
     for part, rows, texts in (
         ("validation", val, corpus.val_texts),
@@ -77,7 +77,7 @@ def load_corpus(args: argparse.Namespace) -> Corpus:
         text_column=args.text_column,
         label_column=args.label_column,
         drop_unlabelled=args.drop_unlabelled,
-        encoding=args.encoding or "",
+        read=args.read,
         test_fraction=args.test_fraction,
         seed=seed,
     )

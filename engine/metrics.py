@@ -76,10 +76,9 @@ def rarest_third(tested: list[int], train_counts: Sequence[int]) -> list[int]:
 
 def auroc(labels: np.ndarray, logits: np.ndarray) -> float | None:
     """
-    How well the logits rank the texts, in percent: of each class, the share of the pairs of one of
-    its texts and one of another class in which the first has the higher odds of the class; then the
-    mean over the classes. Macro-F1 that falls beside a steady AUROC tells that the border of the
-    classes has moved, and not that the features are worse.
+    Macro one-vs-rest AUROC, in percent: how well the odds of a class rank its texts above the
+    others, as a mean over the classes. Macro-F1 that falls beside a steady AUROC tells that the
+    border of the classes has moved, and not that the features are worse.
 
     labels   (n,)           numbers of classes
     logits   (n, C or more) -inf where a class is excluded

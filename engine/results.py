@@ -6,6 +6,8 @@ import csv
 import gzip
 import json
 import re
+import resource
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -115,6 +117,17 @@ def write_reports(
         folder / "classification_report.json",
         classification_report(labels, predicted, output_dict=True, target_names=titles, **options),
     )
+
+
+def peak_memory(device: str) -> float:
+    """
+    GiB: the most that tensors took on a GPU, or else that this process ever had in memory. Of a run
+    that went on after a stop it is the last process's.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 # ---- lines for the screen ----

@@ -38,6 +38,7 @@ from engine.arguments import typed, words
 from engine.corpus import cache_dir, report
 from engine.files import InputError, duration, json_of, read_json, sha256, write_json, write_text
 from engine.loader import check_finite
+from engine.saved_model import keep_model, not_ours
 
 SLOW = 0.5  # seconds that a checkpoint may take and still be written after each epoch
 MOST_SHARE = 0.1  # of a run's time for slower ones: MiniLM's take as long as a short epoch on a GPU
@@ -161,7 +162,7 @@ class RunFolder:
         Called by a fit when all that can fail has been built. Restores the newest whole epoch, if
         there is one, and returns the number of epochs that are done.
 
-        model    what is kept at the end, see reporting.export.keep_model; None keeps nothing
+        model    what is kept at the end, see saved_model.keep_model; None keeps nothing
         epochs   that the fit takes in all, for an estimate of the time
         parts    of a checkpoint, each with state_dict() and load_state_dict(); the one called
                  weights is what is kept of the best epoch
@@ -345,9 +346,7 @@ class RunFolder:
                 self.place, self.corpus, kept["epoch"], values["logits"].numpy(), val_logits
             )
         if self.keeps_model:
-            from reporting import export  # until engine.saved_model has it
-
-            export.keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
+            keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
             if self.args.no_weights:
                 write_text(self.place / FOR_PLOTS, "")
         else:
@@ -376,6 +375,7 @@ class RunFolder:
         return by_protocol | {
             "kept_epoch": kept_epoch,
             "seconds": round(sum(record["seconds"] for record in self.history), 1),
+            "memory_gib": round(results.peak_memory(self.args.device), 2),
             "settings": self.args.settings,
             "changed": self.args.changed,
             "data_hash": self.data_hash,
@@ -476,13 +476,11 @@ def check_own(*folders: Path) -> None:
     InputError where something is in the way of a run: a link with a name of ours, a folder where a
     file belongs, or what somebody else put into a folder of ours, which goes with it.
     """
-    from reporting import export  # until engine.saved_model has it
-
     for entry in (entry for folder in folders for entry in own(folder)):
         belongs = stat.S_ISREG if entry.name in FILES else stat.S_ISDIR
         if not belongs(entry.lstat().st_mode):
             raise InputError(f"{entry} is in the way of a run's file or folder: move it away")
-        for other in export.not_ours(entry):
+        for other in not_ours(entry):
             raise InputError(f"{other} is no file of a run, which would remove it: move it away")
 
 

@@ -61,27 +61,47 @@ def shown(value: float, digits: int = 1) -> str:
     return "" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def main_table(found: pd.DataFrame, protocol: str) -> str:
-    """Rows by groups of datasets, and what the tests say of the ten on which nothing was chosen."""
-    table = means(found, protocol)
-    ten = table[list(UNCHOSEN)]
-    told = compared(ten, OURS)
-    order, critical = mean_ranks(ten)
+def main_table(found: pd.DataFrame) -> str:
+    """
+    Rows by groups of datasets at the last epoch, the ten on which nothing was chosen at the best
+    one too, and what the tests say of these at the last epoch.
+    """
+    last, best = (means(found, protocol) for protocol in PROTOCOLS)
+    ten = list(UNCHOSEN)
+    told, (order, _) = compared(last[ten], OURS), mean_ranks(last[ten])
     columns = {**GROUPS, "the ten": UNCHOSEN}
     lines = []
-    for row in ten.mean(axis=1, skipna=False).sort_values(ascending=False).index:
-        cells = [shown(table.loc[row, list(d)].mean(skipna=False)) for d in columns.values()]
+    for row in last[ten].mean(axis=1, skipna=False).sort_values(ascending=False).index:
+        numbers = [last.loc[row, list(d)].mean(skipna=False) for d in columns.values()]
+        numbers += [best.loc[row, ten].mean(skipna=False), order.get(row, np.nan)]
         against = ["", ""]
         if row in told.index:
             wins, losses, p = told.loc[row]
             against = [f"{wins:.0f}–{losses:.0f}", f"{p:.3f}"]
-        lines.append([ROWS[row].title, *cells, *against, shown(order.get(row, np.nan))])
-    text = markdown(["", *columns, "wins–losses", "p (Holm)", "rank"], lines)
-    if len(order) > 2:
-        p = friedmanchisquare(*ten.dropna().to_numpy()).pvalue
-        text += f"\n\nFriedman's test has p = {p:.2g}; ranks that differ by less than "
-        text += f"{critical:.1f}, Nemenyi's critical difference at 5 %, are level."
-    return text
+        lines.append([ROWS[row].title, *map(shown, numbers), *against])
+    head = [
+        f"{len(found)} runs",
+        *columns,
+        "the ten, best epoch",
+        "rank",
+        "wins–losses",
+        "p (Holm)",
+    ]
+    return markdown(head, lines)
+
+
+def tested(found: pd.DataFrame) -> str:
+    """Friedman's test and the critical difference over the ten, of the rows that have all."""
+    whole = means(found, "last")[list(UNCHOSEN)].dropna()
+    if len(whole) < 3:
+        return (
+            "Fewer than three rows have all ten datasets: Friedman's test has nothing to compare."
+        )
+    p = friedmanchisquare(*whole.to_numpy()).pvalue
+    return (
+        f"Friedman's test of {len(whole)} rows over the ten: p = {p:.2g}. Ranks that differ by "
+        f"less than {mean_ranks(whole)[1]:.1f}, Nemenyi's critical difference at 5 %, are level."
+    )
 
 
 def dataset_table(found: pd.DataFrame, protocol: str) -> str:
@@ -109,29 +129,25 @@ def trials_table(known: Known) -> str:
 
 def how_many(known: Known, found: pd.DataFrame) -> str:
     """A sentence on how far the runs go."""
-    rows, wanted = found.row.nunique(), len(ROWS) * len(CUTS) * len(SEEDS)
+    wanted = len(ROWS) * len(CUTS) * len(SEEDS)
     return (
-        f"{len(known)} runs are kept. {rows} of {len(ROWS)} rows are tuned, and have {len(found)} "
-        f"of the table's {wanted} runs."
+        f"{len(known)} runs are kept; {len(found)} of the table's {wanted} are among them, of "
+        f"{found.row.nunique()} of {len(ROWS)} rows."
     )
 
 
 def summary(known: Known, seeds: list[int]) -> str:
-    """For docs/results.md: how far the runs go, and the table under each protocol."""
+    """For docs/results.md: the main table, or how far the runs go where no row is whole."""
     found = scores(known, seeds)
-    parts = [how_many(known, found)]
-    for protocol, title in PROTOCOLS.items():
-        if means(found, protocol)[list(UNCHOSEN)].dropna().size:
-            parts += [f"Macro-F1 on test texts, {title}:", main_table(found, protocol)]
-    return "\n\n".join(parts)
+    is_whole = means(found, "last")[list(UNCHOSEN)].notna().all(axis=1)
+    return main_table(found) if is_whole.any() else how_many(known, found)
 
 
 def text_of(known: Known, found: pd.DataFrame) -> str:
     """All tables as one Markdown text."""
-    parts = [how_many(known, found)]
+    parts = [how_many(known, found), "Macro-F1 on test texts", main_table(found), tested(found)]
     for protocol, title in PROTOCOLS.items():
-        parts += [f"Macro-F1 on test texts, {title}", main_table(found, protocol)]
-        parts += [dataset_table(found, protocol)]
+        parts += [f"Macro-F1 on test texts, {title}", dataset_table(found, protocol)]
     parts += ["The trials, macro-F1 on development texts of CR and Biomedical", trials_table(known)]
     return "\n\n".join(parts) + "\n"
 

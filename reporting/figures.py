@@ -4,14 +4,17 @@ The figures of one run: as PNG or PDF files, and as SVG inside its page.
 
 import io
 import re
+import sys
 import warnings
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.font_manager import get_font_names
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from sklearn.manifold import TSNE
@@ -22,9 +25,18 @@ from engine.results import csv_rows, csv_text, look_up
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  after the backend is chosen
 
+# Chinese, Japanese and Korean letters, which matplotlib's own font lacks, come from one of these
+CJK = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic"),
+    *("Malgun Gothic", "Arial Unicode MS"),
+)
+plt.rcParams["font.family"] += [name for name in CJK if name in set(get_font_names())]
+
 # Paul Tol's bright palette, which is safe for the colour-blind
 TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 MARKERS = "os^vDPX<>*"  # ten, beside seven colours: the same look comes back after 70
+LINE = {"markersize": 3.5, "linewidth": 1.2}
 GREY = "#888888"  # readable on white and on black
 
 
@@ -36,13 +48,27 @@ def style():
 
 def _image(figure, kind: str, metadata: dict | None = None, **options) -> bytes:
     image = io.BytesIO()
-    with warnings.catch_warnings():  # a letter that the font lacks is drawn as a box
-        warnings.filterwarnings("ignore", "Glyph .* missing")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph .* missing")
         figure.savefig(
             image, format=kind, dpi=150, bbox_inches="tight", metadata=metadata, **options
         )
     plt.close(figure)
+    for warning in caught:
+        if not re.match("Glyph .* missing", str(warning.message)):
+            warnings.warn(warning.message, stacklevel=2)
+        elif kind != "svg":  # there the letters are drawn by the browser, with its fonts
+            _say_what_no_font_has()
     return image.getvalue()
+
+
+@cache  # said once
+def _say_what_no_font_has() -> None:
+    print(
+        "note: no font here has some letters of the labels, which figures show as boxes: install "
+        "one, such as Noto Sans CJK",
+        file=sys.stderr,
+    )
 
 
 def save_figure(figure, path: Path) -> None:
@@ -90,7 +116,7 @@ def _for_page(style: str) -> str:
     style = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", style)
     for i, colour in enumerate(TOL):
         style = style.replace(colour, f"var(--series-{i})")
-    return re.sub("font-family: [^;]*; ", "", style)
+    return re.sub("font-family: [^;]*; |; font-family: [^;]*", "", style)
 
 
 MOST_NAMED = 120  # classes whose names and counts a figure can hold; more go without
@@ -137,35 +163,23 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]
     Share of each true class (row) that was given each label (column), in percent: the deeper the
     colour, the larger the share. labels and predicted are (n,) numbers of names.
     """
-    counts = Counter(zip(labels.tolist(), predicted.tolist()))
-    of_class, size = Counter(labels.tolist()), len(names)
-    is_named = size <= MOST_NAMED
+    size, is_named = len(names), len(names) <= MOST_NAMED
     side = size * min(0.5, max(0.24, 2.2 / size)) if is_named else 10  # inches
     figure = plt.figure(figsize=(side, side))
     axes = figure.add_axes((0, 0, 1, 1))
-    for (row, column), count in counts.items():
+    of_class = Counter(labels.tolist())
+    for (row, column), count in Counter(zip(labels.tolist(), predicted.tolist())).items():
         share = count / of_class[row]
-        axes.add_patch(
-            Rectangle(
-                (column - 0.5, row - 0.5), 1, 1, color=TOL[0], linewidth=0, alpha=0.75 * share
-            )
-        )
+        box = {"color": TOL[0], "linewidth": 0, "alpha": 0.75 * share}
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **box))
         if is_named and share >= 0.005:
-            axes.text(
-                column, row, f"{100 * share:.0f}", ha="center", va="center_baseline", fontsize=8
-            )
+            centre = {"ha": "center", "va": "center_baseline", "fontsize": 8}
+            axes.text(column, row, f"{100 * share:.0f}", **centre)
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true")
     if is_named:
         short = [drawn_name(name) for name in names]
-        axes.set_xticks(
-            range(size),
-            short,
-            rotation=90,
-            fontsize=8,
-            ha="right",
-            va="center",
-            rotation_mode="anchor",
-        )
+        upright = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
+        axes.set_xticks(range(size), short, fontsize=8, **upright)
         axes.set_yticks(range(size), short, fontsize=8)
     axes.spines[:].set_alpha(0.4)
     return figure
@@ -210,9 +224,7 @@ def curves(
         return None
     figure, axes = _panel(title)
     for (name, points), colour, marker in zip(found.items(), TOL, MARKERS):
-        axes.plot(
-            *zip(*points), f"{marker}-", color=colour, markersize=3.5, linewidth=1.2, label=name
-        )
+        axes.plot(*zip(*points), f"{marker}-", color=colour, label=name, **LINE)
     if mark is not None:
         axes.axvline(mark[0], color="black", linewidth=0.8, linestyle="--", label=mark[1])
     axes.set_xlabel("epoch", fontsize=8)
@@ -264,7 +276,7 @@ def line_grid(
         axes.set_visible(bool(lines))
         for name, own in lines.items():
             colour, marker = look(names.index(name))
-            options = {"markersize": 3.5, "linewidth": 1.2, "color": colour, "label": name}
+            options = LINE | {"color": colour, "label": name}
             (handles[name],) = axes.plot(own.index, own["mean"], f"{marker}-", **options)
             low, high = own["mean"] - own["std"], own["mean"] + own["std"]
             axes.fill_between(own.index, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -296,16 +308,8 @@ def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: lis
         (rough, "none", f"fewer than {few}"),
     ):
         if chosen.any():
-            axes.scatter(
-                counts[chosen],
-                f1[chosen],
-                s=22,
-                facecolors=face,
-                edgecolors=TOL[0],
-                linewidths=1,
-                label=label,
-                zorder=3,
-            )
+            edge = {"facecolors": face, "edgecolors": TOL[0], "linewidths": 1, "zorder": 3}
+            axes.scatter(counts[chosen], f1[chosen], s=22, label=label, **edge)
     shown = np.flatnonzero(tested > 0)
     place = np.stack([np.log10(counts / counts[shown].min()), f1 / 100])  # of each class, (2, C)
     width = max(place[0, shown].max(), 1e-9)
@@ -319,15 +323,10 @@ def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: lis
         if is_free and len(named) < 5 and len(shown) <= 60:
             named.append(label)
             is_left = place[0, label] <= width / 2
-            axes.annotate(
-                drawn_name(names[label], longest=16),
-                (counts[label], f1[label]),
-                fontsize=8,
-                xytext=(5 if is_left else -5, 0),
-                va="center",
-                textcoords="offset points",
-                ha="left" if is_left else "right",
-            )
+            beside = {"xytext": (5 if is_left else -5, 0), "textcoords": "offset points"}
+            beside |= {"ha": "left" if is_left else "right", "va": "center", "fontsize": 8}
+            name = drawn_name(names[label], longest=16)
+            axes.annotate(name, (counts[label], f1[label]), **beside)
     axes.set(xscale="log", ylim=(-6, 106))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if width < 2.5 else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -359,14 +358,8 @@ def reliability(probability: np.ndarray, is_right: np.ndarray, bins: int = 10):
         [0, 100], [0, 100], color="black", linewidth=0.8, linestyle="--", label="as they should be"
     )
     axes.plot(mean, right, "-", color=TOL[0], linewidth=1.2)
-    axes.scatter(
-        mean,
-        right,
-        s=12 + 150 * size[filled] / len(probability),
-        color=TOL[0],
-        label="this run",
-        zorder=3,
-    )
+    sizes = 12 + 150 * size[filled] / len(probability)
+    axes.scatter(mean, right, s=sizes, color=TOL[0], label="this run", zorder=3)
     axes.set(xlim=(-3, 103), ylim=(-3, 103))
     axes.set_xlabel("probability of the prediction, %", fontsize=8)
     axes.set_ylabel("predictions that are right, %", fontsize=8)
@@ -482,16 +475,9 @@ def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
         while any(abs(x - at[0]) < 0.25 and abs(y - at[1]) < 0.04 for at in taken):
             y += 0.01
         taken.append((x, y))
-        axes.text(
-            x,
-            y,
-            drawn_name(name, longest=14),
-            transform=axes.transAxes,
-            fontsize=8,
-            fontweight="bold",
-            zorder=4,
-            ha="left" if x < 0.15 else "right" if x > 0.85 else "center",
-        )
+        side = "left" if x < 0.15 else "right" if x > 0.85 else "center"
+        bold = {"fontsize": 8, "fontweight": "bold", "zorder": 4, "ha": side}
+        axes.text(x, y, drawn_name(name, longest=14), transform=axes.transAxes, **bold)
 
 
 def draw_tsne(points: Points, prototypes: Points, names: list[str]):
@@ -502,46 +488,27 @@ def draw_tsne(points: Points, prototypes: Points, names: list[str]):
     """
     order = sorted((name for name in names if name in points), key=lambda name: -len(points[name]))
     coloured = sorted(order if len(names) <= 9 else order[:8], key=names.index)
-    look = {name: (TOL[i % 6], MARKERS[i]) for i, name in enumerate(coloured)}
-    figure, axes = _panel("", (3.5, 3.8 + 0.1 * len(look)))
-    grey = [point for name in order if name not in look for point in points[name]]
+    look_of = {name: (TOL[i % 6], MARKERS[i]) for i, name in enumerate(coloured)}
+    figure, axes = _panel("", (3.5, 3.8 + 0.1 * len(look_of)))
+    grey = [point for name in order if name not in look_of for point in points[name]]
+    small = {"linewidths": 0, "alpha": 0.7}
     if grey:
-        axes.scatter(*zip(*grey), s=7, color=GREY, alpha=0.5, linewidths=0, label="other classes")
-    for name, (colour, marker) in look.items():
         axes.scatter(
-            *zip(*points[name]),
-            s=11,
-            color=colour,
-            alpha=0.7,
-            linewidths=0,
-            marker=marker,
-            label=drawn_name(name),
+            *zip(*grey), s=7, color=GREY, label="other classes", **(small | {"alpha": 0.5})
         )
+    for name, (colour, marker) in look_of.items():
+        own = {"color": colour, "marker": marker, "label": drawn_name(name)}
+        axes.scatter(*zip(*points[name]), s=11, **own, **small)
     is_named = len(prototypes) <= 30
+    ring = {"edgecolors": "black", "linewidths": 1.6, "marker": "D"}
     for name, place in prototypes.items():
-        axes.scatter(
-            *zip(*place),
-            s=80 if is_named else 20,
-            color=look.get(name, (GREY,))[0],
-            edgecolors="black",
-            linewidths=1.6,
-            marker="D",
-            zorder=3,
-        )
+        colour = look_of.get(name, (GREY,))[0]
+        axes.scatter(*zip(*place), s=80 if is_named else 20, color=colour, zorder=3, **ring)
     axes.margins(0.09)
     if is_named and prototypes:
         _name_points(axes, {name: place[0] for name, place in prototypes.items()})
     if prototypes:
-        axes.scatter(
-            [],
-            [],
-            s=40,
-            color="none",
-            edgecolors="black",
-            linewidths=1.6,
-            marker="D",
-            label="prototype of a class",
-        )
+        axes.scatter([], [], s=40, color="none", label="prototype of a class", **ring)
     axes.set(xticks=[], yticks=[])
     _legend_below(figure, 2 if max(map(len, names)) > 9 else 3, markerscale=1.3)
     return figure

@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +47,7 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 class Predictions(NamedTuple):
-    """predictions.csv or validation.csv: n texts."""
+    """predictions.csv or validation.csv, or what predict.py --score got: n texts."""
 
     texts: list[str]
     labels: np.ndarray  # (n,) numbers of the classes
@@ -59,20 +60,11 @@ class Predictions(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
-    folder: Path
-    result: dict  # result.json
-    recorded: dict  # args.json
-    history: History
-    summary: dict  # data_report.json
-    test: Predictions  # of the epoch whose model is kept, as is validation
-    validation: Predictions | None  # calibrated where a model is kept; None without such texts
-    about: dict | None  # sharprecl.json of the kept model; None if none is kept
+class Scored:
+    """Test texts with their labels and predictions, which the sections on classes show."""
 
-    @property
-    def classes(self) -> list[dict]:
-        """Label, train and test, in the order of the class numbers."""
-        return self.summary["classes"]
+    classes: list[dict]  # label, train and test, in the order of the class numbers
+    test: Predictions  # of a run: of the epoch whose model is kept
 
     @property
     def names(self) -> list[str]:
@@ -87,6 +79,22 @@ class Run:
     def counts(self) -> np.ndarray:
         """Training texts of each class, (C,)."""
         return np.array([row["train"] for row in self.classes])
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there are test texts: --test_fraction 0 trains on all texts."""
+        return len(self.test.texts) > 0
+
+
+@dataclass(frozen=True)
+class Run(Scored):
+    folder: Path
+    result: dict  # result.json
+    recorded: dict  # args.json
+    history: History
+    summary: dict  # data_report.json
+    validation: Predictions | None  # calibrated where a model is kept; None without such texts
+    about: dict | None  # sharprecl.json of the kept model; None if none is kept
 
     @property
     def settings(self) -> dict:
@@ -121,22 +129,29 @@ def read_predictions(path: Path, names: list[str]) -> Predictions:
         (row["text"], number[row["label"]], number[row["prediction"]], float(row["probability"]))
         for row in results.csv_rows(path)
     ]
-    texts, labels, predicted, probability = zip(*rows)
-    return Predictions(list(texts), np.array(labels), np.array(predicted), np.array(probability))
+    texts, labels, predicted, probability = zip(*rows) if rows else ([], [], [], [])
+    return Predictions(
+        list(texts), np.array(labels, int), np.array(predicted, int), np.array(probability, float)
+    )
 
 
 def read_run(folder: Path) -> Run:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    summary = files.read_json(folder / "data_report.json")
+    summary, result = (
+        files.read_json(folder / f"{name}.json") for name in ("data_report", "result")
+    )
     names = [row["label"] for row in summary["classes"]]
-    validation, about = folder / "validation.csv", folder / "model" / "sharprecl.json"
+    test, validation = (folder / f"{name}.csv" for name in ("predictions", "validation"))
+    about = folder / "model" / "sharprecl.json"
+    has_test = "macro_f1" in result["last"]  # else --test_fraction 0
     return Run(
+        summary["classes"],
+        read_predictions(test, names) if has_test else Predictions([], *[np.zeros(0, int)] * 3),
         folder,
-        files.read_json(folder / "result.json"),
+        result,
         files.read_json(folder / "args.json"),
         [json.loads(line) for line in lines],
         summary,
-        read_predictions(folder / "predictions.csv", names),
         read_predictions(validation, names) if validation.exists() else None,
         files.read_json(about) if about.exists() else None,
     )
@@ -227,45 +242,59 @@ def tfidf_beside(run: Run) -> float | None:
 
 def in_short(run: Run) -> dict:
     """The three numbers, and what they are compared with; all are of predictions.csv."""
-    labels, counts = run.test.labels, run.counts
-    right, total = int(run.test.is_right.sum()), len(labels)
-    found = metrics(labels, run.test.predicted, counts)
-    frequent = int(counts.argmax())
-    guessed = metrics(labels, np.full(total, frequent), counts)
-    tested = np.unique(labels).tolist()
-    rarest = rarest_third(tested, counts.tolist())
-    low, high = binomtest(right, total).proportion_ci(method="wilson")
-    tfidf = tfidf_beside(run) if run.method != "tfidf" else None
-    macro_f1 = found["macro_f1"]
+    found = numbers(run)
+    labels, right = run.test.labels, int(run.test.is_right.sum())
+    frequent = int(run.counts.argmax())
+    guessed = metrics(labels, np.full(len(labels), frequent), run.counts)
     kept = run.result.get("best_val", run.result["last"])  # the epoch of predictions.csv
     without_leaked = kept.get("without_leaked")
-    judged = macro_f1 if without_leaked is None else without_leaked["macro_f1"]
-    if judged is None:
-        verdict = "unknown"
-    elif macro_f1 < guessed["macro_f1"] + 5:
-        verdict = "no"
-    elif tfidf is not None and tfidf > macro_f1:
-        verdict = "beaten"
-    else:
-        verdict = "yes" if judged >= GOOD else "partly" if judged >= FAIR else "not yet"
-    return {
-        "verdict": verdict,
-        "macro_f1": macro_f1,
+    tfidf = tfidf_beside(run) if run.method != "tfidf" else None
+    judged = found["macro_f1"] if without_leaked is None else without_leaked["macro_f1"]
+    return found | {
+        "verdict": verdict(found["macro_f1"], judged, guessed["macro_f1"], tfidf),
         "without_leaked": without_leaked,
-        "accuracy": found["accuracy"],
-        "rare_f1": float(np.mean([found["f1"][label] for label in rarest])),
-        "rarest": [run.names[label] for label in rarest],
-        "rarest_tests": int(np.isin(labels, rarest).sum()),
-        "tested": len(tested),
         "right": right,
-        "total": total,
-        "chance": 50 * (high - low),
         "frequent": run.names[frequent],
         "guessed": guessed,
         "tfidf": tfidf,
-        "groups": found["groups"],
-        "never": [run.names[label] for label in found["never_predicted"]],
     }
+
+
+def numbers(scored: Scored) -> dict:
+    """Accuracy, macro-F1 and F1 of the rarest third, with what they rest on."""
+    labels, counts = scored.test.labels, scored.counts
+    found = metrics(labels, scored.test.predicted, counts)
+    rarest = rarest_third(np.unique(labels).tolist(), counts.tolist())
+    low, high = binomtest(int(scored.test.is_right.sum()), len(labels)).proportion_ci(
+        method="wilson"
+    )
+    return {
+        "macro_f1": found["macro_f1"],
+        "accuracy": found["accuracy"],
+        "without_leaked": None,
+        "rare_f1": float(np.mean([found["f1"][label] for label in rarest])),
+        "rarest": [scored.names[label] for label in rarest],
+        "rarest_tests": int(np.isin(labels, rarest).sum()),
+        "tested": len(np.unique(labels)),
+        "total": len(labels),
+        "chance": 50 * (high - low),
+        "groups": found["groups"],
+        "never": [scored.names[label] for label in found["never_predicted"]],
+    }
+
+
+def verdict(macro_f1: float, judged: float | None, guessed: float, tfidf: float | None) -> str:
+    """
+    Whether macro-F1 is good. judged is that of the texts that do not stand in the training part,
+    None where all do; guessed that of always answering the most frequent class.
+    """
+    if judged is None:
+        return "unknown"
+    if macro_f1 < guessed + 5:
+        return "no"
+    if tfidf is not None and tfidf > macro_f1:
+        return "beaten"
+    return "yes" if judged >= GOOD else "partly" if judged >= FAIR else "not yet"
 
 
 def still_rises(run: Run) -> bool:
@@ -305,106 +334,89 @@ def advice(run: Run, sign: Sign) -> str:
     )
 
 
-def remedies(run: Run) -> list[Action]:
+def remedies(run: Run) -> Iterator[Action]:
     """What the signs that are seen suggest: of each sign the first remedy that this run allows."""
-    actions, taken = [], set()
+    taken = set()
     for sign in SIGNS:
         value = sign.measure(run.history)
         if value is None or not sign.is_seen(value):
             continue
-        reason = f"{sign.failure}: {sign.sentence.format(value)}"
-        for remedy in sign.remedies:
-            ((name, new),) = remedy(run.settings).items()
+        changes = (change for remedy in sign.remedies for change in remedy(run.settings).items())
+        for name, new in changes:
             if name not in taken and can_try(run, name, new):
                 taken.add(name)
-                actions.append(
-                    Action(
-                        f"{reason} Try `--{name} {shown(new)}`.",
-                        method_command(run, new)
-                        if name == "method"
-                        else main_command(run, **{name: new}),
-                    )
+                reason = f"{sign.failure}: {sign.sentence.format(value)}"
+                yield Action(
+                    f"{reason} Try `--{name} {shown(new)}`.",
+                    method_command(run, new)
+                    if name == "method"
+                    else main_command(run, **{name: new}),
                 )
                 break
-    return actions
+
+
+def further(run: Run, short: dict, rows: list[dict]) -> Iterator[Action]:
+    """What is worth doing whatever the signs say."""
+    if run.method == "tfidf":
+        reason = "Compare with SharpReCL, whose encoder knows what words mean."
+        yield Action(reason, method_command(run, "sharprecl"))
+    elif short["tfidf"] is None:
+        yield Action(
+            "Find out what a simple method reaches on the same texts: TF-IDF with a linear SVM "
+            "takes seconds for 10,000 short texts, minutes for 300,000. Then make this page again.",
+            method_command(run, "tfidf"),
+        )
+    weak = [row for row in rows if row["f1"] is not None and row["f1"] < FAIR and row["train"] < 20]
+    if weak and run.about is not None:
+        yield Action(
+            f"An F1 below {FAIR} and fewer than 20 training texts: this holds for {len(weak)} "
+            f"of the {len(rows)} classes. Let the model look for more such texts: classify texts "
+            "without a label, and check by hand those that it takes for one of these classes.",
+            predict_command(run, "unlabelled.csv", "--output", "found.csv"),
+        )
+    if can_try(run, "val_fraction", 0.1):
+        yield Action(
+            "Hold out validation texts, so that the best epoch is kept and the probabilities can "
+            "be checked and calibrated.",
+            main_command(run, val_fraction=0.1),
+        )
+    if run.method == "probe":  # it draws nothing, as tfidf
+        reason = "Train the encoder, too, which the probe leaves as it is."
+        yield Action(reason, method_command(run, "sharprecl"))
+    elif run.method != "tfidf":
+        reason = "Repeat the run with another seed, to see how much of these numbers is chance."
+        yield Action(reason, main_command(run, seed=run.settings["seed"] + 1))
 
 
 def actions(run: Run, short: dict, rows: list[dict]) -> list[Action]:
     """The two or three things that are most worth doing next, the first one first."""
-    found = remedies(run)[:2]
+    found = list(remedies(run))[:2]
     is_trained = "loss" in run.history[-1] and METHODS[run.method].has_encoder
     if is_trained and still_rises(run) and not any("--epochs" in action.reason for action in found):
-        found.insert(
-            0,
-            Action(
-                "Macro-F1 still rose in the last epoch: train for longer.",
-                main_command(run, epochs=2 * run.settings["epochs"]),
-            ),
-        )
-    if run.method == "tfidf":
-        found.append(
-            Action(
-                "Compare with SharpReCL, whose encoder knows what words mean.",
-                method_command(run, "sharprecl"),
-            )
-        )
-    elif short["tfidf"] is None:
-        found.append(
-            Action(
-                "Find out what a simple method reaches on the same texts: TF-IDF with "
-                "a linear SVM takes seconds for 10,000 short texts, minutes for 300,000. Then make "
-                "this page again.",
-                method_command(run, "tfidf"),
-            )
-        )
-    weak = [
-        row["name"]
-        for row in rows
-        if row["f1"] is not None and row["f1"] < FAIR and row["train"] < 20
-    ]
-    if weak and run.about is not None:
-        found.append(
-            Action(
-                f"An F1 below {FAIR} and fewer than 20 training texts: this holds for {len(weak)} "
-                f"of the {len(rows)} classes. Let the model look for more such texts: classify "
-                "texts without a label, and check by hand those that it takes for one of these "
-                "classes.",
-                predict_command(run, "unlabelled.csv", "--output", "found.csv"),
-            )
-        )
-    if can_try(run, "val_fraction", 0.1):
-        found.append(
-            Action(
-                "Hold out validation texts, so that the best epoch is kept and the "
-                "probabilities can be checked and calibrated.",
-                main_command(run, val_fraction=0.1),
-            )
-        )
-    if run.method == "probe":  # it draws nothing, as tfidf
-        found.append(
-            Action(
-                "Train the encoder, too, which the probe leaves as it is.",
-                method_command(run, "sharprecl"),
-            )
-        )
-    elif run.method != "tfidf":
-        found.append(
-            Action(
-                "Repeat the run with another seed, to see how much of these numbers is chance.",
-                main_command(run, seed=run.settings["seed"] + 1),
-            )
-        )
-    use = [
-        Action("Use it on your texts.", predict_command(run, "new.csv", "--output", "labelled.csv"))
-    ]
-    is_useful = short["verdict"] in ("yes", "partly") and run.about is not None
-    return (found[: MOST_ACTIONS - 1] + use) if is_useful else found[:MOST_ACTIONS]
+        reason = "Macro-F1 still rose in the last epoch: train for longer."
+        found.insert(0, Action(reason, main_command(run, epochs=2 * run.settings["epochs"])))
+    found += further(run, short, rows)
+    if short["verdict"] not in ("yes", "partly") or run.about is None:
+        return found[:MOST_ACTIONS]
+    return [*found[: MOST_ACTIONS - 1], use(run)]
+
+
+def use(run: Run) -> Action:
+    command = predict_command(run, "new.csv", "--output", "labelled.csv")
+    return Action("Use it on your texts.", command)
+
+
+def untested(run: Run) -> list[Action]:
+    """What to do with a run that was trained on all texts."""
+    reason = "Score it on texts with labels that it has not learned from."
+    scored = Action(reason, predict_command(run, "labelled.csv", "--score"))
+    return [scored, use(run)] if run.about is not None else []
 
 
 # ---- the sections below ----
 
 
-def class_rows(run: Run) -> list[dict]:
+def class_rows(run: Scored) -> list[dict]:
     """What the page says of each class, the class with the most training texts first."""
     counts, given = run.counts, np.bincount(run.test.predicted, minlength=len(run.names))
     scores = 100 * np.array(
@@ -431,7 +443,7 @@ def class_rows(run: Run) -> list[dict]:
     return rows
 
 
-def class_figure(run: Run, rows: list[dict]) -> Markup:
+def class_figure(run: Scored, rows: list[dict]) -> Markup:
     by_name = {row["name"]: row for row in rows}
     ordered = [by_name[name] for name in run.names]
     f1 = np.array([math.nan if row["f1"] is None else row["f1"] for row in ordered])
@@ -469,11 +481,12 @@ CURVES = {  # the title of each panel, its lines, and where they stand in an epo
 }
 
 
-def best_epoch(run: Run) -> tuple[int, str]:
-    """The best epoch, and by which texts it is the best."""
-    part = "best_val" if "best_val" in run.result else "best_test"
-    texts = "validation" if part == "best_val" else "test"
-    return run.result[part]["epoch"], f"best epoch ({texts})"
+def best_epoch(run: Run) -> tuple[int, str] | None:
+    """The best epoch, and by which texts it is the best; None where nothing was evaluated."""
+    for part, texts in (("best_val", "validation"), ("best_test", "test")):
+        if "epoch" in run.result.get(part, {}) and (run.is_tested or part == "best_val"):
+            return run.result[part]["epoch"], f"best epoch ({texts})"
+    return None
 
 
 def learning_curves(run: Run) -> list[Markup]:
@@ -486,7 +499,7 @@ def learning_curves(run: Run) -> list[Markup]:
     return [drawn(figure, f"Epoch by epoch: {title}") for title, figure in panels.items() if figure]
 
 
-def examples(run: Run, rows: np.ndarray) -> list[dict]:
+def examples(run: Scored, rows: np.ndarray) -> list[dict]:
     """These test texts, the most certain prediction first."""
     test = run.test
     return [
@@ -500,7 +513,7 @@ def examples(run: Run, rows: np.ndarray) -> list[dict]:
     ]
 
 
-def confused_pairs(run: Run) -> list[dict]:
+def confused_pairs(run: Scored) -> list[dict]:
     """The errors by true class and prediction, the most frequent pair first, with examples."""
     of_pair = defaultdict(list)
     for i in np.flatnonzero(~run.test.is_right):
@@ -519,7 +532,7 @@ def confused_pairs(run: Run) -> list[dict]:
     ]
 
 
-def confusion(run: Run) -> Markup:
+def confusion(run: Scored) -> Markup:
     """The matrix of all classes, or of those in most errors, with all others as one class."""
     labels, predicted, names = run.test.labels, run.test.predicted, run.names
     if len(names) in predicted:
@@ -634,7 +647,65 @@ def number(value: float | int | None) -> str:
     return "–" if value is None else format(value, "," if isinstance(value, int) else ".1f")
 
 
+def of_classes(scored: Scored) -> dict:
+    """The values of templates/classes.html: the sections on the classes and on the errors."""
+    rows, pairs = class_rows(scored), confused_pairs(scored)
+    wrong = np.flatnonzero(~scored.test.is_right)
+    return {
+        "run": scored,
+        "few": FEW_TESTS,
+        "rows": rows,
+        "class_figure": class_figure(scored, rows),
+        "pairs": pairs,
+        "most_pairs": MOST_PAIRS,
+        "confusion": confusion(scored),
+        "is_matrix_whole": len(scored.names) <= LARGEST_MATRIX,
+        "most_confused": MOST_CONFUSED,
+        "errors": examples(scored, wrong)[:MOST_ERRORS],
+        "wrong": len(wrong),
+    }
+
+
+def of_test(run: Run) -> dict:
+    """The values of the sections that need test texts."""
+    values, short = of_classes(run), in_short(run)
+    rows = values["rows"]
+    below = [row for row in rows if row["f1"] is not None and row["f1"] < short["macro_f1"]]
+    return values | {
+        "short": short,
+        "actions": actions(run, short, rows),
+        "worst": sorted(below, key=lambda row: row["f1"])[:3],
+        "probabilities": probabilities(run),
+        "tsne": tsne(run),
+        "protocols": [
+            (meaning, run.result[name])
+            for name, meaning in results.PROTOCOLS.items()
+            if name in run.result
+        ],
+    }
+
+
 def render(run: Run) -> str:
+    settings = run.settings
+    ir = "" if settings["ir"] is None else f", ir {settings['ir']:g}"
+    values = {
+        "run": run,
+        "title": f"{settings['dataset']}{ir}: {run.method}, seed {settings['seed']}",
+        "good": GOOD,
+        "fair": FAIR,
+        "epoch": run.result.get("kept_epoch", run.result["last"]["epoch"]),
+        "curves": learning_curves(run),
+        "best": best_epoch(run),
+        "predict_command": predict_command,
+        "signs": judged_signs(run),
+        "command": shell(["python", "main.py", *words(flags_of(run))]),
+    }
+    values |= of_test(run) if run.is_tested else {"actions": untested(run)}
+    return template("page.html").render(values)
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of this folder, which escapes what it is given."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -643,44 +714,7 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
     )
     templates.filters |= {"prose": prose, "shorten": shorten, "number": number}
-    short, rows, pairs = in_short(run), class_rows(run), confused_pairs(run)
-    wrong = np.flatnonzero(~run.test.is_right)
-    settings = run.settings
-    ir = "" if settings["ir"] is None else f", ir {settings['ir']:g}"
-    return templates.get_template("page.html").render(
-        run=run,
-        title=f"{settings['dataset']}{ir}: {run.method}, seed {settings['seed']}",
-        short=short,
-        actions=actions(run, short, rows),
-        good=GOOD,
-        fair=FAIR,
-        few=FEW_TESTS,
-        epoch=run.result.get("kept_epoch", run.result["last"]["epoch"]),
-        rows=rows,
-        class_figure=class_figure(run, rows),
-        worst=sorted(
-            (row for row in rows if row["f1"] is not None and row["f1"] < short["macro_f1"]),
-            key=lambda row: row["f1"],
-        )[:3],
-        curves=learning_curves(run),
-        pairs=pairs,
-        most_pairs=MOST_PAIRS,
-        confusion=confusion(run),
-        is_matrix_whole=len(run.names) <= LARGEST_MATRIX,
-        most_confused=MOST_CONFUSED,
-        errors=examples(run, wrong)[:MOST_ERRORS],
-        wrong=len(wrong),
-        probabilities=probabilities(run),
-        predict_command=predict_command,
-        tsne=tsne(run),
-        signs=judged_signs(run),
-        protocols=[
-            (meaning, run.result[name])
-            for name, meaning in results.PROTOCOLS.items()
-            if name in run.result
-        ],
-        command=shell(["python", "main.py", *words(flags_of(run))]),
-    )
+    return templates.get_template(name)
 
 
 def write(folder: Path, path: Path) -> None:

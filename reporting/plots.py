@@ -13,9 +13,10 @@ from engine import loader
 from engine.arguments import Arguments
 from engine.files import read_json
 from engine.run_folder import last_plot
+from engine.saved_model import read_model
 from engine.tokens import tokenize
 from model import Method, SharpReCL
-from reporting import export, figures
+from reporting import figures
 
 
 def draw_all(args: Arguments, corpus: data.Corpus, folder: Path) -> None:
@@ -43,7 +44,7 @@ def draw(args: Arguments, corpus: data.Corpus, folder: Path) -> None:
     confusion_matrix.png, and tsne.png of feat; of SharpReCL, the l2-normalised projections, since
     its prototypes are in that space. One process does it alone: nothing here waits for others.
     """
-    model, tokenizer, about = export.read_model(folder, args.device)
+    model, tokenizer, about = read_model(folder, args.device)
     labels, names, prototypes = corpus.test_labels, corpus.label_names, None
     if isinstance(model, Method):
         tokens = tokenize(corpus.test_texts, tokenizer, about.max_length, quiet=True)

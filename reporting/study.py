@@ -4,7 +4,7 @@ The tables and figures of docs/results.md and docs/log.md, from the ledgers in t
     python -m reporting.study                # writes all of them anew
     python -m reporting.study runs/study     # prints the first one of any runs on these datasets
 
-In a page a table stands between <!-- table: NAME --> and <!-- end -->.
+In a page a table follows its name, <!-- table: NAME -->, and ends at an empty line.
 """
 
 import argparse
@@ -45,17 +45,17 @@ def ours(mu: float, tau: float, augment: str = "none") -> dict:
     return plain("sharprecl", augment) | {"mu": mu, "tau": tau}
 
 
-TUNED = "SharpReCL, τ = 0.1, dropout views"
+TUNED: Rows = {"SharpReCL, tuned": ours(1.0, 0.1)}
 MAIN: Rows = {
-    TUNED: ours(1.0, 0.1),
+    **TUNED,
     "BCL": plain("bcl"),
     "SPCL": plain("spcl"),
     "logit adjustment": plain("la"),
-    "w/o CL, dropout views": ours(0.0, 0.5),
+    "w/o CL": ours(0.0, 0.5),
     "weighted cross-entropy": plain("wce"),
 }
-LOW_MU: Rows = {"SharpReCL, µ = 0.3, τ = 0.1, dropout views": ours(0.3, 0.1)}
-AS_IN_PAPER: Rows = {"SharpReCL, word substitution": ours(1.0, 0.5, SECOND_VIEW)}
+LOW_MU: Rows = {"SharpReCL, tuned, µ = 0.3": ours(0.3, 0.1)}
+AS_IN_PAPER: Rows = {"SharpReCL, the paper's": ours(1.0, 0.5, SECOND_VIEW)}
 CROSS_ENTROPY: Rows = {"cross-entropy": plain("bert")}
 OTHERS: Rows = {
     "TSC": plain("tsc"),
@@ -74,8 +74,7 @@ OTHERS: Rows = {
 def load(*sources: Path | str) -> pd.DataFrame:
     """
     A row a run, as runs.frame() has it, and: study (its source), best (macro-F1 on test texts at
-    the best epoch on development texts), rate (of the heads, times that of the encoder), gap
-    (accuracy minus macro-F1) and cosine (of prototypes and class means).
+    the best epoch on development texts), and rate (of the heads, times that of the encoder).
 
     sources   folders of runs, or names of ledgers in tables/
     """
@@ -93,13 +92,10 @@ def load(*sources: Path | str) -> pd.DataFrame:
             f"the study is of {', '.join(DATASETS)}, and not of {unknown[0]}; report.py has tables "
             "of any runs"
         )
-    inside = [record["epochs"][-1].get("diagnostics", {}) for record in found]
     return runs.assign(
         study=[record["study"] for record in found],
         best=frame(found, "best_val").macro_f1,
         rate=[own.get("head_lr", own["lr"]) / own["lr"] for own in runs.settings],
-        gap=runs.accuracy - runs.macro_f1,
-        cosine=[own.get("prototype_cosine", np.nan) for own in inside],
     )
 
 
@@ -124,7 +120,7 @@ def average(runs: pd.DataFrame, value: str = "macro_f1") -> float:
     return runs.groupby("dataset")[value].mean().mean()
 
 
-def mean(value: str = "macro_f1", digits: int = 1, datasets: int = 1, **wanted) -> Cell:
+def mean(value: str = "macro_f1", datasets: int = 1, **wanted) -> Cell:
     """A cell: the average of the runs whose columns have these values, of so many datasets."""
 
     def cell(runs: pd.DataFrame) -> str:
@@ -133,7 +129,7 @@ def mean(value: str = "macro_f1", digits: int = 1, datasets: int = 1, **wanted) 
         ]
         own = own.dropna(subset=value)
         is_whole = own.dataset.nunique() >= datasets
-        return f"{average(own, value):.{digits}f}" if is_whole else ""
+        return f"{average(own, value):.1f}" if is_whole else ""
 
     return cell
 
@@ -163,8 +159,8 @@ def grid(groups: dict[str, pd.DataFrame], cells: dict[str, Cell]) -> str:
 def ranking(groups: dict[str, pd.DataFrame], datasets: Iterable[str] = FIVE) -> str:
     """
     Macro-F1 on test texts at the last epoch, the best mean first; its mean at the best epoch on
-    development texts, that of the rarest third of the classes, and that on development texts. A row
-    without all datasets has no means.
+    development texts, and that of the rarest third of the classes. A row without all datasets has
+    no means.
     """
     datasets = list(datasets)
     for name, own in groups.items():
@@ -174,11 +170,9 @@ def ranking(groups: dict[str, pd.DataFrame], datasets: Iterable[str] = FIVE) -> 
                 "keeps fixed, such as --ir; report.py has tables of such runs"
             )
     n = len(datasets)
-    cells: dict[str, Cell] = {"seeds": lambda own: str(own.groupby("dataset").seed.size().min())}
-    cells |= {DATASETS[name].title: mean(dataset=name) for name in datasets}
+    cells = {DATASETS[name].title: mean(dataset=name) for name in datasets}
     cells |= {"mean (95 %)": whole("macro_f1", n), "best epoch (95 %)": whole("best", n)}
     cells |= {"rarest third": mean("rarest_third", datasets=n)}
-    cells |= {"development": mean("val_macro_f1", datasets=n)}
     order = sorted(
         groups, key=lambda name: (-groups[name].dataset.nunique(), -average(groups[name]))
     )
@@ -199,8 +193,7 @@ def settings_table() -> str:
 
 
 def others_table() -> str:
-    runs = load("head_lr", "others")
-    groups = chosen(runs[runs.seed == 0], MAIN | OTHERS)
+    groups = chosen(load("others"), OTHERS)
     order = sorted(groups, key=lambda name: -average(groups[name]))
     cells = {"last epoch": mean(), "best epoch": mean("best")}
     return grid({name: groups[name] for name in order}, cells)
@@ -216,23 +209,13 @@ def unseen_table() -> str:
 
 
 def ratio_table() -> str:
-    """Macro-F1 at the last epoch, and two signs of SharpReCL, over the imbalance ratio."""
-    runs, text = load("imbalance"), ""
-    for value, digits, title in (
-        ("macro_f1", 1, ""),
-        ("cosine", 2, "cosine of prototypes and class means: "),
-        ("gap", 1, "accuracy minus macro-F1: "),
-    ):
-        groups = {
-            f"{title}{name}{rate}": own
-            for rate, factor in ((", heads × 10", 10), (", one rate", 1))
-            for name, own in chosen(runs[runs.rate.round() == factor], MAIN | LOW_MU).items()
-            if value == "macro_f1" or own.method.iloc[0] == "sharprecl"
-        }
-        ratios = sorted(set(runs.ir))
-        part = grid(groups, {f"ir = {ir:g}": mean(value, digits, ir=ir) for ir in ratios})
-        text += part if not text else "\n" + part.split("\n", 2)[2]
-    return text
+    runs = load("imbalance")
+    groups = {
+        f"{name}, {rate}": own
+        for rate, factor in (("heads × 10", 10), ("one rate", 1))
+        for name, own in chosen(runs[runs.rate.round() == factor], MAIN | LOW_MU).items()
+    }
+    return grid(groups, {f"ir = {ir:g}": mean(ir=ir) for ir in sorted(set(runs.ir))})
 
 
 def noise_table() -> str:
@@ -257,7 +240,7 @@ def strengths_table() -> str:
     runs = runs.assign(
         early=[t[0] for t in times], late=[np.median(t[len(t) // 2 :]) for t in times]
     )
-    rows = {"SharpReCL, µ = 0.3, dropout views": ours(0.3, 0.5)} | LOW_MU | AS_IN_PAPER
+    rows = {"SharpReCL, µ = 0.3": ours(0.3, 0.5)} | LOW_MU | AS_IN_PAPER
 
     def cell(name: str) -> Cell:
         def text(own: pd.DataFrame) -> str:
@@ -279,7 +262,7 @@ def trials_table() -> str:
     runs = select(runs, {"freeze_layers": 4})
     changes = [record.get("variant", "flags") for record in runs.record]
     runs["row"] = [
-        label.replace(", augment none", ", dropout views")
+        re.sub("^SharpReCL, ", "", label).replace("augment none", "dropout views")
         + (f", {change} *" if change != "flags" else "")
         + (f", heads × {rate:.0f}" if rate > 1 else "")
         for label, change, rate in zip(runs.label, changes, runs.rate)
@@ -313,12 +296,9 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def fill(page: Path) -> None:
     """Writes the tables of a page anew."""
-    place = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-    def table(found: re.Match) -> str:
-        return f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[3]}"
-
-    write_text(page, place.sub(table, page.read_text(encoding="utf-8")))
+    place = re.compile(r"^(<!-- table: (\w+) -->\n)(?:.+\n)*", re.MULTILINE)
+    text = page.read_text(encoding="utf-8")
+    write_text(page, place.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n", text))
 
 
 # ---- figures ----

@@ -298,7 +298,7 @@ def significance(runs: pd.DataFrame) -> tuple[dict[tuple[Key, str], str], str]:
     seeds = runs.set_index(["dataset", "place", "seed"])
     ours, pairs, signs = seeds[seeds.method == "sharprecl"], {}, {}
     for method, theirs in seeds[seeds.method != "sharprecl"].groupby("method", sort=False):
-        both = ours.join(theirs, rsuffix="_rival", how="inner").sort_index()
+        both = ours.join(theirs, suffixes=("", "_rival"), how="inner").sort_index()
         for (dataset, place), pair in both.groupby(level=[0, 1], sort=False):
             if len(pair) > 1:
                 pairs[dataset, place, method] = pair
@@ -568,15 +568,8 @@ def markdown(table: Table) -> str:
     return "\n".join(text) + "\n"
 
 
-TEX = {
+TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -614,33 +607,28 @@ def latex_part(part: Part, text: str) -> str:
         irs += rf" & \multicolumn{{{last - first + 1}}}{{c}}{{{tex(ir)}}}"
         rules += rf"\cmidrule(lr){{{first}-{last}}}"
         first = last + 1
-    sections = [
-        "".join(
-            tex(name)
-            + "".join(f" & {around[cell.mark] % tex(cell.text)}{tex(cell.sign)}" for cell in cells)
-            + " \\\\\n"
-            for name, cells in section
-        )
-        for section in part.sections
-    ]
-    return "\n".join(
-        [
-            r"\begin{table*}",
-            r"\centering\footnotesize",
-            rf"\caption{{{text}}}",
-            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * len(part.columns)}}}",
-            r"\toprule",
-            irs + r" \\",
-            rules,
-            "".join(f" & {tex(what)}" for _, what in part.columns) + r" \\",
-            r"\midrule",
-            "\\midrule\n".join(sections) + r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table*}",
-            "",
-        ]
-    )
+
+    def line(name: str, cells: tuple[Cell, ...]) -> str:
+        own = [around[cell.mark] % tex(cell.text) + tex(cell.sign) for cell in cells]
+        return " & ".join([tex(name), *own]) + " \\\\\n"
+
+    sections = ["".join(line(*row) for row in section) for section in part.sections]
+    body = "\\midrule\n".join(sections)
+    heads = "".join(f" & {tex(what)}" for _, what in part.columns)
+    return rf"""\begin{{table*}}
+\centering\footnotesize
+\caption{{{text}}}
+\resizebox{{\ifdim\width>\textwidth\textwidth\else\width\fi}}{{!}}{{%
+\begin{{tabular}}{{l{"r" * len(part.columns)}}}
+\toprule
+{irs} \\
+{rules}
+{heads} \\
+\midrule
+{body}\bottomrule
+\end{{tabular}}}}
+\end{{table*}}
+"""
 
 
 # ---- figures: for a column of 3.4 inches or a page of 7, with letters of 8 points ----
@@ -696,7 +684,7 @@ def draw_panels(runs: pd.DataFrame, x: str, titles: pd.Series, fewest: int, xlab
     if not panels:
         return None
     size = max(3.4, 2.3 * len(panels)) / len(panels), 2.8
-    ticks = sorted(set(runs[x].dropna()))
+    ticks = sorted(set().union(*(line.index for *_, lines in panels for line in lines.values())))
     return figures.line_grid(panels, len(panels), size, "macro-F1", ticks=ticks, **options)
 
 

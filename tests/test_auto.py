@@ -25,10 +25,10 @@ def trials(monkeypatch):
     """
     made = []
 
-    def missing(texts, *, seed=0):
+    def missing(texts, *, seed=0, **of_models):
         raise InputError("no weights")
 
-    def available(texts, *, seed=0):
+    def available(texts, *, seed=0, **of_models):
         return texts
 
     def run(args):

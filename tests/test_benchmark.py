@@ -1,5 +1,6 @@
 """The benchmark: its lines, its choice of settings, its ledger, and its statistics."""
 
+import gzip
 import json
 import shlex
 from itertools import product
@@ -76,7 +77,8 @@ def test_a_missing_trial_is_named_and_chooses_nothing():
 def test_the_score_of_a_trial_is_the_mean_of_the_last_and_the_best_epoch():
     run = kept_run("cr", "--method la", 0, (1.0, 2.0, 3.0), (60.0, 90.0, 70.0))
     assert benchmark.development_score(run) == 80
-    assert report.numbers_of(run) == {"last": 3, "best": 2}
+    taken = [runs.epoch_under(run, protocol)["test"]["macro_f1"] for protocol in report.PROTOCOLS]
+    assert taken == [3, 2]
 
 
 def test_a_run_in_bf16_and_one_in_float32_are_the_same_run_of_the_benchmark():
@@ -87,13 +89,13 @@ def test_a_run_in_bf16_and_one_in_float32_are_the_same_run_of_the_benchmark():
 
 
 def test_kept_runs_are_not_made_again(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "benchmark.jsonl"
+    path = tmp_path / "benchmark.jsonl.gz"
     monkeypatch.setattr(benchmark, "KEPT", path)
     monkeypatch.setattr(benchmark.kept, "__defaults__", (path,))
     assert benchmark.main(["tune"]) == 0
     before = capsys.readouterr().out.splitlines()
     assert len(before) == 2 * 43
-    path.write_text("".join(json.dumps(run) + "\n" for run in tuned(0)[:3]))
+    runs.write(path, tuned(0)[:3])
     assert benchmark.main(["tune"]) == 0
     assert capsys.readouterr().out.splitlines() == before[3:]
     assert benchmark.main(["run"]) == 2
@@ -101,8 +103,8 @@ def test_kept_runs_are_not_made_again(tmp_path, monkeypatch, capsys):
 
 
 def test_the_stages_have_the_runs_of_the_protocol(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "benchmark.jsonl"
-    path.write_text("".join(json.dumps(run) + "\n" for run in tuned(0)))
+    path = tmp_path / "benchmark.jsonl.gz"
+    runs.write(path, tuned(0))
     monkeypatch.setattr(benchmark.kept, "__defaults__", (path,))
     found = {}
     for stage in ("run", "base", "ablations"):
@@ -130,7 +132,7 @@ def table_of(values):
 def test_ten_wins_of_ten_have_the_p_of_two_in_1024_times_holms_factor():
     steps = np.arange(12.0)
     table = table_of({"sharprecl": 50 + steps, "la": 49.0 + 0 * steps, "wce": 60 - steps**2})
-    told = report.compared(table, report.UNCHOSEN)
+    told = runs.compared(table[list(report.UNCHOSEN)], "sharprecl")
     assert told.loc["la", ["wins", "losses"]].tolist() == [10, 0]
     assert told.loc["la", "p"] == pytest.approx(2 * 2 / 1024)
     difference = (50 + steps - 60 + steps**2)[2:]  # by hand: the signed ranks of all sign patterns
@@ -146,8 +148,8 @@ def test_ten_wins_of_ten_have_the_p_of_two_in_1024_times_holms_factor():
 def test_a_row_without_all_datasets_is_in_no_test_and_no_rank():
     values = {"sharprecl": [50.0] * 12, "la": [40.0] * 11 + [np.nan], "wce": [30.0] * 12}
     table = table_of(values)
-    assert list(report.compared(table, report.UNCHOSEN).index) == ["wce"]
-    order, _, _ = report.ranks(table, report.UNCHOSEN)
+    assert list(runs.compared(table[list(report.UNCHOSEN)], "sharprecl").index) == ["wce"]
+    order, _ = runs.mean_ranks(table[list(report.UNCHOSEN)])
     assert order.to_dict() == {"sharprecl": 1, "wce": 2}
 
 
@@ -155,33 +157,45 @@ def test_the_critical_difference_is_that_of_demsars_table():
     """Demšar 2006, Section 3.2.4: 4 classifiers, 14 data sets, q = 2.569, CD = 1.25."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.normal(size=(4, 14)), columns=[f"d{i}" for i in range(14)])
-    _, critical, _ = report.ranks(table, tuple(table.columns))
+    _, critical = runs.mean_ranks(table)
     assert critical == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), abs=2e-3)
     assert critical == pytest.approx(1.25, abs=5e-3)
 
 
 def test_ranks_and_friedmans_p_are_those_worked_by_hand():
     values = {"sharprecl": [3.0] * 12, "la": [2.0] * 12, "wce": [1.0] * 12}
-    order, _, p = report.ranks(table_of(values), report.UNCHOSEN)
+    order, _ = runs.mean_ranks(table_of(values)[list(report.UNCHOSEN)])
     assert order.to_dict() == {"sharprecl": 1, "la": 2, "wce": 3}
-    assert p == pytest.approx(np.exp(-10))  # chi2 = 20 with 2 degrees of freedom
+    found = pd.DataFrame(
+        [[row, name, 0, x, x] for row, own in values.items() for name, x in zip(CUTS, own)],
+        columns=["row", "dataset", "seed", *report.PROTOCOLS],
+    )
+    # chi2 = 20 with 2 degrees of freedom, so p = exp(-10)
+    assert "3 rows over the ten: p = 4.5e-05. Ranks that differ by less than 1.0" in report.tested(
+        found
+    )
+
+
+def test_the_bars_of_the_figure_join_ranks_that_the_test_cannot_tell_apart():
+    assert report.cliques([1.0, 2.0, 2.5, 4.0, 5.5], 1.6) == [(1, 2.5), (2.5, 4), (4, 5.5)]
+    assert report.cliques([1.0, 3.0], 1.6) == []
 
 
 def test_the_report_is_written_with_what_is_missing_left_empty(tmp_path, capsys):
-    path, rng = tmp_path / "benchmark.jsonl", np.random.default_rng(0)
+    path, rng = tmp_path / "benchmark.jsonl.gz", np.random.default_rng(0)
     kept = tuned(0)
     for row, dataset in product(("sharprecl", "la", "wce"), report.UNCHOSEN):
         arguments = f"{ROWS[row].arguments} {ROWS[row].trials[0]}"
         value = 50 + 10 * (row == "sharprecl") + rng.normal()
         kept.append(kept_run(dataset, arguments, 0, (value,)))
-    path.write_text("".join(json.dumps(run) + "\n" for run in kept))
+    runs.write(path, kept)
     assert report.main([str(path), str(tmp_path / "out"), "--seeds", "0"]) == 0
     text = (tmp_path / "out" / "benchmark.md").read_text()
     assert text in capsys.readouterr().out
-    first = text.splitlines()[4]
-    assert first.startswith("| SharpReCL, tuned | 40.0 |")
+    assert text.startswith("122 runs are kept; 52 of the table's 288 are among them, of 11 of 12")
+    assert text.splitlines()[6].startswith("| SharpReCL, tuned | 40.0 |")
     assert "| logit adjustment | 40.0 |" in text and "| 10–0 | 0.004 |" in text
-    assert "| BCL | 40.0 |  |  |  |  |  |" in text
+    assert "| BCL | 40.0 |  |  |  |  |  |  |  |" in text
     assert (tmp_path / "out" / "ranks.png").exists()
     assert (tmp_path / "out" / "differences.png").exists()
 
@@ -195,19 +209,29 @@ def test_finished_runs_are_kept_once_with_their_metrics(tmp_path, corpus_folder,
     command = f"--dataset {corpus_folder} --encoder {two_layers} --epochs 3 --eval_every 2 "
     command += f"--method la --device cpu --val_fraction 0.2 --output_dir {tmp_path / 'runs'}"
     assert main(shlex.split(command)) == 0
-    path = tmp_path / "kept.jsonl"
+    path = tmp_path / "kept.jsonl.gz"
     assert [runs.keep(tmp_path / "runs", path) for _ in range(2)] == [1, 0]
-    (run,) = [json.loads(text) for text in path.read_text().splitlines()]
+    whole = path.read_bytes()
+    (run,) = [json.loads(text) for text in gzip.decompress(whole).decode().splitlines()]
     (result,) = (tmp_path / "runs").glob("*/result.json")
     written = json.loads(result.read_text())
     assert run["settings"] == written["settings"] and run["data_hash"] == written["data_hash"]
-    assert [epoch["epoch"] for epoch in run["epochs"]] == [2, 3]
+    assert [epoch["epoch"] for epoch in run["epochs"] if "test" in epoch] == [2, 3]
     last = written["last"]
     assert run["epochs"][-1]["test"]["macro_f1"] == pytest.approx(last["macro_f1"], abs=1e-4)
     counts = json.loads((result.parent / "data_report.json").read_text())["classes"]
     rarest = min(range(len(counts)), key=lambda label: counts[label]["train"])  # of three, one
     assert run["epochs"][-1]["test"]["rarest_third"] == pytest.approx(last["f1"][rarest], abs=1e-4)
-    frame, epochs = runs.frames(path)
-    assert len(frame) == 1 and frame.method[0] == "la"
-    assert epochs.test_macro_f1.tolist() == [epoch["test"]["macro_f1"] for epoch in run["epochs"]]
-    assert str(tmp_path) not in path.read_text()
+    frame = runs.frame(runs.records(path), "last")
+    assert (
+        frame.method.tolist() == ["la"]
+        and frame.macro_f1[0] == run["epochs"][-1]["test"]["macro_f1"]
+    )
+    epochs = runs.epoch_frame(frame)
+    assert epochs.epoch.tolist() == [1, 2, 3] and epochs.test_macro_f1.isna().tolist() == [1, 0, 0]
+    assert str(tmp_path).encode() not in gzip.decompress(whole)
+    runs.write(path, runs.records(path))  # equal runs are equal bytes
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[:-9])
+    with pytest.raises(InputError, match="kept.jsonl.gz: it is not a whole ledger"):
+        runs.records(path)

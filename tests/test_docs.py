@@ -514,7 +514,7 @@ def test_every_table_has_a_head_and_rows_of_one_length(page):
     for is_table, rows in itertools.groupby(lines, lambda line: line.startswith("|")):
         if is_table:
             _, ruler, *_ = rows = list(rows)
-            assert re.fullmatch(r"\|(:?-+:?\|)+", ruler), rows[:2]
+            assert re.fullmatch(r"\|( ?:?-+:? ?\|)+", ruler), rows[:2]
             lengths = {len(re.findall(r"(?<!\\)\|", row)): row for row in rows}
             assert len(lengths) == 1, list(lengths.values())
 

@@ -29,13 +29,14 @@ import predict
 from baselines import make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
-from engine import loader
+from engine import loader, saved_model, stock
+from engine.calibration import calibrate
 from engine.encoders import load_encoder, load_tokenizer
 from engine.files import InputError, sha256
+from engine.saved_model import About
 from engine.tokens import tokenize
 from main import main as train
 from reporting import export
-from reporting.export import About
 
 TEXTS = ["a small animal", "food", "the time of day when the sun is in the sky", "a dish of meat"]
 NAMES = ["noun.animal", "a | b", "noun.time"]
@@ -76,7 +77,7 @@ def network(encoder_folder, about: About):
 
 
 def write(folder, method, encoder_folder, about):
-    return export.write_model(
+    return saved_model.write_model(
         folder, method, load_tokenizer(str(encoder_folder)), about, {"data": "toy"}, METRICS
     )
 
@@ -90,11 +91,22 @@ def logits_of(method, tokenizer, texts=TEXTS):
 
 # ---- transformers' classifiers ----
 
+FAMILIES = [
+    "bert",
+    "roberta",
+    "camembert",
+    "distilbert",
+    "albert",
+    "electra",
+    "deberta-v2",
+    "mpnet",
+]
 
-@pytest.mark.parametrize("model_type", [*export.TANH_HEADS, "distilbert"])
+
+@pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("name", ["sharprecl", "bert"])  # without a bias and with one
 def test_transformers_loads_the_folder_and_has_our_logits(tmp_path, model_type, name):
-    encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    encoder = save_tiny_any_encoder(tmp_path / "encoder", model_type)
     about = about_of(name)
     method = network(encoder, about)
     if name == "bert":
@@ -114,6 +126,29 @@ def test_transformers_loads_the_folder_and_has_our_logits(tmp_path, model_type, 
         assert {row["label"]: row["score"] for row in got} == pytest.approx(
             dict(zip(NAMES, expected.tolist())), abs=1e-5
         )
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_transformers_classifier_of_a_decoder_has_our_logits_where_there_is_no_bias(
+    tmp_path, model_type
+):
+    encoder = save_tiny_any_encoder(tmp_path / "encoder", model_type)
+    about = about_of("sharprecl", "last")
+    method = network(encoder, about)
+    assert write(tmp_path / "model", method, encoder, about) == ""
+    scores = pipeline("text-classification", str(tmp_path / "model"), device="cpu")(
+        TEXTS, top_k=None, truncation=True, batch_size=4
+    )
+    for text, got in zip(TEXTS, scores):  # alone, a text needs no padding
+        ids = torch.tensor([load_tokenizer(str(encoder))(text).input_ids])
+        with torch.no_grad():
+            expected = method.classify(method.encoder(ids, torch.ones_like(ids)))[0].softmax(dim=0)
+        assert {row["label"]: row["score"] for row in got} == pytest.approx(
+            dict(zip(NAMES, expected.tolist())), abs=1e-5
+        )
+    assert "with a bias" in write(
+        tmp_path / "biased", network(encoder, about_of("bert", "last")), encoder, about
+    )
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert"])
@@ -143,7 +178,7 @@ def test_the_logits_stay_ours_for_large_features_and_in_half_precision(tmp_path,
 @given(st.floats(-30, 30, width=32))
 def test_the_tanh_layer_is_the_identity_to_float_precision(x):
     x = torch.tensor(x)
-    got = torch.tanh(x * export.SCALE) / export.SCALE
+    got = torch.tanh(x * stock.SCALE) / stock.SCALE
     # float32 has 24 bits; the cubic term of tanh is the rest
     assert (got - x).abs() <= 2 * x.abs() * 2**-24 + x.abs() ** 3 * 2**-28 / 3 + 1e-30
 
@@ -155,7 +190,7 @@ def test_the_tanh_layer_is_the_identity_to_float_precision(x):
         ("bert", "spcl", "cls", 3, "not linear"),
         ("bert", "dualcl", "cls", 3, "not linear"),
         ("distilbert", "la", "cls", 17, "16 classes"),
-        ("albert", "la", "cls", 3, "albert"),
+        ("modernbert", "la", "cls", 3, "modernbert"),
     ],
 )
 def test_where_there_is_no_such_class_nothing_can_be_taken_for_one(
@@ -165,13 +200,13 @@ def test_where_there_is_no_such_class_nothing_can_be_taken_for_one(
     about = about_of(name, pooling, [f"class {i}" for i in range(classes)])
     method = network(encoder, about)
     facts = METRICS | {"f1": [0.0] * classes}
-    said = export.write_model(
+    said = saved_model.write_model(
         tmp_path / "model", method, load_tokenizer(str(encoder)), about, {}, facts
     )
     assert reason in said and said in (tmp_path / "model" / "README.md").read_text()
     with pytest.raises((OSError, ValueError)):
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
-    trained = export.read_model(tmp_path / "model", "cpu")
+    trained = saved_model.read_model(tmp_path / "model", "cpu")
     assert torch.equal(logits_of_tokens(trained.method), logits_of_tokens(method))
 
 
@@ -200,7 +235,7 @@ def test_the_whole_network_comes_back(tmp_path, tiny_encoder, options):
     about = about_of(**options)
     method = network(tiny_encoder, about)
     write(tmp_path / "model", method, tiny_encoder, about)
-    trained = export.read_model(tmp_path / "model", "cpu")
+    trained = saved_model.read_model(tmp_path / "model", "cpu")
     assert trained.about == about and not trained.method.training
     before, after = method.state_dict(), trained.method.state_dict()
     assert before.keys() == after.keys()
@@ -213,7 +248,7 @@ def test_a_second_encoder_that_only_training_needs_is_left_out(tmp_path, tiny_en
     write(tmp_path / "model", method, tiny_encoder, about)
     kept = load_file(tmp_path / "model" / "heads.safetensors")
     assert "phi.weight" in kept and not any(name.startswith("key_encoder") for name in kept)
-    read = export.read_model(tmp_path / "model", "cpu").method
+    read = saved_model.read_model(tmp_path / "model", "cpu").method
     assert torch.equal(logits_of_tokens(read), logits_of_tokens(method))
 
 
@@ -436,7 +471,7 @@ def test_an_export_without_room_is_one_line_and_leaves_nothing(
         (["args.json"], "not finished"),
         (["args.json", "result.json"], "not kept"),
         (["args.json", "result.json", "model.safetensors"], "not kept"),  # an older layout
-        (["args.json", "result.json", "adapter/a"], "baselines.lora.load"),
+        (["args.json", "result.json", "adapter/a"], "engine.large.load"),
         (["gpt35", "args.json", "result.json"], "lies with its provider"),
     ],
 )
@@ -454,7 +489,7 @@ def test_a_folder_without_a_model_says_why(tmp_path, files, message, capsys):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     def fill(content, fails):
-        with export.new_folder(tmp_path / "model") as folder:
+        with saved_model.new_folder(tmp_path / "model") as folder:
             (folder / "file").write_text(content)
             if fails:
                 raise KeyboardInterrupt
@@ -516,8 +551,10 @@ def test_the_card_gives_no_f1_to_a_class_without_a_test_text(tmp_path):
 def test_the_card_names_the_epoch_whose_weights_are_kept_and_what_abstaining_leaves():
     labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
     logits = np.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1, 2, 2]] * np.arange(1, 11)[:, None] / 2
-    about = export.calibrate(about_of("bert"), logits, labels)
-    card = export.model_card(about, {"epochs": 30, "kept epoch": 7}, METRICS, "it is a test")
+    about = replace(
+        about_of("bert"), calibration=calibrate(logits, labels, about_of("bert").own_shares())
+    )
+    card = saved_model.model_card(about, {"epochs": 30, "kept epoch": 7}, METRICS, "it is a test")
     assert "those after epoch 7, which had the best validation macro-F1" in card
     assert "| kept epoch | 7 |" in card and "it is a test." in card
     rows = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.-]+) \|$", card, re.MULTILINE)
@@ -536,9 +573,9 @@ def test_the_card_names_the_epoch_whose_weights_are_kept_and_what_abstaining_lea
 def tfidf_folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "model"
     texts = ["red fruit", "red berry", "blue sea", "blue sky", "green hill", "green tree"]
-    about = export.about_tfidf("text", NAMES, [2, 2, 2])
+    about = saved_model.about_tfidf("text", NAMES, [2, 2, 2])
     model = Tfidf().fit(texts, np.array([0, 0, 1, 1, 2, 2]))
-    assert "TF-IDF" in export.write_model(path, model, None, about, {"data": "toy"}, METRICS)
+    assert "TF-IDF" in saved_model.write_model(path, model, None, about, {"data": "toy"}, METRICS)
     return path
 
 
@@ -621,7 +658,7 @@ def with_batch_norm(method):
     "model_type, pooling, proj_bn",
     [("bert", "mean", False), ("roberta", "cls", True), ("distilbert", "last", False)],
 )
-def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, pooling, proj_bn):
+def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, pooling, proj_bn, capfd):
     reason = "pip install sentence-transformers (optional)"
     library = pytest.importorskip("sentence_transformers", reason=reason)
     encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
@@ -635,7 +672,9 @@ def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, poolin
         z = torch.nn.functional.normalize(method.project(feat), dim=1)
     for kind, expected in (("embeddings", feat), ("projected", z)):
         path = export.export(tmp_path / "model", kind, None)
+        capfd.readouterr()
         loaded = library.SentenceTransformer(str(path), device="cpu")
+        assert "MISSING" not in "".join(capfd.readouterr())
         got = torch.from_numpy(loaded.encode(TEXTS))
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         assert loaded.max_seq_length == 64

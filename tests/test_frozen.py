@@ -16,7 +16,6 @@ import data
 import main as main_module
 import predict
 from engine import frozen, loader
-from engine.arguments import parse_args
 from engine.encoders import load_encoder
 from engine.frozen import FrozenEncoder
 from main import main
@@ -409,30 +408,6 @@ def test_with_all_layers_frozen_the_heads_alone_are_trained(command, two_layers,
         assert not {name for name in line["diagnostics"] if name.startswith("gradient")}
 
 
-def test_a_second_run_on_the_same_texts_finds_the_states(command, monkeypatch, tmp_path):
-    assert main(command) == 0
-    states = sorted((tmp_path / "cache").glob("states-*"))
-    assert len(states) == 3  # of both views and of the test texts
-
-    def again(*inputs):
-        raise AssertionError("computed a second time")
-
-    monkeypatch.setattr(frozen, "_write", again)
-    assert main([*command, "--seed", "1"]) == 0
-    assert sorted((tmp_path / "cache").glob("states-*")) == states
-
-
-def test_without_kept_states_a_run_learns_nearly_the_same(command, tmp_path, monkeypatch):
-    assert main([*command, "--output_dir", str(tmp_path / "kept")]) == 0
-    monkeypatch.setattr(frozen, "MOST_BYTES", 0)
-    assert main([*command, "--output_dir", str(tmp_path / "anew")]) == 0
-    kept, anew = (outcome(tmp_path / name)["metrics"] for name in ("kept", "anew"))
-    assert [line["loss"] for line in kept] == pytest.approx(
-        [line["loss"] for line in anew], rel=5e-3
-    )
-    assert kept[0]["loss"] != anew[0]["loss"]
-
-
 def test_predict_py_knows_nothing_of_frozen_layers_and_says_the_same(
     command, corpus_folder, tmp_path
 ):
@@ -471,9 +446,3 @@ def test_layers_that_share_their_weights_are_refused_and_train_as_a_whole(
     assert main([*command, "--encoder", albert]) == 2
     assert "(albert) share their weights" in capsys.readouterr().err.splitlines()[-1]
     assert main([*command, "--encoder", albert, "--freeze_layers", "0", "--epochs", "1"]) == 0
-
-
-def test_negative_layers_are_refused(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        parse_args([*command, "--freeze_layers", "-1"])
-    assert stop.value.code == 2 and "at least 0" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import data
-from engine import reading
+from engine import own_data
 from engine.corpus import read_corpus
 from engine.data_report import data_report, format_report
 from engine.files import InputError
@@ -31,7 +31,7 @@ fuzz = settings(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=400,
+    max_examples=200,
     suppress_health_check=list(HealthCheck),
 )
 
@@ -101,7 +101,7 @@ PACKINGS = {"plain": bytes, "gzip": gzip.compress, "bz2": bz2.compress, "zip": z
 
 
 def rows_of(path, drop_unlabelled=False):
-    return reading.read_own(str(path), ["text"], "label", drop_unlabelled).train
+    return own_data.read_own(str(path), ["text"], "label", drop_unlabelled).train
 
 
 @pytest.fixture(scope="module")

@@ -191,11 +191,11 @@ def test_table_3_is_off_unless_asked_for_and_pays_only_with_prices(lines_of):
     cells = cells_of(lines_of("table3", SEEDS="1"))
     assert {cell.args.method for cell in cells} == {"bloom", "llama2", "llama3", "sharprecl"}
     assert {(cell.args.dataset, cell.args.ir) for cell in cells} == SETTING
-    paid = cells_of(lines_of("table3", SEEDS="1", PRICES="8 3 6"))
+    paid = cells_of(lines_of("table3", SEEDS="1", PRICES="3 6"))
     [args] = [
         cell.args for cell in paid if cell.args.method == "gpt35" and cell.args.dataset == "trec"
     ]
-    assert args.prices == [8, 3, 6] and args.yes and args.ir == 50
+    assert args.prices == [3, 6] and args.yes and args.ir == 50
     one = cells_of(lines_of("table3", METHODS="llama2", SEEDS="1", DATASETS="cr"))
     assert [cell.args.method for cell in one] == ["llama2"]
 
@@ -355,10 +355,10 @@ def test_flags_replace_those_of_a_table_and_columns_and_encoding_reach_own_texts
     lines_of, tmp_path
 ):
     (tmp_path / "a.csv").write_text("text,label\ngood,yes\nbad,no\n")
-    flags = "--batch_size 8 --text_column body --encoding cp1251"
+    flags = "--batch_size 8 --text_column body --read encoding=cp1251"
     for cell in cells_of(lines_of("own", str(tmp_path / "a.csv"), SEEDS="0", FLAGS=flags)):
         args = cell.args
-        assert (args.batch_size, args.text_column, args.encoding) == (8, "body", "cp1251")
+        assert (args.batch_size, args.text_column, args.read) == (8, "body", ["encoding=cp1251"])
         assert cell.argv.count("--batch_size") == 1  # twice would be an error of main.py
 
 

@@ -35,13 +35,6 @@ STOREYS = {
 }
 # main.py draws after its last line of work: it may import reporting in a function
 ABOVE = {("main", "reporting")} | {  # and these are on their way down
-    ("baselines.language_models", "engine"),
-    ("baselines.hosted", "engine"),
-    ("baselines.contrastive", "engine"),
-    ("baselines.lora", "engine"),
-    ("baselines.__main__", "engine"),
-    ("baselines.imbalanced", "engine"),
-    ("baselines.tfidf", "engine"),
     ("engine.grid", "reporting"),
     ("engine.run_folder", "reporting"),
 }
@@ -143,16 +136,6 @@ def test_the_copied_files_take_a_step_in_an_empty_folder(tmp_path):
     labels, step, error = ran.stdout.splitlines()
     assert labels == str([0] * 8 + [1] * 2) and step == "True True"
     assert error.startswith("own: 3 training texts of 1 classes")
-
-
-def test_losses_needs_torch_alone():
-    names = set()
-    for node in ast.walk(ast.parse((ROOT / "losses.py").read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module.split(".")[0])
-    assert names == {"math", "typing", "torch"}
 
 
 def lines_in(function: str, path: Path) -> list[int]:

@@ -1,17 +1,16 @@
 """
-baselines/lora.py and hosted.py: the prompt, LoRA on tiny Llamas and Blooms, GPT-3.5 against a
-server that fails.
+baselines/lora.py and hosted.py, run by engine/large.py: the prompt, LoRA on tiny Llamas and Blooms,
+GPT-3.5's row against a server that fails.
 """
 
-import csv
 import importlib.util
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
 from collections import deque
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,13 @@ from conftest import write_csv
 from fake_openai import KEY, FakeOpenAI
 
 from baselines import hosted, language_models, lora
-from engine.arguments import parse_args
+from engine import large, saved_model
+from engine.arguments import constants_of, parse_args
 from engine.files import InputError
+from engine.results import csv_rows
 from engine.run_folder import RunFolder
 from main import main
-from reporting import export, page
+from reporting import page
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["noun.food", "noun.animal", "noun.time", "noun.food.raw"]
@@ -36,11 +37,7 @@ TEXTS = [
     "a day of the week",
     "small fruit",
 ]
-
-
-def read_rows(path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+LABELS = [0, 1, 2, 3, 0]
 
 
 # ---- the prompt ----
@@ -57,20 +54,13 @@ def test_the_prompt_is_one_for_all_and_names_every_label():
 # ---- open models ----
 
 
-def classifier(folder, base_type="fp32", **changes) -> lora.LoraClassifier:
+def classifier(folder, base_type="fp32", micro=None, names=NAMES, **changes):
     pytest.importorskip("peft", reason="the open language models need it")
     torch.manual_seed(0)
-    constants = language_models.LORA | {"dropout": 0.0, "batch_size": 5, "lr": 5e-3} | changes
-    return lora.LoraClassifier(
-        str(folder),
-        NAMES,
-        constants,
-        base_type=base_type,
-        targets=None,
-        device="cpu",
-        max_length=64,
-        micro_batch=changes.get("micro"),
-    )
+    constants = constants_of("llama2") | {"dropout": 0.0, "batch_size": 5, "lr": 5e-3} | changes
+    asked = {"base_model": str(folder), "base_type": base_type, "constants": constants}
+    cut = {"lora_targets": None, "max_length": 64, "micro_batch": micro}
+    return large.new_classifier(asked | cut, names, "cpu")
 
 
 def shake(model: lora.LoraClassifier) -> None:
@@ -106,9 +96,66 @@ def test_a_label_scores_its_likelihood_whatever_else_is_in_the_batch(language_mo
 def test_the_loss_is_that_of_the_answers_tokens_alone(language_model):
     model = classifier(language_model)
     shake(model)
-    labels = [0, 1, 2, 3, 0]
+    labels = LABELS
     expected = -sum(by_hand(model, text, NAMES[label]) for text, label in zip(TEXTS, labels))
     assert model.loss(model.prompts(TEXTS), labels).item() == pytest.approx(expected, rel=1e-4)
+
+
+# As that of SmolLM2: a base model may bring it as well, but does not stop at its <end>.
+TEMPLATE = (
+    "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}STOP\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture
+def chatty(tiny_llama, monkeypatch):
+    """The tiny Llama's folder; a classifier of it finds this template in its tokenizer."""
+
+    def with_template(template):
+        load = large.load_pretrained
+
+        def loaded(from_pretrained, *rest, **options):
+            found = load(from_pretrained, *rest, **options)
+            if hasattr(found, "apply_chat_template"):
+                found.chat_template = template
+            return found
+
+        monkeypatch.setattr(large, "load_pretrained", loaded)
+        return tiny_llama
+
+    return with_template
+
+
+def test_a_model_that_follows_instructions_is_asked_by_its_chat_template(chatty):
+    model = classifier(chatty(TEMPLATE.replace("STOP", "</s>")))
+    shake(model)
+    system, user = (m["content"] for m in language_models.messages(TEXTS[0], NAMES))
+    question = f"<turn>system\n{system}</s>\n<turn>user\n{user}</s>\n<turn>assistant\n"
+    assert model.tokenizer.decode(model.prompts(TEXTS)[0]) == question  # no second <s> before it
+    assert [model.tokenizer.decode(answer) for answer in model.answers] == [
+        name + "</s>" for name in NAMES
+    ]
+    before, after = model.ids([question, NAMES[1] + "</s>"])
+    model.network.eval()
+    with torch.no_grad():
+        logits = model.network(input_ids=torch.tensor([before + after])).logits[0]
+    expected = logits[len(before) - 1 : -1].log_softmax(dim=1)[range(len(after)), after].sum()
+    assert model.scores(TEXTS[:1])[0, 1] == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE.replace("STOP", "<end>")])
+def test_a_base_model_is_asked_in_plain_text_whatever_template_it_brings(chatty, template):
+    plain, model = classifier(chatty(None)), classifier(chatty(template))
+    assert not model.uses_chat_template
+    assert (plain.prompts(TEXTS), plain.answers) == (model.prompts(TEXTS), model.answers)
+
+
+def test_a_template_without_a_systems_role_has_the_whole_question_in_the_users(chatty):
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    model = classifier(chatty(refusal + TEMPLATE.replace("STOP", "</s>")))
+    question = language_models.prompt(TEXTS[0], NAMES)
+    assert model.chat(TEXTS[0]) == f"<turn>user\n{question}</s>\n<turn>assistant\n"
 
 
 def test_micro_batches_train_as_the_whole_batch_does(tiny_llama):
@@ -117,7 +164,7 @@ def test_micro_batches_train_as_the_whole_batch_does(tiny_llama):
         model = classifier(tiny_llama, micro=micro)
         # its step is the gradient itself
         model.optimizer = torch.optim.SGD(model.optimizer.param_groups[0]["params"], lr=1.0)
-        model.train_epoch(TEXTS, np.array([0, 1, 2, 3, 0]), seed=0, epoch=1)
+        model.train_epoch(TEXTS, np.array(LABELS), seed=0, epoch=1)
         states.append(model.state_dict())
     for name, tensor in states[0].items():
         torch.testing.assert_close(states[1][name], tensor, rtol=1e-3, atol=1e-6)
@@ -141,7 +188,7 @@ def test_new_adapters_change_nothing_and_training_changes_nothing_else(language_
         4 * (a + b) for a, b in linear
     )
     for epoch in (1, 2):  # in the first step A has no gradient, as B is 0
-        model.train_epoch(TEXTS, np.array([0, 1, 2, 3, 0]), seed=0, epoch=epoch)
+        model.train_epoch(TEXTS, np.array(LABELS), seed=0, epoch=epoch)
     changed = {
         name
         for name, tensor in model.network.state_dict().items()
@@ -170,16 +217,13 @@ def test_a_prompt_beyond_the_models_positions_is_one_line(tiny_llama):
 @pytest.mark.parametrize(
     "base_type, layer", [("4bit", "Linear4bit"), ("8bit", "Linear8bitLt"), ("bf16", "Linear")]
 )
-def test_a_base_of_few_bits_learns_through_its_adapters(language_model, base_type, layer):
+def test_a_base_of_few_bits_learns_through_its_adapters(tiny_llama, base_type, layer):
     if base_type != "bf16":
         pytest.importorskip("bitsandbytes", reason="the quantised bases need it")
-    model = classifier(language_model, base_type)
-    kinds = {type(module).__name__ for module in model.network.modules()}
-    assert layer in kinds
-    labels = np.array([0, 1, 2, 3, 0])
-    losses = [
-        model.train_epoch(TEXTS, labels, seed=0, epoch=epoch)["loss"] for epoch in range(1, 16)
-    ]
+    model = classifier(tiny_llama, base_type)
+    assert layer in {type(module).__name__ for module in model.network.modules()}
+    learn = partial(model.train_epoch, TEXTS, np.array(LABELS), seed=0)
+    losses = [learn(epoch=epoch)["loss"] for epoch in range(1, 16)]
     assert losses[-1] < 0.5 * losses[0]
     assert np.isfinite(model.scores(TEXTS)).all()
 
@@ -187,57 +231,34 @@ def test_a_base_of_few_bits_learns_through_its_adapters(language_model, base_typ
 @pytest.fixture
 def command(tmp_path, tiny_llama):
     """A run whose test texts are its training texts, so that learning by heart shows."""
-    rows = [(f"{text} {i}", label) for i in range(4) for text, label in zip(TEXTS, [0, 1, 2, 3, 0])]
+    rows = [(f"{text} {i}", label) for i in range(4) for text, label in zip(TEXTS, LABELS)]
     data = tmp_path / "corpus"
     data.mkdir()
     for part in ("train", "test"):
         write_csv(data / f"{part}.csv", [(text, NAMES[label]) for text, label in rows])
 
     def make(method="llama2", model=tiny_llama, epochs=2, *options):
-        own = (
-            []
-            if method == "gpt35"
-            else [
-                "--base_model",
-                str(model),
-                "--base_type",
-                "fp32",
-                "--constants",
-                f"epochs={epochs}",
-                "lr=1e-2",
-                "dropout=0",
-            ]
-        )
-        return [
-            "--dataset",
-            str(data),
-            "--device",
-            "cpu",
-            "--output_dir",
-            str(tmp_path / "runs"),
-            "--method",
-            method,
-            *own,
-            *options,
-        ]
+        own = f"--base_model {model} --base_type fp32 --constants epochs={epochs} lr=1e-2 dropout=0"
+        own = own.split() if method != "gpt35" else []
+        where = ["--dataset", str(data), "--output_dir", str(tmp_path / "runs")]
+        return [*where, "--device", "cpu", "--method", method, *own, *options]
 
     return make
 
 
 def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
-    command, language_model, tmp_path
+    command, tiny_llama, tmp_path
 ):
     pytest.importorskip("peft", reason="the open language models need it")
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    method = "bloom" if "bloom" in str(language_model) else "llama2"
-    assert main(command(method, language_model, 15)) == 0
-    folder = parse_args(command(method, language_model, 15)).folder
+    assert main(command(epochs=15)) == 0
+    folder = parse_args(command(epochs=15)).folder
     result = json.loads((folder / "result.json").read_text())
     assert result["last"]["accuracy"] == 100 and result["changed"]["epochs"] == 15
-    rows = read_rows(folder / "predictions.csv")
-    model = lora.load(folder)
+    rows = list(csv_rows(folder / "predictions.csv"))
+    model = large.load(folder)
     scores = model.scores([row["text"] for row in rows])
     assert [model.label_names[i] for i in scores.argmax(axis=1)] == [
         row["prediction"] for row in rows
@@ -246,12 +267,12 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
     assert probability.tolist() == pytest.approx(
         [float(row["probability"]) for row in rows], abs=1e-4
     )
-    with pytest.raises(InputError, match="lora.load"):
-        export.model_folder(folder)
+    with pytest.raises(InputError, match="large.load"):
+        saved_model.model_folder(folder)
     page.write(folder, tmp_path / "page.html")
     assert "it has no embeddings to draw" in (tmp_path / "page.html").read_text()
     plain = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(language_model), folder / "adapter"
+        AutoModelForCausalLM.from_pretrained(tiny_llama), folder / "adapter"
     )
     ids = torch.tensor([model.prompts(TEXTS)[0]])
     torch.testing.assert_close(plain(input_ids=ids).logits, model.network(input_ids=ids).logits)
@@ -287,11 +308,11 @@ def test_an_interrupted_run_goes_on_to_the_same_result(command, monkeypatch, tmp
     "options, message",
     [
         (["--plots"], "llama2 has none"),
-        (["--prices", "1", "1", "1"], "--prices does not concern"),
+        (["--prices", "1", "1"], "--prices does not concern"),
         (["--augment", "noise"], "llama2 has none"),
         (["--tau", "1"], "--tau belongs to sharprecl"),
         (["--constants", "dropout=2"], "at most 1"),
-        (["--constants", "epochs=0"], "above 0"),
+        (["--constants", "epochs=-1"], "at least 0"),
     ],
 )
 def test_wrong_flags_of_open_models_are_one_line(command, capsys, options, message):
@@ -322,16 +343,23 @@ def test_missing_weights_and_labels_that_look_alike_are_one_line(
     assert main(command("llama2", tmp_path / "nothing")) == 2
     assert "language model" in (error := capsys.readouterr().err) and error.count("\n") == 1
     with pytest.raises(InputError, match="cannot tell the labels apart"):
-        lora.LoraClassifier(
-            str(tiny_llama),
-            ["same", "same"],
-            language_models.LORA,
-            base_type="fp32",
-            targets=None,
-            device="cpu",
-            max_length=64,
-            micro_batch=None,
-        )
+        classifier(tiny_llama, names=["same", "same"])
+
+
+def test_without_an_epoch_the_model_answers_as_it_is(command, tmp_path):
+    pytest.importorskip("peft", reason="the open language models need it")
+    argv = command("llama2", epochs=0)
+    assert main([*argv, "--val_fraction", "0.2"]) == 0
+    folder = parse_args([*argv, "--val_fraction", "0.2"]).folder
+    result = json.loads((folder / "result.json").read_text())
+    assert result["last"]["epoch"] == result["best_val"]["epoch"] == 0
+    assert result["seconds"] >= 0 and result["memory_gib"] > 0.1
+    rows = list(csv_rows(folder / "predictions.csv"))
+    model = large.load(folder)
+    assert not any(tensor.any() for name, tensor in model.state_dict().items() if "lora_B" in name)
+    best = model.scores([row["text"] for row in rows]).argmax(axis=1)
+    assert [model.label_names[i] for i in best] == [row["prediction"] for row in rows]
+    page.write(folder, tmp_path / "page.html")
 
 
 def test_settings_of_language_models_have_folders_of_their_own(command):
@@ -348,20 +376,22 @@ def test_settings_of_language_models_have_folders_of_their_own(command):
     }
     assert len(names) == 6
     assert "base_model" not in parse_args(["--dataset", "trec"]).settings
-    hosted = parse_args(command("gpt35", None, 3, "--prices", "8", "3", "6")).settings
-    assert "base_model" in hosted and not {"base_type", "prices", "yes"} & set(hosted)
+    of_gpt = parse_args(command("gpt35", None, 0, "--prices", "3", "6")).settings
+    assert "base_model" in of_gpt and not {"base_type", "prices", "yes"} & set(of_gpt)
 
 
 # ---- GPT-3.5 ----
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(monkeypatch, command):
+    """It knows the label of every test text."""
     pytest.importorskip("openai", reason="gpt35 needs it")
     fake = FakeOpenAI()
+    data = Path(command()[1])
+    fake.answers = {row["text"]: row["label"] for row in csv_rows(data / "test.csv")}
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", fake.url)
-    monkeypatch.setattr(hosted, "FIRST_PAUSE", 0.01)
     yield fake
     fake.shutdown()
     fake.server_close()
@@ -369,190 +399,113 @@ def server(monkeypatch):
 
 @pytest.fixture
 def gpt(command):
-    return command("gpt35", None, 3, "--prices", "8", "3", "6", "--yes")
+    return command("gpt35", None, 0, "--prices", "3", "6", "--yes")
 
 
 def outcome(argv) -> dict:
     return json.loads((parse_args(argv).folder / "result.json").read_text())["last"]
 
 
-def test_gpt_is_fine_tuned_and_asked_and_what_it_invents_counts_as_wrong(
+def test_gpt_is_asked_each_text_once_and_what_it_invents_counts_as_wrong(
     server, gpt, capsys, tmp_path
 ):
-    server.answers = {f"{TEXTS[0]} 0": "Rice!", f"{TEXTS[1]} 1": " Noun.Animal \n"}
+    data = tmp_path / "corpus" / "test.csv"
+    rows = [(row["text"], row["label"]) for row in csv_rows(data)]
+    write_csv(data, [*rows, rows[0]])
+    server.answers |= {rows[0][0]: "Rice!", rows[1][0]: ' "Noun.Animal". \n'}
     assert main(gpt) == 0
-    result = outcome(gpt)
-    assert result["accuracy"] == pytest.approx(95) and result["unknown_answers"] == 1
-    # 8 texts of noun.food, one lost: F1 of 14/15, and 1 for the other three
-    assert result["macro_f1"] == pytest.approx(100 * (3 + 14 / 15) / 4)
-    rows = read_rows(parse_args(gpt).folder / "predictions.csv")
-    assert rows[0]["prediction"] == "(no label)"
-    assert [row["prediction"] for row in rows[1:]] == [row["label"] for row in rows[1:]]
-    page.write(parse_args(gpt).folder, tmp_path / "page.html")
-    assert "(no label)" in (tmp_path / "page.html").read_text()
-    out = capsys.readouterr().out
-    assert "1 of 20 answers are no label" in out
-    # 5000 tokens at 8, 20 * 50 at 3 and 20 * 3 at 6 dollars a million
-    assert "5,000 tokens of training, 1,000 of questions, 60 of answers: $0.04" in out
-    assert server.jobs["ftjob-0"]["hyperparameters"] == {"n_epochs": 3}
-
-
-def test_the_training_file_is_as_the_guide_asks(server, gpt):
-    assert main(gpt) == 0
-    chats = [
-        json.loads(line)["messages"] for line in server.contents["file-0"].decode().splitlines()
-    ]
-    assert len(chats) == 20
-    assert [message["role"] for message in chats[3]] == ["system", "user", "assistant"]
-    assert chats[3][:2] == language_models.messages(f"{TEXTS[3]} 0", sorted(NAMES))
-    assert chats[3][2]["content"] == "noun.food.raw"
-
-
-def test_texts_may_hold_what_python_takes_for_the_end_of_a_line(server, gpt, tmp_path):
-    odd = "rice\u2028and\u2029beans\u0085"
-    for name in ("train.csv", "test.csv"):
-        path = tmp_path / "corpus" / name
-        rows = [(row["text"], row["label"]) for row in read_rows(path)]
-        write_csv(path, [(odd, rows[0][1]), *rows[1:]])
-    assert main(gpt) == 0 and outcome(gpt)["accuracy"] == 100
-    assert server.asked[language_models.messages(odd, NAMES)[1]["content"]] == 1
-
-
-def test_faults_lose_nothing_and_send_nothing_twice(server, gpt):
-    server.faults |= {
-        ("GET", "/files"): deque(["429", "drop before"]),
-        ("POST", "/files"): deque(["500", "drop before", "429", "garble"]),
-        ("GET", "/fine_tuning/jobs"): deque(["500"]),
-        ("POST", "/fine_tuning/jobs"): deque(["429", "500", "drop after"]),
-        ("GET", "/fine_tuning/jobs/ID"): deque(["500", "drop before", "drop after", "429"]),
-        ("POST", "/chat/completions"): deque(["429", "500", "drop before", "429", "429"]),
-    }
-    assert main(gpt) == 0
-    assert outcome(gpt)["accuracy"] == 100
-    assert not any(server.faults.values())
-    assert len(server.files) == len(server.jobs) == 1
     assert len(server.asked) == 20 and set(server.asked.values()) == {1}
+    result = outcome(gpt)
+    assert result["accuracy"] == pytest.approx(100 * 19 / 21) and result["unknown_answers"] == 2
+    # 9 texts of noun.food, two lost: F1 of 14/16, and 1 for the other three
+    assert result["macro_f1"] == pytest.approx(100 * (3 + 14 / 16) / 4)
+    folder = parse_args(gpt).folder
+    predicted = list(csv_rows(folder / "predictions.csv"))
+    assert [row["prediction"] for row in predicted if row["prediction"] != row["label"]] == [
+        "(no label)"
+    ] * 2
+    page.write(folder, tmp_path / "page.html")
+    assert "(no label)" in (tmp_path / "page.html").read_text()
+    # 20 * 50 tokens at 3, 20 * 3 at 6 dollars a million
+    out = capsys.readouterr().out
+    assert "2 of 21 answers are no label" in out
+    assert "1,000 tokens of questions and 60 of answers: $0.00 at [3.0, 6.0] dollars" in out
 
 
 @pytest.mark.parametrize(
-    "where", [("GET", "/files"), ("GET", "/fine_tuning/jobs/ID"), ("POST", "/chat/completions")]
+    "answer, label",
+    [
+        ("noun.food", 0),
+        (" Noun.FOOD.\n", 0),
+        ("**noun.food.raw**", 3),
+        ("noun.fo", 4),
+        ("noun.food or noun.time", 4),
+        ("", 4),
+    ],
 )
-def test_an_answer_that_cannot_be_read_is_one_line_and_the_command_goes_on(
-    server, gpt, capsys, where
+def test_an_answer_is_a_label_but_for_case_and_what_stands_around_it(
+    server, tmp_path, answer, label
 ):
-    server.faults[where] = deque(["garble"])
+    model = hosted.HostedModel("gpt", NAMES, None, hosted.Journal(tmp_path / "journal"))
+    assert model.column(answer) == label
+
+
+def test_faults_lose_nothing_and_count_no_answer_twice(server, gpt):
+    server.faults = deque(["429", "500", "drop before", "429", "429"])
+    assert main(gpt) == 0 and outcome(gpt)["accuracy"] == 100
+    assert not server.faults and len(server.asked) == 20 and set(server.asked.values()) == {1}
+
+
+def test_an_answer_that_cannot_be_read_is_one_line_and_the_command_goes_on(server, gpt, capsys):
+    server.faults = deque(["garble"])
     assert main(gpt) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "the same command goes on" in error
-    assert main(gpt) == 0 and len(server.files) == len(server.jobs) == 1
+    assert main(gpt) == 0 and outcome(gpt)["accuracy"] == 100
+    assert sum(server.asked.values()) <= 21
 
 
-def test_the_same_question_is_asked_once(server, gpt, tmp_path):
-    rows = read_rows(tmp_path / "corpus" / "test.csv")
-    write_csv(
-        tmp_path / "corpus" / "test.csv", [(row["text"], row["label"]) for row in rows + rows[:7]]
-    )
-    assert main(gpt) == 0
-    assert set(server.asked.values()) == {1} and len(server.asked) == 20
-
-
-def test_killed_before_any_record_it_goes_on_without_paying_twice(server, gpt, monkeypatch):
-    """Each time it dies when it would record what the server has just done."""
-    append = hosted.Journal.append
-    lives = iter([0, 1, 1, 1, 1, 10, math.inf])
-
-    def append_while_alive(journal, **record):
-        if not hasattr(journal, "left"):
-            journal.left = next(lives)
-        if journal.left == 0:
-            raise KeyboardInterrupt
-        journal.left -= 1
-        append(journal, **record)
-
-    monkeypatch.setattr(hosted.Journal, "append", append_while_alive)
-    monkeypatch.setattr(hosted, "WORKERS", 1)
-    codes = [main(gpt) for _ in range(7)]
-    assert codes == [130] * 6 + [0] and outcome(gpt)["accuracy"] == 100
-    assert len(server.files) == len(server.jobs) == 1
-    # asked again: at each of the two last deaths the question whose answer was not recorded, and
-    # one that the other thread began before it was told to stop
-    assert len(server.asked) == 20 and sum(server.asked.values()) <= 24
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "where", [("POST", "/files"), ("POST", "/fine_tuning/jobs"), ("POST", "/chat/completions")]
-)
-def test_after_kill_9_the_same_command_goes_on(server, gpt, where):
+def test_after_kill_9_the_same_command_goes_on(server, gpt):
     process = subprocess.Popen(
         [sys.executable, "main.py", *gpt], cwd=ROOT, stdin=subprocess.DEVNULL
     )
-    before = [None] * (5 if "chat" in where[1] else 0)
-    server.faults[where] = deque([*before, process_killer(process)])
-    assert process.wait(60) == -signal.SIGKILL
-    assert main(gpt) == 0 and outcome(gpt)["accuracy"] == 100
-    assert len(server.files) == len(server.jobs) == 1
-    assert len(server.asked) == 20 and sum(server.asked.values()) <= 20 + hosted.WORKERS
 
-
-def process_killer(process):
     def kill():
         process.kill()
         process.wait()
 
-    return kill
+    server.faults = deque([None] * 5 + [kill])
+    assert process.wait() == -signal.SIGKILL
+    assert main(gpt) == 0 and outcome(gpt)["accuracy"] == 100
+    assert len(server.asked) == 20 and sum(server.asked.values()) <= 20 + hosted.WORKERS
 
 
 def test_nothing_is_sent_without_consent(server, command, monkeypatch, capsys):
-    argv = command("gpt35", None, 3, "--prices", "8", "3", "6")
+    argv = command("gpt35", None, 0, "--prices", "3", "6")
     monkeypatch.setattr(sys, "stdin", open(os.devnull))
     assert main(argv) == 2
     captured = capsys.readouterr()
-    assert "nothing was sent: --yes" in captured.err and "about $0.0" in captured.out
+    assert "nothing was sent: --yes" in captured.err and "$0.00 at" in captured.out
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     answers = iter(["n", "yes"])
     monkeypatch.setattr("builtins.input", lambda question: next(answers))
-    assert main(argv) == 2 and not server.files and not server.asked
-    assert main(argv) == 0 and len(server.jobs) == 1
+    assert main(argv) == 2 and not server.asked
+    assert main(argv) == 0 and len(server.asked) == 20
 
 
-def test_a_test_text_that_the_model_cannot_take_is_told_before_it_is_paid_for(
-    server, gpt, capsys, tmp_path
-):
-    path = tmp_path / "corpus" / "test.csv"
-    rows = [(row["text"], row["label"]) for row in read_rows(path)]
-    write_csv(path, [("rice " * 14_000, rows[0][1]), *rows[1:]])
-    assert main(gpt) == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert "shorten the test and validation texts; nothing was sent" in error
-    assert not server.files and not server.jobs and not server.asked
-
-
-def test_prices_have_no_default_that_could_be_stale(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        parse_args(command("gpt35"))
-    assert stop.value.code == 2 and "--prices TRAIN INPUT OUTPUT" in capsys.readouterr().err
-
-
-def test_the_estimate_counts_what_is_left(server, gpt, capsys, tmp_path):
-    model = hosted.HostedModel("gpt", NAMES, 3, 0, [8.0, 3.0, 6.0], tmp_path)
-    examples = [("a" * 40, "noun.food")] * 10
-    model.confirm(examples, ["b" * 400, "b" * 400], is_confirmed=True)
-    line = capsys.readouterr().out
-    system = math.ceil(len(language_models.messages("", NAMES)[0]["content"]) / 4)
-    training = 3 * 10 * (3 + 4 + system + 4 + math.ceil((6 + 40 + 7) / 4) + 4 + 3)
-    asking = 3 + 4 + system + 4 + math.ceil((6 + 400 + 7) / 4)
-    cost = (8 * training + 3 * asking + 6 * 14) / 1e6  # noun.food.raw has 13 bytes
-    assert f"about {training:,} tokens of training" in line
-    assert (
-        f"1 questions of about {asking:,} tokens, answers of at most 14: about ${cost:.2f}" in line
+def test_the_estimate_counts_what_is_left(server, capsys, tmp_path):
+    journal = hosted.Journal(tmp_path / "journal")
+    names = ["a" * 4, "b" * 8]
+    # instruction of 80 bytes, question of 6 + 400 + 7: 3 + 4 + 20 + 4 + 104 tokens
+    hosted.HostedModel("gpt", names, [3000.0, 6000.0], journal).confirm(
+        ["c" * 400, "c" * 400], is_confirmed=True
     )
-    model.journal.append(job="ftjob-1")
-    model.journal.append(model="ft:1")
-    key = hosted.prompt_key("ft:1", language_models.messages("b" * 400, NAMES))
-    model.journal.append(prompt=key, answer="noun.food", tokens=None)
-    model.confirm(examples, ["b" * 400], is_confirmed=True)
-    assert "about 0 tokens of training (3 epochs), 0 questions" in capsys.readouterr().out
+    line = capsys.readouterr().out
+    assert "1 questions of about 135 tokens, answers of at most 9: $0.46 at" in line
+    question = hosted.key("gpt", language_models.messages("c" * 400, names))
+    journal.append(prompt=question, answer=names[0], tokens=None)
+    hosted.HostedModel("gpt", names, None, journal).confirm(["c" * 400], is_confirmed=True)
+    assert capsys.readouterr().out.endswith("0 questions of about 0 tokens, answers of at most 0\n")
 
 
 def test_the_key_is_nowhere_but_in_the_environment(server, gpt, tmp_path, capsys, monkeypatch):
@@ -570,55 +523,20 @@ def test_the_key_is_nowhere_but_in_the_environment(server, gpt, tmp_path, capsys
     assert main([*gpt, "--overwrite"]) == 2
     assert "environment variable OPENAI_API_KEY" in capsys.readouterr().err
     assert outcome(gpt)["accuracy"] == 100  # what was paid for is still there
-
-
-def test_a_failed_job_says_why(server, gpt, capsys):
-    server.statuses.clear()
-    server.statuses.extend(["queued", "failed"])
-    assert main(gpt) == 2
-    assert "ftjob-0 was failed: bad training file; --overwrite" in capsys.readouterr().err
-    assert main(gpt) == 2 and len(server.jobs) == 1
-
-
-def test_overwrite_starts_a_job_of_its_own(server, gpt):
-    assert main(gpt) == 0
-    server.contents.clear()
-    assert main([*gpt, "--overwrite"]) == 0
-    assert len(server.jobs) == 2 and set(server.asked.values()) == {2}
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert main([*gpt, "--overwrite"]) == 0 and set(server.asked.values()) == {2}  # asked anew
 
 
 def test_a_journal_survives_a_torn_line_and_refuses_a_damaged_one(tmp_path):
     path = tmp_path / "openai.jsonl"
     journal = hosted.Journal(path)
-    journal.append(file="file-1")
-    journal.append(job="ftjob-1")
+    journal.append(prompt="1", answer="food")
     with open(path, "ab") as file:
-        file.write(b'{"model": "ft:')
+        file.write(b'{"prompt": ')
     journal = hosted.Journal(path)
-    assert journal.records == [{"file": "file-1"}, {"job": "ftjob-1"}]
-    journal.append(model="ft:1")
-    assert (
-        hosted.Journal(path).last("model") == "ft:1" and hosted.Journal(path).last("none") is None
-    )
-    path.write_bytes(b'{"file": \n' + path.read_bytes())
+    assert journal.records == [{"prompt": "1", "answer": "food"}]
+    journal.append(prompt="2", answer="time")
+    assert hosted.Journal(path).answers() == {"1": "food", "2": "time"}
+    path.write_bytes(b'{"prompt": \n' + path.read_bytes())
     with pytest.raises(InputError, match="damaged"):
         hosted.Journal(path)
-
-
-@pytest.mark.parametrize(
-    "examples, message",
-    [
-        ([("a", "x")] * 9, "9 examples, at least 10"),
-        ([("a", "x")] * 9 + [("a", "z")], "answers that are no labels: \\['z'\\]"),
-        ([("a", "x")] * 9 + [("a" * 70_000, "x")], "where 16,385 are taken"),
-    ],
-)
-def test_a_training_file_that_the_provider_would_refuse_is_not_sent(tmp_path, examples, message):
-    path = tmp_path / "training.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps({"messages": hosted.example(*pair, ["x", "y"])}) + "\n" for pair in examples
-        )
-    )
-    with pytest.raises(InputError, match=message):
-        hosted.check_examples(path, ["x", "y"])

@@ -663,19 +663,6 @@ def test_a_wrong_argument_is_refused_in_one_line_that_names_it(name, call):
 # ---- limits and symmetries ----
 
 
-def test_logit_compensation_with_equal_counts_is_cross_entropy():
-    torch.testing.assert_close(
-        losses.logit_compensation(X, Y, torch.full((8,), 17)),
-        torch.nn.functional.cross_entropy(X, Y),
-    )
-
-
-@pytest.mark.parametrize("shift", [-30.0, 7.5])
-def test_a_constant_added_to_all_logits_changes_nothing(shift):
-    logits = X[:, :2].double()
-    torch.testing.assert_close(cls(logits + shift), cls(logits), rtol=1e-9, atol=0)
-
-
 # 1 + b + ... + b^(n-1) is the (1 - b^n) / (1 - b) of the effective number
 BIG, SMALL = (sum(0.9999**j for j in range(n)) for n in (1000, 10))
 
@@ -739,23 +726,6 @@ def test_the_weighted_mean_is_that_of_torchs_weighted_cross_entropy():
     # torch weighs a row by the class it is to find: here the row of the partner, of the same class
     expected = torch.nn.functional.cross_entropy(logits, partner, weight=weights[labels])
     torch.testing.assert_close(actual, expected)
-
-
-def test_weights_of_scheme_none_equal_no_weights():
-    assert cl(weights=losses.class_weights(COUNTS, "none")) == cl() > 0
-
-
-@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 5.0])], ids=["plain", "weighted"])
-def test_the_order_of_the_batch_does_not_matter(weights):
-    order = torch.tensor([3, 5, 0, 4, 1, 2])
-    place = order.argsort()
-    moved = [
-        losses.Built(place[built.first], place[built.second], built.weight)
-        for built in (POSITIVES, NEGATIVES)
-    ]
-    torch.testing.assert_close(
-        cl(EXTENDED[order], Y[order], *moved, weights=weights), cl(weights=weights)
-    )
 
 
 def test_losses_imports_nothing_but_torch_math_and_typing():

@@ -76,6 +76,7 @@ def outcome(output_dir) -> dict:
     for record in (result, *lines):
         record.pop("seconds")
         record.pop("texts_per_second", None)
+        record.pop("memory_gib", None)
     return {
         "result": result,
         "metrics": lines,
@@ -1084,7 +1085,7 @@ def test_the_papers_datasets_train_from_the_command_line(
 def test_options_of_an_augmentation_reach_it_and_have_a_folder_of_their_own(command, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "engine.corpus.augment",
+        "engine.corpus.augmented_texts",
         lambda texts, method, **options: seen.append((method, options)) or list(texts),
     )
     argv = [

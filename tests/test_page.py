@@ -17,12 +17,12 @@ import predict
 import report
 from baselines import METHODS
 from data import Corpus
-from engine import data_report, files, results
+from engine import data_report, files, results, saved_model
 from engine.arguments import parse_args
 from engine.augmentations import check_augmentation
 from engine.corpus import load_corpus
 from engine.run_folder import RunFolder
-from reporting import export, figures, page, signs
+from reporting import figures, page, signs
 
 INSIDE = {
     "gradient_share_cls": 0.5,
@@ -419,7 +419,7 @@ KINDS = {
     "la": ["--method", "la", "--val_fraction", "0.1", "--no_weights"],
     "probe": ["--method", "probe"],
     "tfidf": ["--method", "tfidf"],
-    "hosted": ["--method", "gpt35", "--prices", "1", "2", "3", "--yes"],
+    "hosted": ["--method", "gpt35", "--prices", "1", "2", "--yes"],
     "lora": ["--method", "llama2", "--base_type", "fp32", "--lora_targets", "q_proj", "v_proj"],
 }
 
@@ -579,15 +579,15 @@ def test_precision_recall_and_f1_of_each_class_by_hand_the_largest_class_first(t
         [
             "class",
             "F1",
-            "test texts",
-            "training texts",
             "recall",
             "precision",
+            "test texts",
+            "training texts",
             "share of training, %",
         ],
-        ["b", "≈ 40.0", "2", "90", "≈ 50.0", "33.3", "90.0"],
-        ["a", "≈ 57.1", "4", "9", "≈ 50.0", "66.7", "9.0"],
-        ["c", "–", "0", "1", "–", "–", "1.0"],
+        ["b", "≈ 40.0", "≈ 50.0", "33.3", "2", "90", "90.0"],
+        ["a", "≈ 57.1", "≈ 50.0", "66.7", "4", "9", "9.0"],
+        ["c", "–", "–", "–", "0", "1", "1.0"],
     ]
 
 
@@ -839,7 +839,7 @@ def test_validation_csv_has_the_calibrated_probabilities_of_the_model_that_is_ke
             },
         )
 
-    monkeypatch.setattr(export, "calibrate", calibrate)
+    monkeypatch.setattr(saved_model, "calibrate", calibrate)
     assert (
         main.main(
             [
@@ -937,6 +937,14 @@ def test_figures_are_text_in_the_pages_colours_and_fit_a_telephone(tmp_path):
     used = set(re.findall(r"var\(--series-(\d)\)", html))
     for scheme in html.split("prefers-color-scheme: dark")[:2]:
         assert used <= set(re.findall(r"--series-(\d): #", scheme))
+
+
+def test_letters_that_no_font_has_are_said_in_one_line(tmp_path, capsys):
+    figures._say_what_no_font_has.cache_clear()
+    for name in ("one", "two"):
+        figure = figures.label_distribution([9, 5], ["動物", "\U00013000"], "x")  # a hieroglyph
+        figures.save_figure(figure, tmp_path / f"{name}.png")
+    assert capsys.readouterr().err.count("note: no font here has some letters") == 1
 
 
 # ---- the signs ----
@@ -1121,3 +1129,24 @@ def test_a_class_of_one_text_trains_without_a_warning_or_nan_and_has_its_page(
         without_nan((folder / name).read_text())
     assert report.main([str(folder)]) == 0 and report.main([str(tmp_path)]) == 0
     assert not re.search(r"\bnan\b", (folder / "report.html").read_text())
+
+
+# ---- a run without test texts, and a finished model on other texts ----
+
+
+def test_a_run_that_was_trained_on_all_texts_says_so_on_its_page(tmp_path):
+    folder = write_run(tmp_path, "ab", epochs=2)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in lines:
+        del record["test"]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = files.read_json(folder / "result.json")
+    files.write_json(folder / "result.json", result | {"last": {"epoch": 2}, "best_test": {}})
+    (folder / "predictions.csv").unlink()
+    (folder / "model").mkdir()
+    files.write_json(folder / "model" / "sharprecl.json", {"calibration": None})
+    found = page_of(folder)
+    assert "This run was trained on all texts, so that there is no test text" in found.text
+    assert found.tables == {"Classes": [["class", "training texts"], ["a", "80"], ["b", "80"]]}
+    assert found.commands[0].endswith("labelled.csv --score") and len(found.commands) == 3
+    assert [words for words in found.figures if "epoch" in words]  # the training loss

@@ -32,10 +32,10 @@ from safetensors import SafetensorError
 from test_export import about_of, network, write
 
 import predict
-from engine import metrics
+from engine import calibration, metrics, predictor, saved_model
 from engine.encoders import load_tokenizer
 from engine.files import InputError, lacks_memory
-from reporting import export
+from engine.predictor import pools
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [
@@ -60,7 +60,10 @@ def model(tmp_path_factory, tiny_encoder):
 @pytest.fixture(scope="module")
 def expected(model, tiny_encoder):
     """Probabilities of TEXTS, one text at a time and without any of predict.py's code."""
-    network_, tokenizer = export.read_model(model, "cpu").method, load_tokenizer(str(tiny_encoder))
+    network_, tokenizer = (
+        saved_model.read_model(model, "cpu").method,
+        load_tokenizer(str(tiny_encoder)),
+    )
     with torch.no_grad():
         return [
             network_.classify(
@@ -161,7 +164,7 @@ def test_jsonl_keeps_values_as_they_are_and_has_the_embedding(run, model):
     got = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and "é" in out
     embedding = got[0].pop("embedding")
-    trained = export.read_model(model, "cpu")
+    trained = saved_model.read_model(model, "cpu")
     batch = trained.tokenizer("food", return_tensors="pt")
     with torch.no_grad():
         feat = trained.method.encoder(batch["input_ids"], batch["attention_mask"])[0]
@@ -274,17 +277,20 @@ def test_a_txt_file_is_a_table_where_its_first_line_names_the_text(run, content,
         rows = [json.loads(line) for line in out.splitlines()]
         found = [row.get("text") or row.get("Text") or row.get("Sentence") for row in rows]
         assert code == 0 and found == texts
-        assert f"{name}: read as a {'table' if is_table else 'text a line'}" in err
+        assert f"{name}: read as --read format={'tsv' if is_table else 'lines'}" in err
     assert run(content, "a.txt", ["--format", "lines"])[1].startswith("text,prediction")
 
 
-def test_an_encoding_is_named_for_a_file_and_for_stdin(run):
-    content = "id,text\n1,привет\n2,пока\n".encode("cp1251")
+def test_how_a_file_or_stdin_is_read_is_overruled_by_read(run):
+    content = "id;text\n1;привет\n2;пока\n".encode("cp1251")
     for name, options in (("a.csv", []), ("-", ["--format", "csv"])):
-        code, out, err = run(content, name, [*options, "--encoding", "cp1251"])
+        code, out, err = run(
+            content, name, [*options, "--read", "encoding=cp1251", "sep=;", "--top", "1"]
+        )
         assert code == 0 and [row["text"] for row in rows_of(out)] == ["привет", "пока"]
+        assert "read as" not in err
         code, out, err = run(content, name, options)
-        assert (code, out) == (2, "") and "name its encoding with --encoding" in err
+        assert (code, out) == (2, "") and "name its encoding with --read encoding=NAME" in err
 
 
 def test_rows_that_quotes_join_are_an_error_or_said_after_the_predictions(run):
@@ -297,8 +303,8 @@ def test_rows_that_quotes_join_are_an_error_or_said_after_the_predictions(run):
 
 def test_what_is_found_in_a_file_is_said_beside_the_predictions_and_a_null_is_an_empty_text(run):
     code, out, err = run("sep;text\n1;Gr\xfc\xdfe\n".encode("latin-1"))
-    assert code == 0 and rows_of(out)[0]["text"] == "Grüße" and "Windows-1252" in err
-    assert "columns are separated by semicolons" in err
+    assert code == 0 and rows_of(out)[0]["text"] == "Grüße" and "encoding=cp1252" in err
+    assert "sep=';'" in err
     code, out, _ = run(
         '{"text": null}\n{"text": "food"}\n', "a.jsonl", ["--output_format", "jsonl"]
     )
@@ -451,7 +457,7 @@ def rows_of_large(out):
 @given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 7))
 def test_pools_hold_all_rows_in_order_and_never_more_than_asked(lengths, most):
     rows = [({"i": i}, "x" * n) for i, n in enumerate(lengths)]
-    got = list(predict.pools(iter(rows), most))
+    got = list(pools(iter(rows), most))
     assert [row for pool in got for row in pool] == rows
     assert all(1 <= len(pool) <= most for pool in got)
 
@@ -476,13 +482,53 @@ def test_memory_is_that_of_two_pools_however_long_the_input(model):
 
 def test_long_texts_make_smaller_pools():
     rows = [({}, "x" * 9_000_000)] * 5
-    assert [len(pool) for pool in predict.pools(rows, 100)] == [2, 2, 1]
+    assert [len(pool) for pool in pools(rows, 100)] == [2, 2, 1]
+
+
+# ---- a finished model on texts with labels ----
+
+
+def test_score_counts_what_is_right_names_unknown_labels_and_leaves_a_page(
+    run, expected, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    given = [NAMES[np.argmax(p)] for p in expected]  # all right, but for the next three
+    given[1], given[4], given[5] = "noun.plant", "noun.plant", ""
+    code, out, err = run(csv_of([("text", "Label"), *zip(TEXTS, given)]), options=["--score"])
+    # 5 of 7 texts are not blank, and one of these has no label: 2 of 4 are right
+    assert code == 0 and "accuracy 50.00" in out and "4 texts" in out
+    assert "2 texts have a label that the model does not know" in out and "noun.plant" in out
+    assert "3 rows have no label or no text" in out
+    right = {label for label in (given[0], given[2])}
+    predicted = [NAMES[np.argmax(expected[i])] for i in (0, 1, 2, 4)]
+    f1 = [
+        2 * (true := [given[0], given[2]].count(name)) / (true + predicted.count(name))
+        for name in right
+    ]
+    assert f"macro-F1 {100 * sum(f1) / (len(f1) + 1):.2f}" in out
+    html = (tmp_path / "texts_score.html").read_text()
+    assert out.endswith("texts_score.html\n") and "does not know" in html and "<svg" in html
+
+
+@pytest.mark.parametrize(
+    "name, content, options, message",
+    [
+        ("a.txt", "food\n", [], "has no labels"),
+        ("a.csv", "text,stars\nfood,1\n", [], "--label_column"),
+        ("a.csv", "text,label\nfood,\n", [], "none of 1 rows has a text and a label"),
+        ("a.csv", "text,label\nfood,x\n", ["--output", "x.csv"], "ends in .html"),
+        ("a.csv", "text,label\nfood,x\n", ["--abstain", "0.5"], "leave --abstain out"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line(run, name, content, options, message):
+    code, out, err = run(content, name, ["--score", *options])
+    assert (code, out) == (2, "") and message in err.splitlines()[-1]
 
 
 # ---- class shares ----
 
 
-def two_classes(compensated: bool) -> export.About:
+def two_classes(compensated: bool) -> saved_model.About:
     """Trained with 90 % and 10 %."""
     return replace(about_of(names=["no", "yes"]), class_counts=[90, 10], compensated=compensated)
 
@@ -502,9 +548,9 @@ def test_bayes_worked_by_hand():
         about = two_classes(compensated)
         logits = torch.tensor([[1 - own, own]], dtype=torch.float64).log()
         for name, p in cases.items():
-            got = export.reweighted(about, logits, shares[name]).softmax(dim=1)
+            got = calibration.reweighted(logits, about.own_shares(), shares[name]).softmax(dim=1)
             assert got[0, 1].item() == pytest.approx(p), (compensated, name)
-        unchanged = export.reweighted(about, logits, None).softmax(dim=1)
+        unchanged = calibration.reweighted(logits, about.own_shares(), None).softmax(dim=1)
         assert unchanged[0, 1].item() == pytest.approx(own)
 
 
@@ -532,7 +578,7 @@ def test_a_perfect_model_stays_perfect_under_any_class_shares(
     about = replace(about_of(), class_counts=counts, compensated=compensated)
     own = [1 / 3] * 3 if compensated else [n / sum(counts) for n in counts]
     logits = torch.tensor(posterior(own), dtype=torch.float64).log() + 5
-    got = export.reweighted(about, logits, torch.tensor(shares)).softmax(dim=1)
+    got = calibration.reweighted(logits, about.own_shares(), torch.tensor(shares)).softmax(dim=1)
     np.testing.assert_allclose(got.numpy(), posterior(shares), rtol=1e-6)
 
 
@@ -581,7 +627,7 @@ def test_a_class_that_does_not_occur_is_never_predicted(run, tmp_path):
         ("p.json", "3", "class shares are"),
         ("p.json", '{"a | b": {"a | b": 1, "a | b": 2}}', "twice"),
         ("p.json", "{", "not valid JSON"),
-        ("p.json", "", "empty; class shares are"),
+        ("p.json", "", "the file is empty"),
         ("p.csv", "label,share\na | b,many\n", "'many' is no share"),
         ("p.csv", "label,share,count\na | b,1,1\n", "class shares are"),
         ("p.csv", "name,share\na | b,1\n", "class shares are"),
@@ -611,7 +657,7 @@ def test_the_temperature_is_the_one_that_the_labels_were_drawn_with(compensated,
     x = rng.normal(2 * labels - 1, 1)
     truth = np.stack([np.zeros(8000), 2 * x], axis=1)
     logits = 3 * (truth if compensated else truth + np.log([0.9, 0.1]))
-    fit = export.calibrate(two_classes(compensated), logits, labels).calibration
+    fit = calibration.calibrate(logits, labels, two_classes(compensated).own_shares())
     assert fit["temperature"] == pytest.approx(3, rel=0.08) and fit["texts"] == 8000
     assert fit["ece_after"] < 1 < 3 < fit["ece_before"] and fit["why_not"] == ""
     assert "8000 validation texts" in capsys.readouterr().out
@@ -627,8 +673,9 @@ def test_a_temperature_that_makes_the_calibration_worse_is_not_offered(
     """
     labels = np.array([0] * 10 + [1] * 10)
     logits = np.log(np.array([[0.9, 0.1]] * 9 + [[0.1, 0.9]] * 10 + [[0.9999, 0.0001]]))
-    about = export.calibrate(two_classes(True), logits, labels)
-    said, fit = capsys.readouterr().out, about.calibration
+    fit = calibration.calibrate(logits, labels, None)
+    about = replace(two_classes(True), calibration=fit)
+    said = capsys.readouterr().out
     assert fit["temperature"] == 1 and "makes the expected calibration error worse" in said
     assert fit["ece_before"] == fit["ece_after"] == pytest.approx(9.5, abs=0.01)
     write(tmp_path / "model", network(tiny_encoder, about), tiny_encoder, about)
@@ -643,7 +690,7 @@ def test_a_temperature_that_makes_the_calibration_worse_is_not_offered(
 
 def test_without_a_mistake_there_is_no_temperature(capsys):
     labels = np.array([0, 1, 0, 1])
-    fit = export.calibrate(two_classes(False), np.eye(2)[labels] * 4, labels).calibration
+    fit = calibration.calibrate(np.eye(2)[labels] * 4, labels, two_classes(False).own_shares())
     assert (fit["temperature"], fit["ece_after"]) == (1, fit["ece_before"])
     assert "4 of them right, do not determine" in fit["why_not"]
     assert fit["why_not"] in capsys.readouterr().out
@@ -654,7 +701,7 @@ def test_without_a_mistake_there_is_no_temperature(capsys):
 
 def test_the_coverage_of_each_probability_worked_by_hand():
     probabilities = np.array([[0.95, 0.05], [0.3, 0.7], [0.6, 0.4], [0.45, 0.55]])
-    rows = {row["p"]: row for row in export.coverage(probabilities, np.array([0, 1, 1, 0]))}
+    rows = {row["p"]: row for row in calibration.coverage(probabilities, np.array([0, 1, 1, 0]))}
     assert rows[0] == {"p": 0, "answered": 100, "accuracy": 50}
     assert rows[0.6] == {"p": 0.6, "answered": 75, "accuracy": pytest.approx(200 / 3)}
     assert rows[0.7] == {"p": 0.7, "answered": 50, "accuracy": 100}  # 0.7 itself is answered
@@ -666,15 +713,17 @@ def test_the_coverage_of_each_probability_worked_by_hand():
 
 
 def test_a_probability_between_two_of_the_table_shows_both():
-    rows = export.coverage(np.array([[0.95, 0.05], [0.3, 0.7]]), np.array([0, 0]))
-    assert predict.coverage_line(rows, 2, 0.5) == (
+    rows = calibration.coverage(np.array([[0.95, 0.05], [0.3, 0.7]]), np.array([0, 0]))
+    assert calibration.coverage_line(rows, 2, 0.5) == (
         "--abstain on the 2 validation texts: 0.5 answers 100.0 %, and 50.0 % of these are right"
     )
-    assert predict.coverage_line(rows, 2, 0.72) == (
+    assert calibration.coverage_line(rows, 2, 0.72) == (
         "--abstain on the 2 validation texts: 0.7 answers 100.0 %, and 50.0 % of these are right; "
         "0.75 answers 50.0 %, and 100.0 % of these are right"
     )
-    assert predict.coverage_line(rows, 2, 1).endswith("0.99 answers 0.0 %, so no accuracy is known")
+    assert calibration.coverage_line(rows, 2, 1).endswith(
+        "0.99 answers 0.0 %, so no accuracy is known"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -702,7 +751,8 @@ def calibrated(tmp_path_factory, tiny_encoder):
         method.phi.bias.sub_(mean).div_(std)
         logits = method.classify(feats).numpy()
     labels = np.where(np.arange(60) % 4 == 0, labels, logits.argmax(axis=1))
-    write(path, method, tiny_encoder, export.calibrate(about, logits, labels))
+    fit = calibration.calibrate(logits, labels, about.own_shares())
+    write(path, method, tiny_encoder, replace(about, calibration=fit))
     return path, texts, labels
 
 
@@ -743,18 +793,6 @@ def test_a_wrong_number_is_one_line(capsys, flag, value, message):
         predict.main(["runs/RUN", "a text", flag, value])
     (line,) = capsys.readouterr().err.splitlines()
     assert caught.value.code == 2 and f"{flag}: {message}" in line
-
-
-def test_a_calibration_of_an_older_version_is_used_and_abstain_says_what_is_missing(
-    run, tmp_path, tiny_encoder
-):
-    fit = {"temperature": 2.5, "texts": 10, "ece_before": 9.0, "ece_after": 3.0}
-    write(tmp_path / "model", network(tiny_encoder, about_of()), tiny_encoder, about_of())
-    path = tmp_path / "model" / "sharprecl.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": fit}))
-    assert run("food\n", "a.txt", ["--calibrated"], tmp_path / "model")[0] == 0
-    code, _, err = run("food\n", "a.txt", ["--abstain", "0.5"], tmp_path / "model")
-    assert code == 2 and "train it again with --overwrite" in err
 
 
 def test_top_gives_the_likeliest_labels_in_order(run, expected):
@@ -965,8 +1003,8 @@ FAILS = [too_much, no_memory, no_memory_of_a_gpu, no_memory_of_onednn, no_memory
 @pytest.mark.parametrize(
     "where, name, start, remedy",
     [
-        (predict.loader, "predict", "error: out of memory", "--batch_size"),
-        (export, "make", "error: ", "this model needs more memory than there is"),
+        (predictor.loader, "predict", "error: out of memory", "--batch_size"),
+        (saved_model, "make", "error: ", "this model needs more memory than there is"),
     ],
 )
 def test_no_memory_left_is_one_line(run, monkeypatch, fail, where, name, start, remedy):
@@ -980,7 +1018,7 @@ def test_no_memory_left_is_one_line(run, monkeypatch, fail, where, name, start, 
 def test_another_fault_of_torch_is_not_taken_for_lack_of_memory(run, monkeypatch):
     unknown = RuntimeError("could not create a primitive descriptor for a matmul primitive")
     assert not lacks_memory(unknown)
-    monkeypatch.setattr(predict.loader, "predict", lambda *_, **__: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr(predictor.loader, "predict", lambda *_, **__: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         run("food\n", "a.txt")
 
@@ -991,7 +1029,7 @@ def test_ctrl_c_is_one_word_and_leaves_the_old_output(run, tmp_path, monkeypatch
     def interrupted(*rest):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict.Predictions, "lines", interrupted)
+    monkeypatch.setattr(predict.Writer, "lines", interrupted)
     code, _, err = run(INPUTS["a.csv"], options=["--output", str(tmp_path / "out.csv")])
     assert code == 130 and err.splitlines()[-1] == "interrupted"
     assert (tmp_path / "out.csv").read_text() == "old" and not list(tmp_path.glob(".*"))
@@ -1002,13 +1040,13 @@ def test_output_keeps_the_mode_of_the_file_that_it_replaces(run, tmp_path, monke
     new, old, modes = tmp_path / "new.csv", tmp_path / "old.csv", []
     old.write_text("old")
     old.chmod(mode)
-    lines = predict.Predictions.lines
+    lines = predict.Writer.lines
 
     def watched(self, *rest):
         modes.extend(stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob(".old.csv*"))
         return lines(self, *rest)
 
-    monkeypatch.setattr(predict.Predictions, "lines", watched)
+    monkeypatch.setattr(predict.Writer, "lines", watched)
     umask = os.umask(0o027)
     try:
         for path in (new, old):

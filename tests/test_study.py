@@ -1,228 +1,168 @@
-"""reporting/study.py, against hand-worked values; the pages' tables, against the kept runs."""
+"""
+reporting/study.py, against hand-worked values; and what README, docs/results.md and docs/log.md
+say, against the ledgers, by a way of computing of its own.
+"""
 
 import functools
+import gzip
 import json
 import re
-import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from reporting import signs, study
-from reporting.study import SECOND_VIEW
-
-
-def run(row, dataset, seed, macro_f1, val=(), train=()):
-    history = [
-        {"epoch": i, "val": {"macro_f1": v}, "train_accuracy": t}
-        for i, (v, t) in enumerate(zip(val, train), 1)
-    ]
-    return study.Run(row, dataset, seed, {"last": {"macro_f1": macro_f1}}, history)
-
-
-def test_a_row_is_named_after_what_is_not_the_default():
-    plain = {"method": "la", "augment": SECOND_VIEW}
-    assert study.row_of(plain, {}) == "logit adjustment"
-    own = {"method": "sharprecl", "augment": "none", "head_lr": 1e-3}
-    assert study.row_of(own, {"mu": 0.3}) == "SharpReCL, mu 0.3, augment none, head_lr 0.001"
-
-
-def test_a_data_set_counts_once_however_many_seeds_it_has():
-    values = {("cr", 0): 60.0, ("cr", 1): 70.0, ("cr", 2): 80.0, ("trec", 0): 90.0}
-    assert study.mean_over_datasets(values) == pytest.approx((70 + 90) / 2)
-
-
-def test_the_interval_holds_the_mean():
-    low, high = study.interval(
-        {("cr", seed): float(value) for seed, value in enumerate([50, 60, 70, 80])}
-    )
-    assert 50 < low < 65 < high < 80
-
-
-def test_the_interval_is_the_same_in_any_order():
-    values = {("cr", 0): 1.0, ("cr", 1): 3.0, ("trec", 0): 9.0, ("trec", 1): 2.0}
-    assert study.interval(values) == study.interval(dict(reversed(values.items())))
-
-
-def test_ranks_are_over_the_shared_pairs_and_ties_share_theirs():
-    found = {
-        "a": {("cr", 0): 3.0, ("cr", 1): 1.0},
-        "b": {("cr", 0): 2.0, ("cr", 1): 1.0},
-        "c": {("cr", 0): 1.0, ("cr", 1): 0.0, ("cr", 2): 9.0},
-    }
-    rank = study.ranks(found)
-    assert {row: own.tolist() for row, own in rank.items()} == {
-        "a": [1, 1.5],
-        "b": [2, 1.5],
-        "c": [3, 3],
-    }
-    assert study.ranks({"a": {("cr", 0): 1.0}, "b": {("cr", 1): 1.0}}) == {}
-
-
-def test_the_table_has_the_best_mean_first_and_no_p():
-    runs = [
-        run(row, "cr", seed, base + seed + noise * (seed % 2))
-        for row, base, noise in (("worse", 60, 0.5), ("best", 70, 0.0))
-        for seed in range(4)
-    ]
-    lines = study.ranking(runs, "Test texts, the last epoch").splitlines()
-    assert lines[2].startswith("| best | 71.5 ± 1.3 [4] | 71.5 (")
-    assert lines[0].endswith("| mean (95 %) | rank |") and lines[2].endswith(") | 1.0 |")
-    assert lines[3].startswith("| worse | 61.8 ±") and lines[3].endswith(") | 2.0 |")
-
-
-def test_a_row_without_a_data_set_has_no_mean_and_no_rank():
-    runs = [
-        run(row, name, seed, 60.0 + seed)
-        for row, names in (("all", ("cr", "trec")), ("some", ("trec",)))
-        for name in names
-        for seed in range(2)
-    ]
-    lines = study.ranking(runs, "Test texts, the last epoch").splitlines()
-    assert [cell.strip() for cell in lines[0].split("|")[2:4]] == ["TREC", "CR"]
-    assert lines[2].startswith("| all | 60.5 ± 0.7 [2] | 60.5 ± 0.7 [2] | 60.5 (60.0–61.0) | 1.0 |")
-    assert lines[3] == "| some | 60.5 ± 0.7 [2] |  |  |  |"
-
-
-def test_the_interval_is_over_the_seeds_and_one_seed_has_none():
-    two = {("cr", 0): 60.0, ("cr", 1): 70.0, ("trec", 0): 90.0, ("trec", 1): 90.0}
-    low, high = study.interval(two)
-    assert (low, high) == (75.0, 80.0)  # a quarter of the draws is (60, 60), another (70, 70)
-    assert study.interval(two | {("dblp", 0): 50.0}) is None
-    assert study.with_interval(64.8, None) == "64.8"
-
-
-def test_the_strength_is_the_ratio_of_the_gradients_early_and_late():
-    shares = [0.5, 0.6, 0.75, 0.8]
-    own = run("SharpReCL", "cr", 0, 1.0)._replace(
-        history=[{"diagnostics": {"gradient_share_cl": share}} for share in shares]
-    )
-    other = run("la", "cr", 0, 1.0)._replace(history=[{"diagnostics": {}}])
-    without = run("TF-IDF", "cr", 0, 1.0)._replace(history=[{"epoch": 1}])
-    line = study.strengths([own, other, without]).splitlines()[-1]
-    assert line == "| SharpReCL | CR | 1 | 3.5 |"  # .75 / .25 = 3, .8 / .2 = 4
-    alone = own._replace(history=[{"diagnostics": {"gradient_share_cl": 1.0}}])  # w/o CLS
-    assert study.strengths([alone]).splitlines()[-1] == "| SharpReCL | CR | inf | inf |"
-
-
-def test_a_moved_border_shows_as_macro_f1_that_falls_beside_a_steady_auroc():
-    def of(seed, *points):
-        history = [{"val": {"macro_f1": f1, "auroc": auroc}} for f1, auroc in points]
-        return run("la", "cr", seed, 1.0)._replace(history=[{}, *history])
-
-    runs = [of(0, (60, 90), (80, 92), (50, 91)), of(1, (70, 94), (60, 93), (60, 93))]
-    old = run("bert", "cr", 0, 1.0, val=(70,), train=(90,))  # made before AUROC was recorded
-    assert study.borders([*runs, old]).splitlines()[2:] == [
-        "| la | CR [2] | 75.0 | 55.0 | 93.0 | 92.0 |"
-    ]
-
-
-def test_the_fade_is_the_mean_curve_and_the_moment_when_all_texts_are_fitted():
-    runs = [
-        run("la", "cr", 0, 1.0, val=(70, 60, 50), train=(90, 99.6, 100)),
-        run("la", "cr", 1, 1.0, val=(80, 70, 60), train=(99.5, 99.6, 100)),
-    ]
-    epochs, values = study.development_curve(runs)
-    assert epochs.tolist() == [1, 2, 3] and values.tolist() == [75, 65, 55]
-    assert study.fitted_at(runs) == 1.5
-    assert study.fitted_at([run("la", "cr", 0, 1.0, val=(70,), train=(90,))]) is None
-
-
-def test_the_figure_has_the_best_whole_setting_of_each_method():
-    def of(method, row, dataset, value):
-        result = {"settings": {"method": method}}
-        return run(row, dataset, 0, 0.0, val=[value], train=[99])._replace(result=result)
-
-    runs = [
-        *(of("sharprecl", "ours, mu 1", name, 60.0) for name in ("cr", "trec")),
-        *(of("sharprecl", "ours, mu 0.3", name, 70.0) for name in ("cr", "trec")),
-        of("sharprecl", "ours, on one data set", "cr", 99.0),
-        *(of("la", "la", name, 50.0) for name in ("cr", "trec")),
-        of("vs", "vs", "cr", 50.0),
-    ]
-    assert {own.row for own in study.leaders(runs)} == {"ours, mu 0.3", "la"}
-    assert len(study.draw_fade(runs).axes[0].lines) == 2
-
-
-def test_kept_numbers_make_the_table_and_the_figure_again(tmp_path, capsys):
-    for seed in (0, 1):
-        folder = tmp_path / "made" / f"run{seed}"
-        folder.mkdir(parents=True)
-        (folder / "result.json").write_text(
-            json.dumps(
-                {
-                    "last": {"macro_f1": 70.0 + seed},
-                    "changed": {"mu": 0.3},
-                    "settings": {
-                        "method": "sharprecl",
-                        "dataset": "cr",
-                        "seed": seed,
-                        "augment": "none",
-                    },
-                }
-            )
-        )
-        epoch = {"val": {"macro_f1": 70.0}, "train_accuracy": 99.9, "diagnostics": {}}
-        (folder / "metrics.jsonl").write_text(
-            "".join(json.dumps(epoch | {"epoch": e}) + "\n" for e in (1, 2))
-        )
-        (folder / "predictions.csv").write_text("a text that is not to be kept")
-    assert study.main([str(tmp_path / "made"), str(tmp_path / "runs")]) == 0
-    kept = sorted(path.name for path in (tmp_path / "runs").rglob("*") if path.is_file())
-    assert kept == ["metrics.jsonl"] * 2 + ["result.json"] * 2
-    assert study.main([str(tmp_path / "runs"), str(tmp_path / "out")]) == 0
-    assert (
-        "| SharpReCL, mu 0.3, augment none | 70.5 ± 0.7 [2] | 70.5 "
-        in (tmp_path / "out" / "study.md").read_text()
-    )
-    assert (tmp_path / "out" / "fade.png").stat().st_size > 5000
-    for path in (tmp_path / "made").glob("*/metrics.jsonl"):
-        path.write_text('{"epoch": 1, "test": {"macro_f1": 70.0}}\n')
-    assert study.main([str(tmp_path / "made"), str(tmp_path / "without")]) == 0
-    assert [path.name for path in (tmp_path / "without").iterdir()] == ["study.md"]
-    shutil.copytree(tmp_path / "made" / "run0", tmp_path / "made" / "of_another_ir")
-    assert study.main([str(tmp_path / "made"), str(tmp_path / "out")]) == 2
-    assert "two runs of SharpReCL, mu 0.3, augment none on cr" in capsys.readouterr().err
-    assert study.main([str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2
-    assert "run_all.sh study_a" in capsys.readouterr().err
-    result = tmp_path / "made" / "run0" / "result.json"
-    result.write_text(result.read_text().replace('"cr"', '"reviews.csv"'))
-    assert study.main([str(tmp_path / "made"), str(tmp_path / "out")]) == 2
-    assert "and not of reviews.csv" in capsys.readouterr().err
-
-
-# ---- the tables of README and the study's pages, from the kept runs, by a way of its own ----
+from reporting import runs, signs, study
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS = ["cr", "biomedical", "trec", "ohsumed", "dblp"]
-OTHERS = "others/runs"  # of seed 0; their table has the rows of the first table beside them
-FOLDERS = {
-    "30 epochs with the paper's batch and rate, the heads at ten times the rate": (
-        "thirty_epochs/runs"
-    ),
-    "30 epochs with the paper's batch and rate, one rate for all": "paper_rate/runs",
-    "all layers trained, 30 epochs, one rate": "paper_rate/runs",
-    "all layers trained, 30 epochs, the heads at ten times the rate": "thirty_epochs/runs",
-    "15 epochs, the heads at ten times the rate": "all_head_lr/runs",
-    "15 epochs, one rate": "runs",
-    "the top two layers trained": "two_layers/runs",
-    "the top two layers trained, one rate": "two_layers/runs",
-    "the top two layers trained, the heads at ten times the rate": "head_lr/runs",
-    "the other methods": OTHERS,
-}
-MACRO_F1 = {  # the line above a table's rows -> of a result and of the record of its last epoch
-    "test texts, the last epoch": lambda result, last: result["last"]["macro_f1"],
-    "test texts, the best epoch on development texts": (
-        lambda result, last: result["best_val"]["macro_f1"]
-    ),
-    "development texts, the last epoch": lambda result, last: last["val"]["macro_f1"],
-}
-LAST, BEST, _ = MACRO_F1
+FIVE = ["cr", "biomedical", "trec", "ohsumed", "dblp"]
+VIEW = "word_substitution"
+
+
+def record(dataset, seed, tests, vals=(), method="la", **settings):
+    """A kept run with these macro-F1 after each epoch."""
+    own = {"dataset": dataset, "seed": seed, "method": method, "augment": VIEW, "ir": 50.0}
+    own |= {"data_seed": seed, "label_noise": 0.0, "lr": 1e-4}
+    vals = vals or tests
+    epochs = [
+        {"epoch": n, "test": {"accuracy": t, "macro_f1": t}, "val": {"macro_f1": v}}
+        for n, (t, v) in enumerate(zip(tests, vals), 1)
+    ]
+    return {
+        "settings": own | settings,
+        "changed": {},
+        "data_hash": f"{dataset} {seed}",
+        "seconds": 1.0,
+        "epochs": epochs,
+    }
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Makes a frame of kept runs."""
+
+    def make(*kept):
+        runs.write(tmp_path / "kept.jsonl.gz", list(kept))
+        return study.load(tmp_path / "kept.jsonl.gz")
+
+    return make
+
+
+# ---- the frame and the statistics ----
+
+
+def test_a_run_is_named_after_what_is_not_the_default():
+    plain = {"settings": {"method": "la", "augment": VIEW}, "changed": {}}
+    assert runs.run_name(plain) == "logit adjustment"
+    own = {"settings": {"method": "sharprecl", "augment": "none"}, "changed": {"mu": 0.3, "k": 5}}
+    assert runs.run_name(own) == "SharpReCL, k 5, mu 0.3, augment none"
+
+
+def test_each_protocol_takes_its_epoch():
+    kept = record("cr", 0, (50.0, 70.0, 70.0, 40.0), (1.0, 3.0, 2.0, 3.0))
+    taken = [runs.epoch_under(kept, name)["epoch"] for name in ("last", "best_test", "best_val")]
+    assert taken == [4, 2, 4]  # of equals the first on test texts, the later on development texts
+    kept["epochs"] = [{"epoch": 1, "test": {"accuracy": 1.0, "macro_f1": 1.0}}]
+    assert runs.epoch_under(kept, "best_val") is None
+
+
+def test_a_dataset_counts_once_however_many_seeds_it_has(load):
+    own = load(*(record("cr", s, (v,)) for s, v in enumerate((60.0, 70.0, 80.0))))
+    assert study.average(pd.concat([own, load(record("trec", 0, (90.0,)))])) == (70 + 90) / 2
+
+
+def test_the_interval_is_over_the_seeds_in_any_order_and_one_seed_has_none():
+    low, high = runs.interval([np.array([60.0, 70.0]), np.array([90.0, 90.0])])
+    assert (low, high) == (75.0, 80.0)  # a quarter of the draws is (60, 60), another (70, 70)
+    own = [np.array([1.0, 3.0, 9.0]), np.array([2.0, 4.0])]
+    assert runs.interval(own) == runs.interval([values[::-1] for values in own])
+    assert runs.interval([np.array([60.0, 70.0]), np.array([50.0])]) is None
+
+
+def test_the_table_has_the_best_mean_first_and_none_for_a_row_without_a_dataset(load):
+    own = load(*(record(name, s, (60.0 + s, 70.0)) for name in ("cr", "trec") for s in (0, 1)))
+    whole = load(*(record(name, s, (80.0, 71.0 + s)) for name in ("cr", "trec") for s in (0, 1)))
+    lines = study.ranking(
+        {"part": own[own.dataset == "cr"], "low": own, "high": whole}, ("cr", "trec")
+    ).splitlines()
+    assert lines[2].startswith("| high | 71.5 | 71.5 | 71.5 (71.0–72.0) | 80.0 (80.0–80.0) |")
+    assert lines[3].startswith("| low | 70.0 | 70.0 | 70.0 (70.0–70.0) |")
+    assert lines[4] == "| part | 70.0 |  |  |  |  |"
+
+
+def test_the_fade_is_the_mean_curve_and_the_moment_when_all_texts_are_fitted(load):
+    kept = [record("cr", 0, (1.0,) * 3, (70, 60, 50)), record("cr", 1, (1.0,) * 3, (80, 70, 60))]
+    for run, accuracies in zip(kept, ((90, 99.6, 100), (99.5, 99.6, 100))):
+        for epoch, accuracy in zip(run["epochs"], accuracies):
+            epoch["train_accuracy"] = accuracy
+    own = load(*kept)
+    assert study.fitted_at(own) == 1.5
+    figure = study.draw_fade(own, {"la": study.plain("la")})
+    line, ring = figure.axes[0].lines
+    assert line.get_xydata().tolist() == [[1, 75], [2, 65], [3, 55]]
+    assert ring.get_xydata().tolist() == [[1.5, 70]]
+    for epoch in kept[1]["epochs"]:
+        epoch["train_accuracy"] = 90
+    assert np.isnan(study.fitted_at(load(*kept)))
+
+
+def test_a_sign_beyond_its_limit_is_bold_and_a_missing_one_leaves_its_cell_empty(load):
+    kept = [record("cr", seed, (50.0,)) for seed in (0, 1)]
+    for run, cosine in zip(kept, (0.2, 0.4)):
+        run["epochs"][0]["diagnostics"] = {"prototype_cosine": cosine}
+        run["epochs"][0]["test"]["accuracy"] = 62.0
+    line = signs.overview(load(*kept)).splitlines()[-1]
+    start = "| logit adjustment | 0.0001 | cr | ir 50 | 0.0 | 2 "
+    assert line == start + "| **0.30** |  |  |  |  |  |  | **12.0** |"
+
+
+def test_the_command_prints_the_table_and_its_errors_are_one_line(tmp_path, capsys):
+    kept = [record("cr", seed, (70.0 + seed,), head_lr=1e-3) for seed in (0, 1)]
+    path = tmp_path / "kept.jsonl.gz"
+    runs.write(path, kept)
+    assert study.main([str(path)]) == 0
+    assert "| logit adjustment, heads × 10 | 70.5 | 70.5 (70.0–71.0) |" in capsys.readouterr().out
+    for changed, line in (
+        ([*kept, kept[0] | {"settings": kept[0]["settings"] | {"ir": 20.0}}], "two runs of logit"),
+        ([record("reviews.csv", 0, (1.0,))], "and not of reviews.csv"),
+        ([], "run_all.sh study_a"),
+    ):
+        runs.write(path, changed)
+        assert study.main([str(path)]) == 2
+        error = capsys.readouterr().err
+        assert line in error and error.count("\n") == 1
+
+
+def test_a_pages_tables_are_written_anew_and_its_text_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "TABLES", {"one": lambda: "| a |\n|---|\n| 2 |"})
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n\n<!-- table: one -->\n| a |\n|---|\n| 1 |\n\nAfter.\n")
+    study.fill(page)
+    text = "Before.\n\n<!-- table: one -->\n| a |\n|---|\n| 2 |\n\nAfter.\n"
+    assert page.read_text() == text
+    study.fill(page)
+    assert page.read_text() == text
+
+
+# ---- the pages, from the ledgers, by a way of its own ----
+
+
+@functools.cache
+def ledger(name):
+    text = gzip.decompress((ROOT / "tables" / f"{name}.jsonl.gz").read_bytes())
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def at(run, part):
+    """A run's metrics: on test texts at the last or the best epoch, or on development texts."""
+    seen = [epoch for epoch in run["epochs"] if "test" in epoch]
+    if part == "best":
+        return max(seen, key=lambda epoch: (epoch["val"]["macro_f1"], epoch["epoch"]))["test"]
+    return seen[-1]["val" if part == "development" else "test"]
+
+
 METHOD = {
-    "SharpReCL": "sharprecl",
-    "w/o CL": "sharprecl",
     "logit adjustment": "la",
     "vector scaling": "vs",
     "cross-entropy": "bert",
@@ -239,294 +179,270 @@ METHOD = {
 
 
 def setting_of(label):
-    """What a row's name says, in the words of result.json."""
-    method = METHOD[label.split(",")[0]]
-    views = "none" if re.search("dropout views|--augment none", label) else SECOND_VIEW
-    if method != "sharprecl":
-        return {"method": method, "augment": views}
-    mu = re.search(r"(?:µ = |--mu )([\d.]+)", label)
-    tau = re.search(r"(?:τ = |--tau )([\d.]+)", label)
+    """What a row's name says, in the words of a ledger."""
+    name = label.split(",")[0]
+    if name in METHOD:
+        return {"method": METHOD[name], "augment": VIEW}
+    if name == "w/o CL":
+        return {"method": "sharprecl", "mu": 0, "augment": "none"}
+    assert name == "SharpReCL"
+    is_tuned = "tuned" in label or "--tau 0.1" in label
+    mu = re.search(r"µ = ([\d.]+)", label)
     return {
-        "method": method,
-        "mu": 0 if label.startswith("w/o CL") else float(mu[1]) if mu else 1,
-        "tau": float(tau[1]) if tau else 0.5,
-        "augment": views,
+        "method": "sharprecl",
+        "mu": float(mu[1]) if mu else 1,
+        "tau": 0.1 if is_tuned else 0.5,
+        "augment": "none" if is_tuned or mu else VIEW,
     }
 
 
-@functools.cache
-def runs_of(folder):
-    """The result of every kept run, and the record of its last epoch."""
-    paths = (ROOT / "tables" / folder).glob("*/result.json")
-    return [
-        (
-            json.loads(path.read_text()),
-            json.loads((path.parent / "metrics.jsonl").read_text().splitlines()[-1]),
-        )
-        for path in paths
+def values(name, label, part="last", metric="macro_f1", **wanted):
+    """{(dataset, seed): value} of a row in a ledger."""
+    wanted = setting_of(label) | wanted
+    return {
+        (run["settings"]["dataset"], run["settings"]["seed"]): at(run, part)[metric]
+        for run in ledger(name)
+        if wanted.items() <= run["settings"].items()
+    }
+
+
+def means(found, datasets=FIVE):
+    """Of each dataset, and over them."""
+    own = [
+        np.mean([v for (name, _), v in found.items() if name == dataset]) for dataset in datasets
     ]
-
-
-def kept(folder, part, label):
-    """{(data set, seed): macro-F1} of a row."""
-    wanted, found = setting_of(label), {}
-    if folder == OTHERS:
-        wanted["seed"] = 0
-        found = kept("head_lr/runs", part, label)
-        found = {pair: value for pair, value in found.items() if pair[1] == 0}
-    for result, last in runs_of(folder):
-        settings = result["settings"]
-        if wanted.items() <= settings.items():
-            found[settings["dataset"], settings["seed"]] = MACRO_F1[part](result, last)
-    return found
-
-
-def means(values):
-    """Of every data set, and over them."""
-    own = [np.mean([v for (name, _), v in values.items() if name == column]) for column in COLUMNS]
     return [f"{value:.1f}" for value in [*own, np.mean(own)]]
 
 
-def tables_of(page):
-    """Of every row of the page's tables of five data sets: folder, part, name, cells."""
-    folder = part = None
-    for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
-        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
-        heading = name.strip("#* ").lower()
-        folder, part = FOLDERS.get(heading, folder), heading if heading in MACRO_F1 else part
-        has_all = len(cells) == 7 or len(cells) == 6 and "(" in cells[5]
-        if line.startswith("|") and has_all and name and cells[0][:1].isdigit():
-            yield folder, part, name, cells
+def lines_of(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
 
 
-def test_the_readmes_result_and_the_other_methods_follow_from_the_kept_runs():
-    others = [row for row in tables_of("docs/study.md") if row[0] == OTHERS]
-    rows = list(tables_of("README.md")) + others
-    assert len(others) >= 8 and len(rows) >= 14
-    for folder, _, name, cells in rows:
-        expected = [*means(kept(folder, LAST, name)), means(kept(folder, BEST, name))[-1]]
-        assert cells == expected, name
-
-
-def test_the_studys_tables_follow_from_the_kept_runs():
-    tables = {}
-    for page in ("docs/study.md", "docs/one_rate.md", "docs/all_layers.md"):
-        for folder, part, name, cells in tables_of(page):
-            if folder == OTHERS:
-                continue
-            tables.setdefault((folder, part), {})[name] = cells
-    assert len(tables) == 14
-    for (folder, part), rows in tables.items():
-        values = {name: kept(folder, part, name) for name in rows}
-        for name, cells in rows.items():
-            assert [*cells[:5], cells[5].split(" (")[0]] == means(values[name]), (part, name)
-            if min(Counter(dataset for dataset, _ in values[name]).values()) > 1:
-                low, high = study.interval(values[name])
-                assert f"({low:.1f}–{high:.1f})" in cells[5], (part, name)
-
-
-OURS = "SharpReCL, τ = 0.1, dropout views"
-UNTUNED = ["trec", "ohsumed", "dblp"]  # the settings were chosen on the other two
-
-
-def lead(folder, part, other, columns=COLUMNS, ours=OURS, of=None):
-    """By how much a row is ahead of another: the mean over the data sets, and on how many pairs."""
-    first, second = kept(folder, part, ours), kept(of or folder, part, other)
-    pairs = [pair for pair in first if pair in second and pair[0] in columns]
-    assert len(pairs) >= 3 * len(columns)
-    ahead = {pair: first[pair] - second[pair] for pair in pairs}
-    own = [np.mean([ahead[pair] for pair in pairs if pair[0] == name]) for name in columns]
-    return f"{np.mean(own):.1f}".replace("-0.0", "0.0"), sum(v > 0 for v in ahead.values())
+def table(name, page="docs/results.md"):
+    """Head and rows of a page's table."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    head, _, *rows = lines_of(re.search(rf"<!-- table: {name} -->\n((?:\|.*\n)+)", text)[1])
+    return head, {row: cells for row, *cells in rows}
 
 
 def prose(page):
     return " ".join((ROOT / page).read_text(encoding="utf-8").split())
 
 
-def test_what_readme_and_the_pages_say_of_leads_follows_from_the_kept_runs():
-    la, without, bcl = "logit adjustment", "w/o CL, dropout views", "BCL"
-    last, _, dev = MACRO_F1
-    all_layers, two = "thirty_epochs/runs", "head_lr/runs"
-    on_test, on_dev = (lead(all_layers, part, la, UNTUNED)[0] for part in (last, dev))
-    paper = lead("paper_rate/runs", last, "SharpReCL, word substitution", ours=la)[0]
-    readme = prose("README.md")
-    assert f"{on_test} ahead on test texts, and {on_dev} on development texts" in readme
-    assert f"SharpReCL is {paper} behind logit adjustment" in readme
-
-    page = prose("docs/all_layers.md")
-    wins = [lead(f, part, la)[1] for part in (last, dev) for f in (all_layers, "all_head_lr/runs")]
-    assert wins[0] == wins[1] and f"on {wins[0]} of 15 pairs" in page
-    assert f"on {wins[2]} and {wins[3]} of development texts" in page
-    assert f"by {on_test} on test texts and by {on_dev} on development texts" in page
-    for name, row in (("w/o CL", without), ("BCL", bcl)):
-        shown = " and ".join(lead(all_layers, p, row, UNTUNED)[0] for p in (last, dev))
-        assert f"of {name} by {shown.replace('-', '−')}" in page
-    four = [name for name in COLUMNS if name != "cr"]
-    brought = [lead(f, last, without, four)[0] for f in (all_layers, "all_head_lr/runs", two)]
-    assert f"brings {brought[0]} after 30 epochs, and {brought[1]} after 15" in page
-    assert f"{paper} behind logit adjustment" in page
-    both = lead(all_layers, last, la, of="paper_rate/runs")[0]
-    assert f"with two is {both} ahead of it at one" in page
-
-    page = prose("docs/study.md")
-    counts = [lead(two, part, row)[1] for row in (la, bcl) for part in (last, dev)]
-    assert "on {} of 25 pairs of dataset and seed on test texts and {}".format(*counts) in page
-    assert "of BCL on {} and {}".format(*counts[2:]) in page
-    assert f"it is {lead(two, last, la, UNTUNED)[0]} ahead of logit adjustment on test" in page
-    assert f"the branch brings {brought[2]} (against w/o CL)" in page
+def test_the_readmes_table_follows_from_the_ledgers():
+    name, rows = None, 0
+    for label, *cells in lines_of((ROOT / "README.md").read_text(encoding="utf-8")):
+        if label.startswith("*all layers trained, 30 epochs"):
+            name = "paper_rate" if "one rate" in label else "thirty_epochs"
+        if len(cells) == 7 and cells[0][:1].isdigit():
+            expected = [*means(values(name, label)), means(values(name, label, "best"))[-1]]
+            assert cells == expected, label
+            rows += 1
+    assert rows == 6
 
 
-def rarest(folder, name, method, result="last", **settings):
-    """The mean F1 of the classes with the fewest training texts, in the runs of a method."""
-    wanted = {"method": method, "dataset": name} | settings
-    found = [run[result] for run, _ in runs_of(folder) if wanted.items() <= run["settings"].items()]
-    groups = [metrics["groups"] for metrics in found]
-    return np.mean([group.get("few", group.get("medium"))["macro_f1"] for group in groups])
+def test_the_main_table_follows_from_the_ledgers():
+    _, rows = table("main")
+    assert len(rows) == 6
+    rng = np.random.default_rng(1)
+    for label, cells in rows.items():
+        last, best = (values("head_lr", label, part) for part in ("last", "best"))
+        assert [*cells[:5], cells[5].split()[0]] == means(last), label
+        assert cells[6].split()[0] == means(best)[-1]
+        assert cells[7] == means(values("head_lr", label, metric="rarest_third"))[-1]
+        for found, cell in ((last, cells[5]), (best, cells[6])):
+            seeds = np.array([[found[name, seed] for seed in range(5)] for name in FIVE])
+            drawn = [np.mean([rng.choice(own, 5) for own in seeds]) for _ in range(4000)]
+            shown = [float(bound) for bound in cell.split("(")[1].strip(")").split("–")]
+            assert shown == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.15), label
 
 
-def test_what_the_pages_say_of_rare_classes_follows_from_the_kept_runs():
-    for page, folder in (("all_layers", "thirty_epochs/runs"), ("study", "head_lr/runs")):
-        text = prose(f"docs/{page}.md")
-        for name in COLUMNS:
-            ours = rarest(folder, name, "sharprecl", mu=1.0)
-            assert f"{ours:.1f}" in text, name
-            others = [
-                *(rarest(folder, name, method) for method in ("la", "bcl", "wce")),
-                rarest(folder, name, "sharprecl", mu=0.0),
-                *([rarest(folder, name, "spcl")] if page == "study" else []),
-            ]
-            assert f"{max(others):.1f}" in text, name
-            if page == "all_layers":
-                assert (ours > max(others)) == (name != "trec")
-    best = [rarest("thirty_epochs/runs", "cr", m, "best_val") for m in ("la", "bcl", "wce")]
-    best.append(rarest("thirty_epochs/runs", "cr", "sharprecl", "best_val", mu=0.0))
-    ours = rarest("thirty_epochs/runs", "cr", "sharprecl", "best_val", mu=1.0)
-    assert f"{ours:.1f}, where the others have {min(best):.1f} to {max(best):.1f}" in prose(
-        "docs/all_layers.md"
-    )
+def test_the_table_of_settings_follows_from_the_ledgers():
+    head, rows = table("settings")
+    names = ["two_layers", "head_lr", "all_layers", "all_head_lr", "paper_rate", "thirty_epochs"]
+    assert len(rows) == 8 and len(head) == 7
+    for label, cells in rows.items():
+        for name, cell in zip(names, cells):
+            last, best = (values(name, label, part) for part in ("last", "best"))
+            is_whole = {dataset for dataset, _ in last} == set(FIVE)
+            assert cell == (f"{means(last)[-1]}/{means(best)[-1]}" if is_whole else ""), label
 
 
-def test_the_table_of_two_more_datasets_follows_from_the_kept_runs():
-    lines = (ROOT / "docs/study.md").read_text(encoding="utf-8").splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    rows = [row for row in rows if len(row) == 7 and row[1][:1].isdigit() and "(" not in row[6]]
-    assert len(rows) >= 4
-    for name, *cells in rows:
-        of_part = [kept("unseen/runs", part, name) for part in MACRO_F1]
+def test_the_tables_of_other_methods_and_datasets_follow_from_the_ledgers():
+    _, rows = table("others")
+    assert len(rows) == 8
+    for label, cells in rows.items():
+        found = [values("others", label, part, seed=0) for part in ("last", "best")]
+        assert cells == [means(own)[-1] for own in found], label
+    _, rows = table("unseen")
+    assert len(rows) == 4
+    for label, cells in rows.items():
         assert cells == [
-            f"{np.mean([v for (dataset, _), v in values.items() if dataset == wanted]):.1f}"
-            for wanted in ("wordnet", "r52")
-            for values in of_part
-        ], name
-
-
-def test_the_table_of_imbalance_ratios_follows_from_the_kept_runs():
-    part, rows = None, 0
-    ratios = (ROOT / "docs/imbalance.md").read_text(encoding="utf-8").split("## Wrong labels")[0]
-    for line in ratios.splitlines():
-        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
-        part = name if name.startswith("*") else part
-        if len(cells) != 4 or not cells[0][:1].isdigit():
-            continue
-        wanted, found = setting_of(name), {}
-        for result, _ in runs_of("imbalance/runs"):
-            settings = result["settings"]
-            one_rate = "head_lr" not in settings
-            if wanted.items() <= settings.items() and one_rate == (part == "*one rate*"):
-                found.setdefault(settings["ir"], []).append(result["last"]["macro_f1"])
-        assert cells == [f"{np.mean(found[ir]):.1f}" for ir in (10, 50, 100, 200)], name
-        assert {len(values) for values in found.values()} == {3}
-        rows += 1
-    assert rows == 4
-
-
-SIGNS_SHOWN = {  # of docs/imbalance.md -> the key in the last line of metrics.jsonl, the decimals
-    "cosine of prototypes and class means": ("diagnostics", "prototype_cosine", 2),
-    "the same, lowest class": ("diagnostics", "prototype_cosine_min", 2),
-    "mixed positives to their prototype": ("diagnostics", "mixed_to_prototype_pos", 2),
-    "accuracy minus macro-F1": ("test", "gap", 1),
-}
-
-
-def test_the_table_of_the_signs_of_failure_follows_from_the_kept_runs(capsys):
-    assert signs.main([str(ROOT / "tables/imbalance/runs")]) == 0
-    printed = capsys.readouterr().out.replace("*", "")
-    page = (ROOT / "docs/imbalance.md").read_text(encoding="utf-8")
-    part, rows = None, 0
-    for line in page.split("## What happens inside")[1].splitlines():
-        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
-        part = name if name.startswith("*") else part
-        if name not in SIGNS_SHOWN:
-            continue
-        group, key, digits = SIGNS_SHOWN[name]
-        found = {}
-        for result, last in runs_of("imbalance/runs"):
-            settings = result["settings"]
-            one_rate = "head_lr" not in settings
-            if settings["method"] == "sharprecl" and one_rate == (part == "*one rate*"):
-                found.setdefault(settings["ir"], []).append(last[group][key])
-        assert cells == [f"{np.mean(found[ir]):.{digits}f}" for ir in (10, 50, 100, 200)], name
-        for ir, cell in zip((10, 50, 100, 200), cells):  # the command prints the same
-            setting = "mu 0.3, augment none" if part == "*one rate*" else "augment none, head_lr"
-            [row] = [row for row in printed.splitlines() if setting in row and f"| {ir}.0 |" in row]
-            assert f"| {cell} |" in row
-        rows += 1
-    assert rows == 8
-
-
-def test_the_answers_to_the_review_follow_from_the_kept_runs():
-    def mean(folder, method, **settings):
-        wanted = {"method": method, "head_lr": 1e-3} | settings
-        found = [
-            run["last"]["macro_f1"]
-            for run, _ in runs_of(folder)
-            if wanted.items() <= run["settings"].items()
+            means(values("unseen", label, part), [dataset])[0]
+            for dataset in ("wordnet", "r52")
+            for part in ("last", "best")
         ]
-        assert len(found) == 3
-        return np.mean(found)
 
-    page = prose("docs/imbalance.md").split("review of the paper asks")[1]
-    behind = mean("imbalance/runs", "la", ir=200.0) - mean("imbalance/runs", "sharprecl", ir=200.0)
-    assert f"Behind logit adjustment, by {behind:.1f} at 200." in page
-    ahead = [
-        mean("noise/runs", "sharprecl", label_noise=noise)
-        - mean("noise/runs", "la", label_noise=noise)
-        for noise in (0.05, 0.1)
+
+def test_the_tables_of_ratios_and_wrong_labels_follow_from_the_ledgers():
+    head, rows = table("ratio")
+    assert len(rows) == 4
+    for label, cells in rows.items():
+        rate = {"head_lr": 1e-3} if "heads × 10" in label else {}
+        for name, cell in zip(head[1:], cells):
+            found = [
+                at(run, "last")["macro_f1"]
+                for run in ledger("imbalance")
+                if (setting_of(label) | rate).items() <= run["settings"].items()
+                and run["settings"]["ir"] == float(name.removeprefix("ir = "))
+                and ("head_lr" in run["settings"]) == bool(rate)
+            ]
+            assert len(found) == 3 and cell == f"{np.mean(found):.1f}", label
+    head, rows = table("noise")
+    assert len(rows) == 5
+    for label, cells in rows.items():
+        for name, cell in zip(head[1:], cells):
+            found = values("noise", label, label_noise=float(name.split()[0]) / 100)
+            assert len(found) == 3 and cell == f"{np.mean(list(found.values())):.1f}", label
+
+
+def trial_of(label):
+    """Method, second view, changed flags, change without a flag and rate of a trial's name."""
+    method, view, changed, change, rate = "sharprecl", VIEW, {}, "flags", 1
+    for part in label.removeprefix("SharpReCL").split(", "):
+        if part == "logit adjustment":
+            method = "la"
+        elif part == "dropout views":
+            view = "none"
+        elif part.endswith("*"):
+            change = part.removesuffix(" *")
+        elif part.startswith("heads"):
+            rate = int(part.split()[-1])
+        elif part:
+            *name, value = part.split()
+            changed["_".join(name)] = value
+    return method, view, changed, change, rate
+
+
+def trial(label, dataset):
+    """{seed: macro-F1 on development texts} of a trial."""
+    found = {}
+    for run in [run for name in ("variants", "two_layers", "head_lr") for run in ledger(name)]:
+        own = run["settings"]
+        changed = {
+            name: f"{value:g}" if isinstance(value, float) else str(value)
+            for name, value in run["changed"].items()
+        }
+        rate = round(own.get("head_lr", own["lr"]) / own["lr"])
+        is_it = (own["method"], own["augment"], changed, run.get("variant", "flags"), rate)
+        if is_it == trial_of(label) and own["dataset"] == dataset:
+            found[own["seed"]] = at(run, "development")["macro_f1"]
+    return found
+
+
+def test_the_trials_follow_from_the_ledgers():
+    _, rows = table("trials", "docs/log.md")
+    assert len(rows) >= 34
+    for label, cells in rows.items():
+        for dataset, cell in zip(("cr", "biomedical"), cells):
+            found = trial(label, dataset)
+            several = [found[seed] for seed in range(3)] if len(found) >= 3 else []
+            mean = f" ({np.mean(several):.1f})" if several else ""
+            assert cell == (f"{found[0]:.1f}{mean}" if found else ""), label
+
+
+def test_the_strengths_of_the_branch_follow_from_the_ledger():
+    _, rows = table("strengths", "docs/log.md")
+    assert len(rows) == 3
+    for label, cells in rows.items():
+        for dataset, cell in zip(FIVE, cells):
+            early, late = [], []
+            for run in ledger("two_layers"):
+                if (setting_of(label) | {"dataset": dataset}).items() <= run["settings"].items():
+                    shares = [e["diagnostics"]["gradient_share_cl"] for e in run["epochs"]]
+                    times = [share / (1 - share) for share in shares]
+                    early.append(times[0])
+                    late.append(np.median(times[len(times) // 2 :]))
+            assert cell == f"{np.median(early):.2g}/{np.median(late):.2g}", label
+
+
+OURS = "SharpReCL, tuned"
+UNTUNED = ["trec", "ohsumed", "dblp"]  # the settings were chosen on the other two
+
+
+def lead(name, part, other, datasets=FIVE, ours=OURS):
+    """By how much a row is ahead of another: the mean over the datasets, and on how many pairs."""
+    first, second = values(name, ours, part), values(name, other, part)
+    ahead = {p: first[p] - second[p] for p in first if p in second and p[0] in datasets}
+    assert len(ahead) >= 3 * len(datasets)
+    return means(ahead, datasets)[-1].replace("-0.0", "0.0"), sum(v > 0 for v in ahead.values())
+
+
+def test_what_the_pages_say_of_leads_follows_from_the_ledgers():
+    page, readme = prose("docs/results.md"), prose("README.md")
+    pairs = [
+        lead("head_lr", part, row)[1]
+        for row in ("logit adjustment", "BCL")
+        for part in ("last", "development")
     ]
-    assert "Ahead of it, by {:.1f} and {:.1f}, on Biomedical.".format(*ahead) in page
-    tried = (ROOT / "docs/trials.md").read_text(encoding="utf-8")
-    ours, plain = (
-        [float(cell) for cell in re.search(rf"{start}.*?\| (.*) \|", tried)[1].split(" | ")]
-        for start in ("SharpReCL, µ = 0.3, views that differ by dropout", "no mixtures")
-    )
-    gains = [f"{one - other:.1f}" for one, other in zip(ours, plain)]
-    assert f"By {gains[0]} and {gains[1]} points, one seed" in page
+    assert "on {} of 25 pairs of dataset and seed on test texts and {}".format(*pairs) in page
+    assert "of BCL on {} and {}".format(*pairs[2:]) in page
+    ahead = lead("head_lr", "last", "logit adjustment", UNTUNED)[0]
+    assert f"nothing was chosen, it is {ahead} ahead of logit adjustment" in page
+    brought = lead("head_lr", "last", "w/o CL", [name for name in FIVE if name != "cr"])[0]
+    assert f"branch brings {brought} (against w/o CL)" in page
+    two = [
+        lead("thirty_epochs", part, "logit adjustment", UNTUNED)[0]
+        for part in ("last", "development")
+    ]
+    assert "ahead of logit adjustment by {} on test texts and by {} on".format(*two) in page
+    assert "{} ahead on test texts, and {} on development texts".format(*two) in readme
+    behind = lead("paper_rate", "last", "SharpReCL, the paper's", ours="logit adjustment")[0]
+    assert f"it is {behind} behind logit adjustment after 30 epochs" in page
+    assert f"SharpReCL is {behind} behind logit adjustment" in readme
 
 
-def test_a_sign_beyond_its_limit_is_bold_and_a_missing_one_leaves_its_cell_empty():
-    def of(**diagnostics):
-        record = {"epoch": 1, "diagnostics": diagnostics, "test": {"macro_f1": 50, "gap": 12.0}}
-        own = run("SharpReCL", "cr", 0, 50)._replace(history=[record])
-        settings = {"dataset": "cr", "ir": None, "label_noise": 0.0}
-        return own._replace(result={"settings": settings})
+def test_what_the_pages_say_of_ratios_noise_and_eq_11_follows_from_the_ledgers():
+    page, log = prose("docs/results.md"), prose("docs/log.md")
 
-    runs = [of(prototype_cosine=0.2), of(prototype_cosine=0.4)]
-    line = signs.overview(runs).splitlines()[-1]
-    assert line == "| SharpReCL | cr | None | 0.0 | 2 | **0.30** |  |  |  |  |  |  | **12.0** |"
+    def gap(name, first, second, **wanted):
+        found = [values(name, label, head_lr=1e-3, **wanted) for label in (first, second)]
+        return float(np.mean([found[0][pair] - found[1][pair] for pair in found[0]]))
+
+    behind = gap("imbalance", "logit adjustment", OURS, ir=200.0)
+    assert f"by {behind:.1f} there" in page and f"by {behind:.1f} at 200" in log
+    ahead = [gap("noise", OURS, "logit adjustment", label_noise=noise) for noise in (0.05, 0.1)]
+    assert "by {:.1f} points at 5 % and by {:.1f} at 10 %".format(*ahead) in page
+    assert "Ahead of it, by {:.1f} and {:.1f}, on Biomedical".format(*ahead) in log
+    leads = []
+    for setting in ("mu 0.3, dropout views", "tau 0.1, dropout views, heads × 10"):
+        for dataset in ("cr", "biomedical"):
+            ours, plain = (
+                trial(f"{name}{setting}", dataset) for name in ("", "cl reduction mean, ")
+            )
+            pairs = [ours[seed] - plain[seed] for seed in range(3)]
+            assert min(pairs) > 0
+            leads.append(f"{np.mean(pairs):.1f}")
+    assert "by {} on CR and {} on Biomedical, and by {} and {} with heads".format(*leads) in log
+    both = ("mu 0.3, dropout views", "hard ratio end 0, hard ratio start 0, mu 0.3, dropout views")
+    ours, plain = ([trial(name, own)[0] for own in ("biomedical", "cr")] for name in both)
+    shown = "the mixtures (by {:.1f} and {:.1f} points, one seed)"
+    assert shown.format(*(one - other for one, other in zip(ours, plain))) in log
 
 
-def test_the_table_of_wrong_labels_follows_from_the_kept_runs():
-    page, rows = (ROOT / "docs/imbalance.md").read_text(encoding="utf-8"), 0
-    for line in page.split("## Wrong labels")[1].splitlines():
-        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) != 3 or not cells[0][:1].isdigit():
-            continue
-        wanted, found = setting_of(name), {}
-        for result, _ in runs_of("noise/runs"):
-            if wanted.items() <= result["settings"].items():
-                noise = result["settings"]["label_noise"]
-                found.setdefault(noise, []).append(result["last"]["macro_f1"])
-        assert cells == [f"{np.mean(found[noise]):.1f}" for noise in (0, 0.05, 0.1)], name
-        assert {len(values) for values in found.values()} == {3}
-        rows += 1
-    assert rows == 5
+def test_what_the_pages_say_of_the_signs_follows_from_the_ledger(capsys):
+    assert signs.main([str(ROOT / "tables" / "imbalance.jsonl.gz")]) == 0
+    printed = capsys.readouterr().out.replace("*", "")
+    last = [
+        run["epochs"][-1]
+        for run in ledger("imbalance")
+        if run["settings"]["method"] == "sharprecl"
+        and run["settings"]["ir"] == 200
+        and "head_lr" not in run["settings"]
+    ]
+    cosine = np.mean([epoch["diagnostics"]["prototype_cosine"] for epoch in last])
+    gap = np.mean([epoch["test"]["accuracy"] - epoch["test"]["macro_f1"] for epoch in last])
+    assert f"to a cosine of {cosine:.2f}" in prose("docs/results.md") and len(last) == 3
+    assert f"accuracy minus macro-F1 grows to {gap:.1f}" in prose("docs/results.md")
+    (row,) = [r for r in printed.splitlines() if "mu 0.3, tau 0.1" in r and "| ir 200 |" in r]
+    assert f"| {cosine:.2f} |" in row and row.endswith(f"| {gap:.1f} |")

@@ -1,0 +1,126 @@
+"""
+Class probabilities after the training: for other class shares, calibrated by a temperature, and
+what abstaining below a probability leaves.
+
+    n  texts     C  classes
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from engine.metrics import expected_calibration_error
+
+
+def reweighted(
+    logits: Tensor, own: Tensor | None, shares: Tensor | None, temperature: float = 1.0
+) -> Tensor:
+    """
+    Logits (n, C), up to a constant of each text, for texts whose classes have these shares (C,).
+
+    By Bayes, p'(y | x) ~ p(y | x) shares_y / own_y (Saerens et al. 2002), where own are the class
+    shares that the network predicts for; None means equal ones. Shares of None leave the logits as
+    they are. The temperature divides what the text says, not the shares.
+    """
+    logits = logits / temperature
+    if shares is None:
+        return logits
+    if own is not None:
+        logits = logits - own.log().to(logits)
+    return logits + shares.log().to(logits)
+
+
+def calibrate(logits: np.ndarray, labels: np.ndarray, own: Tensor | None) -> dict:
+    """
+    Finds the temperature from the logits (n, C) and labels (n,) of the validation texts; own as in
+    reweighted(). Prints what it found and returns:
+
+        temperature             that makes the labels most likely (Guo et al. 2017, Section 4.2)
+        texts                   n
+        ece_before, ece_after   expected calibration error in percent, without and with it
+        why_not                 why there is none, and then the temperature is 1; else empty
+        coverage                what predict.py --abstain P does to these texts, see coverage()
+
+    The temperature and the errors are for probabilities with the class shares of these texts.
+    """
+    texts, target = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+    counts = torch.from_numpy(np.bincount(labels, minlength=logits.shape[1])).clamp(min=0.5)
+    shares = counts.double() / counts.sum()  # of at least half a text: no class is impossible
+
+    def error(temperature: float) -> float:
+        probabilities = reweighted(texts, own, shares, temperature).softmax(dim=1)
+        return expected_calibration_error(probabilities.numpy(), labels)
+
+    def unlikelihood(log_temperature: float) -> float:
+        scaled = reweighted(texts, own, shares, math.exp(log_temperature))
+        return F.cross_entropy(scaled, target).item()
+
+    low, high = math.log(0.05), math.log(20)
+    found = minimize_scalar(unlikelihood, bounds=(low, high), method="bounded").x
+    temperature, right = math.exp(found), int((logits.argmax(axis=1) == labels).sum())
+    before, after, why_not = error(1), error(temperature), ""
+    if right == len(labels) or not low + 0.01 < found < high - 0.01:
+        why_not = (
+            f"{len(labels)} validation texts, {right} of them right, do not determine a temperature"
+        )
+    elif after > before:
+        why_not = (
+            f"the best temperature for the {len(labels)} validation texts, {temperature:.3f}, "
+            f"makes the expected calibration error worse, {after:.1f} % instead of {before:.1f} %"
+        )
+    if why_not:
+        temperature, after = 1.0, before
+    fit = {
+        "temperature": temperature,
+        "texts": len(labels),
+        "ece_before": before,
+        "ece_after": after,
+        "why_not": why_not,
+        "coverage": coverage((texts / temperature).softmax(dim=1).numpy(), labels),
+    }
+    print(in_words(fit))
+    return fit
+
+
+def in_words(fit: dict) -> str:
+    """A line on what calibrate() found."""
+    if fit["why_not"]:
+        return f"no temperature: {fit['why_not']}"
+    return (
+        f"temperature {fit['temperature']:.3f} from {fit['texts']} validation texts: expected "
+        f"calibration error {fit['ece_before']:.1f} % before, {fit['ece_after']:.1f} % after"
+    )
+
+
+def coverage(probabilities: np.ndarray, labels: np.ndarray) -> list[dict]:
+    """
+    What abstaining below a probability p leaves of texts (n, C) with known labels (n,): for each p
+    the share of texts answered, and the accuracy on these, in percent; None where none is answered.
+    """
+    confidence, is_right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    rows = []
+    for p in (*(step / 20 for step in range(20)), 0.99):
+        answered = confidence >= p
+        accuracy = 100 * float(is_right[answered].mean()) if answered.any() else None
+        rows.append({"p": p, "answered": 100 * float(answered.mean()), "accuracy": accuracy})
+    return rows
+
+
+def coverage_line(rows: list[dict], texts: int, p: float) -> str:
+    """What --abstain p did to the validation texts: its row of coverage(), or the two beside it."""
+    below = max(row["p"] for row in rows if row["p"] <= p)
+    above = min((row["p"] for row in rows if row["p"] >= p), default=below)
+    shown = [row for row in rows if row["p"] in (below, above)]
+    return f"--abstain on the {texts} validation texts: " + "; ".join(
+        f"{row['p']:g} answers {row['answered']:.1f} %, "
+        + (
+            "so no accuracy is known"
+            if row["accuracy"] is None
+            else f"and {row['accuracy']:.1f} % of these are right"
+        )
+        for row in shown
+    )

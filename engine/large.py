@@ -1,0 +1,144 @@
+"""
+How the large language models of Table 3 are run: each fit is a generator of epochs, see
+engine/run_folder.py. The networks are in baselines/lora.py, the client of a server is in hosted.py.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from baselines.hosted import HostedModel, Journal
+from baselines.language_models import require
+from baselines.lora import LoraClassifier
+from engine import distributed
+from engine.files import InputError, load_pretrained
+
+HINT = (
+    "Give --base_model a folder with config.json, weights and tokenizer, or a name; for gated "
+    "ones, as Llama, accept the licence on its page and run: hf auth login"
+)
+
+
+def load_base(name: str, base_type: str, device: str):
+    """
+    The pretrained causal model on its device.
+
+    name       a folder, or a name at the Hugging Face hub
+    base_type  of language_models.BASE_TYPES: how its weights are held
+    raises     InputError where the model, or a package that it needs, is missing
+    """
+    options = {"dtype": torch.float32 if base_type == "fp32" else torch.bfloat16}
+    if base_type in ("4bit", "8bit"):
+        require("bitsandbytes", f"--base_type {base_type}")
+        options["device_map"] = {"": device}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=base_type == "4bit",
+            load_in_8bit=base_type == "8bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    base, info = load_pretrained(
+        AutoModelForCausalLM.from_pretrained,
+        name,
+        "language model",
+        HINT,
+        output_loading_info=True,
+        **options,
+    )
+    if info["missing_keys"] or info["mismatched_keys"]:
+        raise InputError(
+            f"language model {name}: its weights do not fit its config.json; save it "
+            "anew with save_pretrained"
+        )
+    return base if base_type in ("4bit", "8bit") else base.to(device)
+
+
+def new_classifier(settings: dict, label_names: list[str], device: str) -> LoraClassifier:
+    """The base with new adapters, as the settings of a run ask for it; InputError as above."""
+    require("peft", "fine-tuning a language model")
+    name = settings["base_model"]
+    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, name, "language model", HINT)
+    return LoraClassifier(
+        load_base(name, settings["base_type"], device),
+        tokenizer,
+        label_names,
+        settings["constants"],
+        targets=settings["lora_targets"],
+        max_length=settings["max_length"],
+        micro_batch=settings["micro_batch"],
+    )
+
+
+def load(folder: str | Path, device: str = "cpu") -> LoraClassifier:
+    """The fine-tuned model of a finished run, by its args.json and adapter."""
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    record = json.loads((folder / "args.json").read_text(encoding="utf-8"))
+    model = new_classifier(record["settings"], record["label_names"], device)
+    model.load_state_dict(load_file(folder / "adapter" / "adapter_model.safetensors"))
+    return model
+
+
+def check_alone(method: str) -> None:
+    """InputError where torchrun started several processes."""
+    if distributed.world_size() > 1:
+        raise InputError(f"{method} runs in one process: start it without torchrun")
+
+
+def in_words(model: LoraClassifier, args, texts: list[str]) -> str:
+    """How a run fine-tunes, for the screen; texts are those of the training."""
+    _, share = model.cut(texts)
+    constants = ", ".join(f"{name} {value:g}" for name, value in args.constants.items())
+    return (
+        f"{args.method}: {args.base_model}, {args.base_type}, asked "
+        f"{'by its chat template' if model.uses_chat_template else 'in plain text'}, {constants}; "
+        f"{share:.2%} of the texts are longer than {args.max_length} of its tokens, and cut. "
+        "The flags of encoders and of their training do not concern it"
+    )
+
+
+def fine_tune(args, corpus, folder):
+    """
+    The epochs of an open model, whose adapters alone are kept. With epochs=0 it is asked as it is,
+    and that is the one epoch, with the number 0.
+    """
+    check_alone(args.method)
+    distributed.set_seed(args.seed)
+    model = new_classifier(vars(args), corpus.label_names, args.device)
+    print(in_words(model, args, corpus.train_texts), flush=True)
+    epochs = args.constants["epochs"]
+    done = folder.begin(model, epochs, weights=model, optimizer=model.optimizer)
+    for epoch in range(done + 1, epochs + 1) if epochs > 0 else [0]:
+        record = {"epoch": epoch}
+        if epoch > 0:
+            distributed.set_seed(args.seed, epoch)
+            record |= model.train_epoch(
+                corpus.train_texts, corpus.train_labels, seed=args.seed, epoch=epoch
+            )
+        is_evaluated = epoch % args.eval_every == 0 or epoch == epochs
+        test, val = (
+            model.scores(texts) if texts and is_evaluated else None
+            for texts in (corpus.test_texts, corpus.val_texts)
+        )
+        yield record, test, val
+
+
+def ask(args, corpus, folder):
+    """The answers of a hosted model, as one epoch with the number 0: nothing is trained."""
+    check_alone(args.method)
+    journal = Journal(folder.place / "openai.jsonl", is_new=folder.starts_anew)
+    model = HostedModel(args.base_model, corpus.label_names, args.prices, journal)
+    model.confirm(corpus.test_texts + corpus.val_texts, is_confirmed=args.yes)
+    folder.begin()
+    journal.append(confirmed=True)
+    logits, unknown = model.scores(corpus.test_texts)
+    val_logits = model.scores(corpus.val_texts)[0] if corpus.val_texts else None
+    print(
+        f"{unknown} of {len(logits)} answers are no label, and count as wrong; {model.counted()}",
+        flush=True,
+    )
+    yield {"epoch": 0, "extra": {"unknown_answers": unknown}}, logits, val_logits

@@ -1,0 +1,310 @@
+"""
+Classifies texts with a trained model: Predictor, and the class shares that it can be told.
+
+    n  texts     C  classes     h  width of the encoder
+"""
+
+import argparse
+import contextlib
+import math
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+import data
+from baselines.tfidf import Tfidf
+from engine import loader, reading
+from engine.calibration import coverage_line, in_words, reweighted
+from engine.encoders import device as available_device
+from engine.files import InputError
+from engine.saved_model import About, read_model
+from engine.tokens import tokenize, unknown_tokens
+
+TextRow = tuple[dict, str]  # a row as it came in, and its text
+MOST_CHARACTERS = 16_000_000  # of the texts that are held at a time
+
+
+class Predictor:
+    """
+    A trained model and what is asked of it:
+
+        from predict import Predictor
+        predictor = Predictor("runs/RUN")
+        predictor.predict(["a text", "another"])    # [{"prediction": ..., "probability": ...}, ...]
+
+    folder         of a run of main.py, or its model/
+    test_prior     "train", "uniform", or a file with the class shares of the texts
+    calibrated     probabilities by the temperature found on the validation texts
+    abstain        no prediction where the calibrated probability is below this
+    top            adds the likeliest labels, top_1 to top_K, and their probabilities
+    probabilities  adds every class's
+    embedding      adds the text's embedding, a list of h floats
+
+    It counts the texts that are empty, cut and left without a prediction, and the tokens that the
+    encoder does not know. Raises InputError, whose message is one line with a remedy.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        batch_size: int = 64,
+        test_prior: str | None = None,
+        calibrated: bool = False,
+        abstain: float | None = None,
+        top: int | None = None,
+        probabilities: bool = False,
+        embedding: bool = False,
+    ):
+        if batch_size < 1:
+            raise InputError(f"a batch_size of {batch_size}: it must be at least 1")
+        try:
+            device = available_device(device)
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"{error}: take another device, or auto") from None
+        with quiet_transformers():
+            self.trained = read_model(folder, device)
+        self.about, self.batch_size = self.trained.about, batch_size
+        self.shares = prior(test_prior, self.about)  # (C,), or None
+        self.fit = calibration_of(self.about, calibrated, abstain)  # None: not asked for
+        self.abstain, self.top = abstain, top
+        self.probabilities, self.embedding = probabilities, embedding
+        self.empty = self.cut = self.abstained = 0
+        self.tokens = np.zeros(2, dtype=np.int64)  # unknown ones, and all
+        if top is not None and not 1 <= top <= len(self.about.label_names):
+            raise InputError(
+                f"--top {top}: the model has {len(self.about.label_names)} classes; "
+                "ask for 1 up to this number"
+            )
+        if embedding and self.trained.tokenizer is None:
+            raise InputError("--embedding: tfidf has no encoder, and so no embedding; leave it out")
+
+    def predict(self, texts: Iterable[str]) -> list[dict]:
+        """For each text, in order, its prediction (None where there is none) and probability."""
+        if isinstance(texts, str):
+            raise InputError("predict() takes a list of texts: put this one in brackets")
+        return [added for _, pool in self.stream(named_texts(texts)) for added in pool]
+
+    def stream(self, rows: Iterable[TextRow]) -> Iterator[tuple[list[dict], list[dict]]]:
+        """
+        Yields pool after pool: its rows without their texts, and what predict() gives for these.
+
+        A pool of 128 batches is sorted by length, as a whole file would be: of WordNet's glosses
+        1 % more is padded than there. Memory is that of two pools, however long the input.
+        """
+        pooled = pools(rows, 128 * self.batch_size)
+        for pool, has_text, inputs in ahead(self._inputs, pooled):
+            answers = iter(self._answers(inputs) if inputs else [])
+            self.empty += len(pool) - sum(has_text)
+            yield pool, [next(answers) if filled else self._answer() for filled in has_text]
+
+    def words(self) -> Iterator[str]:
+        """What a user should know of the probabilities before they come, line by line."""
+        has_prior = self.shares is not None
+        if self.about.compensated and not has_prior:
+            yield (
+                "note: this model was trained to predict for classes of equal share, and so are "
+                "its probabilities; --test_prior train puts the training shares back, or name a "
+                "file of other shares"
+            )
+        if self.fit:
+            yield in_words(self.fit)
+        if self.fit and self.abstain is not None:
+            line = coverage_line(self.fit["coverage"], self.fit["texts"], self.abstain)
+            yield line + (" (measured without --test_prior)" if has_prior else "")
+
+    def _inputs(
+        self, pool: list[TextRow]
+    ) -> tuple[list[dict], list[bool], data.Tokens | list[str] | None]:
+        """The rows, which have a text, and these as the model takes them; None: no row has."""
+        has_text = [bool(text.strip()) for _, text in pool]
+        texts = [text for _, text in pool if text.strip()]
+        inputs: data.Tokens | list[str] | None = texts or None
+        if texts and self.about.max_length is not None:  # else tfidf, which takes strings
+            inputs = tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
+        return [row for row, _ in pool], has_text, inputs
+
+    def _answers(self, inputs) -> list[dict]:
+        """The new columns of each text that is not empty, from what _inputs() made of them."""
+        logits, feats = self._encode(inputs)
+        temperature = 1.0 if self.fit is None else self.fit["temperature"]
+        scores = reweighted(logits.double(), self.about.own_shares(), self.shares, temperature)
+        return list(map(self._answer, scores.softmax(dim=1).numpy(), feats))
+
+    def _encode(self, inputs) -> tuple[Tensor, Iterable[np.ndarray | None]]:
+        """Logits (n, C) as trained, on the CPU, and feat (n, h), which tfidf has none of."""
+        method = self.trained.method
+        if isinstance(method, Tfidf):
+            return torch.from_numpy(method.scores(inputs)), [None] * len(inputs)
+        logits, feats = loader.predict(
+            method,
+            method.prepare(inputs),
+            len(self.about.label_names),
+            batch_size=self.batch_size,
+            device=next(method.parameters()).device,
+        )
+        self.cut += round(inputs.truncated * len(logits))
+        self.tokens += unknown_tokens(inputs, self.trained.tokenizer)
+        return torch.from_numpy(logits), feats
+
+    def _answer(self, p: np.ndarray | None = None, feat: np.ndarray | None = None) -> dict:
+        """The new columns of one text, from its probabilities (C,); of an empty text all None."""
+        names, k = self.about.label_names, self.top or 1
+        ranked = (
+            [(None, None)] * k
+            if p is None
+            else [(names[i], rounded(p[i])) for i in np.argsort(-p, kind="stable")[:k]]
+        )
+        is_sure = p is not None and (self.abstain is None or p.max() >= self.abstain)
+        self.abstained += p is not None and not is_sure
+        new = {"prediction": ranked[0][0] if is_sure else None, "probability": ranked[0][1]}
+        for place, (name, value) in enumerate(ranked if self.top else [], 1):
+            new |= {f"top_{place}": name, f"top_{place}_probability": value}
+        if self.probabilities:
+            values = [None] * len(names) if p is None else map(rounded, p)
+            new |= {f"probability_{name}": value for name, value in zip(names, values)}
+        if self.embedding:
+            new["embedding"] = None if feat is None else [float(f"{x:.6g}") for x in feat]
+        return new
+
+
+def rounded(p: float) -> float:
+    return round(float(p), 6)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """
+    Without transformers' lines on loading, which take a layer that is not used for a missing one;
+    afterwards it speaks as before, for it may be at work elsewhere in the caller's program.
+    """
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
+
+
+# ---- rows on their way ----
+
+
+def named_texts(texts: Iterable[str], of: str = "") -> Iterator[TextRow]:
+    """Texts that stand in no table as rows."""
+    for number, text in enumerate(texts, 1):
+        yield {"text": text}, reading.text_of(f"text {number}{of}", text, is_optional=False)
+
+
+def pools(rows: Iterable[TextRow], most: int) -> Iterator[list[TextRow]]:
+    """Up to `most` rows at a time, and little more than MOST_CHARACTERS of text, in order."""
+    pool, characters = [], 0
+    for row, text in rows:
+        pool.append((row, text))
+        characters += len(text)
+        if len(pool) == most or characters > MOST_CHARACTERS:
+            yield pool
+            pool, characters = [], 0
+    if pool:
+        yield pool
+
+
+def ahead(function, items: Iterable) -> Iterator:
+    """function(item) of each item, in order; that of the next is computed in a thread meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = None
+        for item in items:
+            following = thread.submit(function, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+# ---- what the user says of the probabilities ----
+
+
+def prior(given: str | None, about: About) -> Tensor | None:
+    """The class shares (C,) of test_prior; None leaves the probabilities as they are."""
+    if given is None:
+        return None
+    if given == "train":
+        return about.train_shares()
+    if given == "uniform":
+        return torch.ones(len(about.label_names), dtype=torch.float64) / len(about.label_names)
+    if not os.path.exists(given):
+        raise InputError(
+            f"--test_prior {given}: neither train, uniform nor a file that is there; "
+            "write train for the class shares of the training texts, or name a file"
+        )
+    return read_shares(Path(given), about.label_names)
+
+
+def read_shares(path: Path, label_names: list[str]) -> Tensor:
+    """
+    Class shares (C,) from shares or counts: a CSV file with the columns label and share (or count),
+    or a JSON object. InputError unless each class stands there once.
+    """
+
+    def refuse(what: str) -> NoReturn:
+        raise InputError(
+            f"{path}: {what}; class shares are a CSV file with the columns label and share (or "
+            'count), or a JSON object {"label": share}, in which each class of the model stands '
+            "once, with 0 if it does not occur"
+        )
+
+    if path.suffix.lower() == ".csv":
+        with reading.open_table(path) as table:
+            pairs = [(row.pop("label", None), *row.values()) for _, row in table.rows]
+    else:
+        content = reading.load_json(path)
+        pairs = list(content.items()) if isinstance(content, dict) else [()]
+    shares = {}
+    for pair in pairs:
+        if len(pair) != 2 or not isinstance(pair[0], str):
+            refuse("no labels with a number each")
+        label, value = pair[0].strip(), pair[1]
+        if label not in label_names:
+            refuse(f"the model has no class {label!r:.60}")
+        if label in shares:
+            refuse(f"the class {label!r:.60} stands there twice")
+        try:
+            shares[label] = float(value)
+        except (TypeError, ValueError, OverflowError):
+            shares[label] = math.nan
+        if not 0 <= shares[label] < math.inf:
+            refuse(f"{value!r:.40} is no share or count for the class {label!r:.60}")
+    if missing := [name for name in label_names if name not in shares]:
+        refuse(f"no share for the classes {', '.join(map(repr, missing))[:300]}")
+    if not 0 < sum(shares.values()) < math.inf:
+        refuse(f"the shares sum to {sum(shares.values())}")
+    in_order = torch.tensor([shares[name] for name in label_names], dtype=torch.float64)
+    return in_order / in_order.sum()
+
+
+def calibration_of(about: About, calibrated: bool, abstain: float | None) -> dict | None:
+    """The calibration where it is asked for. InputError where it has nothing for what is asked."""
+    if not calibrated and abstain is None:
+        return None
+    if about.calibration is None:
+        raise InputError(
+            f"{'--calibrated' if calibrated else '--abstain'}: this model was trained without "
+            "validation texts; train it with --val_fraction 0.1"
+        )
+    if calibrated and about.calibration["why_not"]:
+        raise InputError(
+            f"--calibrated: this model has no temperature, for {about.calibration['why_not']}; "
+            "leave --calibrated out"
+        )
+    return about.calibration

@@ -1,0 +1,93 @@
+"""
+How good a finished model is on texts with labels: predict.py RUN labelled.csv --score
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import classification_report
+
+from engine import files
+from engine.files import InputError, printable
+from engine.results import AVERAGES
+from engine.saved_model import About
+from reporting import page
+
+
+@dataclass(frozen=True)
+class Labelled(page.Scored):
+    """The classes are those of the model, and after them the labels that it does not know."""
+
+    name: str  # of the file
+    left_out: int  # rows without a label or a text
+    unknown: list[str]  # labels of the file that the model does not know
+
+    @property
+    def unknown_texts(self) -> int:
+        """Texts with a label that the model does not know: each is an error."""
+        return int((self.test.labels >= len(self.classes) - len(self.unknown)).sum())
+
+
+def gather(about: About, name: str, rows: list[dict]) -> Labelled:
+    """
+    name     of the file
+    rows     with text, label, prediction and probability; the last three are None where there is
+             none
+    raises   InputError where no row has a text and a label
+    """
+    scored = [row for row in rows if row["label"] is not None and row["prediction"] is not None]
+    if not scored:
+        raise InputError(f"{name}: none of {len(rows)} rows has a text and a label")
+    labels = [row["label"] for row in scored]
+    unknown = sorted(set(labels) - set(about.label_names))
+    names = [*about.label_names, *unknown]
+    number = {label: i for i, label in enumerate(names)}
+    test = page.Predictions(
+        [row["text"] for row in scored],
+        np.array([number[label] for label in labels]),
+        np.array([number[row["prediction"]] for row in scored]),
+        np.array([row["probability"] for row in scored]),
+    )
+    tested = np.bincount(test.labels, minlength=len(names)).tolist()
+    trained = [*about.class_counts, *[0] * len(unknown)]
+    classes = [
+        {"label": label, "train": train, "test": texts}
+        for label, train, texts in zip(names, trained, tested)
+    ]
+    return Labelled(classes, test, name, len(rows) - len(scored), unknown)
+
+
+def in_words(found: Labelled) -> str:
+    """scikit-learn's report of the labels that occur, and what counts as an error."""
+    tested = np.unique(found.test.labels)
+    names = [printable(found.names[label]) for label in tested]
+    short = page.numbers(found)
+    lines = [
+        classification_report(
+            found.test.labels,
+            found.test.predicted,
+            labels=tested,
+            target_names=[f"class {name}" if name in AVERAGES else name for name in names],
+            digits=4,
+            zero_division=0,
+        )
+    ]
+    if found.unknown:
+        lines.append(
+            f"{found.unknown_texts:,} texts have a label that the model does not know, and each "
+            f"counts as an error: {', '.join(map(printable, found.unknown))}"
+        )
+    if found.left_out:
+        lines.append(f"{found.left_out:,} rows have no label or no text, and are left out")
+    lines.append(
+        f"accuracy {short['accuracy']:.2f}, macro-F1 {short['macro_f1']:.2f}, "
+        f"{short['total']:,} texts"
+    )
+    return "\n".join(lines)
+
+
+def write(found: Labelled, path: Path) -> None:
+    """The page."""
+    values = page.of_classes(found) | {"short": page.numbers(found), "title": found.name}
+    files.write_text(path, page.template("score.html").render(values))
