@@ -22,7 +22,7 @@ from data import DATASETS
 from engine import grid
 from engine.arguments import ABLATIONS, ENCODER
 from engine.files import InputError, plain_output
-from engine.reading import PARTS
+from engine.own_data import PARTS
 
 ALL = ("table2", "table4", "tableA1", "tableA2", "fig1", "fig3", "figA1", "figA2", "fig4")
 ON_REQUEST = ("table3", "tableA1_full", "study_a", "study_b")
@@ -212,7 +212,7 @@ def own_texts(choice: Choice) -> Iterator[Run]:
 def has_validation_texts(path: Path) -> bool:
     """Whether a folder brings validation texts of its own."""
     names = [file.name.lower().split(".")[0] for file in path.iterdir()] if path.is_dir() else []
-    return any(name in PARTS["val"] for name in names)
+    return any(PARTS.get(name) == "val" for name in names)
 
 
 # ---- the study of docs/results.md ----
