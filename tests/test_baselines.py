@@ -29,7 +29,7 @@ from baselines.base import Task
 from baselines.contrastive import LabelAwareEncoder
 from data import Tokens
 from engine import loader
-from engine.arguments import changed, parse_args, run_folder, settings
+from engine.arguments import parse_args
 from engine.corpus import load_corpus, views_of
 from engine.encoders import load_encoder, load_tokenizer
 from engine.files import InputError
@@ -1354,9 +1354,7 @@ def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(
     assert main([*arguments, "--plots"]) == 2
     assert "weights were not kept" in capsys.readouterr().err.splitlines()[-1]
     # keeping them or not decides no number: it is the same run
-    assert run_folder(parse_args(command("bert"))) == run_folder(
-        parse_args(command("bert", "--no_weights"))
-    )
+    assert parse_args(command("bert")).folder == parse_args(command("bert", "--no_weights")).folder
 
 
 @pytest.mark.parametrize(
@@ -1428,10 +1426,10 @@ def test_a_changed_constant_is_in_the_settings_the_results_and_the_folders_name(
         )
     )
     assert plain.constants == same.constants == {"temperature": 0.3, "weight": 0.9}
-    assert settings(plain) == settings(same) and changed(same) == {}
-    assert run_folder(plain) == run_folder(same)
+    assert plain.settings == same.settings and same.changed == {}
+    assert plain.folder == same.folder
     assert other.constants == {"temperature": 0.2, "weight": 0.9}
-    assert "temperature-0.2" in run_folder(other).name
+    assert "temperature-0.2" in other.folder.name
     assert main(command("sclce", "--epochs", "1", "--constants", "temperature=0.2")) == 0
     result = json.loads((folder_of(tmp_path) / "result.json").read_text())
     assert result["settings"]["constants"] == other.constants
