@@ -1018,6 +1018,7 @@ def rows_of(source, *form, **options) -> list[dict]:
         (b"a\n", "lines"),
         ("a\n".encode("utf-16"), "lines"),
     ],
+    ids=["gzip", "utf-16 csv", "json", "zip", "lines", "utf-16 lines"],  # the bytes hold the time
 )
 def test_a_table_from_a_pipe_leaves_it_open(content, form):
     pipe = Pipe(content)
