@@ -34,7 +34,7 @@ from data import InputError, load_wordnet
 
 # Both rates are shares of a text's words. 0.3 changes 25.9 % of the words of TREC and 26.1 % of
 # Ohsumed's, because some texts lack synonyms; the authors' own texts differ in 27.6 % and 23.6 %
-# (benchmarks/augment.py).
+# (commit be4a699, benchmarks/augment.py).
 SUBSTITUTION_RATE = 0.3
 NOISE_RATE = 0.1  # alpha of Wei & Zou 2019
 
