@@ -34,10 +34,7 @@ STOREYS = {
     **dict.fromkeys(("reporting", "predict", "report"), 2),
 }
 # main.py draws after its last line of work: it may import reporting in a function
-ABOVE = {("main", "reporting")} | {  # and these are on their way down
-    ("engine.grid", "reporting"),
-    ("engine.run_folder", "reporting"),
-}
+ABOVE = {("main", "reporting")}
 
 
 def storey(name: str) -> int:
