@@ -15,7 +15,6 @@ if __name__ == "__main__":  # before the libraries, which load for seconds
     signals.end_at_once()
     environment.check()
 
-import argparse
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,6 +25,7 @@ import data
 import losses
 from baselines import METHODS
 from engine import command, distributed
+from engine.arguments import Arguments
 from engine.corpus import cache_dir, load_corpus, prepared, tokenize, views_of
 from engine.diagnostics import EpochLog
 from engine.frozen import keep_states
@@ -42,7 +42,7 @@ def objective(
     labels: Tensor,
     class_counts: Tensor,
     ratio: float,
-    args: argparse.Namespace,
+    args: Arguments,
 ) -> losses.Step:
     """
     Algorithm 1, lines 4 to 13, in float32; losses.sharprecl() has the lines 6 to 13 one by one.
@@ -74,7 +74,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     epoch: int,
-    args: argparse.Namespace,
+    args: Arguments,
 ) -> dict:
     """
     One epoch of Algorithm 1's loop; returns its mean losses, its speed and the diagnostics. For
@@ -84,7 +84,14 @@ def train_epoch(
     model.train()  # from_pretrained leaves the encoder in eval mode
     batches = loader.epoch_batches(epoch)
     total_steps = args.epochs * len(batches)
-    log = EpochLog(model, loader.class_counts, args, epoch)
+    log = EpochLog(
+        model,
+        len(loader.class_counts),
+        epoch,
+        num_epochs=args.epochs,
+        mu=args.mu,
+        device=loader.device,
+    )
 
     for position, rows in enumerate(log.over(batches), start=1):  # line 2
         t = (epoch - 1) * len(batches) + position
@@ -123,7 +130,7 @@ def observe(model: Method, loader: Loader) -> None:
         model.observe(*(to_device(x, loader.device) for x in (feats, loader.labels)))
 
 
-def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> Iterator[Epoch]:
+def train(args: Arguments, corpus: data.Corpus, folder: RunFolder) -> Iterator[Epoch]:
     """Algorithm 1, from its beginning or its last whole epoch; yields an epoch at a time."""
     model = new_model(args, corpus)  # line 1
     encoder = nn.DataParallel(model.encoder) if spreads(args) else model.encoder
@@ -156,18 +163,22 @@ def train(args: argparse.Namespace, corpus: data.Corpus, folder: RunFolder) -> I
         yield record, of_test, of_val
 
 
-def run(args: argparse.Namespace) -> None:
-    """Shows what is finished already; else checks the texts, trains or goes on, and shows it."""
+def run(args: Arguments) -> None:
+    """Checks the texts, trains or goes on, unless all is finished; then draws and shows it."""
     corpus = load_corpus(args)
     with RunFolder(args, corpus) as folder:
-        if folder.is_finished and not args.overwrite and not args.check_only:
-            folder.show_again()
-            return
-        folder.check()
-        if not args.check_only:
+        was_finished = folder.is_finished and not args.overwrite and not args.check_only
+        if not was_finished:
+            folder.check()
+        if not was_finished and not args.check_only:
             fit = METHODS[args.method].fit or train
             folder.keep(fit(args, corpus, folder))
-            folder.show()
+        if distributed.is_main():
+            from reporting import plots  # which reads the finished folder
+
+            plots.draw_all(args, corpus, folder.path)
+        if not args.check_only:
+            folder.end(was_finished)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,8 @@
 """
 The command line of main.py: its flags, what they mean together, and the folder of a run.
+
+To add a flag, add a line to FLAGS. It is then in --help, in the run's settings (unless its role is
+HOW or HOSTED), and in the name of the run's folder where it is not at its default.
 """
 
 import argparse
@@ -8,12 +11,14 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
-import data
 from augment import AUGMENTATIONS
 from baselines import GROUPS, METHODS, language_models, titles
+from data import DATASETS
 from engine.encoders import default_pooling, device
 from engine.files import Collect, Parser
 from engine.reading import ENDINGS, READ_HELP, read_option
@@ -34,21 +39,7 @@ ABLATIONS = {  # Table 4, row by row: what each sets
 }
 
 
-def number(kind, lowest: float, highest: float = math.inf, open_interval: bool = False):
-    """An argparse type: int or float in [lowest, highest], or above lowest if open_interval."""
-
-    def parse(text: str):
-        value = kind(text)
-        if not (lowest <= value <= highest and math.isfinite(value)) or (
-            open_interval and value == lowest
-        ):
-            bounds = f"above {lowest:g}" if open_interval else f"at least {lowest:g}"
-            bounds += "" if math.isinf(highest) else f" and at most {highest:g}"
-            raise argparse.ArgumentTypeError(f"{text} must be {bounds}")
-        return value
-
-    parse.__name__ = kind.__name__  # argparse: "invalid int value"
-    return parse
+# ---- the table of flags ----
 
 
 class Role(Enum):
@@ -68,341 +59,59 @@ class Role(Enum):
     HOW = "it says where and how, and decides no number"
 
 
-def concerns(role: Role, method: str) -> bool:
-    """Whether a flag of this role has a meaning for the method."""
-    entry = METHODS[method]
-    is_hosted = entry.source.startswith("baselines.hosted.")
-    return {
-        Role.SHARPRECL: entry.group == "ours",
-        Role.LARGE: entry.group == "large",
-        Role.LORA: entry.group == "large" and not is_hosted,
-        Role.HOSTED: is_hosted,
-    }.get(role, True)
+SHARED, TRAINING, DATA, VARIES, SHARPRECL, LARGE, LORA, HOSTED, HOW = Role
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """--help with the module's docstring as it stands, and every default."""
+class Flag(NamedTuple):
+    """A flag of main.py: --name, and what argparse is told of its values."""
+
+    name: str
+    default: object
+    kind: dict
+    role: Role
+    help: str
 
 
-def make_parser(description: str | None = None) -> argparse.ArgumentParser:
-    parser = Parser(description=description, formatter_class=Help, allow_abbrev=False)
+def number(kind, lowest: float, highest: float = math.inf, open_interval: bool = False):
+    """An argparse type: int or float in [lowest, highest], or above lowest if open_interval."""
 
-    def group(title: str, role: Role = Role.SHARED):
-        """Adds flags to a group of --help; each has the group's role or its own."""
-        flags = parser.add_argument_group(title)
+    def parse(text: str):
+        value = kind(text)
+        if not (lowest <= value <= highest and math.isfinite(value)) or (
+            open_interval and value == lowest
+        ):
+            bounds = f"above {lowest:g}" if open_interval else f"at least {lowest:g}"
+            bounds += "" if math.isinf(highest) else f" and at most {highest:g}"
+            raise argparse.ArgumentTypeError(f"{text} must be {bounds}")
+        return value
 
-        def add(name: str, role: Role = role, **options) -> None:
-            flags.add_argument(name, **options).role = role
+    parse.__name__ = kind.__name__  # argparse: "invalid int value"
+    return parse
 
-        return add
 
-    positive, share = number(float, 0, open_interval=True), number(float, 0, 1)
-    count, size = number(int, 0), number(int, 1)
-    most = 10**9  # of a tensor's size: one beyond int64 is no number for torch
+def one_of(*values: str) -> dict:
+    return {"choices": values}
 
-    add = group("data (Section 4)")
-    add(
-        "--dataset",
-        Role.VARIES,
-        required=True,
-        metavar="NAME|PATH",
-        help=", ".join(data.DATASETS) + f"; or a file of your own ({ENDINGS}, or these with .gz, "
-        ".bz2 or .zip), a folder with train.* and perhaps test.* and validation.* of these, a "
-        "folder of datasets' save_to_disk, or hf:NAME[:CONFIG] of the Hugging Face hub",
-    )
-    add(
-        "--ir",
-        Role.VARIES,
-        type=number(float, 1),
-        help="imbalance ratio to build, Eq. (3); None: as it is. An error where the data are too "
-        "imbalanced or too small for it",
-    )
-    add(
-        "--profile",
-        choices=("exp", "step", "consecutive"),
-        default="exp",
-        help="the class sizes that --ir gives",
-    )
-    add(
-        "--max_per_class",
-        Role.DATA,
-        type=size,
-        help="before --ir, keep this many training texts a class",
-    )
-    add(
-        "--label_noise",
-        Role.VARIES,
-        type=share,
-        default=0.0,
-        help="share of the training labels to flip",
-    )
-    add(
-        "--val_fraction",
-        Role.DATA,
-        type=number(float, 0, 0.9),
-        default=0.0,
-        help="share of the training texts held out for validation, of data that bring none",
-    )
-    add(
-        "--val_left_out",
-        Role.DATA,
-        type=size,
-        metavar="N",
-        help="up to N validation texts of each class, of those that --ir and --max_per_class leave "
-        "out: they have the shares of a balanced test set, and none of its texts",
-    )
-    add(
-        "--test_fraction",
-        type=number(float, 0.01, 0.9),
-        default=0.2,
-        help="share for testing, of own data without a test file",
-    )
-    add(
-        "--data_seed",
-        Role.VARIES,
-        type=count,
-        default=0,
-        help="picks subsets, splits, noise and second views",
-    )
-    add(
-        "--data_dir", Role.HOW, default="data", help="where the datasets lie, or go when downloaded"
-    )
-    add(
-        "--text_column",
-        action=Collect,
-        nargs="+",
-        default="text",
-        metavar="NAME",
-        help="of own data; several are joined, a line each",
-    )
-    add("--label_column", default="label", metavar="NAME", help="of own data")
-    add(
-        "--drop_unlabelled",
-        action="store_true",
-        help="leave out the rows of own data that have a text and no label, and say how many",
-    )
-    add(
-        "--group_column",
-        Role.DATA,
-        metavar="NAME",
-        help="of own data, such as its authors: no group is divided between training, test and "
-        "validation texts",
-    )
-    add("--read", type=read_option, nargs="+", default=[], metavar="NAME=VALUE", help=READ_HELP)
-    add(
-        "--max_length",
-        Role.TRAINING,
-        type=number(int, 3, most),
-        default=256,
-        help="tokens that a text is cut to",
-    )
-    add(
-        "--augment",
-        Role.VARIES,
-        choices=[*AUGMENTATIONS, "auto"],
-        default="word_substitution",
-        help=f"makes the second view of a text; {augmentations()}; auto tries all that are "
-        "available, and takes the one with the best macro-F1 on held-out training texts",
-    )
-    add(
-        "--augment_options",
-        Role.VARIES,
-        nargs="+",
-        metavar="NAME=VALUE",
-        default=[],
-        help="other values for its options, as rate=0.2; language=any makes an augmentation for "
-        "English treat texts that do not look English",
-    )
-    add("--check_only", Role.HOW, action="store_true", help="print the data report and stop")
 
-    add = group("method")
-    add(
-        "--method",
-        Role.VARIES,
-        choices=list(METHODS),
-        default="sharprecl",
-        help="; ".join(
-            f"{heading}: {', '.join(titles(group))}" for group, heading in GROUPS.items()
-        )
-        + "; `python -m baselines` shows their constants",
-    )
-    add(
-        "--constants",
-        Role.VARIES,
-        nargs="+",
-        metavar="NAME=VALUE",
-        default=[],
-        help="other values for the constants of such a method, instead of its paper's",
-    )
+def integer(lowest: int, highest: float = math.inf) -> dict:
+    return {"type": number(int, lowest, highest), "metavar": "N"}
 
-    add = group(
-        "SharpReCL (docs/paper.md lists the defaults that are not the paper's)", Role.SHARPRECL
-    )
-    add("--tau", type=positive, default=0.5, help="temperature, Eq. (11); the paper: 0.3, 0.5 or 1")
-    add("--mu", type=number(float, 0), default=1.0, help="weight of the contrastive loss, Eq. (12)")
-    add("--k", type=size, default=20, help="hard samples a class, Eq. (9)")
-    add("--n_pos", type=number(int, 0, most), default=10, help="built positives a class")
-    add("--n_neg", type=number(int, 0, most), default=500, help="built negatives a class")
-    add("--lam", type=positive, default=0.5, help="lambda of Beta(lambda, lambda), Eq. (10)")
-    add("--hard_ratio_start", type=share, default=0.5, help="share of mixed samples at first")
-    add("--hard_ratio_end", type=share, default=1.0, help="and at the last step")
-    add(
-        "--positives",
-        choices=("mean", "sum"),
-        default="mean",
-        help="over the positives of an anchor, Eq. (11); sum is its letter",
-    )
-    add(
-        "--cl_weight",
-        default="log_prior",
-        choices=("log_prior", "log_prior_normalised", "effective_number", "none"),
-        help="weight w of an anchor's class, Eq. (11)",
-    )
-    add(
-        "--cl_reduction",
-        choices=("weighted_mean", "mean"),
-        default="weighted_mean",
-        help="over the N anchors, Eq. (11): sum of w L / sum of w, or sum of w L / N, whose size "
-        "is that of the weights",
-    )
-    add("--no_delta_cls", action="store_true", help="no class prior in Eq. (6)")
-    add("--no_delta_cl", action="store_true", help="no class weight in Eq. (11)")
-    add("--no_mutual_guidance", action="store_true", help="free prototypes instead of proj_h(w)")
-    add("--no_cls", action="store_true", help="only the contrastive branch trains the encoder")
-    add(
-        "--ablation",
-        Role.HOW,
-        choices=list(ABLATIONS),
-        help="a row of Table 4, short for the flags above",
-    )
-    add(
-        "--proj_dim",
-        type=number(int, 1, most),
-        default=128,
-        help="size of the projected texts and prototypes",
-    )
-    add("--proj_bn", action="store_true", help="batch norm in both heads, as in the authors' code")
 
-    add = group(f"language models ({', '.join(titles('large'))})", Role.LARGE)
-    add(
-        "--base_model",
-        metavar="NAME|FOLDER",
-        help="any causal model of Hugging Face; for gpt35 a model of OpenAI, or of the server at "
-        "OPENAI_BASE_URL; None: the paper's",
-    )
-    add(
-        "--base_type",
-        Role.LORA,
-        choices=language_models.BASE_TYPES,
-        default="4bit",
-        help="how the frozen base is held; 4bit and 8bit need bitsandbytes",
-    )
-    add(
-        "--lora_targets",
-        Role.LORA,
-        nargs="+",
-        metavar="MODULE",
-        help="layers that get adapters; None: all linear ones but the last",
-    )
-    add(
-        "--prices",
-        Role.HOSTED,
-        type=number(float, 0),
-        nargs=2,
-        metavar=("INPUT", "OUTPUT"),
-        help="gpt35: today's dollars for a million tokens, of the server's price list, to estimate "
-        "the cost; they change, so there is no default",
-    )
-    add("--yes", Role.HOSTED, action="store_true", help="gpt35: agree to sending the texts")
+def real(lowest: float, highest: float = math.inf, **options) -> dict:
+    return {"type": number(float, lowest, highest, **options), "metavar": "X"}
 
-    add = group("encoder", Role.TRAINING)
-    add(
-        "--encoder",
-        help=f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and '
-        "roberta-base for --method roberta",
-    )
-    add(
-        "--pooling",
-        choices=tuple(POOLINGS),
-        help="feat is the first token's state, the mean of all or the last one's; None: what a "
-        "model of sentence-transformers says of itself, else cls where the encoder's tokenizer "
-        "begins a text with [CLS], and mean where it does not (as GPT-2's)",
-    )
-    add(
-        "--prefix",
-        default="",
-        metavar="TEXT",
-        help="is put before each text, as E5, BGE and Nomic want it: --prefix 'query: '",
-    )
 
-    add(
-        "--freeze_layers",
-        type=count,
-        default=0,
-        metavar="N",
-        help="the embeddings and the lowest N layers stay as pretrained: an epoch takes half the "
-        "time or less, with a model that is nearly as good",
-    )
+MOST = 10**9  # of a tensor's size: torch cannot take a number beyond int64
+TEXT, SWITCH, PAIRS = {}, {"action": "store_true"}, {"nargs": "+", "metavar": "NAME=VALUE"}
+COUNT, SIZE, WIDTH = integer(0), integer(1), integer(1, MOST)
+POSITIVE, NOT_NEGATIVE, SHARE = real(0, open_interval=True), real(0), real(0, 1)
 
-    add = group("training", Role.TRAINING)
-    add("--epochs", type=size, default=30, help="over the training texts")
-    add(
-        "--eval_every",
-        Role.VARIES,
-        type=size,
-        default=1,
-        metavar="N",
-        help="evaluate after every N-th epoch and after the last; best_test and best_val are "
-        "chosen among the evaluated epochs",
-    )
-    add("--batch_size", type=size, default=128, help="texts, each in two views")
-    add(
-        "--micro_batch",
-        Role.VARIES,
-        type=size,
-        help="texts that are in memory at a time; the gradient stays that of the whole batch",
-    )
-    add("--lr", type=positive, default=5e-5, help="of AdamW")
-    add(
-        "--head_lr",
-        type=positive,
-        metavar="LR",
-        help="of the classifier and the projection heads; left out, it is --lr",
-    )
-    add("--weight_decay", type=number(float, 0), default=5e-4, help="not on biases and norms")
-    add("--warmup", type=share, default=0.0, help="share of the steps in which the rate rises")
-    add(
-        "--schedule",
-        choices=("constant", "linear", "cosine"),
-        default="constant",
-        help="of the learning rate",
-    )
-    add(
-        "--patience",
-        type=size,
-        metavar="N",
-        help="stop when N evaluations in a row brought no better validation macro-F1",
-    )
-    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
-    add(
-        "--seed",
-        Role.VARIES,
-        type=count,
-        default=0,
-        help="of the network, the batches and the built samples",
-    )
-    add("--device", Role.HOW, type=device, default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-
-    add = group("results", Role.HOW)
-    add("--output_dir", default="runs", help="holds a folder for each run")
-    add(
-        "--plots",
-        action="store_true",
-        help="confusion matrix and t-SNE of the test texts (tfidf: no t-SNE)",
-    )
-    add("--no_weights", action="store_true", help="keep the numbers of the run alone")
-    add("--overwrite", action="store_true", help="start anew where there is a result")
-    return parser
+DATASET_HELP = ", ".join(DATASETS) + (
+    f"; or a file of your own ({ENDINGS}, or these with .gz, .bz2 or .zip), a folder with train.* "
+    "and perhaps test.* and validation.* of these, a folder of datasets' save_to_disk, or "
+    "hf:NAME[:CONFIG] of the Hugging Face hub"
+)
+METHOD_HELP = "; ".join(f"{title}: {', '.join(titles(group))}" for group, title in GROUPS.items())
 
 
 def augmentations() -> str:
@@ -412,6 +121,352 @@ def augmentations() -> str:
         options = " ".join(f"{option}={value}" for option, value in entry.options.items())
         lines.append(f"{name} {entry.good_for}" + (f" ({options})" if options else ""))
     return "; ".join(lines)
+
+
+# fmt: off
+FLAGS = {  # by their groups in --help
+    "data (Section 4)": (
+        Flag("dataset", None, {"required": True, "metavar": "NAME|PATH"}, VARIES, DATASET_HELP),
+        Flag("ir", None, real(1), VARIES, "imbalance ratio to build, Eq. (3); None: as it is. An "
+             "error where the data are too imbalanced or too small for it"),
+        Flag("profile", "exp", one_of("exp", "step", "consecutive"), SHARED, "the class sizes that --ir gives"),
+        Flag("max_per_class", None, SIZE, DATA, "before --ir, keep this many training texts a class"),
+        Flag("label_noise", 0.0, SHARE, VARIES, "share of the training labels to flip"),
+        Flag("val_fraction", 0.0, real(0, 0.9), DATA, "share of the training texts held out for validation, of data that bring none"),
+        Flag("val_left_out", None, SIZE, DATA, "up to N validation texts of each class, of those that --ir and --max_per_class "
+             "leave out: they have the shares of a balanced test set, and none of its texts"),
+        Flag("test_fraction", 0.2, real(0.01, 0.9), SHARED, "share for testing, of own data without a test file"),
+        Flag("data_seed", 0, COUNT, VARIES, "picks subsets, splits, noise and second views"),
+        Flag("data_dir", "data", TEXT, HOW, "where the datasets lie, or go when downloaded"),
+        Flag("text_column", "text", {"action": Collect, "nargs": "+"}, SHARED, "of own data; several are joined, a line each"),
+        Flag("label_column", "label", TEXT, SHARED, "of own data"),
+        Flag("drop_unlabelled", False, SWITCH, SHARED, "leave out the rows of own data that have a text and no label, and say how many"),
+        Flag("group_column", None, {"metavar": "NAME"}, DATA, "of own data, such as its authors: no group is divided between training, "
+             "test and validation texts"),
+        Flag("read", [], PAIRS | {"type": read_option}, SHARED, READ_HELP),
+        Flag("max_length", 256, integer(3, MOST), TRAINING, "tokens that a text is cut to"),
+        Flag("augment", "word_substitution", one_of(*AUGMENTATIONS, "auto"), VARIES, "makes the second view of a text; "
+             f"{augmentations()}; auto tries all that are available, and takes the one with the best macro-F1 on held-out training texts"),
+        Flag("augment_options", [], PAIRS, VARIES, "other values for its options, as rate=0.2; language=any makes an "
+             "augmentation for English treat texts that do not look English"),
+        Flag("check_only", False, SWITCH, HOW, "print the data report and stop"),
+    ),
+    "method": (
+        Flag("method", "sharprecl", one_of(*METHODS), VARIES, f"{METHOD_HELP}; `python -m baselines` shows their constants"),
+        Flag("constants", [], PAIRS, VARIES, "other values for the constants of such a method, instead of its paper's"),
+    ),
+    "SharpReCL (docs/paper.md lists the defaults that are not the paper's)": (
+        Flag("tau", 0.5, POSITIVE, SHARPRECL, "temperature, Eq. (11); the paper: 0.3, 0.5 or 1"),
+        Flag("mu", 1.0, NOT_NEGATIVE, SHARPRECL, "weight of the contrastive loss, Eq. (12)"),
+        Flag("k", 20, SIZE, SHARPRECL, "hard samples a class, Eq. (9)"),
+        Flag("n_pos", 10, integer(0, MOST), SHARPRECL, "built positives a class"),
+        Flag("n_neg", 500, integer(0, MOST), SHARPRECL, "built negatives a class"),
+        Flag("lam", 0.5, POSITIVE, SHARPRECL, "lambda of Beta(lambda, lambda), Eq. (10)"),
+        Flag("hard_ratio_start", 0.5, SHARE, SHARPRECL, "share of mixed samples at the first step"),
+        Flag("hard_ratio_end", 1.0, SHARE, SHARPRECL, "share of mixed samples at the last step"),
+        Flag("positives", "mean", one_of("mean", "sum"), SHARPRECL, "over the positives of an anchor, Eq. (11); sum is its letter"),
+        Flag("cl_weight", "log_prior", one_of("log_prior", "log_prior_normalised", "effective_number", "none"), SHARPRECL,
+             "weight w of an anchor's class, Eq. (11)"),
+        Flag("cl_reduction", "weighted_mean", one_of("weighted_mean", "mean"), SHARPRECL,
+             "over the N anchors, Eq. (11): sum of w L / sum of w, or sum of w L / N, which grows with the weights"),
+        Flag("no_delta_cls", False, SWITCH, SHARPRECL, "no class prior in Eq. (6)"),
+        Flag("no_delta_cl", False, SWITCH, SHARPRECL, "no class weight in Eq. (11)"),
+        Flag("no_mutual_guidance", False, SWITCH, SHARPRECL, "free prototypes instead of proj_h(w)"),
+        Flag("no_cls", False, SWITCH, SHARPRECL, "only the contrastive branch trains the encoder"),
+        Flag("ablation", None, one_of(*ABLATIONS), HOW, "a row of Table 4, short for the flags above"),
+        Flag("proj_dim", 128, WIDTH, SHARPRECL, "size of the projected texts and prototypes"),
+        Flag("proj_bn", False, SWITCH, SHARPRECL, "batch norm in both heads, as in the authors' code"),
+    ),
+    f"language models ({', '.join(titles('large'))})": (
+        Flag("base_model", None, {"metavar": "NAME|FOLDER"}, LARGE, "any causal model of Hugging Face; for gpt35 a model of OpenAI, or "
+             "of the server at OPENAI_BASE_URL; None: the paper's"),
+        Flag("base_type", "4bit", one_of(*language_models.BASE_TYPES), LORA, "how the frozen base is held; 4bit and 8bit need bitsandbytes"),
+        Flag("lora_targets", None, {"nargs": "+"}, LORA, "layers that get adapters; None: all linear ones but the last"),
+        Flag("prices", None, NOT_NEGATIVE | {"nargs": 2, "metavar": ("INPUT", "OUTPUT")}, HOSTED, "gpt35: today's dollars for a "
+             "million tokens, of the server's price list, to estimate the cost; they change, so there is no default"),
+        Flag("yes", False, SWITCH, HOSTED, "gpt35: agree to sending the texts"),
+    ),
+    "encoder": (
+        Flag("encoder", None, TEXT, TRAINING, f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and roberta-base for --method roberta'),
+        Flag("pooling", None, one_of(*POOLINGS), TRAINING, "feat is the first token's state, the mean of all or the last one's; None: what a "
+             "model of sentence-transformers says of itself, else cls where the encoder's tokenizer begins a text with "
+             "[CLS], and mean where it does not (as GPT-2's)"),
+        Flag("prefix", "", {"metavar": "TEXT"}, TRAINING, "is put before each text, as E5, BGE and Nomic want it: --prefix 'query: '"),
+        Flag("freeze_layers", 0, COUNT, TRAINING, "the embeddings and the lowest N layers stay as pretrained: an epoch takes half "
+             "the time or less, with a model that is nearly as good"),
+    ),
+    "training": (
+        Flag("epochs", 30, SIZE, TRAINING, "over the training texts"),
+        Flag("eval_every", 1, SIZE, VARIES, "evaluate after every N-th epoch and after the last; best_test and best_val are "
+             "chosen among the evaluated epochs"),
+        Flag("batch_size", 128, SIZE, TRAINING, "texts, each in two views"),
+        Flag("micro_batch", None, SIZE, VARIES, "texts that are in memory at a time; the gradient stays that of the whole batch"),
+        Flag("lr", 5e-5, POSITIVE, TRAINING, "of AdamW"),
+        Flag("head_lr", None, POSITIVE, TRAINING, "of the classifier and the projection heads; left out, it is --lr"),
+        Flag("weight_decay", 5e-4, NOT_NEGATIVE, TRAINING, "not on biases and norms"),
+        Flag("warmup", 0.0, SHARE, TRAINING, "share of the steps in which the rate rises"),
+        Flag("schedule", "constant", one_of("constant", "linear", "cosine"), TRAINING, "of the learning rate"),
+        Flag("patience", None, SIZE, TRAINING, "stop when N evaluations in a row brought no better validation macro-F1"),
+        Flag("amp", "off", one_of("off", "bf16", "fp16"), TRAINING, "mixed precision"),
+        Flag("seed", 0, COUNT, VARIES, "of the network, the batches and the built samples"),
+        Flag("device", "auto", {"type": device}, HOW, "auto, cpu, cuda, cuda:1 or mps"),
+    ),
+    "results": (
+        Flag("output_dir", "runs", TEXT, HOW, "holds a folder for each run"),
+        Flag("plots", False, SWITCH, HOW, "confusion matrix and t-SNE of the test texts (tfidf: no t-SNE)"),
+        Flag("no_weights", False, SWITCH, HOW, "keep the numbers of the run alone"),
+        Flag("overwrite", False, SWITCH, HOW, "start anew where there is a result"),
+    ),
+}
+# fmt: on
+BY_NAME = {flag.name: flag for group in FLAGS.values() for flag in group}
+DEFAULTS = {name: flag.default for name, flag in BY_NAME.items()}
+
+# These flags were added later; they are left out of the settings when unset, so that runs from
+# before still match.
+ADDED_LATER = ("augment_options", "head_lr", "prefix", "read", "group_column")
+
+# These say where something lies. No setting is among them: another --encoder is another run.
+OF_PATHS = ("dataset", "data_dir", "output_dir")
+
+
+def names_of(*roles: Role) -> tuple[str, ...]:
+    """The flags of these roles."""
+    return tuple(name for name, flag in BY_NAME.items() if flag.role in roles)
+
+
+def concerns(role: Role, method: str) -> bool:
+    """Whether a flag of this role has a meaning for the method."""
+    entry = METHODS[method]
+    is_hosted = entry.source.startswith("baselines.hosted.")
+    return {
+        SHARPRECL: entry.group == "ours",
+        LARGE: entry.group == "large",
+        LORA: entry.group == "large" and not is_hosted,
+        HOSTED: is_hosted,
+    }.get(role, True)
+
+
+# ---- from the command line to the arguments ----
+
+
+class Arguments(argparse.Namespace):
+    """The values of all flags, and what follows from them for a run: its settings and folder."""
+
+    def but(self, **values) -> "Arguments":
+        """The arguments of another run, with these values in place of ours."""
+        return Arguments(**vars(self) | values)
+
+    @property
+    def settings(self) -> dict:
+        """The values that decide the numbers of this method."""
+        values = {
+            name: getattr(self, name)
+            for name, flag in BY_NAME.items()
+            if flag.role not in (HOW, HOSTED) and concerns(flag.role, self.method)
+        }
+        for name in ADDED_LATER:
+            if not getattr(self, name):
+                values.pop(name, None)
+        return values | {"dataset": Path(self.dataset).name}  # the data's hash says which file
+
+    @property
+    def changed(self) -> dict:
+        """What the method does otherwise than by default: its own flags, constants and options."""
+        default = DEFAULTS | {"base_model": language_models.MODELS.get(self.method)}
+        flags = {
+            name: getattr(self, name)
+            for name in names_of(SHARPRECL, LARGE, LORA)
+            if getattr(self, name) != default[name]
+        }
+        own = constants_of(self.method)
+        constants = {name: value for name, value in self.constants.items() if value != own[name]}
+        return flags | constants | self.augment_options
+
+    @property
+    def model_options(self) -> dict:
+        """What the network is made with, beside the encoder and the task."""
+        if self.method != "sharprecl":
+            return self.constants
+        return {
+            "proj_dim": self.proj_dim,
+            "proj_bn": self.proj_bn,
+            "mutual_guidance": not self.no_mutual_guidance,
+            "compensated": not self.no_delta_cls,
+        }
+
+    @property
+    def folder(self) -> Path:
+        """
+        output_dir/<dataset>_<ir>_<every other setting that is not the default>_<seed>; --check_only
+        has a folder of its own, so that it never touches a run's.
+        """
+        defaults = DEFAULTS | {"encoder": ENCODER, "pooling": pooling_of(self.method, self.encoder)}
+        parts = [Path(self.dataset).stem, "original" if self.ir is None else f"ir{self.ir:g}"]
+        named = {"dataset", "ir", "seed", "constants", "augment_options"}
+        named.update(names_of(SHARPRECL, LARGE, LORA))  # `changed` names those of the method
+        others = {
+            name: value
+            for name, value in self.settings.items()
+            if value != defaults[name] and name not in named
+        }
+        for name, value in (others | self.changed).items():
+            value = "+".join(value) if isinstance(value, list) else value
+            value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
+            parts.append(name if value == "True" else f"{name}-{value}")
+        name, seed = re.sub(r"[^\w.+-]", "-", "_".join(parts)), f"seed{self.seed}"
+        if len(name.encode()) > 180:  # a file name has 255 bytes; the digest keeps settings apart
+            name = name[:40] + "-" + hashlib.sha256(name.encode()).hexdigest()[:16]
+        return Path(self.output_dir) / f"{name}_{'check' if self.check_only else seed}"
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """--help with the module's docstring as it stands, and every default."""
+
+
+def make_parser(description: str | None = None) -> argparse.ArgumentParser:
+    parser = Parser(description=description, formatter_class=Help, allow_abbrev=False)
+    for title, flags in FLAGS.items():
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            options = {"default": flag.default, "help": flag.help, **flag.kind}
+            group.add_argument(f"--{flag.name}", **options)
+    return parser
+
+
+def parse_args(argv: list[str] | None = None, description: str | None = None) -> Arguments:
+    """
+    Returns the arguments, with --ablation and --constants spelled out, encoder and pooling decided.
+
+    raises  InputError where the default pooling needs the encoder's tokenizer, and it is missing
+    """
+    parser = make_parser(description)
+    args = parser.parse_args(argv, Arguments())
+    args.argv = sys.argv[1:] if argv is None else list(argv)
+    if isinstance(args.text_column, list) and len(args.text_column) == 1:
+        (args.text_column,) = args.text_column  # one name is a string, as the default is
+    try:
+        for name, value in ABLATIONS.get(args.ablation, {}).items():
+            if getattr(args, name) not in (value, DEFAULTS[name]):
+                raise ValueError(f"--ablation {args.ablation} sets --{name} {value}: leave it out")
+            setattr(args, name, value)
+        check(args)
+        args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
+        args.augment_options = parse_augment_options(args.augment, args.augment_options)
+        check_together(args)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.base_model is None:
+        args.base_model = language_models.MODELS.get(args.method)
+    if args.encoder is None:
+        args.encoder = METHODS[args.method].encoder or ENCODER
+    args.chosen_augment = args.augment  # engine.auto replaces it where it is "auto"
+    if args.pooling is None:
+        args.pooling = pooling_of(args.method, args.encoder)
+    return args
+
+
+def pooling_of(method: str, encoder: str) -> str:
+    """The default of --pooling."""
+    return default_pooling(encoder) if METHODS[method].has_encoder else "cls"
+
+
+def check(args: Arguments) -> None:
+    """ValueError for a flag that has no meaning for the method."""
+    method = METHODS[args.method]
+    if method.group != "ours" and args.ablation:
+        raise ValueError(f"--ablation belongs to sharprecl, not to {args.method}")
+    for name, flag in BY_NAME.items():
+        if concerns(flag.role, args.method) or getattr(args, name) == flag.default:
+            continue
+        if flag.role is SHARPRECL:
+            raise ValueError(
+                f"--{name} belongs to sharprecl, not to {args.method}; what that has is set by "
+                f"--constants ({constants_of(args.method) or 'nothing'})"
+            )
+        raise ValueError(f"--{name} does not concern {args.method}")
+    if args.augment != DEFAULTS["augment"] and not method.has_second_view:
+        raise ValueError(f"--augment makes second views of the texts, and {args.method} has none")
+
+
+def check_together(args: Arguments) -> None:
+    """ValueError for flags that contradict or need each other."""
+    if args.val_left_out is not None:
+        if args.ir is None and args.max_per_class is None:
+            raise ValueError(
+                "--val_left_out takes what --ir and --max_per_class leave out: give one of them, "
+                "or take --val_fraction"
+            )
+        if args.val_fraction > 0:
+            raise ValueError(
+                "--val_left_out and --val_fraction both make validation texts: give one"
+            )
+    if args.plots and METHODS[args.method].group == "large":
+        raise ValueError(
+            f"--plots draws what an encoder makes of the texts, and {args.method} has none"
+        )
+
+
+# ---- NAME=VALUE ----
+
+
+def constants_of(method: str) -> dict[str, float]:
+    """A method's own constants with their default values."""
+    return {name: constant.default for name, constant in METHODS[method].constants.items()}
+
+
+def parse_pairs(given: list[str], known: dict, read: Callable, where: str, owner: str) -> dict:
+    """
+    NAME=VALUE strings as a dict.
+
+    known   the names that the owner has, with their defaults
+    read    (name, text) -> value; it raises ValueError, or argparse's error of a bad type
+    where   the flag, as errors name it
+    raises  ValueError for a name that the owner lacks, and for a value that read refuses
+    """
+    parsed = {}
+    for item in given:
+        name, _, text = item.partition("=")
+        if name not in known or not text:
+            raise ValueError(f"{where} {item}: {owner} has {known or 'none'}")
+        try:
+            parsed[name] = read(name, text)
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            raise ValueError(f"{where} {item}: {error}") from error
+    return parsed
+
+
+def parse_constants(method: str, given: list[str]) -> dict[str, float]:
+    """The values of --constants; ValueError for an unknown name or a value out of range."""
+
+    def read(name: str, text: str) -> float:
+        default, *bounds = METHODS[method].constants[name]
+        try:
+            return number(type(default), *bounds)(text)
+        except ValueError as error:  # what int() and float() say names no type
+            raise ValueError(f"not {type(default).__name__}") from error
+
+    return parse_pairs(given, constants_of(method), read, "--constants", method)
+
+
+def parse_augment_options(augmentation: str, given: list[str]) -> dict:
+    """The values of --augment_options that are not the default; ValueError as above."""
+    entry = AUGMENTATIONS.get(augmentation)  # "auto" has none
+    known = entry.options if entry else {}
+
+    def read(name: str, text: str):
+        if name in entry.ranges:
+            kind = type(known[name])
+            return number(kind, *entry.ranges[name], open_interval=kind is float)(text)
+        if name == "language" and text not in ("english", "any"):
+            raise ValueError("it is english or any")
+        return text
+
+    parsed = parse_pairs(given, known, read, "--augment_options", augmentation)
+    return {name: value for name, value in parsed.items() if value != known[name]}
+
+
+# ---- a command line as it was typed ----
 
 
 def last_of_each(argv: list[str]) -> list[str]:
@@ -427,106 +482,22 @@ def last_of_each(argv: list[str]) -> list[str]:
     return [word for words in flags.values() for word in words]
 
 
-def parse_args(argv: list[str] | None = None, description: str | None = None) -> argparse.Namespace:
-    """
-    Returns the arguments, with --ablation and --constants spelled out, encoder and pooling decided.
-
-    raises  InputError where the default pooling needs the encoder's tokenizer, and it is missing
-    """
-    parser = make_parser(description)
-    args = parser.parse_args(argv)
-    args.argv = sys.argv[1:] if argv is None else list(argv)
-    if isinstance(args.text_column, list) and len(args.text_column) == 1:
-        (args.text_column,) = args.text_column  # one name is a string, as the default is
-    for name, value in ABLATIONS.get(args.ablation, {}).items():
-        if getattr(args, name) not in (value, parser.get_default(name)):
-            parser.error(f"--ablation {args.ablation} sets --{name} {value}: leave it out")
-        setattr(args, name, value)
-    if METHODS[args.method].group != "ours" and args.ablation:
-        parser.error(f"--ablation belongs to sharprecl, not to {args.method}")
-    check_roles(parser, args)
-    if args.augment != parser.get_default("augment") and not METHODS[args.method].has_second_view:
-        parser.error(f"--augment makes second views of the texts, and {args.method} has none")
-    try:
-        args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
-        args.augment_options = parse_augment_options(args.augment, args.augment_options)
-    except ValueError as error:
-        parser.error(str(error))
-    if args.val_left_out is not None:
-        if args.ir is None and args.max_per_class is None:
-            parser.error(
-                "--val_left_out takes what --ir and --max_per_class leave out: give one "
-                "of them, or take --val_fraction"
-            )
-        if args.val_fraction > 0:
-            parser.error("--val_left_out and --val_fraction both make validation texts: give one")
-    if args.plots and METHODS[args.method].group == "large":
-        parser.error(
-            f"--plots draws what an encoder makes of the texts, and {args.method} has none"
-        )
-    if args.base_model is None:
-        args.base_model = language_models.MODELS.get(args.method)
-    if args.encoder is None:
-        args.encoder = METHODS[args.method].encoder or ENCODER
-    args.chosen_augment = args.augment  # of --augment auto, engine.auto decides it
-    if args.pooling is None:
-        args.pooling = pooling_of(args.method, args.encoder)
-    return args
-
-
-def pooling_of(method: str, encoder: str) -> str:
-    """The default of --pooling."""
-    return default_pooling(encoder) if METHODS[method].has_encoder else "cls"
-
-
-def check_roles(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """An error for a flag that has no meaning for the method."""
-    for flag in flags_of(parser):
-        if not concerns(flag.role, args.method) and getattr(args, flag.dest) != parser.get_default(
-            flag.dest
-        ):
-            if flag.role is Role.SHARPRECL:
-                own = constants_of(args.method) or "nothing"
-                parser.error(
-                    f"--{flag.dest} belongs to sharprecl, not to {args.method}; what that "
-                    f"has is set by --constants ({own})"
-                )
-            parser.error(f"--{flag.dest} does not concern {args.method}")
-
-
-def flags_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """All flags but --help."""
-    return [action for action in parser._actions if hasattr(action, "role")]
-
-
-def names_of(*roles: Role) -> tuple[str, ...]:
-    """The flags of these roles."""
-    return tuple(flag.dest for flag in flags_of(make_parser()) if flag.role in roles)
-
-
-# ---- a command line as it was typed ----
-
-# Where something lies, and no setting: a run that began with another --encoder is another run.
-OF_PATHS = ("dataset", "data_dir", "output_dir")
-
-
 def typed(argv: list[str]) -> dict[str, list[str]]:
     """
     The values of each flag on a command line, as they were typed, without what is no flag of
-    main.py. The paths of OF_PATHS are relative to where we are: how a disk is laid out is nobody's
-    business.
+    main.py. The paths of OF_PATHS become relative to the current folder, since a command that is
+    kept or published should not tell how a disk is laid out.
     """
-    known = {flag.dest: flag for flag in flags_of(make_parser())}
     flags: dict[str, list[str]] = {}
     values: list[str] = []
-    for token in argv:
-        if not token.startswith("--"):
-            values.append(token)
+    for word in argv:
+        if not word.startswith("--"):
+            values.append(word)
             continue
-        name, is_joined, value = token[2:].partition("=")
+        name, is_joined, value = word[2:].partition("=")
         values = [value] if is_joined else []
-        if name in known:
-            before = flags.get(name, []) if known[name].nargs == "+" else []
+        if name in BY_NAME:
+            before = flags.get(name, []) if BY_NAME[name].kind.get("nargs") == "+" else []
             values = flags[name] = before + values
     for name in flags.keys() & OF_PATHS:
         flags[name] = [os.path.relpath(v) if os.path.isabs(v) else v for v in flags[name]]
@@ -542,128 +513,3 @@ def words(flags: dict[str, list[str]]) -> list[str]:
         for name, values in flags.items()
     }
     return [word for parts in joined.values() for word in parts]
-
-
-def constants_of(method: str) -> dict[str, float]:
-    """A method's own constants with their default values."""
-    return {name: constant.default for name, constant in METHODS[method].constants.items()}
-
-
-def parse_constants(method: str, given: list[str]) -> dict[str, float]:
-    """NAME=VALUE strings; ValueError for a name that the method lacks or a value out of range."""
-    known, parsed = METHODS[method].constants, {}
-    for item in given:
-        name, _, text = item.partition("=")
-        if name not in known:
-            raise ValueError(f"--constants {item}: {method} has {constants_of(method) or 'none'}")
-        default, *bounds = known[name]
-        try:
-            parsed[name] = number(type(default), *bounds)(text)
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(f"--constants {item}: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"--constants {item}: not {type(default).__name__}") from error
-    return parsed
-
-
-def parse_augment_options(method: str, given: list[str]) -> dict:
-    """Reads NAME=VALUE strings into a dict of what is not the default; ValueError as above."""
-    known = {} if method == "auto" else AUGMENTATIONS[method].options
-    parsed = {}
-    for item in given:
-        name, _, text = item.partition("=")
-        if name not in known or not text:
-            raise ValueError(f"--augment_options {item}: {method} has {known or 'none'}")
-        try:
-            parsed[name] = augment_option(method, name, text)
-        except (argparse.ArgumentTypeError, ValueError) as error:
-            raise ValueError(f"--augment_options {item}: {error}") from error
-    return {name: value for name, value in parsed.items() if value != known[name]}
-
-
-def augment_option(method: str, name: str, text: str):
-    """Reads one value in the range that the augmentation's entry gives; ValueError as above."""
-    entry = AUGMENTATIONS[method]
-    if name in entry.ranges:
-        kind = type(entry.options[name])
-        return number(kind, *entry.ranges[name], open_interval=kind is float)(text)
-    if name == "language" and text not in ("english", "any"):
-        raise ValueError("it is english or any")
-    return text
-
-
-def changed(args: argparse.Namespace) -> dict:
-    """What the method does otherwise than by default: its own flags and constants."""
-    parser, own = make_parser(), constants_of(args.method)
-    default = {"base_model": language_models.MODELS.get(args.method)}
-    flags = {
-        name: getattr(args, name)
-        for name in names_of(Role.SHARPRECL, Role.LARGE, Role.LORA)
-        if getattr(args, name) != default.get(name, parser.get_default(name))
-    }
-    constants = {name: value for name, value in args.constants.items() if value != own[name]}
-    return flags | constants | args.augment_options
-
-
-def model_options(args: argparse.Namespace) -> dict:
-    """What the network is made with, beside the encoder and the task."""
-    if args.method != "sharprecl":
-        return args.constants
-    return {
-        "proj_dim": args.proj_dim,
-        "proj_bn": args.proj_bn,
-        "mutual_guidance": not args.no_mutual_guidance,
-        "compensated": not args.no_delta_cls,
-    }
-
-
-def run_folder(args: argparse.Namespace) -> Path:
-    """
-    output_dir/<dataset>_<ir>_<every other setting that is not the default>_<seed>; --check_only
-    has a folder of its own, so that it never touches a run's.
-    """
-    defaults = vars(make_parser().parse_args([f"--dataset={args.dataset}"])) | {
-        "encoder": ENCODER,
-        "pooling": pooling_of(args.method, args.encoder),
-    }
-    parts = [Path(args.dataset).stem, "original" if args.ir is None else f"ir{args.ir:g}"]
-    own = {
-        "dataset",
-        "ir",
-        "seed",
-        "constants",
-        "augment_options",
-        *names_of(Role.SHARPRECL, Role.LARGE, Role.LORA),
-    }  # changed() names the method's own
-    others = {
-        name: value
-        for name, value in settings(args).items()
-        if value != defaults[name] and name not in own
-    }
-    for name, value in (others | changed(args)).items():
-        value = "+".join(value) if isinstance(value, list) else value
-        value = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
-        parts.append(name if value == "True" else f"{name}-{value}")
-    name, seed = re.sub(r"[^\w.+-]", "-", "_".join(parts)), f"seed{args.seed}"
-    if len(name.encode()) > 180:  # a file name has 255 bytes; the digest keeps settings apart
-        name = name[:40] + "-" + hashlib.sha256(name.encode()).hexdigest()[:16]
-    return Path(args.output_dir) / f"{name}_{'check' if args.check_only else seed}"
-
-
-def settings(args: argparse.Namespace) -> dict:
-    """The arguments that decide the numbers of this method."""
-    values = {
-        flag.dest: getattr(args, flag.dest)
-        for flag in flags_of(make_parser())
-        if flag.role not in (Role.HOW, Role.HOSTED) and concerns(flag.role, args.method)
-    }
-    for name in (
-        "augment_options",
-        "head_lr",
-        "prefix",
-        "read",
-        "group_column",
-    ):  # younger than the others: where they are left
-        if not getattr(args, name):  # out, a run is the same as before there was the flag
-            values.pop(name, None)
-    return values | {"dataset": Path(args.dataset).name}  # the data's hash says which file it is

@@ -2,27 +2,26 @@
 --augment auto: which augmentation is best for these texts, decided before the run begins.
 """
 
-import argparse
 import json
 from collections.abc import Callable
 
 from augment import AUGMENTATIONS
 from engine import distributed
-from engine.arguments import run_folder
+from engine.arguments import Arguments
 from engine.augmentations import check_augmentation
 from engine.corpus import load_corpus
 from engine.files import InputError, read_json, write_json
 from engine.run_folder import beside
 
 
-def decide(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) -> None:
+def decide(args: Arguments, run: Callable[[Arguments], None]) -> None:
     """
     Sets args.chosen_augment: each augmentation that is available here, and is for the language of
     the texts, is tried in a run of its own below the run's folder. The best macro-F1 on the
     validation texts counts, after the last epoch; a run without such texts holds out a tenth of its
     training texts in these trials. What was decided before is kept.
     """
-    folder = beside(run_folder(args)) if args.overwrite else run_folder(args)
+    folder = beside(args.folder) if args.overwrite else args.folder
     path = folder / "augmentations.json"
     if path.exists() and not args.overwrite:
         args.chosen_augment = read_json(path)["chosen"]
@@ -35,21 +34,18 @@ def decide(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) 
             print(f"auto leaves out {name}: {error}", flush=True)
             continue
         print(f"auto tries {name}", flush=True)
-        trial = argparse.Namespace(
-            **vars(args)
-            | {
-                "augment": name,
-                "chosen_augment": name,
-                "val_fraction": args.val_fraction or (0.0 if corpus.val_texts else 0.1),
-                "no_weights": True,
-                "plots": False,
-                "output_dir": folder / "augmentations",
-                "overwrite": args.overwrite and "others",  # not what a start that was cut finished
-            }
+        trial = args.but(
+            augment=name,
+            chosen_augment=name,
+            val_fraction=args.val_fraction or (0.0 if corpus.val_texts else 0.1),
+            no_weights=True,
+            plots=False,
+            output_dir=folder / "augmentations",
+            overwrite=args.overwrite and "others",  # not what a start that was cut finished
         )
         run(trial)
         distributed.barrier()  # for rank 0's files
-        last = (run_folder(trial) / "metrics.jsonl").read_text().splitlines()[-1]
+        last = (trial.folder / "metrics.jsonl").read_text().splitlines()[-1]
         scores[name] = json.loads(last)["val"]["macro_f1"]
     args.chosen_augment = max(scores, key=scores.get)
     print(

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.arguments import ABLATIONS, parse_args, settings
+from engine.arguments import ABLATIONS, parse_args
 from engine.files import InputError, Parser, one_line_errors
 from engine.results import read_ledger
 
@@ -160,7 +160,7 @@ def run_of(
 ) -> dict | None:
     """The kept run of these arguments."""
     args = parse_args(shlex.split(line(dataset, arguments, seed, "off", encoder)))
-    return known.get(identity(settings(args)))
+    return known.get(identity(args.settings))
 
 
 def development_score(run: dict) -> float:

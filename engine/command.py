@@ -3,7 +3,6 @@ What stands around a run on the command line: its arguments, the processes of to
 and an exit code for whatever ends it.
 """
 
-import argparse
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from collections.abc import Callable
 import transformers
 
 from engine import distributed
-from engine.arguments import parse_args
+from engine.arguments import Arguments, parse_args
 from engine.auto import decide
 from engine.files import InputError, lacks_memory, plain_output, system_error
 from engine.run_folder import Busy
@@ -21,7 +20,7 @@ EXPECTED = (InputError, KeyboardInterrupt, distributed.Ended)
 
 
 @plain_output()
-def run(argv: list[str] | None, doc: str | None, work: Callable[[argparse.Namespace], None]) -> int:
+def run(argv: list[str] | None, doc: str | None, work: Callable[[Arguments], None]) -> int:
     """Does the work that the command line asks for; returns the exit code."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -47,7 +46,7 @@ def run(argv: list[str] | None, doc: str | None, work: Callable[[argparse.Namesp
     return 0
 
 
-def one_line(error: BaseException, args: argparse.Namespace | None) -> tuple[str, int]:
+def one_line(error: BaseException, args: Arguments | None) -> tuple[str, int]:
     """What the user is told, and the exit code."""
     if isinstance(error, InputError):
         return f"error: {error}", Busy.exit_code if isinstance(error, Busy) else 2

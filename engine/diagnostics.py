@@ -3,7 +3,6 @@ What happens inside SharpReCL while it trains, measured once an epoch: how stron
 and the signs of the failures to look out for.
 """
 
-import argparse
 import contextlib
 import time
 from collections.abc import Iterator
@@ -74,26 +73,35 @@ class EpochLog:
     how SharpReCL fares inside, at the last step.
     """
 
-    def __init__(self, model: Method, class_counts: Tensor, args: argparse.Namespace, epoch: int):
-        self.model, self.args, self.epoch = model, args, epoch
-        device = torch.device(args.device)
+    def __init__(
+        self,
+        model: Method,
+        num_classes: int,
+        epoch: int,
+        *,
+        num_epochs: int,
+        mu: float,
+        device: torch.device,
+    ):
+        """mu is the weight of the contrastive loss, Eq. (12)."""
+        self.model, self.epoch, self.num_epochs, self.mu = model, epoch, num_epochs, mu
         self.sums = torch.zeros(3, device=device)  # of loss, loss_cls, loss_cl
         self.fitted = torch.zeros((), device=device)
-        self.class_sums = torch.zeros(len(class_counts), args.proj_dim, device=device)
+        self.num_classes = num_classes
         self.texts = self.steps = 0
         self.start, self.inside = time.perf_counter(), {}
 
     def over(self, batches: list[np.ndarray]) -> Iterator[np.ndarray]:
         """The batches, under a progress bar."""
         self.num_steps = len(batches)
-        self.bar = tqdm(batches, f"epoch {self.epoch}/{self.args.epochs}", leave=False)
+        self.bar = tqdm(batches, f"epoch {self.epoch}/{self.num_epochs}", leave=False)
         return iter(self.bar)
 
     @contextlib.contextmanager
     def watching(self, feat: Tensor) -> Iterator[None]:
         """
         Around the losses of a step, from its features: where a number is not finite, the error says
-        at which step. On a GPU, which would have to be waited for, add() finds out.
+        at which step. On a GPU this check would force a sync at each step, so add() makes it there.
         """
         self.when = f"at step {self.steps + 1}, in epoch {self.epoch}"
         if feat.device.type == "cpu":
@@ -115,16 +123,19 @@ class EpochLog:
         self.sums += torch.stack([step.loss, step.loss_cls, step.loss_cl]).detach()
         self.fitted += count_fitted(self.model, feat[:num_texts], labels[:num_texts])
         if isinstance(self.model, SharpReCL):
-            self.class_sums.index_add_(0, labels, step.extended[: len(labels)].detach())
+            projected = step.extended[: len(labels)].detach()
+            if self.steps == 1:
+                self.class_sums = projected.new_zeros(self.num_classes, projected.shape[1])
+            self.class_sums.index_add_(0, labels, projected)
             if is_last:
-                shares = gradient_shares(step.loss_cls, self.args.mu * step.loss_cl, feat)
+                shares = gradient_shares(step.loss_cls, self.mu * step.loss_cl, feat)
                 self.inside = shares | prototype_signs(
                     step.extended, step.labels, self.class_sums, step.mixtures
                 )
-        waits = is_last or self.steps % 10 == 0  # a GPU's host, to read a loss
-        if waits or feat.device.type == "cpu":
+        syncs = is_last or self.steps % 10 == 0  # reading a loss forces a GPU sync
+        if syncs or feat.device.type == "cpu":
             check_finite({"the losses": self.sums, **self.inside}, self.when)
-        if waits:
+        if syncs:
             _, loss_cls, loss_cl = (self.sums / self.steps).tolist()
             self.bar.set_postfix_str(
                 f"cls {loss_cls:.3f}, cl {loss_cl:.3f}, lr {lr:.1e}, {self.speed():.0f} texts/s"

@@ -173,7 +173,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _part_name(path: Path) -> Path:
-    """A name of its own: by their numbers, processes of two machines could not be told apart."""
+    """A random name, since process numbers can collide across machines."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 

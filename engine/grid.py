@@ -26,19 +26,12 @@ from typing import Iterable, Iterator, NamedTuple
 import torch
 
 from data import DATASETS
-from engine.arguments import (
-    changed,
-    last_of_each,
-    make_parser,
-    number,
-    parse_args,
-    run_folder,
-    settings,
-)
+from engine.arguments import DEFAULTS, Arguments, last_of_each, number, parse_args
+from engine.corpus import load_corpus
 from engine.escape import shell
 from engine.files import InputError, duration, plain_output, printable, read_json
-from engine.run_folder import Busy
-from reporting.plots import last_plot
+from engine.run_folder import Busy, last_plot
+from engine.signals import ENDING
 
 STARTUP = 6  # seconds of a process beside those that its result.json counts
 
@@ -49,34 +42,42 @@ class Cell(NamedTuple):
     """One run: its arguments, as typed and as understood, and its folder."""
 
     argv: list[str]
-    args: argparse.Namespace
+    args: Arguments
     folder: Path
 
 
 def read_cells(lines: Iterable[str]) -> list[Cell]:
+    """The runs of lines of text; InputError as in cells_of()."""
+    runs = []
+    for line in filter(None, map(str.strip, lines)):
+        try:
+            runs.append(shlex.split(line))
+        except ValueError as error:
+            raise InputError(f"line {line!r}: {error}") from error
+    return cells_of(runs)
+
+
+def cells_of(runs: Iterable[list[str]]) -> list[Cell]:
     """
-    The runs of the lines, each once, and with --plots if any of its lines has it. Of a flag that
-    stands in a line twice the later value counts: FLAGS of run_all.sh replace those of a table.
+    The runs, each once, and with --plots if it is asked for anywhere. Of a flag that a run has
+    twice the later value counts: FLAGS of run_all.sh replace those of a table.
     InputError where two different runs have one folder: its name holds only the end of a path, and
     six digits of a number.
     """
     cells: dict[Path, Cell] = {}
-    for line in filter(None, map(str.strip, lines)):
-        errors = io.StringIO()
+    for words in runs:
+        errors, argv = io.StringIO(), last_of_each(words)
         try:
             with contextlib.redirect_stderr(errors):
-                argv = last_of_each(shlex.split(line))
                 args = parse_args(argv)
-        except InputError:
-            raise
-        except (SystemExit, ValueError) as error:  # of argparse, of shlex
-            reason = (errors.getvalue().strip() or str(error)).split("error: ")[-1]
-            raise InputError(f"line {line!r}: {reason}") from error
-        cell = Cell(argv, args, run_folder(args))
+        except SystemExit as error:  # of argparse
+            reason = errors.getvalue().strip().split("error: ")[-1]
+            raise InputError(f"line {shlex.join(words)!r}: {reason}") from error
+        cell = Cell(argv, args, args.folder)
         before = cells.setdefault(cell.folder, cell)
         if identity(before) != identity(cell):
             raise InputError(
-                f"line {line!r} and {shlex.join(before.argv)!r} are different runs "
+                f"line {shlex.join(words)!r} and {shlex.join(before.argv)!r} are different runs "
                 f"for one folder, {cell.folder.name}: give them two --output_dir"
             )
         if args.plots:
@@ -87,7 +88,7 @@ def read_cells(lines: Iterable[str]) -> list[Cell]:
 
 
 def identity(cell: Cell) -> dict:
-    return settings(cell.args) | {"dataset": cell.args.dataset}
+    return cell.args.settings | {"dataset": cell.args.dataset}
 
 
 def is_whole(cell: Cell) -> bool:
@@ -122,8 +123,8 @@ def state(cell: Cell) -> str:
 
 def label(cell: Cell) -> str:
     """trec ir50 bert seed 0, with what the method does otherwise than by default in between."""
-    args, own = cell.args, changed(cell.args)
-    if args.augment != make_parser().get_default("augment"):
+    args, own = cell.args, cell.args.changed
+    if args.augment != DEFAULTS["augment"]:
         own["augment"] = args.augment
     ir = "original" if args.ir is None else f"ir{args.ir:g}"
     own = "".join(f"{name} {value} " for name, value in own.items())
@@ -214,7 +215,7 @@ def execute(
 def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:
     """By the finished runs of the same method, dataset and ratio; else of the method; else all."""
 
-    def keys(args: argparse.Namespace) -> list[tuple]:
+    def keys(args: Arguments) -> list[tuple]:
         return [(args.method, args.dataset, args.ir), (args.method,), ()]
 
     if not finished:
@@ -258,7 +259,7 @@ def dry_run(cells: list[Cell], all_cells: list[Cell], jobs: int) -> None:
 def run(cells: list[Cell], jobs: int, script: str) -> int:
     """Runs what is open, with a line for each end; returns the exit code."""
     signals, failed = [], []
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in ENDING:
         signal.signal(name, lambda received, _: signals.append(received))
     todo = [cell for cell in cells if state(cell) != "finished"]
     begin, before = time.monotonic(), len(cells) - len(todo)
@@ -293,7 +294,14 @@ def shard(text: str) -> tuple[int, int]:
 
 
 @plain_output()
-def main(argv: list[str] | None = None) -> int:
+def main(
+    argv: list[str] | None = None, runs: list[list[str]] | None = None, checks_first: bool = False
+) -> int:
+    """
+    argv          of this command; those of the process otherwise
+    runs          the arguments of each run; the lines of standard input otherwise
+    checks_first  reads the texts of the first run, so that a table with a fault fails once
+    """
     parser = argparse.ArgumentParser(
         description=__doc__,
         usage=argparse.SUPPRESS,
@@ -305,14 +313,16 @@ def main(argv: list[str] | None = None) -> int:
     add("--dry_run", action="store_true", help="show the runs, and start none")
     add("--script", default=str(Path(__file__).parents[1] / "main.py"), help="what runs a line")
     args = parser.parse_args(argv)
-    if isinstance(sys.stdin, io.TextIOWrapper):  # a file's name may hold \r, and any bytes
-        sys.stdin.reconfigure(newline="\n", errors="surrogateescape")
+    if runs is None and isinstance(sys.stdin, io.TextIOWrapper):  # a file's name may hold \r, and
+        sys.stdin.reconfigure(newline="\n", errors="surrogateescape")  # any bytes
     try:
-        all_cells, (i, n) = read_cells(sys.stdin), args.shard
+        all_cells, (i, n) = read_cells(sys.stdin) if runs is None else cells_of(runs), args.shard
         cells = all_cells[i - 1 :: n]
         if args.dry_run:
             dry_run(cells, all_cells, args.jobs)
             return 0
+        if checks_first:
+            load_corpus(all_cells[0].args)
         return run(cells, args.jobs, args.script)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,22 +2,20 @@
 The network of a run, as its flags ask for it, and what a checkpoint holds of it.
 """
 
-import argparse
-
 import torch
 from torch import Tensor
 
 import data
 from baselines import make
 from baselines.base import Task
-from engine.arguments import model_options
+from engine.arguments import Arguments
 from engine.distributed import set_seed
 from engine.encoders import load_encoder, load_tokenizer
 from engine.files import InputError
 from model import POOLINGS, Method
 
 
-def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
+def new_model(args: Arguments, corpus: data.Corpus) -> Method:
     """The pretrained encoder, and everything new fixed by the seed."""
     set_seed(args.seed)
     encoder = load_encoder(args.encoder, args.pooling, args.freeze_layers)
@@ -37,10 +35,10 @@ def new_model(args: argparse.Namespace, corpus: data.Corpus) -> Method:
         args.epochs,
         args.batch_size,
     )
-    return make(args.method, encoder, task, model_options(args)).to(args.device)
+    return make(args.method, encoder, task, args.model_options).to(args.device)
 
 
-def spreads(args: argparse.Namespace) -> bool:
+def spreads(args: Arguments) -> bool:
     """
     Whether nn.DataParallel spreads a batch over all visible GPUs: unless one of them is named, and
     without --micro_batch, whose pieces its threads would not see.

@@ -49,8 +49,7 @@ def set_learning_rate(
             "cosine": (1 + math.cos(math.pi * done)) / 2,
         }[args.schedule]
     for group in optimizer.param_groups:
-        # a checkpoint of before there was --head_lr has one rate, and does not note it
-        group["lr"] = group.get("initial_lr", args.lr) * factor
+        group["lr"] = group["initial_lr"] * factor
     return args.lr * factor
 
 

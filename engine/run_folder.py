@@ -32,13 +32,13 @@ import torch
 import transformers
 
 import data
+from baselines import METHODS
 from engine import data_report, distributed, files, metrics, results
-from engine.arguments import changed, run_folder, settings, typed, words
+from engine.arguments import typed, words
 from engine.corpus import cache_dir, report
 from engine.files import InputError, duration, json_of, read_json, sha256, write_json, write_text
 from engine.loader import check_finite
 from engine.saved_model import keep_model, not_ours
-from reporting import figures, plots
 
 SLOW = 0.5  # seconds that a checkpoint may take and still be written after each epoch
 MOST_SHARE = 0.1  # of a run's time for slower ones: MiniLM's take as long as a short epoch on a GPU
@@ -67,14 +67,14 @@ class Busy(InputError):
 class RunFolder:
     """
     path    of the run
-    new     a folder in it, where --overwrite makes a new run beside what is there
-    place   where this run writes: new, until the run is whole and takes the place of what is in
-            path; else path itself
+    new     a folder in it, where --overwrite makes a new run beside the old one
+    place   where this run writes: new, until the run is complete and replaces the old one; without
+            --overwrite path itself
     """
 
     def __init__(self, args: argparse.Namespace, corpus: data.Corpus):
         self.args, self.corpus = args, corpus
-        self.path = self.place = run_folder(args)
+        self.path = self.place = args.folder
         self.new = beside(self.path)
         self.summary: dict = {}  # of the texts, see engine.corpus.report
         self.clock = 0.0
@@ -84,7 +84,7 @@ class RunFolder:
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> "RunFolder":
-        """Keeps other runs out for as long as this process lives; ends what a kill cut short."""
+        """Keeps other runs out while this process lives; ends what a kill cut short."""
         has_swapped = False
         if distributed.is_main():
             self.stack.enter_context(locked(self.path))
@@ -137,7 +137,7 @@ class RunFolder:
         path = self.place / "args.json"
         if not path.exists():
             return ""
-        before, now = read_json(path), settings(self.args)
+        before, now = read_json(path), self.args.settings
         own = before.get("settings", {})
         differing = [
             name
@@ -204,7 +204,7 @@ class RunFolder:
         write_json(
             self.place / "args.json",
             {
-                "settings": settings(self.args),
+                "settings": self.args.settings,
                 "data_hash": self.data_hash,
                 "command": ["main.py", *words(typed(self.args.argv))],
                 "device": self.args.device,
@@ -214,17 +214,11 @@ class RunFolder:
         )
 
     def leave_report(self) -> None:
-        """data_report.json, and the label distribution (Fig. 1)."""
-        source = Path(self.args.dataset)  # where it lies is nobody's business
+        """data_report.json, without the path of own texts, which no reader of it needs."""
+        source = Path(self.args.dataset)
         notes = [note.replace(str(source), source.name) for note in self.summary["notes"]]
         own = {"name": source.name, "notes": notes} if source.is_absolute() else {}
         write_json(self.place / "data_report.json", self.summary | own)
-        figure = figures.label_distribution(
-            [row["train"] for row in self.summary["classes"]],
-            self.corpus.label_names,
-            f"{source.name or self.corpus.name}, ir = {self.summary['ir']:.1f}",
-        )
-        figures.save_figure(figure, self.place / "label_distribution.png")
 
     def restore(self) -> list[dict]:
         """Loads the newest whole epoch into the parts; returns the history up to it."""
@@ -340,18 +334,17 @@ class RunFolder:
     # ---- the end ----
 
     def finish(self) -> None:
-        """The model, result.json, which marks the run as finished, and the plots."""
+        """The model, and result.json, which marks the run as finished."""
         kept = next(record for record in self.history if record["epoch"] == self.kept_epoch())
         best, val_logits = self.place / f"best-{kept['epoch']}", self.val_logits
         # where the last epoch is the one that is kept, the model still has its weights
         if best.exists() or self.parts and kept is not self.history[-1]:
             values = load_whole(best, {"weights": self.parts["weights"]})
             val_logits = values["val_logits"].numpy()
-            # a run that was cut may have reported a later epoch; a best-N of before has no logits
-            if "logits" in values:
-                results.write_reports(
-                    self.place, self.corpus, kept["epoch"], values["logits"].numpy(), val_logits
-                )
+            # a run that was cut short may have reported a later epoch
+            results.write_reports(
+                self.place, self.corpus, kept["epoch"], values["logits"].numpy(), val_logits
+            )
         if self.keeps_model:
             keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
             if self.args.no_weights:
@@ -361,7 +354,6 @@ class RunFolder:
             files.remove(self.place / "adapter")
         write_json(self.place / "result.json", self.result(kept["epoch"]))
         tidy(self.place)
-        self.draw()  # before the swap: after a stop in it, the next start makes the swap and ends
         self.swap()
 
     def result(self, kept_epoch: int) -> dict:
@@ -384,60 +376,47 @@ class RunFolder:
             "kept_epoch": kept_epoch,
             "seconds": round(sum(record["seconds"] for record in self.history), 1),
             "memory_gib": round(results.peak_memory(self.args.device), 2),
-            "settings": settings(self.args),
-            "changed": changed(self.args),
+            "settings": self.args.settings,
+            "changed": self.args.changed,
             "data_hash": self.data_hash,
         }
 
     def swap(self) -> bool:
         """
-        A run in new/, if there is one and it is whole, takes the place of what is in path; returns
-        whether it did. A swap that was cut goes on: while new/ has its args.json, what it lacks
-        goes; after that, what it has moves, and result.json, the mark of a whole run, comes last.
+        A run in new/ that is complete takes the place of what is in path; returns whether it did.
+        A swap that a kill cut short goes on: while new/ has its args.json, what is of the old run
+        alone is removed; after that, what new/ has moves. result.json moves last, since it marks a
+        complete run.
         """
-        source, moving = self.new, self.path / "moving"
-        if not self.is_finished and (moving / "result.json").is_file() and not moving.is_symlink():
-            source = moving  # of a version that removed all else before it moved
-        if not (source / "result.json").exists():
+        if not (self.new / "result.json").exists():
             return False
-        tidy(source)
-        if source == self.new and (self.new / "args.json").exists():
+        tidy(self.new)
+        if (self.new / "args.json").exists():
             clear(self.path, but=set(os.listdir(self.new)) - {"result.json"})
             os.replace(self.new / "args.json", self.path / "args.json")
-        for entry in reversed([*own(source), *(source / name for name in TRIALS)]):
+        for entry in reversed([*own(self.new), *(self.new / name for name in TRIALS)]):
             if entry.is_dir():
                 files.remove(self.path / entry.name)
             if entry.exists():
                 os.replace(entry, self.path / entry.name)
         with contextlib.suppress(OSError):  # what is not ours stays there
-            source.rmdir()
+            self.new.rmdir()
         self.place = self.path
         return True
 
-    def draw(self) -> None:
-        """Draws --plots from the kept model; with --no_weights, one kept for them alone goes."""
-        if self.args.plots and distributed.is_main():
-            plots.draw(self.args, self.corpus, self.place)
-        self.end_plots()
-
-    def end_plots(self) -> None:
-        """A model that was kept for the plots alone goes, or is kept for good if it is wanted."""
-        marker = self.place / FOR_PLOTS
-        if distributed.is_main() and marker.exists():
+    def end(self, was_finished: bool) -> None:
+        """
+        When all is drawn: a model that was kept for the plots alone goes, or is kept for good if it
+        is wanted. Then the result is shown.
+        """
+        if not distributed.is_main():
+            return
+        marker = self.path / FOR_PLOTS
+        if marker.exists():
             files.remove(marker.parent if self.args.no_weights else marker)
-
-    def show_again(self) -> None:
-        """A run that was finished before; its plots, where they are still missing."""
-        if (self.path / plots.last_plot(self.args.method)).exists():
-            self.end_plots()
-        else:
-            self.draw()
-        self.show()
-        print("finished already; --overwrite runs it again")
-
-    def show(self) -> None:
-        if distributed.is_main():
-            results.print_result(self.path)
+        results.print_result(self.path)
+        if was_finished:
+            print("finished already; --overwrite runs it again")
 
 
 # ---- parts of the above that need no run ----
@@ -485,6 +464,11 @@ def own(folder: Path) -> list[Path]:
         folder / name
         for name in sorted(names, key=lambda name: (name != "result.json", name == "args.json"))
     ]
+
+
+def last_plot(method: str) -> str:
+    """The file of --plots that is drawn last: where it is, the plots of the run are complete."""
+    return "tsne.csv" if METHODS[method].has_encoder else "confusion_matrix.png"
 
 
 def check_own(*folders: Path) -> None:

@@ -36,7 +36,6 @@ from baselines import METHODS, make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
 from data import Corpus, class_counts
-from engine.arguments import changed, model_options
 from engine.calibration import calibrate
 from engine.data_report import LEAKS, leaks
 from engine.encoders import load_encoder, load_tokenizer, longest_text
@@ -224,7 +223,7 @@ def about_run(args: argparse.Namespace, corpus: Corpus, model: Method | Tfidf) -
         return about_tfidf(args.text_column, corpus.label_names, counts)
     return About(
         method=args.method,
-        options=model_options(args),
+        options=args.model_options,
         pooling=args.pooling,
         max_length=possible_length(model, args.max_length),
         text_column=args.text_column,
@@ -246,7 +245,7 @@ def facts_of(args: argparse.Namespace, corpus: Corpus) -> dict:
             "batch size": args.batch_size,
             "learning rate": args.lr,
             **({"learning rate of the heads": args.head_lr} if args.head_lr else {}),
-            **changed(args),
+            **args.changed,
         }
     for leak, found in leaks(corpus).items():
         part, other = LEAKS[leak]

@@ -70,7 +70,8 @@ def stock_classifier(method: Method, tokenizer, name: str, label_names: list[str
         stock = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
         # the classifier may have a pooler, which our encoder lacks
         stock.base_model.load_state_dict(encoder.backbone.state_dict(), strict=False)
-        batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+        # a copy, because a tokenizer that has padded says so in its tokenizer.json
+        batch = deepcopy(tokenizer)(TEXTS, padding=True, return_tensors="pt")
         ids, mask = batch["input_ids"], batch["attention_mask"]
         device = next(encoder.parameters()).device
         ours = method.eval().classify(encoder(ids.to(device), mask.to(device))).cpu()

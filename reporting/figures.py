@@ -431,7 +431,7 @@ def tsne(
         save_figure(draw_tsne(of_texts, of_prototypes, names), folder / "tsne.png")
     else:
         print("no t-SNE: it needs at least 10 test texts with different embeddings")
-    _write_points(folder / "tsne.csv", of_texts)  # last, see plots.last_plot
+    _write_points(folder / "tsne.csv", of_texts)  # last, see run_folder.last_plot
 
 
 def _by_label(points: np.ndarray, labels: list[str]) -> Points:

@@ -1,30 +1,45 @@
 """
-The plots of a run (--plots), from its predictions and the model that it kept: the confusion matrix
-of the test texts, and, where the model has an encoder, a t-SNE of them.
+The figures of a run, drawn from its finished folder: the label distribution, and with --plots the
+confusion matrix of the test texts and, where the model has an encoder, a t-SNE of them.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 import data
-from baselines import METHODS
 from engine import loader
+from engine.arguments import Arguments
+from engine.files import read_json
+from engine.run_folder import last_plot
 from engine.saved_model import read_model
 from engine.tokens import tokenize
 from model import Method, SharpReCL
 from reporting import figures
 
 
-def last_plot(method: str) -> str:
-    """The file that draw() leaves last: where it is, the plots of the run are whole."""
-    return "tsne.csv" if METHODS[method].has_encoder else "confusion_matrix.png"
+def draw_all(args: Arguments, corpus: data.Corpus, folder: Path) -> None:
+    """What a finished run or a check still lacks: the label distribution, and --plots."""
+    if args.check_only or not (folder / "label_distribution.png").exists():
+        draw_labels(folder)
+    if args.plots and not args.check_only and not (folder / last_plot(args.method)).exists():
+        draw(args, corpus, folder)
+
+
+def draw_labels(folder: Path) -> None:
+    """label_distribution.png (Fig. 1), of the data report."""
+    report = read_json(folder / "data_report.json")
+    figure = figures.label_distribution(
+        [row["train"] for row in report["classes"]],
+        [row["label"] for row in report["classes"]],
+        f"{report['name']}, ir = {report['ir']:.1f}",
+    )
+    figures.save_figure(figure, folder / "label_distribution.png")
 
 
 @torch.inference_mode()
-def draw(args: argparse.Namespace, corpus: data.Corpus, folder: Path) -> None:
+def draw(args: Arguments, corpus: data.Corpus, folder: Path) -> None:
     """
     confusion_matrix.png, and tsne.png of feat; of SharpReCL, the l2-normalised projections, since
     its prototypes are in that space. One process does it alone: nothing here waits for others.

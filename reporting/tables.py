@@ -21,7 +21,7 @@ import data
 from augment import AUGMENTATIONS
 from baselines import GROUPS, titles
 from engine import escape, files, results
-from engine.arguments import ABLATIONS, Role, make_parser, names_of
+from engine.arguments import ABLATIONS, DEFAULTS, Role, names_of
 from engine.files import InputError
 from reporting import figures
 from reporting.runs import (
@@ -385,7 +385,7 @@ def caption(runs: pd.DataFrame, protocol: str, differing: list[str]) -> str:
     """How these numbers came about: what a reader needs to compare them with others."""
     is_guest = runs.method == "roberta"
     settings = (runs[~is_guest] if (~is_guest).any() else runs).settings.iloc[0]
-    defaults = vars(make_parser().parse_args(["--dataset", ""]))
+    defaults = DEFAULTS
     named = MAIN_SETTINGS + tuple(
         name
         for name, value in chosen(settings, Role.SHARED, Role.TRAINING).items()

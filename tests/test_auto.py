@@ -9,7 +9,7 @@ from conftest import write_csv
 from test_augment import OTHER_LANGUAGES
 
 import augment
-from engine.arguments import parse_args, run_folder
+from engine.arguments import parse_args
 from engine.auto import decide
 from engine.files import InputError
 from main import main
@@ -33,7 +33,7 @@ def trials(monkeypatch):
 
     def run(args):
         made.append((args.augment, args.chosen_augment, args.val_fraction))
-        folder = run_folder(args)
+        folder = args.folder
         folder.mkdir(parents=True)
         line = {"epoch": 1, "val": {"macro_f1": SCORES[args.augment]}}
         (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
@@ -130,7 +130,7 @@ def command(corpus_folder, tiny_encoder, tmp_path, monkeypatch):
 def test_auto_trains_on_what_it_took(command, capsys):
     """All of it through main.py, on two augmentations: the trials, then the run with all texts."""
     assert main(command) == 0
-    folder = run_folder(parse_args(command))
+    folder = parse_args(command).folder
     decided = json.loads((folder / "augmentations.json").read_text())
     assert set(decided["macro_f1_on_validation"]) == {"noise", "none"}
     assert decided["chosen"] in ("noise", "none")

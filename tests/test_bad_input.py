@@ -20,7 +20,7 @@ from test_main import folder_of, outcome
 from test_reading import BAD_FILES
 
 import main as main_module
-from engine.arguments import last_of_each, parse_args, run_folder
+from engine.arguments import last_of_each, parse_args
 from engine.run_folder import RunFolder
 from main import main
 
@@ -245,7 +245,7 @@ def test_a_checkpoint_with_any_damage_is_named_and_the_remedy_works(
 
 
 def test_folders_that_only_look_like_checkpoints_are_left_alone(command):
-    folder = run_folder(parse_args(command))
+    folder = parse_args(command).folder
     (folder / "checkpoint-of mine").mkdir(parents=True)
     assert main(command) == 0
 

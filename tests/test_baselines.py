@@ -29,7 +29,7 @@ from baselines.base import Task
 from baselines.contrastive import LabelAwareEncoder
 from data import Tokens
 from engine import loader
-from engine.arguments import changed, parse_args, run_folder, settings
+from engine.arguments import parse_args
 from engine.encoders import load_encoder, load_tokenizer
 from engine.files import InputError
 from losses import logit_compensation
@@ -1294,6 +1294,14 @@ def test_tfidf_keeps_its_model_and_draws_its_confusion_matrix(command, tmp_path,
     assert [names[i] for i in labels] == [row["label"] for row in rows]
 
 
+def test_plots_of_a_finished_run_never_take_its_model_away(command, tmp_path):
+    assert main(command("tfidf")) == 0
+    assert main(command("tfidf", "--plots", "--no_weights")) == 0
+    folder = folder_of(tmp_path)
+    assert (folder / "confusion_matrix.png").exists()
+    assert (folder / "model" / "sharprecl.json").exists()
+
+
 def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(
     command, tmp_path, capsys
 ):
@@ -1305,9 +1313,7 @@ def test_without_weights_the_numbers_stay_and_plots_afterwards_say_why_not(
     assert main([*arguments, "--plots"]) == 2
     assert "weights were not kept" in capsys.readouterr().err.splitlines()[-1]
     # keeping them or not decides no number: it is the same run
-    assert run_folder(parse_args(command("bert"))) == run_folder(
-        parse_args(command("bert", "--no_weights"))
-    )
+    assert parse_args(command("bert")).folder == parse_args(command("bert", "--no_weights")).folder
 
 
 @pytest.mark.parametrize(
@@ -1379,10 +1385,10 @@ def test_a_changed_constant_is_in_the_settings_the_results_and_the_folders_name(
         )
     )
     assert plain.constants == same.constants == {"temperature": 0.3, "weight": 0.9}
-    assert settings(plain) == settings(same) and changed(same) == {}
-    assert run_folder(plain) == run_folder(same)
+    assert plain.settings == same.settings and same.changed == {}
+    assert plain.folder == same.folder
     assert other.constants == {"temperature": 0.2, "weight": 0.9}
-    assert "temperature-0.2" in run_folder(other).name
+    assert "temperature-0.2" in other.folder.name
     assert main(command("sclce", "--epochs", "1", "--constants", "temperature=0.2")) == 0
     result = json.loads((folder_of(tmp_path) / "result.json").read_text())
     assert result["settings"]["constants"] == other.constants

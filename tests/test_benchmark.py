@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from engine import benchmark
-from engine.arguments import parse_args, settings
+from engine.arguments import parse_args
 from engine.benchmark import CUTS, GROUPS, ROWS, chosen, identity, line, run_of
 from engine.files import InputError
 from reporting import benchmark as report
@@ -25,7 +25,7 @@ def kept_run(dataset, arguments, seed, test, val=(50.0,), amp="off"):
         {"epoch": 3 * i, "test": {"macro_f1": t}, "val": {"macro_f1": v}}
         for i, (t, v) in enumerate(zip(test, val), 1)
     ]
-    return {"settings": settings(args), "epochs": epochs}
+    return {"settings": args.settings, "epochs": epochs}
 
 
 def known_of(*kept):
@@ -50,7 +50,7 @@ def test_every_row_but_the_papers_has_five_trials_or_none_and_all_are_runs_of_ma
     for entry in ROWS.values():
         for trial in entry.trials:
             args = parse_args(shlex.split(line("cr", f"{entry.arguments} {trial}", 0, "off")))
-            folders.add(identity(settings(args)))
+            folders.add(identity(args.settings))
     assert len(folders) == sum(len(entry.trials) for entry in ROWS.values())
 
 

@@ -20,8 +20,9 @@ import augment
 from baselines import METHODS
 from baselines.language_models import MODELS
 from engine import grid as grid_module
-from engine.arguments import ABLATIONS, parse_args, run_folder
-from engine.grid import ending, read_cells, state
+from engine import grids
+from engine.arguments import ABLATIONS, parse_args
+from engine.grid import cells_of, ending, read_cells, state
 from engine.run_folder import locked
 from main import main
 
@@ -131,12 +132,11 @@ def wait_for(condition, seconds: float = 120):
 # ---- run_all.sh: which runs ----
 
 
+VARIABLES = ("DATASETS", "METHODS", "SEEDS", "IRS", "ENCODER", "FLAGS", "SHARD", "PRICES")
+
+
 def run_all(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("DATASETS", "METHODS", "SEEDS", "IRS", "ENCODER", "FLAGS", "SHARD")
-    }
+    env = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     return subprocess.run(
         ["bash", str(ROOT / "run_all.sh"), *arguments],
         text=True,
@@ -146,29 +146,28 @@ def run_all(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture
-def lines_of(tmp_path):
-    """The lines that run_all.sh pipes into grid.py, which a stand-in for python writes down."""
-    python = tmp_path / "python"
-    python.write_text(
-        "#!/usr/bin/env bash\n"
-        f'if [ "$1" = -c ] || [ "$1 $2" = "-m baselines" ]\n'
-        f'then exec {sys.executable} "$@"; fi\n'
-        f'if [ "$1 $2" = "-m engine.grid" ]; then cat >"{tmp_path}/lines"; fi\n'
-        f'echo "$@" >>"{tmp_path}/calls"\n'
-    )
-    python.chmod(0o755)
+def lines_of(monkeypatch):
+    """The runs that run_all.sh hands to grid.py."""
 
-    def lines(*arguments: str, **variables: str) -> list[str]:
-        done = run_all(*arguments, PYTHON=str(python), **variables)
-        assert done.returncode == 0, done.stderr
-        return (tmp_path / "lines").read_text().splitlines()
+    def lines(*arguments: str, **variables: str) -> list[list[str]]:
+        found = []
+        with monkeypatch.context() as patch:
+            for name in VARIABLES:
+                patch.delenv(name, raising=False)
+            for name, value in ({"STARTED_IN": os.getcwd()} | variables).items():
+                patch.setenv(name, value)
+            patch.chdir(ROOT)
+            patch.setattr(grids.grid, "main", lambda _, runs, checks_first: found.extend(runs) or 2)
+            assert grids.main(list(arguments)) == 2
+        return found
 
     return lines
 
 
 def test_table_2_has_every_method_and_ten_seeds_wherever_the_paper_has_a_column(lines_of):
     # those of Figure 4 have --plots instead
-    lines = [line.replace("--plots", "--no_weights") for line in lines_of("table2")]
+    runs = lines_of("table2")
+    lines = [" ".join(run).replace("--plots", "--no_weights") for run in runs]
     first = [line for line in lines if "--seed 0 " in line]
     assert sorted(lines) == sorted(
         line.replace("--seed 0 ", f"--seed {seed} ") for line in first for seed in range(10)
@@ -188,21 +187,21 @@ def test_table_2_has_every_method_and_ten_seeds_wherever_the_paper_has_a_column(
 
 
 def test_table_3_is_off_unless_asked_for_and_pays_only_with_prices(lines_of):
-    assert not {cell.args.method for cell in read_cells(lines_of(SEEDS="1"))} & set(MODELS)
-    cells = read_cells(lines_of("table3", SEEDS="1"))
+    assert not {cell.args.method for cell in cells_of(lines_of(SEEDS="1"))} & set(MODELS)
+    cells = cells_of(lines_of("table3", SEEDS="1"))
     assert {cell.args.method for cell in cells} == {"bloom", "llama2", "llama3", "sharprecl"}
     assert {(cell.args.dataset, cell.args.ir) for cell in cells} == SETTING
-    paid = read_cells(lines_of("table3", SEEDS="1", PRICES="3 6"))
+    paid = cells_of(lines_of("table3", SEEDS="1", PRICES="3 6"))
     [args] = [
         cell.args for cell in paid if cell.args.method == "gpt35" and cell.args.dataset == "trec"
     ]
     assert args.prices == [3, 6] and args.yes and args.ir == 50
-    one = read_cells(lines_of("table3", METHODS="llama2", SEEDS="1", DATASETS="cr"))
+    one = cells_of(lines_of("table3", METHODS="llama2", SEEDS="1", DATASETS="cr"))
     assert [cell.args.method for cell in one] == ["llama2"]
 
 
 def test_table_a1_in_full_has_the_papers_augmentations_and_ours(lines_of):
-    cells = read_cells(lines_of("tableA1_full", SEEDS="1", DATASETS="trec"))
+    cells = cells_of(lines_of("tableA1_full", SEEDS="1", DATASETS="trec"))
     assert {cell.args.augment for cell in cells} == {*augment.AUGMENTATIONS, "auto"}
     assert all(cell.args.ir is None for cell in cells)
 
@@ -210,7 +209,7 @@ def test_table_a1_in_full_has_the_papers_augmentations_and_ours(lines_of):
 def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my reviews.csv").write_text("text,label\ngood,yes\nbad,no\n")
-    cells = read_cells(lines_of("own", "my reviews.csv", SEEDS="0"))
+    cells = cells_of(lines_of("own", "my reviews.csv", SEEDS="0"))
     assert {cell.args.dataset for cell in cells} == {str(tmp_path / "my reviews.csv")}
     augments = {cell.args.method: cell.args.augment for cell in cells}
     assert augments.pop("sharprecl") == "none"  # word substitution is for English alone
@@ -218,29 +217,29 @@ def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_pa
     rates = {cell.args.method: cell.args.head_lr for cell in cells}
     assert {name for name, rate in rates.items() if rate == 1e-3} == {"la", "wce", "sharprecl"}
     (tmp_path / "sie ist's für 資料.csv").write_text("text,label\ngood,yes\nbad,no\n")
-    cells = read_cells(lines_of("own", "sie ist's für 資料.csv", SEEDS="0", LC_ALL="C"))
+    cells = cells_of(lines_of("own", "sie ist's für 資料.csv", SEEDS="0"))
     assert {cell.args.dataset for cell in cells} == {str(tmp_path / "sie ist's für 資料.csv")}
     done = run_all("own", "nothing.csv")
     assert done.returncode == 2 and str(tmp_path / "nothing.csv") in done.stderr
 
 
 def test_a_line_end_in_a_name_starts_no_other_runs(lines_of, tmp_path):
-    (tmp_path / "two\nlines.csv").write_text("text,label\ngood,yes\nbad,no\n")
-    (tmp_path / "one.csv").write_text("text,label\ngood,yes\nbad,no\n")
-    for name, variables in (
-        ("two\nlines.csv", {}),
-        ("one.csv", {"OUTPUT_DIR": "a\n--dataset trec --method bert"}),
-        ("one.csv", {"DATA_DIR": "a\nb"}),
-    ):
-        done = run_all("own", str(tmp_path / name), "--dry_run", SEEDS="0", **variables)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "rename it" in done.stderr and done.stderr.count("\n") == 1
+    path = tmp_path / "one\n--dataset trec.csv"
+    path.write_text("text,label\ngood,yes\nbad,no\n")
+    chosen = {"SEEDS": "0", "METHODS": "la wce", "OUTPUT_DIR": "a\n--plots", "DATA_DIR": "-d"}
     flags = "--max_length 20\n--batch_size 8"
-    path = str(tmp_path / "one.csv")
-    lines = lines_of("own", path, SEEDS="0", METHODS="la wce", FLAGS=flags, DATA_DIR="-d")
-    cells = read_cells(lines)
-    assert [(cell.args.max_length, cell.args.batch_size) for cell in cells] == [(20, 8), (20, 8)]
-    assert {cell.args.data_dir for cell in cells} == {"-d"}
+    cells = cells_of(lines_of("own", str(path), FLAGS=flags, **chosen))
+    assert [cell.args.method for cell in cells] == ["la", "wce"]
+    for args in (cell.args for cell in cells):
+        assert (args.dataset, args.output_dir, args.data_dir) == (str(path), "a\n--plots", "-d")
+        assert (args.max_length, args.batch_size, args.plots) == (20, 8, False)
+
+
+def test_a_table_that_cannot_be_read_is_one_error_and_no_run(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n")
+    done = run_all("own", str(tmp_path / "a.csv"), OUTPUT_DIR=str(tmp_path / "runs"))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "a.csv" in done.stderr and not (tmp_path / "runs").exists()
 
 
 def test_own_validation_texts_are_taken_where_a_folder_brings_them(lines_of, tmp_path):
@@ -249,13 +248,13 @@ def test_own_validation_texts_are_taken_where_a_folder_brings_them(lines_of, tmp
     shares = []
     for name in ("devices.csv", "Dev.csv"):  # the first is no part of the data
         (folder / name).write_text("text,label\ngood,yes\n")
-        cells = read_cells(lines_of("own", str(folder), SEEDS="0", METHODS="la"))
+        cells = cells_of(lines_of("own", str(folder), SEEDS="0", METHODS="la"))
         shares.append([cell.args.val_fraction for cell in cells])
     assert shares == [[0.2], [0.0]]
 
 
 def test_the_study_draws_texts_of_its_own_for_each_seed_and_takes_the_rows_asked_for(lines_of):
-    cells = read_cells(lines_of("study_b", METHODS="la w/o_cl", DATASETS="cr trec", SEEDS="0 1"))
+    cells = cells_of(lines_of("study_b", METHODS="la w/o_cl", DATASETS="cr trec", SEEDS="0 1"))
     assert Counter((cell.args.method, cell.args.mu) for cell in cells) == {
         ("la", 1.0): 4,
         ("sharprecl", 0.0): 4,
@@ -268,7 +267,7 @@ def test_the_study_draws_texts_of_its_own_for_each_seed_and_takes_the_rows_asked
 
 
 def test_the_study_takes_any_other_data_set_as_it_is(lines_of):
-    (cell,) = read_cells(lines_of("study_b", METHODS="la", DATASETS="r52", SEEDS="0"))
+    (cell,) = cells_of(lines_of("study_b", METHODS="la", DATASETS="r52", SEEDS="0"))
     assert (cell.args.dataset, cell.args.ir, cell.args.val_fraction) == ("r52", None, 0.25)
 
 
@@ -280,17 +279,17 @@ SETTING = {
 
 
 def test_table_4_has_every_ablation_and_the_full_method(lines_of):
-    cells = read_cells(lines_of("table4", SEEDS="8"))
+    cells = cells_of(lines_of("table4", SEEDS="8"))
     assert {cell.args.ablation for cell in cells} == {None, *ABLATIONS}
     assert len(cells) == 6 * 10
     assert {(cell.args.dataset, cell.args.ir) for cell in cells} == SETTING
 
 
 def test_the_tables_of_the_appendix_vary_one_setting(lines_of):
-    cells = read_cells(lines_of("tableA1", SEEDS="8"))
+    cells = cells_of(lines_of("tableA1", SEEDS="8"))
     assert len(cells) == 6 * 3 and {cell.args.ir for cell in cells} == {None}
     assert {cell.args.augment for cell in cells} == {"word_substitution", "noise", "none"}
-    cells = read_cells(lines_of("tableA2", SEEDS="8"))
+    cells = cells_of(lines_of("tableA2", SEEDS="8"))
     assert len(cells) == 6 * 5
     assert {(cell.args.dataset, cell.args.ir) for cell in cells} == SETTING
     assert {cell.args.k for cell in cells} == {10, 20, 30, 40, 50}
@@ -307,7 +306,7 @@ def test_the_tables_of_the_appendix_vary_one_setting(lines_of):
 def test_the_figures_vary_mu_or_tau_and_share_the_run_with_both_at_their_defaults(
     lines_of, figure, datasets
 ):
-    cells = read_cells(lines_of(figure, SEEDS="3"))
+    cells = cells_of(lines_of(figure, SEEDS="3"))
     values = {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}
     assert {(cell.args.dataset, cell.args.ir) for cell in cells} == datasets
     pairs = [(cell.args.mu, cell.args.tau) for cell in cells if cell.args.dataset in min(datasets)]
@@ -317,7 +316,7 @@ def test_the_figures_vary_mu_or_tau_and_share_the_run_with_both_at_their_default
 
 def test_what_several_tables_want_runs_once_and_with_the_plots(lines_of):
     lines = lines_of(SEEDS="0")
-    cells = read_cells(lines)
+    cells = cells_of(lines)
     # table 2; table 4, A.1, A.2 and the figures without what the tables before have
     assert len(cells) == 18 * 19 + 6 * 9 + 6 * 2 + 6 * 4 + 6 * 10 < len(lines)
     plotted = {
@@ -330,7 +329,7 @@ def test_what_several_tables_want_runs_once_and_with_the_plots(lines_of):
 
 
 def test_variables_narrow_every_table(lines_of, tmp_path):
-    cells = read_cells(
+    cells = cells_of(
         lines_of(
             DATASETS="trec cr",
             IRS="20",
@@ -357,22 +356,22 @@ def test_flags_replace_those_of_a_table_and_columns_and_encoding_reach_own_texts
 ):
     (tmp_path / "a.csv").write_text("text,label\ngood,yes\nbad,no\n")
     flags = "--batch_size 8 --text_column body --read encoding=cp1251"
-    for cell in read_cells(lines_of("own", str(tmp_path / "a.csv"), SEEDS="0", FLAGS=flags)):
+    for cell in cells_of(lines_of("own", str(tmp_path / "a.csv"), SEEDS="0", FLAGS=flags)):
         args = cell.args
         assert (args.batch_size, args.text_column, args.read) == (8, "body", ["encoding=cp1251"])
         assert cell.argv.count("--batch_size") == 1  # twice would be an error of main.py
 
 
 def test_roberta_is_left_out_beside_another_encoder_unless_it_is_named(lines_of, tmp_path):
-    cells = read_cells(lines_of("table2", ENCODER="minilm", SEEDS="0", DATASETS="cr"))
+    cells = cells_of(lines_of("table2", ENCODER="minilm", SEEDS="0", DATASETS="cr"))
     assert len({cell.args.method for cell in cells} - {"roberta"}) == len(cells) / 4 == 18
     own = str(save_tiny_encoder(tmp_path / "my-roberta", "roberta"))
-    cells = read_cells(lines_of("table2", ENCODER=own, METHODS="roberta", SEEDS="0"))
+    cells = cells_of(lines_of("table2", ENCODER=own, METHODS="roberta", SEEDS="0"))
     assert {(cell.args.method, cell.args.encoder) for cell in cells} == {("roberta", own)}
 
 
 def test_quick_has_every_method_but_roberta_and_some_of_every_table(lines_of):
-    cells = read_cells(lines_of("quick"))
+    cells = cells_of(lines_of("quick"))
     assert {cell.args.dataset for cell in cells} == {"trec", "cr"}
     assert {cell.args.seed for cell in cells} == {0, 1}
     table2 = {cell.args.method for cell in cells if cell.args.ir == 50}
@@ -385,14 +384,23 @@ def test_quick_has_every_method_but_roberta_and_some_of_every_table(lines_of):
     assert len(cells) <= 105  # 14 s of a core each, half of it to start: about 12 minutes
 
 
-def test_the_report_comes_last_but_not_after_a_dry_run(lines_of, tmp_path):
-    lines_of("table4", "--dry_run", JOBS="3", SHARD="2/5", OUTPUT_DIR="there")
-    lines_of("table4", OUTPUT_DIR="there")
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert [call for call in calls if call != "-m engine.environment"] == [
-        "-m engine.grid --jobs 3 --shard 2/5 --dry_run",
-        "-m engine.grid --jobs 1 --shard 1/1",
-        "report.py there --output_dir there/report",
+def test_the_report_comes_last_but_not_after_a_dry_run(monkeypatch):
+    calls = []
+    monkeypatch.setattr(grids.grid, "main", lambda argv, *_, **__: calls.append(argv) or 0)
+    monkeypatch.setattr(
+        grids.subprocess,
+        "run",
+        lambda words: calls.append(words[2:]) or subprocess.CompletedProcess(words, 0),
+    )
+    for name, value in (("JOBS", "3"), ("SHARD", "2/5"), ("OUTPUT_DIR", "there")):
+        monkeypatch.setenv(name, value)
+    for words in (["table4", "--dry_run"], ["table4"], ["own", str(ROOT / "README.md")]):
+        assert grids.main(words) == 0
+    plain = ["--jobs", "3", "--shard", "2/5"]
+    assert calls == [
+        [*plain, "--dry_run"],
+        *(plain, ["there", "--output_dir", "there/report"]),
+        *(plain, ["there", "--choose"]),
     ]
 
 
@@ -475,7 +483,7 @@ def test_a_run_without_its_plots_is_not_finished_where_they_are_asked_for(grid, 
 def test_a_run_of_another_process_is_waited_for(grid, tmp_path):
     args = parse_args(shlex.split(line(1, tmp_path)))
     with contextlib.ExitStack() as other:
-        other.enter_context(locked(run_folder(args)))
+        other.enter_context(locked(args.folder))
         assert grid([1, 2], "--dry_run")[1].startswith("running   python main.py")
         threading.Timer(2, other.pop_all().close).start()
         code, output = grid([1, 2])

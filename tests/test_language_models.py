@@ -21,7 +21,7 @@ from fake_openai import KEY, FakeOpenAI
 
 from baselines import hosted, language_models, lora
 from engine import large, saved_model
-from engine.arguments import constants_of, parse_args, run_folder, settings
+from engine.arguments import constants_of, parse_args
 from engine.files import InputError
 from engine.results import csv_rows
 from engine.run_folder import RunFolder
@@ -255,7 +255,7 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
     from transformers import AutoModelForCausalLM
 
     assert main(command(epochs=15)) == 0
-    folder = run_folder(parse_args(command(epochs=15)))
+    folder = parse_args(command(epochs=15)).folder
     result = json.loads((folder / "result.json").read_text())
     assert result["last"]["accuracy"] == 100 and result["changed"]["epochs"] == 15
     rows = list(csv_rows(folder / "predictions.csv"))
@@ -296,7 +296,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(command, monkeypatch, tmp
     assert main(argv) == 130
     monkeypatch.setattr(RunFolder, "save_checkpoint", save)
     assert main(argv) == 0
-    one, two = (run_folder(parse_args(command)) for command in (argv, other))
+    one, two = (parse_args(command).folder for command in (argv, other))
     assert (one / "predictions.csv").read_text() == (two / "predictions.csv").read_text()
     name = "adapter/adapter_model.safetensors"
     assert (one / name).read_bytes() == (two / name).read_bytes()
@@ -351,7 +351,7 @@ def test_without_an_epoch_the_model_answers_as_it_is(command, tmp_path):
     pytest.importorskip("peft", reason="the open language models need it")
     argv = command("llama2", epochs=0)
     assert main([*argv, "--val_fraction", "0.2"]) == 0
-    folder = run_folder(parse_args([*argv, "--val_fraction", "0.2"]))
+    folder = parse_args([*argv, "--val_fraction", "0.2"]).folder
     result = json.loads((folder / "result.json").read_text())
     assert result["last"]["epoch"] == result["best_val"]["epoch"] == 0
     assert result["seconds"] >= 0 and result["memory_gib"] > 0.1
@@ -365,7 +365,7 @@ def test_without_an_epoch_the_model_answers_as_it_is(command, tmp_path):
 
 def test_settings_of_language_models_have_folders_of_their_own(command):
     names = {
-        run_folder(parse_args(argv)).name
+        parse_args(argv).folder.name
         for argv in (
             command("llama2"),
             command("bloom"),
@@ -376,8 +376,8 @@ def test_settings_of_language_models_have_folders_of_their_own(command):
         )
     }
     assert len(names) == 6
-    assert "base_model" not in settings(parse_args(["--dataset", "trec"]))
-    of_gpt = settings(parse_args(command("gpt35", None, 0, "--prices", "3", "6")))
+    assert "base_model" not in parse_args(["--dataset", "trec"]).settings
+    of_gpt = parse_args(command("gpt35", None, 0, "--prices", "3", "6")).settings
     assert "base_model" in of_gpt and not {"base_type", "prices", "yes"} & set(of_gpt)
 
 
@@ -404,7 +404,7 @@ def gpt(command):
 
 
 def outcome(argv) -> dict:
-    return json.loads((run_folder(parse_args(argv)) / "result.json").read_text())["last"]
+    return json.loads((parse_args(argv).folder / "result.json").read_text())["last"]
 
 
 def test_gpt_is_asked_each_text_once_and_what_it_invents_counts_as_wrong(
@@ -420,7 +420,7 @@ def test_gpt_is_asked_each_text_once_and_what_it_invents_counts_as_wrong(
     assert result["accuracy"] == pytest.approx(100 * 19 / 21) and result["unknown_answers"] == 2
     # 9 texts of noun.food, two lost: F1 of 14/16, and 1 for the other three
     assert result["macro_f1"] == pytest.approx(100 * (3 + 14 / 16) / 4)
-    folder = run_folder(parse_args(gpt))
+    folder = parse_args(gpt).folder
     predicted = list(csv_rows(folder / "predictions.csv"))
     assert [row["prediction"] for row in predicted if row["prediction"] != row["label"]] == [
         "(no label)"

@@ -28,7 +28,7 @@ import main as main_module
 import report
 from augment import AUGMENTATIONS
 from engine import files, metrics
-from engine.arguments import ABLATIONS, last_of_each, parse_args, run_folder, settings
+from engine.arguments import ABLATIONS, last_of_each, parse_args
 from engine.diagnostics import gradient_shares
 from engine.files import InputError
 from engine.grid import read_cells, state
@@ -207,7 +207,7 @@ def test_the_sampling_ablations_leave_out_their_part_of_the_built_samples(
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_an_ablation_changes_its_own_settings_and_no_others(ablation):
     full, without = (
-        settings(parse_args(["--dataset", "trec", *options]))
+        parse_args(["--dataset", "trec", *options]).settings
         for options in ([], ["--ablation", ablation])
     )
     changed = {name: without[name] for name in full if full[name] != without[name]}
@@ -405,9 +405,9 @@ def test_a_run_without_head_lr_is_that_of_before_there_was_the_flag():
     def of(*options):
         return parse_args(["--dataset", "trec", *options])
 
-    assert "head_lr" not in settings(of())
-    assert settings(of("--head_lr", "1e-3"))["head_lr"] == 1e-3
-    assert run_folder(of()) != run_folder(of("--head_lr", "1e-3"))
+    assert "head_lr" not in of().settings
+    assert of("--head_lr", "1e-3").settings["head_lr"] == 1e-3
+    assert of().folder != of("--head_lr", "1e-3").folder
 
 
 @pytest.mark.parametrize(
@@ -886,7 +886,7 @@ def test_an_output_folder_that_cannot_be_made_is_exit_code_2(command, tmp_path, 
 
 
 def test_a_second_process_in_the_same_folder_is_turned_away(command, capsys):
-    folder = run_folder(parse_args(command))
+    folder = parse_args(command).folder
     folder.mkdir(parents=True)
     with locked(folder):
         assert main(command) == 75
@@ -1015,7 +1015,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(command, tmp_path, capsys, monke
 def test_settings_name_the_folder_and_two_settings_never_share_one(command):
     long = ["--dataset", "資料" * 60 + ".csv"]
     names = {
-        run_folder(parse_args([*command, *options])).name
+        parse_args([*command, *options]).folder.name
         for options in (
             [],
             ["--ir", "10"],
@@ -1105,9 +1105,9 @@ def test_options_of_an_augmentation_reach_it_and_have_a_folder_of_their_own(comm
         "top_n": 3,
     }
     assert "rate" not in options  # 0.3 is the default
-    plain, own = run_folder(parse_args(argv[:-4])), run_folder(parse_args(argv))
+    plain, own = parse_args(argv[:-4]).folder, parse_args(argv).folder
     assert plain != own and "top_n-3" in own.name
-    assert "augment_options" not in settings(parse_args(argv[:-4]))
+    assert "augment_options" not in parse_args(argv[:-4]).settings
 
 
 @pytest.mark.parametrize(
@@ -1135,4 +1135,4 @@ def test_overwrite_loses_nothing_when_the_augmentation_is_not_available(command,
     entry = replace(AUGMENTATIONS["word_substitution"], function=missing)
     monkeypatch.setitem(AUGMENTATIONS, "word_substitution", entry)
     assert main([*command, "--overwrite"]) == 2
-    assert (run_folder(parse_args(command)) / "result.json").exists()
+    assert (parse_args(command).folder / "result.json").exists()

@@ -19,7 +19,7 @@ import pandas
 import pytest
 
 import data
-from engine.arguments import parse_args, run_folder, settings
+from engine.arguments import parse_args
 from engine.corpus import load_corpus, read_corpus
 from engine.data_report import data_report
 from engine.files import InputError
@@ -455,9 +455,9 @@ def test_the_languages_of_windows_1252_need_no_name(tmp_path, text):
 def test_the_options_of_read_are_checked_and_name_the_folder(tmp_path, capsys):
     command = ["--dataset", "a.csv", "--read"]
     args = parse_args([*command, "encoding=CP1251", "sep=\\t"])
-    assert settings(args)["read"] == ["encoding=cp1251", "sep=\t"]
-    assert "read-encoding-cp1251+sep-" in run_folder(args).name
-    assert "read" not in settings(parse_args(command[:2]))  # as before there was the flag
+    assert args.settings["read"] == ["encoding=cp1251", "sep=\t"]
+    assert "read-encoding-cp1251+sep-" in args.folder.name
+    assert "read" not in parse_args(command[:2]).settings  # as before there was the flag
     for option, said in {
         "encoding=nothing": "'nothing' is no encoding of texts",
         "encoding=base64": "'base64' is no encoding of texts",
@@ -975,7 +975,7 @@ def test_a_group_is_never_divided(tmp_path):
     assert 12 <= len(corpus.test_texts) <= 28 and len(corpus.val_texts) >= 8
     with pytest.raises(InputError, match="no column 'writer'.*name yours with --group_column"):
         read_corpus(path, group_column="writer")
-    assert "group_column" not in settings(parse_args(["--dataset", path]))
+    assert "group_column" not in parse_args(["--dataset", path]).settings
 
 
 def test_several_columns_of_0_and_1_are_called_multi_label(tmp_path):
@@ -1085,7 +1085,7 @@ def test_one_text_column_is_a_name_and_several_are_a_list_that_names_the_folder(
     args = parse_args([*command, "title", "--text_column", "body"])
     assert args.text_column == ["title", "body"]
     assert parse_args([*command, "title", "body"]).text_column == ["title", "body"]
-    assert "text_column-title+body" in run_folder(args).name
+    assert "text_column-title+body" in args.folder.name
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from reporting import runs, tables
 
 SHARPRECL = arguments.names_of(arguments.Role.SHARPRECL)
 LANGUAGE_MODEL = arguments.names_of(arguments.Role.LARGE, arguments.Role.LORA)
-PLAIN = arguments.settings(arguments.parse_args(["--dataset", "trec"]))
+PLAIN = arguments.parse_args(["--dataset", "trec"]).settings
 
 
 def write_run(
@@ -232,7 +232,7 @@ def test_language_models_stand_beside_the_others_and_in_table_3_with_sharprecl(t
     argv = ["--dataset", "trec", "--ir", "50", "--method", "llama2"]
     own = {
         name: value
-        for name, value in arguments.settings(arguments.parse_args(argv)).items()
+        for name, value in arguments.parse_args(argv).settings.items()
         if name in (*LANGUAGE_MODEL, "constants")
     }
     write_run(tmp_path, 97.0, method="llama2", **own)
@@ -254,13 +254,10 @@ def test_a_language_model_with_other_settings_is_no_row_of_table_3(tmp_path):
     )
     own = {
         name: value
-        for name, value in arguments.settings(args).items()
+        for name, value in args.settings.items()
         if name in (*LANGUAGE_MODEL, "constants")
     }
-    (
-        write_run(tmp_path),
-        write_run(tmp_path, method="llama2", changed=arguments.changed(args), **own),
-    )
+    (write_run(tmp_path), write_run(tmp_path, method="llama2", changed=args.changed, **own))
     tables = read_tables(tmp_path)
     assert "table3" not in tables
     assert list(cells_of(tables["other"].parts[0])) == ["Llama2-7B, base type 8bit, rank 4"]
@@ -269,7 +266,7 @@ def test_a_language_model_with_other_settings_is_no_row_of_table_3(tmp_path):
 @pytest.mark.parametrize("name", arguments.ABLATIONS)
 def test_each_ablation_is_recognised_by_what_main_records_of_it(tmp_path, name):
     args = arguments.parse_args(["--dataset", "trec", "--ir", "50", "--ablation", name])
-    write_run(tmp_path, changed=arguments.changed(args))
+    write_run(tmp_path, changed=args.changed)
     rows = cells_of(read_tables(tmp_path)["table4"].parts[0])
     assert list(rows) == [tables.ABLATED[0][name]]
 

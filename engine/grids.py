@@ -1,0 +1,387 @@
+"""
+The runs of the paper's tables and figures, and of the studies: run_all.sh calls this.
+
+    python -m engine.grids table2 fig4 --dry_run
+
+A grid is a function that yields the arguments of main.py, run by run, and stands in GRIDS. What the
+variables of run_all.sh choose is in Choice.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from augment import AUGMENTATIONS
+from baselines import GROUPS, titles
+from data import DATASETS
+from engine import grid
+from engine.arguments import ABLATIONS, ENCODER
+from engine.files import InputError, plain_output
+from engine.own_data import PARTS
+
+ALL = ("table2", "table4", "tableA1", "tableA2", "fig1", "fig3", "figA1", "figA2", "fig4")
+ON_REQUEST = ("table3", "tableA1_full", "study_a", "study_b")
+ROOT = Path(__file__).parents[1]
+
+Run = list[str]  # the arguments of one run of main.py
+
+QUICK = "--max_per_class 100 --batch_size 16 --max_length 32 --lr 2e-4"
+DEFAULTS = {  # of the variables of run_all.sh, by what is run; "" is for all
+    "quick": dict(
+        DATASETS="trec cr",
+        SEEDS="0 1",
+        IRS="50",
+        ENCODER="minilm",
+        EPOCHS="1",
+        JOBS="2",
+        OUTPUT_DIR="runs/quick",
+    ),
+    "own": dict(  # the cheap methods come first
+        SEEDS="0 1 2",
+        ENCODER="minilm",
+        EPOCHS="5",
+        OUTPUT_DIR="runs/own",
+        METHODS="tfidf probe spcl la wce sharprecl",
+    ),
+    "study": dict(
+        SEEDS="0 1 2",
+        ENCODER="minilm",
+        EPOCHS="15",
+        OUTPUT_DIR="runs/study",
+        DATASETS="cr biomedical trec ohsumed dblp",
+        METHODS="la sharprecl w/o_cl vs bert wce bcl spcl",
+    ),
+    "": dict(
+        DATASETS=" ".join(n for n, entry in DATASETS.items() if entry.paper_irs is not None),
+        SEEDS="0 1 2 3 4 5 6 7 8 9",
+        IRS="original 50 20 10",
+        JOBS="1",
+        SHARD="1/1",
+        OUTPUT_DIR="runs/all",
+        METHODS="",
+        ENCODER="",
+        EPOCHS="",
+        DATA_DIR="",
+        PRICES="",
+        FLAGS="",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the variables of run_all.sh choose of the grids."""
+
+    datasets: list[str]
+    methods: list[str]
+    language_models: list[str]  # and SharpReCL beside them
+    seeds: list[str]
+    irs: list[str]
+    prices: list[str]
+    flags: list[str]  # that every run has
+    is_quick: bool
+
+    def of_seeds(self, *seeds: str) -> "Choice":
+        return replace(self, seeds=list(seeds))
+
+
+# ---- the paper's tables and figures ----
+
+
+def runs(choice: Choice, dataset: str, ir: str, method: str, *flags: str) -> Iterator[Run]:
+    """A run for each seed, if the dataset and the method are among the chosen ones."""
+    if dataset not in choice.datasets or method not in choice.methods:
+        return
+    for seed in choice.seeds:
+        keep = "--no_weights"  # thousands of encoders fill a disk
+        # Figure 4 draws these runs, whichever table asks for them first
+        in_figure_4 = (dataset, ir) == ("trec", "50") and method in ("sclce", "spcl", "sharprecl")
+        if in_figure_4 and not flags and seed == choice.seeds[0]:
+            keep = "--plots"
+        ratio = [] if ir == "original" else ["--ir", ir]
+        yield [
+            *("--dataset", dataset, *ratio, "--method", method, *flags),
+            *("--seed", seed, keep, *choice.flags),
+        ]
+
+
+def is_imbalanced(dataset: str) -> bool:
+    """Whether a dataset of the paper is imbalanced from the start, and used as it is."""
+    return dataset in DATASETS and DATASETS[dataset].paper_irs == ()
+
+
+def ir_of(dataset: str) -> str:
+    return "original" if is_imbalanced(dataset) else "50"
+
+
+def table2(choice: Choice) -> Iterator[Run]:
+    for dataset in choice.datasets:
+        for ir in ["original"] if is_imbalanced(dataset) else choice.irs:
+            for method in choice.methods:
+                yield from runs(choice, dataset, ir, method)
+
+
+def table3(choice: Choice) -> Iterator[Run]:
+    choice = replace(choice, methods=choice.language_models)
+    if not choice.prices:
+        print("gpt35 is left out: set PRICES to pay for it", file=sys.stderr)
+    for dataset in choice.datasets:
+        for method in [*titles("large"), "sharprecl"]:
+            if method != "gpt35":
+                yield from runs(choice, dataset, ir_of(dataset), method)
+            elif choice.prices:
+                consent = ["--prices", *choice.prices, "--yes"]
+                yield from runs(choice, dataset, ir_of(dataset), method, *consent)
+
+
+def table4(choice: Choice) -> Iterator[Run]:
+    for dataset in choice.datasets:
+        yield from runs(choice, dataset, ir_of(dataset), "sharprecl")
+        for name in ("cl", "mi", "delta_cl") if choice.is_quick else ABLATIONS:
+            yield from runs(choice, dataset, ir_of(dataset), "sharprecl", "--ablation", name)
+
+
+def table_a1(choice: Choice, in_full: bool = False) -> Iterator[Run]:
+    """The augmentations that need no download, or all."""
+    names = [n for n, entry in AUGMENTATIONS.items() if not (entry.models or entry.packages)]
+    if in_full:
+        names = [*AUGMENTATIONS, "auto"]
+    elif choice.is_quick:
+        names = ["word_substitution", "none"]
+    for dataset in choice.datasets:
+        for name in names:
+            yield from runs(choice, dataset, "original", "sharprecl", "--augment", name)
+
+
+def vary(choice: Choice, dataset: str, flag: str, default: str, value: str) -> Iterator[Run]:
+    """A run of SharpReCL with one other value; the default needs no flag."""
+    flags = [] if value == default else [flag, value]
+    return runs(choice, dataset, ir_of(dataset), "sharprecl", *flags)
+
+
+def table_a2(choice: Choice) -> Iterator[Run]:
+    for dataset in choice.datasets:
+        for k in ("10", "20") if choice.is_quick else ("10", "20", "30", "40", "50"):
+            yield from vary(choice, dataset, "--k", "20", k)
+
+
+def mu_and_tau(choice: Choice, datasets: tuple[str, str]) -> Iterator[Run]:
+    for dataset in datasets:
+        for value in ("0.5 1" if choice.is_quick else "0.1 0.3 0.5 0.7 0.9 1").split():
+            yield from vary(choice, dataset, "--mu", "1", value)
+            yield from vary(choice, dataset, "--tau", "0.5", value)
+
+
+def fig1(choice: Choice) -> Iterator[Run]:
+    return runs(
+        choice.of_seeds(choice.seeds[0]), "ohsumed", "original", "sharprecl"
+    )  # any run shows class sizes
+
+
+def fig4(choice: Choice) -> Iterator[Run]:
+    for method in ("sclce", "spcl", "sharprecl"):
+        yield from runs(choice.of_seeds(choice.seeds[0]), "trec", "50", method)
+
+
+# ---- own texts ----
+
+
+def own_texts(choice: Choice) -> Iterator[Run]:
+    """Which method, on a user's texts: heads at ten times the rate, and views for any language."""
+    (own,) = choice.datasets
+    held_out = [] if has_validation_texts(Path(own)) else ["--val_fraction", "0.2"]
+    rate = ["--head_lr", "1e-3"]
+    setting = {  # the methods without heads have no rate of their own
+        **dict.fromkeys(("tfidf", "probe", "spcl"), []),
+        "sharprecl": [*rate, "--tau", "0.1", "--augment", "none"],
+    }
+    for method in choice.methods:
+        for seed in choice.seeds:
+            yield [
+                *("--dataset", own, "--method", method, *setting.get(method, rate)),
+                *("--seed", seed, *held_out, "--batch_size", "32", "--lr", "1e-4"),
+                *("--warmup", "0.1", "--schedule", "linear", "--no_weights", *choice.flags),
+            ]
+
+
+def has_validation_texts(path: Path) -> bool:
+    """Whether a folder brings validation texts of its own."""
+    names = [file.name.lower().split(".")[0] for file in path.iterdir()] if path.is_dir() else []
+    return any(PARTS.get(name) == "val" for name in names)
+
+
+# ---- the study of docs/results.md ----
+
+
+def study_runs(choice: Choice, dataset: str, *flags: str) -> Iterator[Run]:
+    """A run for each seed, each with its own draw of the training texts."""
+    capped = "--ir 50 --max_per_class {} --val_left_out {} --eval_every 3"
+    cuts = {
+        **dict.fromkeys(("cr", "trec"), "--ir 50 --val_left_out 200"),
+        **dict.fromkeys(("biomedical", "wordnet"), capped.format(300, 60)),
+        "dblp": capped.format(1000, 200),
+    }
+    if dataset not in choice.datasets:
+        return
+    cut = cuts.get(dataset, "--val_fraction 0.25 --eval_every 3")  # as it is
+    common = "--batch_size 64 --lr 1e-4 --warmup 0.1 --schedule linear --max_length 64 --amp bf16"
+    for seed in choice.seeds:
+        yield [
+            *("--dataset", dataset, *cut.split(), *flags, "--seed", seed, "--data_seed", seed),
+            *(*common.split(), "--no_weights", *choice.flags),
+        ]
+
+
+def study_a(choice: Choice) -> Iterator[Run]:
+    """Development texts choose the reading, mu and tau; what leads comes first."""
+    mean = ("--cl_reduction", "mean")
+    mus = [("--mu", mu) for mu in ("1", "0.3")]
+    first = [("--method", "la"), *mus, *((*mu, *mean) for mu in mus)]
+    first += [("--method", method) for method in ("vs", "bcl")]
+    # then tau, and weights that a weighted mean does not cancel
+    second = [
+        (*mu, "--tau", tau, *reduction)
+        for mu in mus
+        for tau in ("0.1", "1")
+        for reduction in ((), mean)
+    ]
+    weights = ("log_prior_normalised", "effective_number", "none")
+    second += [("--cl_weight", name, *mean) for name in weights]
+    for settings in (first, second):
+        for seed in choice.seeds:  # the first seed of all comes before the second of any
+            for dataset in ("cr", "biomedical"):
+                for flags in settings:
+                    yield from study_runs(choice.of_seeds(seed), dataset, *flags)
+
+
+def study_b(choice: Choice) -> Iterator[Run]:
+    """The test table; METHODS takes some of its rows."""
+    for row in choice.methods:
+        # without the contrastive branch, SharpReCL is logit adjustment on both views
+        flags = ("--ablation", "cl") if row == "w/o_cl" else ("--method", row)
+        for dataset in choice.datasets:
+            yield from study_runs(choice, dataset, *flags)
+
+
+GRIDS: dict[str, Callable[[Choice], Iterator[Run]]] = {
+    "table2": table2,
+    "table3": table3,
+    "table4": table4,
+    "tableA1": table_a1,
+    "tableA1_full": partial(table_a1, in_full=True),
+    "tableA2": table_a2,
+    "fig1": fig1,
+    "fig3": partial(mu_and_tau, datasets=("ohsumed", "r52")),
+    "figA1": partial(mu_and_tau, datasets=("trec", "dblp")),
+    "figA2": partial(mu_and_tau, datasets=("biomedical", "cr")),
+    "fig4": fig4,
+    "study_a": study_a,
+    "study_b": study_b,
+    "own": own_texts,
+}
+
+
+# ---- the command line of run_all.sh ----
+
+
+def parse(words: list[str]) -> tuple[list[str], bool, bool, str]:
+    """The grids that the words name, whether quick and --dry_run are there, and the own file."""
+    words, own = list(words), ""
+    if "own" in words:
+        place = words.index("own")
+        # run_all.sh has left the folder in which the name was typed
+        own = os.path.join(os.environ.get("STARTED_IN", ""), *words[place + 1 : place + 2])
+        if not os.path.isfile(own) and not (words[place + 1 :] and os.path.isdir(own)):
+            raise InputError(
+                "own needs your file, such as: bash run_all.sh own reviews.csv; there is no "
+                f"{own or 'file'}"
+            )
+        del words[place : place + 2]
+    for word in words:
+        if word not in (*ALL, *ON_REQUEST, "quick", "--dry_run"):
+            raise InputError(
+                f"{word} is neither quick, own, --dry_run nor one of: {' '.join(ALL + ON_REQUEST)}"
+            )
+    tables = [word for word in words if word in GRIDS] or list(ALL)
+    return ["own"] if own else tables, "quick" in words, "--dry_run" in words, own
+
+
+def variables(tables: list[str], is_quick: bool) -> dict[str, str]:
+    """The variables of run_all.sh: what the environment sets, else the defaults."""
+    kinds = {
+        "": True,
+        "study": any(table.startswith("study") for table in tables),
+        "own": "own" in tables,
+        "quick": is_quick,
+    }
+    values: dict[str, str] = {}
+    for kind in [kind for kind, is_asked_for in kinds.items() if is_asked_for]:
+        values |= DEFAULTS[kind]
+    values |= {name: os.environ[name] for name in values if os.environ.get(name)}
+    if values["OUTPUT_DIR"].startswith("-"):
+        values["OUTPUT_DIR"] = f"./{values['OUTPUT_DIR']}"  # report.py would take it for a flag
+    return values
+
+
+def choose(values: dict[str, str], is_quick: bool, own: str) -> Choice:
+    """What the variables choose. InputError for a dataset that is neither known nor a file."""
+    datasets = [own] if own else values["DATASETS"].split()
+    for dataset in datasets:
+        if dataset not in DATASETS and not os.path.exists(dataset):
+            raise InputError(f"no dataset and no file is called {dataset}")
+    encoder, named = values["ENCODER"], values["METHODS"].split()
+    methods = list(titles(*(group for group in GROUPS if group != "large")))
+    if encoder == ENCODER:
+        encoder = ""  # the default of all methods but roberta, which has its own
+    if encoder and not named:
+        print(f"roberta is left out: its row needs roberta-base, not {encoder}", file=sys.stderr)
+        methods.remove("roberta")
+    flags = [f"--encoder={encoder}"] * bool(encoder)
+    flags += [f"--data_dir={values['DATA_DIR']}"] * bool(values["DATA_DIR"])
+    flags += ["--epochs", values["EPOCHS"]] if values["EPOCHS"] else []
+    try:
+        flags += QUICK.split() * is_quick + shlex.split(values["FLAGS"])
+    except ValueError as error:
+        raise InputError(f"FLAGS: {error}") from error
+    return Choice(
+        datasets=datasets,
+        methods=named or methods,
+        language_models=named or [*titles("large"), "sharprecl"],
+        seeds=values["SEEDS"].split(),
+        irs=values["IRS"].split(),
+        prices=values["PRICES"].split(),
+        flags=[*flags, f"--output_dir={values['OUTPUT_DIR']}"],
+        is_quick=is_quick,
+    )
+
+
+@plain_output()
+def main(argv: list[str] | None = None) -> int:
+    """Runs the grids, and report.py on their results; returns the exit code."""
+    try:
+        tables, is_quick, is_dry, own = parse(sys.argv[1:] if argv is None else argv)
+        values = variables(tables, is_quick)
+        choice = choose(values, is_quick, own)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    code = grid.main(
+        ["--jobs", values["JOBS"], "--shard", values["SHARD"], *["--dry_run"] * is_dry],
+        [run for table in tables for run in GRIDS[table](choice)],
+        checks_first=bool(own),
+    )
+    if is_dry or code > 1:
+        return code
+    place = values["OUTPUT_DIR"]
+    options = ["--choose"] if own else ["--output_dir", f"{place}/report"]
+    reported = subprocess.run([sys.executable, str(ROOT / "report.py"), place, *options])
+    return code or min(reported.returncode, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
