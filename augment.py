@@ -285,9 +285,8 @@ def _device(name: str) -> str:
 
 
 def _encoded(tokenizer, texts: list[str], device: torch.device):
-    return tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt").to(
-        device
-    )
+    encoded = tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt")
+    return encoded.to(device)
 
 
 def load_part(load: Callable[..., Any], name: str) -> Any:
@@ -325,7 +324,7 @@ def back_translation(
     texts        N strings in the language of the models
     seed         decides what sampling draws; beam search gives the same for every seed
     device       "cpu", "cuda", "mps"; auto takes a GPU where there is one
-    load         loads a part of a model, from its from_pretrained and the model's name
+    load         loads a part of a model, as load_part() does
     forth, back  names or folders of the models
     beams        number of beams of the search
     sampling     1 draws each token by its probability instead of searching
@@ -425,7 +424,7 @@ def contextual(
     texts    N strings in the model's language; their white space becomes single spaces
     seed     a text's places and draws depend on (seed, text) alone
     device   "cpu", "cuda", "mps"; auto takes a GPU where there is one
-    load     loads a part of a model, from its from_pretrained and the model's name
+    load     loads a part of a model, as load_part() does
     model    name or folder of a masked language model
     top_n    number of candidates, at least 1
     rate     inserted words as a share of the text's, in (0, 1], at least one word
@@ -494,28 +493,17 @@ OF_CALL = ("seed", "device", "load")  # keywords that are no options
 
 @dataclass(frozen=True)
 class Augmentation:
-    """
-    An entry of AUGMENTATIONS. The command line, run_all.sh, the report and --augment auto read it.
+    """An entry of AUGMENTATIONS, which the command line, the report and --augment auto read."""
 
-    function     takes (texts, *, seed, its options) and returns texts; it takes device and load,
-                 too, if it has models; None leaves the texts as they are
-    title        names it in tables
-    good_for     says in --help what it does, and when to take it
-    ranges       (lowest, highest) of each option that is a number; a float must exceed the lowest
-    packages     are what it needs from PyPI beside requirements.txt
-    models       are those of its options that name models of Hugging Face
-    english      says that its texts must be English, unless the option language=any is given
-    in_pieces    says that a text's result does not depend on the other texts
-    """
-
-    function: Callable | None
-    title: str
-    good_for: str
+    function: Callable | None  # (texts, *, seed, its options, device and load if it has models)
+    title: str  # in tables
+    good_for: str  # says in --help what it does, and when to take it
+    # (lowest, highest) of each option that is a number; a float must exceed the lowest
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
-    packages: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    english: bool = False
-    in_pieces: bool = True
+    packages: tuple[str, ...] = ()  # that it needs from PyPI beside requirements.txt
+    models: tuple[str, ...] = ()  # its options that name models of Hugging Face
+    english: bool = False  # the texts must be English, unless the option language=any is given
+    in_pieces: bool = True  # a text's result does not depend on the other texts
 
     @property
     def options(self) -> dict:

@@ -8,11 +8,12 @@ Letters in the shape comments:
     K  hard samples a class (k = 20)
 
 Every function works in float32 (float64 if its input is), also inside autocast, and draws from
-torch's global generator. class_counts and weights, (C,), may be a list, an array or a tensor.
+torch's global generator. class_counts, (C,), are the texts of each class in the training set, all
+above 0, as a list, an array or a tensor. labels are int64, 0 to C - 1.
 
-Every function raises ValueError, in one line that names the argument, for a wrong shape, type or
-value, and NotFinite, which is one, for NaN and infinity. No check forces a GPU sync: shapes are
-checked everywhere, values on the CPU alone.
+A wrong shape, type or value raises ValueError, in one line that names the argument; NaN and
+infinity raise NotFinite, which is one. No check forces a GPU sync: shapes are checked everywhere,
+values on the CPU alone.
 """
 
 import math
@@ -29,27 +30,18 @@ class Built(NamedTuple):
     """
     Samples built from rows of D_hat, targets for the anchors of their class: sample (c, m) is
     normalize(weight * D_hat[first] + (1 - weight) * D_hat[second]).
-
-    first   (C, M)  int64, rows of D_hat
-    second  (C, M)  int64, rows of D_hat; equal to first where a sample was drawn, not mixed
-    weight  (C, M)  the mixing coefficient alpha or beta of Eq. (10); 1 where a sample was drawn
     """
 
-    first: Tensor
-    second: Tensor
-    weight: Tensor
+    first: Tensor  # (C, M) int64, rows of D_hat
+    second: Tensor  # (C, M) int64, rows of D_hat; equal to first where a sample was drawn
+    weight: Tensor  # (C, M), the alpha or beta of Eq. (10); 1 where a sample was drawn
 
 
 class Hard(NamedTuple):
-    """
-    The hard samples of each class, hardest first.
+    """The hard samples of each class, hardest first."""
 
-    rows    (C, K)  int64, rows of D_hat
-    counts  (C,)    how many of the K are candidates: a small class has fewer than K
-    """
-
-    rows: Tensor
-    counts: Tensor
+    rows: Tensor  # (C, K) int64, rows of D_hat
+    counts: Tensor  # (C,), how many of the K are candidates: a small class has fewer than K
 
 
 class Step(NamedTuple):
@@ -117,21 +109,9 @@ def check_above_zero(name: str, value: float) -> None:
     _expect(0 < value < math.inf, name, "a number above 0", value)
 
 
-def _check_num(num: int) -> None:
-    _expect(num >= 0, "num", "at least 0", num)
-
-
 def _check_candidates(is_candidate: Tensor) -> None:
     expected = "a candidate for each class (extend() sees to it from two classes on)"
     _expect_within(1, 1, "is_candidate", is_candidate.any(dim=1).int(), expected)
-
-
-def _check_built(name: str, built: "Built", num_classes: int, rows: int) -> None:
-    shapes = {tuple(tensor.shape) for tensor in built}
-    is_one = len(shapes) == 1 and built.first.ndim == 2 and len(built.first) == num_classes
-    _expect(is_one, name, f"tensors of one shape ({num_classes}, M)", shapes)
-    for pair in built[:2]:
-        _expect_within(0, rows - 1, name, pair, f"rows 0 to {rows - 1} of D_hat")
 
 
 def _as_counts(class_counts) -> Tensor:
@@ -164,10 +144,9 @@ def logit_compensation(logits: Tensor, labels: Tensor, class_counts) -> Tensor:
 
     For training only: at inference take the logits as they are.
 
-    logits        (rows, C)  phi(feat), finite
-    labels        (rows,)    int64, 0 to C - 1
-    class_counts  (C,)       texts of each class in the training set, all above 0
-    returns       ()
+    logits   (rows, C)  phi(feat), finite
+    labels   (rows,)
+    returns  ()
     """
     check_matrix("logits", logits)
     check_labels(labels, *logits.shape)
@@ -176,8 +155,7 @@ def logit_compensation(logits: Tensor, labels: Tensor, class_counts) -> Tensor:
     _expect(len(delta) == columns, "class_counts", f"{columns} classes as in logits", len(delta))
     with no_autocast(logits):
         phi = exact(logits)
-        compensated = phi + delta.to(phi, non_blocking=True)
-        return F.cross_entropy(compensated, labels)  # Eq. (6)
+        return F.cross_entropy(phi + delta.to(phi, non_blocking=True), labels)  # Eq. (6)
 
 
 # ---- simple sampling and hard mixup for the rebalanced dataset (Section 3.4) ----
@@ -188,7 +166,7 @@ def extend(z: Tensor, labels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tenso
     D_hat = Z united with the prototypes, l2-normalised (Section 3.4): every class has a member.
 
     z           (2B, D)  projected texts, Eq. (7), finite
-    labels      (2B,)    int64, 0 to C - 1
+    labels      (2B,)
     prototypes  (C, D)   proj_h(w), Eq. (5); row c is the prototype of class c
     returns     (N, D)   unit rows, the prototypes last, and their labels (N,); N = 2B + C
     """
@@ -205,7 +183,7 @@ def extend(z: Tensor, labels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tenso
 
 def set_sizes(num: int, ratio: float) -> tuple[int, int]:
     """(|D_samp|, |D_syn|) of a class when the share `ratio` of `num` built samples is mixed."""
-    _check_num(num)
+    _expect(num >= 0, "num", "at least 0", num)
     _expect(0 <= ratio <= 1, "ratio", "a share", ratio)
     num_syn = round(ratio * num)
     return num - num_syn, num_syn
@@ -229,7 +207,7 @@ def simple_sampling(is_candidate: Tensor, num: int) -> Built:
     returns       Built of (C, num)
     """
     _check_candidates(is_candidate)
-    _check_num(num)
+    _expect(num >= 0, "num", "at least 0", num)
     rows = torch.empty(len(is_candidate), 0, dtype=torch.int64, device=is_candidate.device)
     if num > 0:
         rows = torch.multinomial(is_candidate.float(), num, replacement=True)  # (C, num) Eq. (8)
@@ -264,7 +242,7 @@ def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
     returns  Built of (C, num)
     """
     check_above_zero("lam", lam)
-    _check_num(num)
+    _expect(num >= 0, "num", "at least 0", num)
     shape, device = (len(hard.rows), num), hard.rows.device
     counts = hard.counts[:, None]  # (C, 1)
 
@@ -273,15 +251,13 @@ def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
         # rand * count can round up to count
         return hard.rows.gather(1, rank.minimum(counts - 1))
 
-    return Built(draw(), draw(), _beta(lam, shape, device))  # Eq. (10)
-
-
-def _beta(lam: float, shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Samples of Beta(lam, lam)."""
+    first, second = draw(), draw()
     if lam == 0.5:  # the paper's: Beta(1/2, 1/2) is sin^2(pi U / 2), 10 times as fast so
-        return (torch.rand(shape, device=device) * (math.pi / 2)).sin().square()
-    both = torch.full((), lam, device=device)
-    return torch.distributions.Beta(both, both, validate_args=False).sample(shape)
+        weight = (torch.rand(shape, device=device) * (math.pi / 2)).sin().square()
+    else:
+        both = torch.full((), lam, device=device)
+        weight = torch.distributions.Beta(both, both, validate_args=False).sample(shape)
+    return Built(first, second, weight)  # Eq. (10)
 
 
 def union(*parts: Built) -> Built:
@@ -303,11 +279,9 @@ def class_weights(class_counts, scheme: str = "log_prior") -> Tensor:
                               E_c = (1 - b^n_c) / (1 - b), b = 0.9999 (Cui et al. 2019, Eq. 4)
         none                  w_y = 1
 
-    By default rebalanced_contrastive() divides by the sum of the weights, so that the first two
-    are the same loss. They differ under its reduction "mean".
+    Under the weighted mean of rebalanced_contrastive() the first two are the same loss.
 
-    class_counts  (C,)  texts of each class in the training set, all above 0
-    returns       (C,)  float64
+    returns  (C,) float64
     """
     counts = _as_counts(class_counts)
     log_prior = log_class_prior(counts)
@@ -333,8 +307,8 @@ def built_similarity(gram: Tensor, built: Built, labels: Tensor) -> Tensor:
         |w z_i + (1 - w) z_j|^2 = w^2 + (1 - w)^2 + 2 w (1 - w) G[i,j]
 
     gram     (N, N)  D_hat D_hat^T
-    built    (C, M)  each tensor
-    labels   (N,)    int64, 0 to C - 1
+    built    Built of (C, M)
+    labels   (N,)
     returns  (N, M)
     """
     first, second, w = built
@@ -351,14 +325,18 @@ def built_similarity(gram: Tensor, built: Built, labels: Tensor) -> Tensor:
 
 
 def _check_contrastive(extended, labels, positives: Built, negatives: Built) -> None:
-    num_classes = len(positives.first)
+    num_classes, rows = len(positives.first), len(extended)
     check_matrix("extended", extended)
-    check_labels(labels, len(extended), num_classes)
+    check_labels(labels, rows, num_classes)
     lengths = extended.detach().norm(dim=1)
     _expect_within(0, 1.01, "extended", lengths, "rows of length 1, as of extend()")
-    _check_built("positives", positives, num_classes, len(extended))
-    _check_built("negatives", negatives, num_classes, len(extended))
-    has_target = len(extended) > 1 or positives.first.shape[1] + negatives.first.shape[1] > 0
+    for name, built in (("positives", positives), ("negatives", negatives)):
+        shapes = {tuple(tensor.shape) for tensor in built}
+        is_one = len(shapes) == 1 and built.first.ndim == 2 and len(built.first) == num_classes
+        _expect(is_one, name, f"tensors of one shape ({num_classes}, M)", shapes)
+        for pair in built[:2]:
+            _expect_within(0, rows - 1, name, pair, f"rows 0 to {rows - 1} of D_hat")
+    has_target = rows > 1 or positives.first.shape[1] + negatives.first.shape[1] > 0
     _expect(has_target, "extended", "a second row or a built sample to contrast with", "one row")
 
 
@@ -385,17 +363,16 @@ def rebalanced_contrastive(
 
     The weighted mean does not grow with the weights, so one mu of Eq. (12) serves every dataset.
     Eq. (11) prints neither 1 / |P(i)| nor a sum of weights: its letter is the plain mean with
-    over_positives="sum", where an anchor with many positives weighs more. Its gradient, Eq. (13),
-    follows with 1 / |P(i)|, with w_i = 1, and with a sum over the anchors instead of a mean. An
-    anchor with empty P(i) has L_i = 0, and counts in both means.
+    over_positives="sum". Its gradient, Eq. (13), follows with 1 / |P(i)|, with w_i = 1, and with a
+    sum over the anchors. An anchor with empty P(i) has L_i = 0, and counts in both means.
 
-    extended     (N, D)   D_hat of extend(): rows of unit length
-    labels       (N,)     int64, the labels of extend()
-    positives    (C, M+)  D_tilde+, Built; M+ may be 0
-    negatives    (C, M-)  D_tilde-, Built; M- may be 0
-    temperature           tau > 0
-    weights      (C,)     class_weights(), w_i = weights[y_i]; None: 1 for each class
-    over_positives        over P(i): "mean" or, without the factor 1 / |P(i)|, "sum"
+    extended        (N, D)  D_hat of extend(): rows of unit length
+    labels          (N,)    the labels of extend()
+    positives       D_tilde+, Built of (C, M+); M+ may be 0
+    negatives       D_tilde-, Built of (C, M-); M- may be 0
+    temperature     tau > 0
+    weights         (C,)    class_weights(), w_i = weights[y_i]; None: 1 for each class
+    over_positives  over P(i): "mean" or, without the factor 1 / |P(i)|, "sum"
     """
     num_classes = len(positives.first)
     _check_contrastive(extended, labels, positives, negatives)
@@ -433,10 +410,9 @@ def _mean_over_anchors(loss, labels, weights, num_classes: int, reduction: str) 
     _expect(weights.shape == (num_classes,), "weights", expected, weights)
     _expect_within(-MOST, MOST, "weights", weights, expected)
     w = weights.to(loss, non_blocking=True)[labels]  # (N,)
-    if reduction == "mean":
-        return (w * loss).sum() / len(w)
-    total = w.sum()
-    _expect_within(LEAST, MOST, "weights", total.abs(), "a sum other than 0 over the anchors")
+    total = w.sum() if reduction == "weighted_mean" else len(w)
+    if isinstance(total, Tensor):
+        _expect_within(LEAST, MOST, "weights", total.abs(), "a sum other than 0 over the anchors")
     return (w * loss).sum() / total
 
 
@@ -457,17 +433,15 @@ def sharprecl(
     32 N^2 bytes with the gradient. With B = 128 on one core of a CPU, C = 1,000 takes 0.2 s and
     0.15 GiB, and C = 8,142 takes 8 s and 2.2 GiB; 16 GiB are enough for 20,000 classes at most.
 
-    logits         (2B, C)  phi(feat) of both views, view after view, Eq. (5)
-    labels         (2B,)    int64, 0 to C - 1, of both views
-    class_counts   (C,)     texts of each class in the training set, all above 0
-    projected      (2B, D)  z = proj_f(feat), Eq. (7)
-    prototypes     (C, D)   proj_h(w) of the classifier's weights w, Eq. (5)
-    ratio                   the share of mixed samples at this step, hard_ratio()
-    n_pos, n_neg            built positives and negatives of a class
-    compensated             False: Eq. (6) without the class prior
-    mu                      the weight of the contrastive loss, Eq. (12)
-    k, lam, scheme, ...     as in hard_samples(), hard_mixup(), class_weights() and
-                            rebalanced_contrastive()
+    logits          (2B, C)  phi(feat) of both views, view after view, Eq. (5)
+    labels          (2B,)    of both views
+    projected       (2B, D)  z = proj_f(feat), Eq. (7)
+    prototypes      (C, D)   proj_h(w) of the classifier's weights w, Eq. (5)
+    ratio           the share of mixed samples at this step, hard_ratio()
+    n_pos, n_neg    built positives and negatives of a class
+    compensated     False: Eq. (6) without the class prior
+    mu              the weight of the contrastive loss, Eq. (12)
+    k, lam, scheme, and the others, as in the functions that take them
     """
     extended, of_rows = extend(projected, labels, prototypes)   # D_hat, Section 3.4
 

@@ -96,12 +96,10 @@ def pooling_of_modules(name: str) -> str | None:
             if module["type"].endswith(".Pooling"):
                 place = f"{module['path']}/config.json"
                 path = model_file(name, place)
-                return stated_pooling(json.loads(path.read_text(encoding="utf-8")) if path else {})
-    except Unknown as error:
-        raise InputError(
-            f"encoder {name}: its {place} asks for the pooling {error}, which is not supported: "
-            f"take one of {', '.join(POOLINGS)} with --pooling"
-        ) from None
+                config = json.loads(path.read_text(encoding="utf-8")) if path else {}
+                return stated_pooling(config, f"encoder {name}: its {place}")
+    except InputError:  # which is a ValueError, too
+        raise
     except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise InputError(
             f"encoder {name}: its modules.json or what it names is damaged "
@@ -110,21 +108,25 @@ def pooling_of_modules(name: str) -> str | None:
     return None
 
 
-class Unknown(Exception):
-    """A pooling that TextEncoder does not have."""
+def stated_pooling(config: dict, where: str) -> str:
+    """
+    Returns the one of POOLINGS that a Pooling module's config.json states.
 
-
-def stated_pooling(config: dict) -> str:
-    """Returns the one of POOLINGS that a Pooling module's config.json states; Unknown elsewhere."""
-    prefix, known = (
-        "pooling_mode_",
-        {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"},
-    )
-    modes = [key.removeprefix(prefix) for key, value in config.items() if value is True]
-    modes = [mode for mode in modes if f"{prefix}{mode}" in config] or [config.get("pooling_mode")]
+    raises  InputError, which begins with `where`, for several poolings or another one
+    """
+    known = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
+    prefix = "pooling_mode_"
+    modes = [
+        key.removeprefix(prefix)
+        for key, value in config.items()
+        if value is True and key.startswith(prefix)
+    ] or [config.get("pooling_mode")]
     found = known.get(modes[0], modes[0])
     if len(modes) > 1 or found not in POOLINGS:
-        raise Unknown(" and ".join(map(str, modes)))
+        raise InputError(
+            f"{where} asks for the pooling {' and '.join(map(str, modes))}, which is not "
+            f"supported: take one of {', '.join(POOLINGS)} with --pooling"
+        )
     return found
 
 

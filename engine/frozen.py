@@ -51,7 +51,7 @@ class FrozenEncoder(TextEncoder):
                 f"--freeze_layers {self.frozen_layers}: this encoder has "
                 f"{len(self.layers())} layers; give at most as many"
             )
-        outputs: dict[nn.Module, Any] = {}  # of what has ended when the first trained layer begins
+        outputs: dict[nn.Module, Any] = {}  # of modules that end before the first trained layer
         names = {module: name for name, module in self.backbone.named_modules()}
         hooks = [
             module.register_forward_hook(lambda module, _, output: outputs.update({module: output}))
@@ -64,7 +64,8 @@ class FrozenEncoder(TextEncoder):
             hook.remove()
         self.frozen_modules = frozenset(names[module] for module in outputs)
         output = outputs[self.layers()[0]]
-        self.others = len(output) - 1 if isinstance(output, tuple) else None  # beside the states
+        # how many outputs a layer has besides the states
+        self.others = len(output) - 1 if isinstance(output, tuple) else None
         below = leaves(states)
         self.frozen_weights = frozenset(
             name for name, weight in self.backbone.named_parameters() if weight in below

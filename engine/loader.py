@@ -80,7 +80,7 @@ def _piece(tokens: data.Tokens, rows: np.ndarray) -> Piece:
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """The array as a tensor there; a GPU's host does not wait for the copy."""
+    """The array as a tensor there; the copy to a GPU forces no sync."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -103,7 +103,8 @@ def encode(
     if isinstance(encoder, nn.DataParallel):
         inner, num_devices = encoder.module, len(encoder.device_ids)
     cut = pieces(texts, START_COST[device.type] * num_devices, most_rows)
-    # looked up once: each look-up of its own would have a gradient of the size of the vocabulary
+    # one look-up for the whole batch: each would have a gradient as large as the vocabulary's
+    # embedding, so one for each piece would cost as much again
     if texts.states is None:
         kind, vectors = "words", inner.embed(to_device(texts.ids.astype(np.int64), device))
     else:
@@ -146,11 +147,8 @@ def predict(
     raises    InputError where a feature or a logit is not finite
     """
     model.eval()
-    n, h, device = (
-        len(texts.lengths),
-        model.encoder.backbone.config.hidden_size,
-        torch.device(device),
-    )
+    device = torch.device(device)
+    n, h = len(texts.lengths), model.encoder.backbone.config.hidden_size
     logits = np.zeros((n, num_classes), dtype=np.float32)
     feats = np.zeros((n, h), dtype=np.float32)
     for rows in data.eval_batches(texts.lengths, batch_size)[share]:

@@ -207,34 +207,11 @@ def test_a_verb_is_read_as_a_verb_and_a_noun_as_a_noun():
 
 
 @pytest.mark.parametrize(
-    "word",
-    [
-        "grey",
-        "center",
-        "color",
-        "analyze",
-        "catalogue",
-        "database",
-        "programme",
-        "judgment",
-        "e-mail",
-        "theatre",
-    ],
+    "word", "grey center color analyze catalogue database programme judgment e-mail theatre".split()
 )
 def test_a_spelling_variant_is_no_synonym(word):
-    variants = {
-        "gray",
-        "centre",
-        "colour",
-        "analyse",
-        "catalog",
-        "data base",
-        "program",
-        "judgement",
-        "email",
-        "theater",
-    }
-    assert not (variants | {word}) & set(synonyms(word))
+    variants = "gray,centre,colour,analyse,catalog,data base,program,judgement,email,theater"
+    assert not {*variants.split(","), word} & set(synonyms(word))
 
 
 def test_the_full_name_of_a_person_is_no_synonym():
@@ -503,8 +480,7 @@ OTHER_LANGUAGES = {
 
 
 @pytest.mark.parametrize("language", OTHER_LANGUAGES)
-@pytest.mark.parametrize("method", ["word_substitution", "contextual", "back_translation"])
-def test_texts_that_are_not_english_stop_with_one_line(method, language, tmp_path):
+def test_texts_that_are_not_english_stop_with_one_line(language, tmp_path):
     """The limits were chosen with these samples in view: this shows that they hold, no more."""
     texts = OTHER_LANGUAGES[language].split(". ")
     for act in (
@@ -512,7 +488,7 @@ def test_texts_that_are_not_english_stop_with_one_line(method, language, tmp_pat
         lambda method, texts: augmented_texts(texts, method, cache_dir=tmp_path),
     ):
         with pytest.raises(InputError, match="do not look English") as error:
-            act(method, texts)
+            act("contextual", texts)
         message = str(error.value)
         assert "\n" not in message and "--augment noise or none" in message
         assert "--augment_options language=any" in message
@@ -531,56 +507,36 @@ def test_consent_treats_them_all_the_same_and_holds_for_this_call_alone(tmp_path
 @pytest.mark.parametrize(
     "texts",
     [
-        [
-            "Scalable parallel algorithms for constraint satisfaction",
-            "On the complexity of XQuery",
-            "Fuzzy clustering using kernel methods",
-            "Peer-to-peer caching in ad-hoc networks",
-            "Incremental maintenance of OLAP cubes",
-            "Semantics of Datalog with negation",
-            "Adaptive routing for wormhole-switched hypercubes",
-            "A note on bisimulation",
-        ],
-        [
-            "red shoes women",
-            "wireless mouse black",
-            "garden hose reel",
-            "kitchen knife set",
-            "running socks cotton",
-            "leather wallet brown",
-            "baby blanket soft",
-            "coffee grinder manual",
-            "winter jacket",
-            "yoga mat",
-            "phone charger fast",
-            "bicycle helmet",
-            "desk lamp",
-        ],
-        [
-            "idk lol my fav tbh its sooo gooood",
-            "omg the wifi at tha airbnb is trash ngl",
-            "u gotta see dis vid of doggo",
-            "gonna ship it to NYC w/ UPS, thx",
-            "wtf is rong w my iphone 12",
-            "smh the devs dont fix bugz in v2",
-        ],
-        [
-            "Expression of TGF-beta1 mRNA in CD34+ cells",
-            "Inhibition of HIV-1 replication by siRNA",
-            "Role of p53 and BRCA1 in glioma",
-            "Kinetics of Escherichia coli beta-galactosidase",
-            "Polymorphism of CYP2D6 and response to haloperidol",
-        ],
-        ["le chat dort", "oui"],
-        [""],
-        [],
+        """Scalable parallel algorithms for constraint satisfaction. On the complexity of XQuery.
+        Fuzzy clustering using kernel methods. Peer-to-peer caching in ad-hoc networks. Incremental
+        maintenance of OLAP cubes. Semantics of Datalog with negation. Adaptive routing for
+        wormhole-switched hypercubes. A note on bisimulation""",
+        """red shoes women. wireless mouse black. garden hose reel. kitchen knife set. running socks
+        cotton. leather wallet brown. baby blanket soft. coffee grinder manual. winter jacket. yoga
+        mat. phone charger fast. bicycle helmet. desk lamp""",
+        """idk lol my fav tbh its sooo gooood. omg the wifi at tha airbnb is trash ngl. u gotta see
+        dis vid of doggo. gonna ship it to NYC w/ UPS, thx. wtf is rong w my iphone 12. smh the devs
+        dont fix bugz in v2""",
+        """Expression of TGF-beta1 mRNA in CD34+ cells. Inhibition of HIV-1 replication by siRNA.
+        Role of p53 and BRCA1 in glioma. Kinetics of Escherichia coli beta-galactosidase.
+        Polymorphism of CYP2D6 and response to haloperidol""",
+        "le chat dort. oui",
+        "",
     ],
 )
 def test_short_english_texts_and_too_few_words_never_stop(texts):
-    check_english(texts, "word_substitution")
+    check_english(texts.split(". ") if texts else [], "word_substitution")
 
 
 DATASETS = Path(__file__).parents[2] / "shared" / "datasets"
+
+
+@pytest.mark.skipif(not DATASETS.is_dir(), reason="the datasets are not in ../shared/datasets")
+@pytest.mark.parametrize("name", ["trec", "cr", "ohsumed", "biomedical", "r52"])
+def test_thirty_texts_of_a_real_dataset_look_english(name):
+    texts = data.load(name, DATASETS).train_texts
+    for start in range(5):
+        check_english(texts[start :: len(texts) // 30], "word_substitution")
 
 
 # ---- augment and its cache ---------------------------------------------------------------------
@@ -629,9 +585,7 @@ def test_method_seed_settings_and_texts_have_files_of_their_own(monkeypatch, tmp
     "damage",
     [
         lambda text: "",
-        lambda text: text[:-9],
         lambda text: "[1]",
-        lambda text: "{}",
         lambda text: text.replace("patients", "potients"),
         lambda text: json.dumps({"sha256": 1}),
     ],

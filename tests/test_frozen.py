@@ -99,8 +99,8 @@ SIZES = {  # of a tiny encoder, in every family's words; a local window is short
     "conv_kernel_size": 3,
 }
 FAMILIES = (
-    "bert roberta distilbert mpnet electra deberta-v2 modernbert eurobert nomic_bert xlm-roberta "
-    "camembert qwen3 gemma3_text gpt2 llama"
+    "bert roberta distilbert mpnet electra deberta-v2 modernbert eurobert nomic_bert "
+    "qwen3 gemma3_text gpt2 llama"
 ).split()
 
 
@@ -133,20 +133,14 @@ def padded(rows=3, length=40):
 def test_in_every_family_what_decides_the_lower_states_is_frozen_and_nothing_else(family):
     frozen_by_us, (ids, mask) = tiny(family, 2), padded()
     backbone = tiny(family, 0).backbone
-
-    @torch.no_grad()
-    def lower():  # by transformers
-        states = backbone(ids, attention_mask=mask, output_hidden_states=True).hidden_states[2]
-        return states[mask.bool()]
-
-    before, changes = lower(), {}
-    for name, weight in backbone.named_parameters():
-        with torch.no_grad():
-            change = torch.randn_like(weight)
-            weight.add_(change)
-            changes[name] = not torch.allclose(lower(), before, rtol=0, atol=1e-4)
-            weight.sub_(change)
-    decisive = {name for name, is_changed in changes.items() if is_changed}
+    # by transformers: a weight decides the states if it moves any number of them
+    states = backbone(ids, attention_mask=mask, output_hidden_states=True).hidden_states[2]
+    (states[mask.bool()] * torch.randn(int(mask.sum()), 32)).sum().backward()
+    largest = {
+        name: w.grad.abs().max() for name, w in backbone.named_parameters() if w.grad is not None
+    }
+    floor = 1e-6 * max(largest.values())
+    decisive = {name for name, size in largest.items() if size > floor}
     assert decisive <= frozen_by_us.frozen_weights
     spared = frozen_by_us.frozen_weights - decisive  # softmax does not see the bias of a key
     assert all(re.search(r"key|\bk_|\bk\.", name) for name in spared), spared
@@ -164,16 +158,15 @@ def test_in_every_family_gradients_are_none_below_and_unchanged_above(family):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("layers", [1, 2, 4])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_in_every_family_kept_states_give_the_same_features(family, layers):
+def test_in_every_family_kept_states_give_the_same_features(family):
     ids, mask = padded()
-    encoder = tiny(family, layers)
-    with torch.no_grad():
-        states = encoder.lower_states(ids, mask)
-        exact, kept_ = encoder(ids, mask), encoder(None, mask, states=states)
-    torch.testing.assert_close(kept_, exact, rtol=0, atol=1e-5)
-    assert exact.std() > 0.01
+    for encoder in (tiny(family, 1), tiny(family, 4)):
+        with torch.no_grad():
+            states = encoder.lower_states(ids, mask)
+            exact, kept_ = encoder(ids, mask), encoder(None, mask, states=states)
+        torch.testing.assert_close(kept_, exact, rtol=0, atol=1e-5)
+        assert exact.std() > 0.01
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -272,7 +265,7 @@ def flipped(content: bytes, bit: int) -> bytes:
         lambda content: content[:-2],
         lambda content: content + b"x",
         lambda content: content[:-32],  # as older versions left it
-        *(lambda content, bit=bit: flipped(content, bit) for bit in (0, 4242, -257, -256, -1)),
+        *(lambda content, bit=bit: flipped(content, bit) for bit in (4242, -257, -1)),
     ],
 )
 def test_a_damaged_file_of_states_is_named_and_made_anew(tmp_path, capsys, damage):
@@ -323,24 +316,9 @@ def test_a_stop_while_states_are_computed_leaves_no_half_file(tmp_path, monkeypa
 @pytest.fixture
 def command(corpus_folder, two_layers, tmp_path):
     """The arguments of a run of three epochs with the lower of two layers frozen."""
-    return [
-        "--dataset",
-        str(corpus_folder),
-        "--encoder",
-        str(two_layers),
-        "--epochs",
-        "3",
-        "--batch_size",
-        "16",
-        "--lr",
-        "1e-3",
-        "--device",
-        "cpu",
-        "--freeze_layers",
-        "1",
-        "--output_dir",
-        str(tmp_path),
-    ]
+    flags = "--epochs 3 --batch_size 16 --lr 1e-3 --device cpu --freeze_layers 1".split()
+    flags += ["--dataset", str(corpus_folder), "--encoder", str(two_layers)]
+    return [*flags, "--output_dir", str(tmp_path)]
 
 
 def stop_after(monkeypatch, last):

