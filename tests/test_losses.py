@@ -272,6 +272,26 @@ def test_equation_13_follows_from_the_mean_over_positives_alone_and_not_as_it_is
     assert not follows(1 / len(labels))
 
 
+@pytest.mark.parametrize(
+    "largest, classes, put_in", [(1250, 6, 8572), (2165, 2, 4199), (900, 20, -2258)]
+)
+def test_the_square_of_ir_is_that_of_expected_pairs_and_not_of_expected_counts(
+    largest, classes, put_in
+):
+    # TREC, CR and Biomedical at ir = 50, and batches of 128 texts that are drawn independently
+    sizes = [int(largest * 50 ** (-r / (classes - 1)) + 1e-9) for r in range(classes)]
+    batch_size, shares = 128, [sizes[0] / sum(sizes), sizes[-1] / sum(sizes)]
+    most, fewest = (batch_size * share for share in shares)
+    assert most * (most - 1) / (fewest * (fewest - 1)) == pytest.approx(put_in, abs=0.5)
+
+    n = torch.arange(batch_size + 1.0, dtype=torch.float64)
+    pairs = []
+    for share in shares:
+        chance = torch.distributions.Binomial(batch_size, torch.tensor(share, dtype=torch.float64))
+        pairs.append((chance.log_prob(n).exp() * n * (n - 1)).sum().item())
+    assert pairs[0] / pairs[1] == pytest.approx((sizes[0] / sizes[-1]) ** 2, rel=1e-9)
+
+
 @pytest.mark.parametrize("compensated, mu", [(True, 1.0), (False, 0.3)])
 @pytest.mark.parametrize(
     "as_given", [list, tuple, np.array, torch.tensor], ids=lambda f: f.__name__
