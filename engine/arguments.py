@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -235,6 +236,7 @@ def names_of(*roles: Role) -> tuple[str, ...]:
     return tuple(name for name, flag in BY_NAME.items() if flag.role in roles)
 
 
+@lru_cache
 def concerns(role: Role, method: str) -> bool:
     """Whether a flag of this role has a meaning for the method."""
     entry = METHODS[method]
@@ -324,6 +326,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
     """--help with the module's docstring as it stands, and every default."""
 
 
+@lru_cache(maxsize=1)  # a grid parses thousands of lines
 def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     parser = Parser(description=description, formatter_class=Help, allow_abbrev=False)
     for title, flags in FLAGS.items():
