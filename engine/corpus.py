@@ -66,9 +66,12 @@ def read_corpus(
                 f"{dataset}: the {part} file has no row with a text; add some, or remove it"
             )
     if test is None:
-        split = data.stratified_split(
-            corpus.train_labels, test_fraction, seed=seed, same=data.same_texts(corpus)
-        )
+        try:
+            split = data.stratified_split(
+                corpus.train_labels, test_fraction, seed=seed, same=data.same_texts(corpus)
+            )
+        except InputError as error:
+            raise InputError(f"{dataset}: {error}") from None
         return data.hold_out(corpus, "test", *split)
     return corpus
 
