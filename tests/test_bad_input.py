@@ -354,7 +354,7 @@ def test_output_that_nobody_reads_any_more_is_an_interruption(command, capsys, m
 
 def test_a_fault_of_ours_says_so_below_its_traceback(command):
     code = (
-        "import runpy, sys, data; data.load = lambda *a, **k: 1 / 0; "
+        "import runpy, sys; from engine import corpus; corpus.read_own = lambda *a, **k: 1 / 0; "
         f"sys.argv = ['main.py', *{command!r}]; runpy.run_path('main.py', run_name='__main__')"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
