@@ -150,7 +150,7 @@ def read_run(folder: Path) -> Run:
         folder,
         result,
         files.read_json(folder / "args.json"),
-        [json.loads(line) for line in lines],
+        [record for record in map(json.loads, lines) if record["epoch"] >= 0],  # else an error
         summary,
         read_predictions(validation, names) if validation.exists() else None,
         files.read_json(about) if about.exists() else None,
