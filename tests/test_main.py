@@ -415,7 +415,8 @@ def test_a_run_without_head_lr_is_that_of_before_there_was_the_flag():
     [("constant", [0.5, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.5]), ("cosine", [0.5, 1, 1, 0.5])],
 )
 def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule, expected):
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=9)
+    group = {"params": [torch.zeros(1, requires_grad=True)], "initial_lr": 0.2}
+    optimizer = torch.optim.SGD([group], lr=9)
     args = argparse.Namespace(lr=0.2, warmup=0.5, schedule=schedule)
     rates = [set_learning_rate(optimizer, t, 4, args) for t in (1, 2, 3, 4)]
     assert rates == pytest.approx([0.2 * factor for factor in expected])
