@@ -153,7 +153,7 @@ FLAGS = {  # by their groups in --help
         Flag("check_only", False, SWITCH, HOW, "print the data report and stop"),
     ),
     "method": (
-        Flag("method", "sharprecl", one_of(*METHODS), VARIES, f"{METHOD_HELP}; `python -m baselines` shows their constants"),
+        Flag("method", "sharprecl", {"choices": METHODS}, VARIES, f"{METHOD_HELP}; `python -m baselines` shows their constants"),
         Flag("constants", [], PAIRS, VARIES, "other values for the constants of such a method, instead of its paper's"),
     ),
     "SharpReCL (docs/paper.md lists the defaults that are not the paper's)": (

@@ -31,7 +31,6 @@ import main
 import predict
 import report
 from baselines import simple
-from engine import arguments
 from engine.arguments import make_parser, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -416,7 +415,6 @@ def test_the_method_of_the_page_trains_as_it_is_added(trained, tmp_path, monkeyp
     entry = baselines.Entry(*map(ast.literal_eval, values))
     monkeypatch.setattr(simple, "SquaredError", names["SquaredError"], raising=False)
     monkeypatch.setitem(baselines.METHODS, entry.name, entry)
-    monkeypatch.setattr(arguments, "make_parser", make_parser.__wrapped__)  # it has a new choice
     trained(tmp_path, "--method", "squared", "--no_weights")
 
 
