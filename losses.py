@@ -71,10 +71,10 @@ def no_autocast(x: Tensor):
 def unit_rows(x: Tensor) -> Tensor:
     """Rows of unit length (a zero row stays zero), for any finite x: no square can overflow."""
     x = exact(x)
-    largest = x.detach().abs().amax(dim=1, keepdim=True)
-    x = x / largest.where(largest > 1e-30, 1.0)
+    largest = x.detach().norm(math.inf, dim=1, keepdim=True)
+    x = x / largest.masked_fill_(largest <= 1e-30, 1.0)
     length = x.norm(dim=1, keepdim=True)
-    return x / length.where(length > 0, 1.0)
+    return x / (length + (length == 0))
 
 
 def _expect(is_so: bool, name: str, expected: str, got: object, error=ValueError) -> None:
@@ -84,10 +84,15 @@ def _expect(is_so: bool, name: str, expected: str, got: object, error=ValueError
         raise error(f"{name}: expected {expected}, got {got!s:.150}")
 
 
-def _expect_within(low: float, high: float, name: str, x: Tensor, expected: str, error=ValueError):
-    """Checks values on the CPU alone, for on a GPU it would force a sync. NaN is within nothing."""
+def _expect_within(
+    low: float, high: float, name: str, x: Tensor, expected: str, error=ValueError, of=torch.detach
+) -> None:
+    """
+    Checks the values of x, or of a function of x, on the CPU alone, for on a GPU it would force a
+    sync. NaN is within nothing.
+    """
     if x.device.type == "cpu" and x.numel() > 0:
-        least, most = (end.item() for end in x.detach().aminmax())  # without a copy of x
+        least, most = (end.item() for end in of(x.detach()).aminmax())  # without a copy of x
         _expect(low <= least and most <= high, name, expected, f"{least} to {most}", error)
 
 
@@ -111,7 +116,7 @@ def check_above_zero(name: str, value: float) -> None:
 
 def _check_candidates(is_candidate: Tensor) -> None:
     expected = "a candidate for each class (extend() sees to it from two classes on)"
-    _expect_within(1, 1, "is_candidate", is_candidate.any(dim=1).int(), expected)
+    _expect_within(1, 1, "is_candidate", is_candidate, expected, of=lambda x: x.any(dim=1).int())
 
 
 def _as_counts(class_counts) -> Tensor:
@@ -176,7 +181,7 @@ def extend(z: Tensor, labels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tenso
     columns = z.shape[1]
     _expect(prototypes.shape[1] == columns, "prototypes", f"{columns} columns as z", prototypes)
     with no_autocast(z):
-        extended = torch.cat([unit_rows(z), unit_rows(prototypes)])  # (N, D)
+        extended = unit_rows(torch.cat([exact(z), exact(prototypes)]))  # (N, D)
     classes = torch.arange(len(prototypes), device=labels.device)
     return extended, torch.cat([labels, classes])
 
@@ -244,16 +249,12 @@ def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
     check_above_zero("lam", lam)
     _expect(num >= 0, "num", "at least 0", num)
     shape, device = (len(hard.rows), num), hard.rows.device
-    counts = hard.counts[:, None]  # (C, 1)
-
-    def draw() -> Tensor:
-        rank = (torch.rand(shape, device=device) * counts).long()  # (C, num)
-        # rand * count can round up to count
-        return hard.rows.gather(1, rank.minimum(counts - 1))
-
-    first, second = draw(), draw()
+    uniform = torch.rand(3, *shape, device=device)
+    # a float below 1 times a whole number stays below that number, also when it is rounded
+    rank = (uniform[:2] * hard.counts[:, None]).long()  # (2, C, num)
+    first, second = hard.rows.expand(2, -1, -1).gather(2, rank)
     if lam == 0.5:  # the paper's: Beta(1/2, 1/2) is sin^2(pi U / 2), 10 times as fast so
-        weight = (torch.rand(shape, device=device) * (math.pi / 2)).sin().square()
+        weight = (uniform[2] * (math.pi / 2)).sin().square()
     else:
         both = torch.full((), lam, device=device)
         weight = torch.distributions.Beta(both, both, validate_args=False).sample(shape)
@@ -283,12 +284,11 @@ def class_weights(class_counts, scheme: str = "log_prior") -> Tensor:
 
     returns  (C,) float64
     """
-    counts = _as_counts(class_counts)
-    log_prior = log_class_prior(counts)
     if scheme == "log_prior":
-        return -log_prior
+        return -log_class_prior(class_counts)
+    counts = _as_counts(class_counts)
     weights = {
-        "log_prior_normalised": log_prior,
+        "log_prior_normalised": log_class_prior(class_counts),
         "effective_number": 1 / (-torch.expm1(counts * math.log(0.9999)) / (1 - 0.9999)),
         "none": torch.ones_like(counts),
     }
@@ -296,9 +296,11 @@ def class_weights(class_counts, scheme: str = "log_prior") -> Tensor:
     return len(counts) * weights[scheme] / weights[scheme].sum()
 
 
-def built_similarity(gram: Tensor, built: Built, labels: Tensor) -> Tensor:
+def built_similarity(
+    gram: Tensor, built: Built, labels: Tensor, *, temperature: float = 1.0
+) -> Tensor:
     """
-    Dot product of each row of D_hat with each built sample of its own class.
+    Dot product of each row of D_hat with each built sample of its own class, over temperature.
 
     A built sample is a normalised combination of two unit rows i and j, so the Gram matrix G of
     D_hat holds all that is needed, and no (C, M, D) tensor is made:
@@ -314,22 +316,25 @@ def built_similarity(gram: Tensor, built: Built, labels: Tensor) -> Tensor:
     first, second, w = built
     w = w.to(gram.dtype)
     # a gather on the flat matrix: the gradient of gram[first, second] is many times as slow
-    between = gram.flatten().gather(0, (first * len(gram) + second).flatten()).view_as(w)
-    squared = w**2 + (1 - w) ** 2 + 2 * w * (1 - w) * between  # (C, M)
+    between = gram.flatten().gather(0, torch.add(second, first, alpha=len(gram)).flatten())
+    overlap = 2 * w * (1 - w)  # (C, M)
+    squared = overlap * (between.view_as(w) - 1) + 1  # (C, M), since w^2 + (1 - w)^2 = 1 - overlap
     # two opposite rows mixed half and half have no direction: the floor keeps 1 / length finite
-    length = squared.clamp(min=1e-6).sqrt()  # (C, M)
+    scale = squared.clamp(min=1e-6).rsqrt() / temperature  # (C, M)
 
     # row y of each for an anchor of class y; x[labels] would be ten times as slow backwards
-    first, second, w, length = (x.index_select(0, labels) for x in (first, second, w, length))
-    return torch.lerp(gram.gather(1, second), gram.gather(1, first), w) / length  # (N, M)
+    rows = torch.cat([second, first], dim=1).index_select(0, labels)  # (N, 2M)
+    w, scale = w.index_select(0, labels), scale.index_select(0, labels)  # (N, M)
+    to_second, to_first = gram.gather(1, rows).chunk(2, dim=1)  # (N, M)
+    return torch.lerp(to_second, to_first, w) * scale  # (N, M)
 
 
 def _check_contrastive(extended, labels, positives: Built, negatives: Built) -> None:
     num_classes, rows = len(positives.first), len(extended)
     check_matrix("extended", extended)
     check_labels(labels, rows, num_classes)
-    lengths = extended.detach().norm(dim=1)
-    _expect_within(0, 1.01, "extended", lengths, "rows of length 1, as of extend()")
+    expected = "rows of length 1, as of extend()"
+    _expect_within(0, 1.01, "extended", extended, expected, of=lambda x: x.norm(dim=1))
     for name, built in (("positives", positives), ("negatives", negatives)):
         shapes = {tuple(tensor.shape) for tensor in built}
         is_one = len(shapes) == 1 and built.first.ndim == 2 and len(built.first) == num_classes
@@ -382,20 +387,23 @@ def rebalanced_contrastive(
     with no_autocast(extended):
         extended = exact(extended)
         gram = extended @ extended.T  # (N, N)
-        to_built = built_similarity(gram, union(positives, negatives), labels)  # (N, M+ + M-)
+        built = union(positives, negatives)
+        to_built = built_similarity(gram, built, labels, temperature=temperature)  # (N, M+ + M-)
         to_positives = to_built[:, : positives.first.shape[1]]  # (N, M+)
 
-        # in place: at thousands of classes each copy of an (N, N) matrix counts
-        is_positive = (labels[:, None] == labels).fill_diagonal_(False)  # (N, N)
-        positive_sum = gram.where(is_positive, 0.0).sum(dim=1) + to_positives.sum(dim=1)
+        # of z_i with the other members of its class: with their sum, so that no (N, N) mask is made
+        sums = torch.zeros_like(extended[:num_classes]).index_add_(0, labels, extended)  # (C, D)
+        others = sums.index_select(0, labels) - extended  # (N, D)
+        positive_sum = (extended * others).sum(dim=1) / temperature + to_positives.sum(dim=1)
         members = labels.new_zeros(num_classes).index_add_(0, labels, torch.ones_like(labels))
-        num_positives = members[labels] - 1 + to_positives.shape[1]  # (N,)
+        num_positives = members.index_select(0, labels) + (to_positives.shape[1] - 1)  # (N,)
 
         # -inf, not 0: a masked logit of 0 would still put exp(0) into the denominator
-        targets = torch.cat([gram, to_built], dim=1).fill_diagonal_(-math.inf)  # (N, N + M)
-        log_denominator = targets.div_(temperature).logsumexp(dim=1)  # (N,)
+        itself = torch.eye(len(gram), dtype=torch.bool, device=gram.device)
+        to_rows = (gram / temperature).masked_fill(itself, -math.inf)  # (N, N)
+        log_denominator = torch.cat([to_rows, to_built], dim=1).logsumexp(dim=1)  # (N,)
 
-        loss = num_positives * log_denominator - positive_sum / temperature  # (N,)
+        loss = num_positives * log_denominator - positive_sum  # (N,)
         if over_positives == "mean":
             loss = loss / num_positives.clamp(min=1)
         return _mean_over_anchors(loss, labels, weights, num_classes, reduction)  # Eq. (11)
@@ -409,10 +417,11 @@ def _mean_over_anchors(loss, labels, weights, num_classes: int, reduction: str) 
     weights, expected = torch.as_tensor(weights), f"finite values of shape ({num_classes},)"
     _expect(weights.shape == (num_classes,), "weights", expected, weights)
     _expect_within(-MOST, MOST, "weights", weights, expected)
-    w = weights.to(loss, non_blocking=True)[labels]  # (N,)
-    total = w.sum() if reduction == "weighted_mean" else len(w)
-    if isinstance(total, Tensor):
-        _expect_within(LEAST, MOST, "weights", total.abs(), "a sum other than 0 over the anchors")
+    w = weights.to(loss, non_blocking=True).index_select(0, labels)  # (N,)
+    if reduction == "mean":
+        return (w * loss).mean()
+    total, expected = w.sum(), "a sum other than 0 over the anchors"
+    _expect_within(LEAST, MOST, "weights", total, expected, of=torch.abs)
     return (w * loss).sum() / total
 
 

@@ -5,6 +5,7 @@ no torch), and against the properties that the paper or the docstrings claim.
 
 import ast
 import cmath
+import contextlib
 import math
 from collections import Counter
 from functools import partial
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import losses
 
@@ -725,6 +727,31 @@ def test_the_weighted_mean_is_that_of_torchs_weighted_cross_entropy():
     # torch weighs a row by the class it is to find: here the row of the partner, of the same class
     expected = torch.nn.functional.cross_entropy(logits, partner, weight=weights[labels])
     torch.testing.assert_close(actual, expected)
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operators that are more than a view: on a GPU each launches a kernel or more."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_of_the_loss_takes_few_operators_and_never_waits_for_a_gpu(monkeypatch):
+    # a tensor on "meta" has no values, so whatever asks for one fails, as it would wait on a GPU;
+    # autocast does not know "meta"
+    monkeypatch.setattr(losses, "no_autocast", lambda x: contextlib.nullcontext())
+    labels = torch.empty(256, dtype=torch.int64, device="meta")
+    logits, projected, prototypes = (
+        torch.empty(shape, device="meta", requires_grad=True)
+        for shape in ((256, 52), (256, 128), (52, 128))
+    )
+    with Launches() as launches:
+        step = losses.sharprecl(logits, labels, range(1, 53), projected, prototypes, 0.75)
+        step.loss.backward()
+    assert launches.count <= 200  # 257 with a mask of (N, N) for the positives
 
 
 def test_losses_imports_nothing_but_torch_math_and_typing():
