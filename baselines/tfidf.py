@@ -95,6 +95,6 @@ def fit(args, corpus, folder):
     folder.begin(model)
     yield (
         {"epoch": 1},
-        model.scores(corpus.test_texts),
-        (model.scores(corpus.val_texts) if corpus.val_texts else None),
+        model.scores(corpus.test_texts) if corpus.test_texts else None,
+        model.scores(corpus.val_texts) if corpus.val_texts else None,
     )

@@ -136,7 +136,7 @@ FLAGS = {  # by their groups in --help
         Flag("val_fraction", 0.0, real(0, 0.9), DATA, "share of the training texts held out for validation, of data that bring none"),
         Flag("val_left_out", None, SIZE, DATA, "up to N validation texts of each class, of those that --ir and --max_per_class "
              "leave out: they have the shares of a balanced test set, and none of its texts"),
-        Flag("test_fraction", 0.2, real(0.01, 0.9), SHARED, "share for testing, of own data without a test file"),
+        Flag("test_fraction", 0.2, real(0, 0.9), SHARED, "share for testing, of own data without a test file; 0 trains on all texts"),
         Flag("data_seed", 0, COUNT, VARIES, "picks subsets, splits, noise and second views"),
         Flag("data_dir", "data", TEXT, HOW, "where the datasets lie, or go when downloaded"),
         Flag("text_column", "text", {"action": Collect, "nargs": "+"}, SHARED, "of own data; several are joined, a line each"),

@@ -65,7 +65,7 @@ def read_corpus(
             raise InputError(
                 f"{dataset}: the {part} file has no row with a text; add some, or remove it"
             )
-    if test is None:
+    if test is None and test_fraction > 0:
         try:
             split = data.stratified_split(
                 corpus.train_labels, test_fraction, seed=seed, same=data.same_texts(corpus)
@@ -117,6 +117,8 @@ def load_corpus(args: argparse.Namespace) -> Corpus:
         corpus = data.hold_out(corpus, "val", *split)
     if args.patience is not None and not corpus.val_texts:
         raise InputError("--patience needs validation texts: give --val_fraction or --val_left_out")
+    if not corpus.test_texts and (args.plots or args.method == "gpt35"):
+        raise InputError("--plots and --method gpt35 need test texts: leave --test_fraction 0 out")
     if args.label_noise > 0:
         noisy = flip_labels(
             corpus.train_labels, args.label_noise, len(corpus.label_names), seed=seed

@@ -94,15 +94,21 @@ def write_predictions(
 
 
 def write_reports(
-    folder: Path, corpus: Corpus, epoch: int, logits: np.ndarray, val_logits: np.ndarray | None
+    folder: Path,
+    corpus: Corpus,
+    epoch: int,
+    logits: np.ndarray | None,
+    val_logits: np.ndarray | None,
 ) -> None:
     """predictions.csv, validation.csv, and scikit-learn's report of the test texts, of an epoch."""
     labels, names = corpus.test_labels, corpus.label_names
-    write_predictions(folder / "predictions.csv", corpus.test_texts, labels, logits, names, epoch)
     if val_logits is not None:
         write_predictions(
             folder / "validation.csv", corpus.val_texts, corpus.val_labels, val_logits, names, epoch
         )
+    if logits is None:
+        return
+    write_predictions(folder / "predictions.csv", corpus.test_texts, labels, logits, names, epoch)
     tested = np.unique(labels)  # as in metrics(): the same classes, the same means
     titles = [f"class {names[c]}" if names[c] in AVERAGES else names[c] for c in tested]
     options = dict(labels=tested, zero_division=0)
@@ -175,6 +181,9 @@ PROTOCOLS = {
 def print_result(folder: Path) -> None:
     """scikit-learn's report of the kept epoch, and the result under each protocol."""
     result = read_json(folder / "result.json")
+    if "macro_f1" not in result["last"]:
+        print(f"trained on all texts, so that there is no test result\nin {folder}")
+        return
     labels = read_json(folder / "args.json")["label_names"]
     kept = result.get("best_val", result["last"])  # the epoch of the report
     missing = [printable(labels[label]) for label in kept["never_predicted"]]

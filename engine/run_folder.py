@@ -259,13 +259,19 @@ class RunFolder:
                     flush=True,
                 )
             self.is_first = False
-            if logits is not None and self.kept_epoch() == record["epoch"]:
+            if record in self.evaluated() and self.kept_epoch() == record["epoch"]:
                 results.write_reports(self.place, self.corpus, record["epoch"], logits, val_logits)
                 self.val_logits = val_logits
                 self.save_best(record["epoch"], logits, val_logits)
             write_text(self.place / "metrics.jsonl", lines)
             self.save_checkpoint(record["epoch"])
         self.clock = time.perf_counter()
+
+    def evaluated(self) -> list[dict]:
+        """The epochs that were evaluated; without texts to evaluate on, the last one so far."""
+        return [record for record in self.history if record.keys() & {"test", "val"}] or (
+            self.history[-1:]
+        )
 
     def check_finite(
         self, epoch: int, logits: np.ndarray | None, val_logits: np.ndarray | None
@@ -284,7 +290,7 @@ class RunFolder:
         Whose model is kept: that of the best validation macro-F1 (of equals, the later), without
         validation texts that of the last evaluated epoch.
         """
-        evaluated = [record for record in self.history if "test" in record]
+        evaluated = self.evaluated()
         if "val" not in evaluated[-1]:
             return evaluated[-1]["epoch"]
         return max(evaluated, key=lambda record: (record["val"]["macro_f1"], record["epoch"]))[
@@ -303,16 +309,19 @@ class RunFolder:
         """--plots look at the model, so that it is kept for as long as they are drawn."""
         return self.model is not None and (not self.args.no_weights or self.args.plots)
 
-    def save_best(self, epoch: int, logits: np.ndarray, val_logits: np.ndarray | None) -> None:
+    def save_best(
+        self, epoch: int, logits: np.ndarray | None, val_logits: np.ndarray | None
+    ) -> None:
         """
         The model of the best epoch so far, beside the checkpoint, which goes on from another. Also
         with --no_weights: the command that goes on after a stop may ask for the weights.
         """
         if val_logits is not None and "weights" in self.parts:
+            scores = {"logits": logits, "val_logits": val_logits}
             save_whole(
                 self.place / f"best-{epoch}",
                 {"weights": self.parts["weights"]},
-                {"logits": torch.from_numpy(logits), "val_logits": torch.from_numpy(val_logits)},
+                {name: torch.from_numpy(x) for name, x in scores.items() if x is not None},
             )
 
     def save_checkpoint(self, epoch: int) -> None:
@@ -325,7 +334,7 @@ class RunFolder:
         save_whole(self.place / f"checkpoint-{epoch}", self.parts, {"history": self.history})
         self.saved_at = time.perf_counter()
         self.saving_takes = self.saved_at - start
-        kept = self.kept_epoch() if any("test" in record for record in self.history) else 0
+        kept = self.kept_epoch()
         for kind, newest in (("checkpoint", epoch), ("best", kept)):
             for number in numbered(self.place, kind):
                 if number != newest:
@@ -342,9 +351,8 @@ class RunFolder:
             values = load_whole(best, {"weights": self.parts["weights"]})
             val_logits = values["val_logits"].numpy()
             # a run that was cut short may have reported a later epoch
-            results.write_reports(
-                self.place, self.corpus, kept["epoch"], values["logits"].numpy(), val_logits
-            )
+            logits = values["logits"].numpy() if "logits" in values else None
+            results.write_reports(self.place, self.corpus, kept["epoch"], logits, val_logits)
         if self.keeps_model:
             keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
             if self.args.no_weights:
@@ -358,19 +366,17 @@ class RunFolder:
 
     def result(self, kept_epoch: int) -> dict:
         """Metrics under each protocol, the settings, and which epoch is kept."""
-        evaluated = [record for record in self.history if "test" in record]
-        chosen = {
-            "last": self.history[-1],
-            "best_test": max(evaluated, key=lambda record: record["test"]["accuracy"]),
-        }
+        evaluated = self.evaluated()  # the last epoch is none where a run was cut short
+        chosen = {"last": evaluated[-1]}
+        if self.corpus.test_texts:
+            chosen["best_test"] = max(evaluated, key=lambda record: record["test"]["accuracy"])
         if "val" in evaluated[-1]:
             chosen["best_val"] = next(
                 record for record in evaluated if record["epoch"] == kept_epoch
             )
-        if "test" not in chosen["last"]:  # --patience is over, or the run was cut short
-            chosen["last"] = evaluated[-1]
         by_protocol = {
-            name: {"epoch": record["epoch"], **record["test"]} for name, record in chosen.items()
+            name: {"epoch": record["epoch"], **record.get("test", {})}
+            for name, record in chosen.items()
         }
         return by_protocol | {
             "kept_epoch": kept_epoch,
