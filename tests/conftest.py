@@ -192,6 +192,10 @@ def save_tiny_any_encoder(folder, model_type: str):
         (folder / "model.safetensors").unlink()
         if model_type == "modernbert":
             sizes |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+        if model_type == "albert":  # whose layers share their weights
+            sizes |= {"num_hidden_layers": 2}
+        if model_type in ("qwen3", "gemma3_text"):
+            sizes |= {"num_key_value_heads": 1, "head_dim": 16}
     torch.manual_seed(0)
     AutoModel.from_config(
         AutoConfig.for_model(model_type, vocab_size=vocab_size, **sizes)
