@@ -5,6 +5,7 @@ The benchmark of docs/benchmark.md as runs of main.py: its datasets, its rows, a
     python -m engine.benchmark run | python -m engine.grid --jobs 2      # with the chosen settings
     python -m engine.benchmark base | python -m engine.grid --jobs 2     # a base-size encoder
     python -m engine.benchmark ablations | python -m engine.grid --jobs 2    # Table 4
+    python -m engine.benchmark language | python -m engine.grid         # Table 3, a small model
     python -m reporting.runs runs/benchmark tables/benchmark.jsonl.gz       # keeps what is finished
 
 To add a row, add an entry to ROWS; to add a dataset, one to CUTS. Runs that are kept in
@@ -57,6 +58,11 @@ OF_BASE = {  # the part of the benchmark that has an encoder of BERT-base's size
 }
 ABLATED = ("trec", "biomedical")  # Table 4, for these rows
 OF_ABLATIONS = ("paper", "sharprecl")
+LANGUAGE = (  # Table 3 with a small model of Llama's architecture: fine-tuned, and asked as it is
+    "--method llama3 --base_model smollm2-135m --base_type bf16 --max_length 64 --eval_every 3 "
+    "--no_weights"
+)
+OF_LANGUAGE = {"datasets": ("cr", "trec", "biomedical"), "rows": ("", "--constants epochs=0")}
 OUTPUT = "runs/benchmark"
 
 
@@ -137,8 +143,9 @@ ROWS = {
 
 def line(dataset: str, arguments: str, seed: int, amp: str, encoder: str = SMALL) -> str:
     """The arguments of one run; each seed has its own draw of the training texts."""
+    model = LANGUAGE if encoder == LANGUAGE else f"{encoder} {FIXED} --amp {amp}"
     return (
-        f"--dataset {dataset} {CUTS[dataset]} {encoder} {FIXED} --amp {amp} {arguments} "
+        f"--dataset {dataset} {CUTS[dataset]} {model} {arguments} "
         f"--seed {seed} --data_seed {seed} --output_dir {OUTPUT}"
     )
 
@@ -215,6 +222,12 @@ def runs_of(args: argparse.Namespace, known: dict[str, dict]) -> list[tuple]:
             if len(ROWS[row].trials) > 1
             for dataset in tuned
         ]
+    if args.stage == "language":
+        return [
+            (dataset, arguments, 0, LANGUAGE)
+            for arguments in OF_LANGUAGE["rows"]
+            for dataset in OF_LANGUAGE["datasets"]
+        ]
     rows = {"run": args.rows, "base": OF_BASE["rows"], "ablations": OF_ABLATIONS}[args.stage]
     own = {row: chosen(known, row) for row in rows if row in args.rows}
     if args.stage == "ablations":
@@ -254,7 +267,7 @@ def default_amp() -> str:
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("tune", "run", "base", "ablations"))
+    parser.add_argument("stage", choices=("tune", "run", "base", "ablations", "language"))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
     parser.add_argument("--datasets", nargs="+", choices=list(CUTS), default=list(CUTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
