@@ -50,6 +50,7 @@ class Baseline(Method):
 
     views: tuple[str, ...] = ("original",)
     constants: dict[str, Constant] = {}  # with their official values; --constants changes them
+    phi: nn.Linear
 
     def __init__(self, encoder: TextEncoder, task: Task, **constants: float):
         super().__init__(encoder)
@@ -64,6 +65,7 @@ class Baseline(Method):
 
     def losses(self, feat: Tensor, labels: Tensor, epoch: int) -> Losses:
         """feat (V B, h) and labels (V B,) of the V views, view after view; epoch from 1."""
+        raise NotImplementedError
 
 
 class CrossEntropy(Baseline):

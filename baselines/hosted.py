@@ -166,7 +166,7 @@ class HostedModel:
         scores[np.arange(len(texts)), columns] = 0.0
         return scores, columns.count(len(self.names))
 
-    def ask(self, question: str, chat: list[dict[str, str]]) -> None:
+    def ask(self, question: str, chat: list) -> None:
         """Sends one question; the journal has its answer under the question's key."""
         completion = self.client.chat.completions.create(
             model=self.name,

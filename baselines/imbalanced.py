@@ -106,6 +106,11 @@ class TSC(Baseline):
     sees_features = True
     compensated = True
     training_only = ("key_encoder.",)
+    targets: Tensor
+    centroids: Tensor
+    queue: Tensor
+    queue_labels: Tensor
+    seen: Tensor
 
     def __init__(self, encoder, task, **constants):
         super().__init__(encoder, task, **constants)

@@ -26,7 +26,7 @@ from data import InputError, batches_of, cut_characters, epoch_batches, eval_bat
 WARMUP, CLIP = 0.03, 0.3  # share of the steps; norm of the gradient
 
 
-def adapted(base, rank: int, alpha: float, dropout: float, targets: list[str] | None):
+def adapted(base, constants: dict, targets: list[str] | None):
     """The base, frozen, with new adapters (B = 0: as long as untrained they change nothing)."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
@@ -39,9 +39,9 @@ def adapted(base, rank: int, alpha: float, dropout: float, targets: list[str] | 
         return get_peft_model(
             base,
             LoraConfig(
-                r=rank,
-                lora_alpha=alpha,
-                lora_dropout=dropout,
+                r=constants["rank"],
+                lora_alpha=constants["alpha"],
+                lora_dropout=constants["dropout"],
                 task_type="CAUSAL_LM",
                 target_modules=targets or "all-linear",
             ),
@@ -83,7 +83,7 @@ class LoraClassifier:
         base,
         tokenizer,
         label_names: list[str],
-        constants: dict[str, float],
+        constants: dict,
         *,
         targets: list[str] | None,
         max_length: int,
@@ -102,9 +102,7 @@ class LoraClassifier:
                 "this model's tokenizer cannot tell the labels apart: choose another "
                 "--base_model, or rename the labels"
             )
-        self.network = adapted(
-            base, *(constants[key] for key in ("rank", "alpha", "dropout")), targets
-        )
+        self.network = adapted(base, constants, targets)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=constants["lr"], weight_decay=0.0)
 
@@ -249,10 +247,10 @@ class LoraClassifier:
                 f"training diverged in epoch {epoch}: its loss is not finite; lower "
                 "--constants lr=..."
             )
-        loss, seconds = total / tokens, time.perf_counter() - start
+        mean, seconds = total / tokens, time.perf_counter() - start
         return {
-            "loss": loss,
-            "loss_cls": loss,
+            "loss": mean,
+            "loss_cls": mean,
             "loss_cl": 0.0,
             "lr": lr,
             "texts_per_second": round(len(prompts) / seconds, 1),

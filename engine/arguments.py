@@ -27,7 +27,7 @@ from model import POOLINGS
 
 ENCODER = "bert-base-uncased"
 
-ABLATIONS = {  # Table 4, row by row: what each sets
+ABLATIONS: dict[str, dict] = {  # Table 4, row by row: what each sets
     "sshm": {"n_pos": 0, "n_neg": 0},  # the targets are D_hat alone
     "cl": {"mu": 0.0},
     "cls": {"no_cls": True},
@@ -103,7 +103,8 @@ def real(lowest: float, highest: float = math.inf, **options) -> dict:
 
 
 MOST = 10**9  # of a tensor's size: torch cannot take a number beyond int64
-TEXT, SWITCH, PAIRS = {}, {"action": "store_true"}, {"nargs": "+", "metavar": "NAME=VALUE"}
+TEXT: dict = {}
+SWITCH, PAIRS = {"action": "store_true"}, {"nargs": "+", "metavar": "NAME=VALUE"}
 COUNT, SIZE, WIDTH = integer(0), integer(1), integer(1, MOST)
 POSITIVE, NOT_NEGATIVE, SHARE = real(0, open_interval=True), real(0), real(0, 1)
 
@@ -443,11 +444,12 @@ def parse_constants(method: str, given: list[str]) -> dict[str, float]:
     """The values of --constants; ValueError for an unknown name or a value out of range."""
 
     def read(name: str, text: str) -> float:
-        default, *bounds = METHODS[method].constants[name]
+        constant = METHODS[method].constants[name]
+        kind = type(constant.default)
         try:
-            return number(type(default), *bounds)(text)
+            return number(kind, constant.lowest, constant.highest, constant.is_open)(text)
         except ValueError as error:  # what int() and float() say names no type
-            raise ValueError(f"not {type(default).__name__}") from error
+            raise ValueError(f"not {kind.__name__}") from error
 
     return parse_pairs(given, constants_of(method), read, "--constants", method)
 
@@ -455,12 +457,13 @@ def parse_constants(method: str, given: list[str]) -> dict[str, float]:
 def parse_augment_options(augmentation: str, given: list[str]) -> dict:
     """The values of --augment_options that are not the default; ValueError as above."""
     entry = AUGMENTATIONS.get(augmentation)  # "auto" has none
-    known = entry.options if entry else {}
+    known, ranges = (entry.options, entry.ranges) if entry else ({}, {})
 
     def read(name: str, text: str):
-        if name in entry.ranges:
+        if name in ranges:
             kind = type(known[name])
-            return number(kind, *entry.ranges[name], open_interval=kind is float)(text)
+            low, high = ranges[name]
+            return number(kind, low, high, open_interval=kind is float)(text)
         if name == "language" and text not in ("english", "any"):
             raise ValueError("it is english or any")
         return text

@@ -47,7 +47,7 @@ def decide(args: Arguments, run: Callable[[Arguments], None]) -> None:
         distributed.barrier()  # for rank 0's files
         last = (trial.folder / "metrics.jsonl").read_text().splitlines()[-1]
         scores[name] = json.loads(last)["val"]["macro_f1"]
-    args.chosen_augment = max(scores, key=scores.get)
+    args.chosen_augment = max(scores, key=lambda name: scores[name])
     print(
         "auto: macro-F1 on held-out texts "
         + ", ".join(f"{name} {score:.2f}" for name, score in scores.items())

@@ -89,7 +89,8 @@ class EpochLog:
         self.fitted = torch.zeros((), device=device)
         self.num_classes = num_classes
         self.texts = self.steps = 0
-        self.start, self.inside = time.perf_counter(), {}
+        self.start = time.perf_counter()
+        self.inside: dict = {}
 
     def over(self, batches: list[np.ndarray]) -> Iterator[np.ndarray]:
         """The batches, under a progress bar."""

@@ -193,13 +193,11 @@ def combine_gradients(encoder: nn.Module, model: nn.Module) -> None:
     if world_size() == 1:
         return
     of_encoder = set(encoder.parameters())
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    flat = torch.cat(
-        [(p.grad if p in of_encoder else p.grad / world_size()).flatten() for p in parameters]
-    )
+    gradients = [(p.grad, p in of_encoder) for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([(g if is_part else g / world_size()).flatten() for g, is_part in gradients])
     all_reduce(flat)
-    for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
-        p.grad.copy_(part.view_as(p))
+    for (g, _), part in zip(gradients, flat.split([g.numel() for g, _ in gradients])):
+        g.copy_(part.view_as(g))
 
 
 def sum_rows(array: np.ndarray, device: torch.device) -> np.ndarray:

@@ -11,7 +11,7 @@ import hashlib
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class FrozenEncoder(TextEncoder):
     def layers(self) -> nn.ModuleList:
         return cast(nn.ModuleList, self.backbone.get_submodule(self.stack))
 
-    def train(self, mode: bool = True) -> "TextEncoder":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for name in self.frozen_modules:  # a layer that does not learn has no dropout
             self.backbone.get_submodule(name).training = False

@@ -29,7 +29,7 @@ def load_base(name: str, base_type: str, device: str):
     base_type  of language_models.BASE_TYPES: how its weights are held
     raises     InputError where the model, or a package that it needs, is missing
     """
-    options = {"dtype": torch.float32 if base_type == "fp32" else torch.bfloat16}
+    options: dict = {"dtype": torch.float32 if base_type == "fp32" else torch.bfloat16}
     if base_type in ("4bit", "8bit"):
         require("bitsandbytes", f"--base_type {base_type}")
         options["device_map"] = {"": device}

@@ -5,7 +5,7 @@ like length, so that little is padded, and their features are put back in order.
 
 import argparse
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -99,7 +99,8 @@ def encode(
                 its part of the gradient arrives; the gradient is that of the whole batch, the
                 memory that of one piece
     """
-    inner, num_devices = encoder, 1
+    inner: Any = encoder
+    num_devices = 1
     if isinstance(encoder, nn.DataParallel):
         inner, num_devices = encoder.module, len(encoder.device_ids)
     cut = pieces(texts, START_COST[device.type] * num_devices, most_rows)

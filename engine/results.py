@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -221,7 +222,7 @@ def without_leaked_words(found: dict) -> str:
     )
 
 
-def look_up(record: dict, keys: tuple[str, ...]) -> float | None:
+def look_up(record: Any, keys: tuple[str, ...]) -> float | None:
     for key in keys:
         record = record.get(key) if isinstance(record, dict) else None
     return record

@@ -168,7 +168,7 @@ class RunFolder:
                  weights is what is kept of the best epoch
         """
         self.model, self.epochs, self.parts = model, epochs, parts
-        self.val_logits = None  # of the kept epoch
+        self.val_logits: np.ndarray | None = None  # of the kept epoch
         with distributed.main_first():
             if distributed.is_main():
                 if self.starts_anew:
