@@ -391,12 +391,9 @@ def rebalanced_contrastive(
         to_built = built_similarity(gram, built, labels, temperature=temperature)  # (N, M+ + M-)
         to_positives = to_built[:, : positives.first.shape[1]]  # (N, M+)
 
-        # of z_i with the other members of its class: with their sum, so that no (N, N) mask is made
-        sums = torch.zeros_like(extended[:num_classes]).index_add_(0, labels, extended)  # (C, D)
-        others = sums.index_select(0, labels) - extended  # (N, D)
-        positive_sum = (extended * others).sum(dim=1) / temperature + to_positives.sum(dim=1)
-        members = labels.new_zeros(num_classes).index_add_(0, labels, torch.ones_like(labels))
-        num_positives = members.index_select(0, labels) + (to_positives.shape[1] - 1)  # (N,)
+        own_sum, num_own = _own_class(extended, labels, num_classes)
+        positive_sum = own_sum / temperature + to_positives.sum(dim=1)  # (N,)
+        num_positives = num_own + to_positives.shape[1]  # (N,)
 
         # -inf, not 0: a masked logit of 0 would still put exp(0) into the denominator
         itself = torch.eye(len(gram), dtype=torch.bool, device=gram.device)
@@ -407,6 +404,17 @@ def rebalanced_contrastive(
         if over_positives == "mean":
             loss = loss / num_positives.clamp(min=1)
         return _mean_over_anchors(loss, labels, weights, num_classes, reduction)  # Eq. (11)
+
+
+def _own_class(extended: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """
+    Of each row of D_hat with the other members of its class: the sum of the dot products, and their
+    number, (N,) each. The class sums give both, so that no (N, N) mask is made.
+    """
+    sums = extended.new_zeros(num_classes, extended.shape[1]).index_add_(0, labels, extended)
+    members = labels.new_zeros(num_classes).index_add_(0, labels, torch.ones_like(labels))
+    others = sums.index_select(0, labels) - extended  # (N, D)
+    return (extended * others).sum(dim=1), members.index_select(0, labels) - 1
 
 
 def _mean_over_anchors(loss, labels, weights, num_classes: int, reduction: str) -> Tensor:
