@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from sklearn.manifold import TSNE
 
 from engine.files import InputError, save, write_text
-from engine.results import csv_rows, csv_text, look_up
+from engine.results import csv_rows, csv_text
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  after the backend is chosen
@@ -40,10 +41,13 @@ LINE = {"markersize": 3.5, "linewidth": 1.2}
 GREY = "#888888"  # readable on white and on black
 
 
-def style():
-    """A context for figures of papers: letters of 8 points, and no box around a panel."""
-    spines = {f"axes.spines.{side}": False for side in ("top", "right")}
-    return plt.rc_context({"font.size": 8, "axes.titlesize": 8, **spines})
+def style(title_size: int = 8):
+    """
+    A context for figures, and a decorator of what draws one: letters of 8 points, and no box around
+    a panel or a legend.
+    """
+    bare = dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
+    return plt.rc_context({"font.size": 8, "axes.titlesize": title_size, **bare})
 
 
 def _image(figure, kind: str, metadata: dict | None = None, **options) -> bytes:
@@ -185,49 +189,39 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]
     return figure
 
 
-def _panel(title: str, size: tuple[float, float] = (3.5, 2.7)):
+def _panel(title: str, size: tuple[float, float], **options):
     """A figure of one panel, as wide as a telephone shows without scrolling, and its axes."""
     figure, axes = plt.subplots(figsize=size, layout="constrained")
-    axes.set_title(title, fontsize=10)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(title=title, **options)
+    axes.tick_params(labelsize=8)  # by which it decides, when it is saved, how many ticks there are
     return figure, axes
 
 
 def _legend_below(figure, columns: int = 2, **options) -> None:
-    figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False, **options)
+    figure.legend(loc="outside lower center", ncols=columns, **options)
 
 
+@style(10)
 def curves(
-    history: list[dict],
-    title: str,
-    lines: dict[str, tuple[str, ...]],
-    mark: tuple[int, str] | None = None,
+    history: list[dict], title: str, lines: dict[str, str], mark: tuple[int, str] | None = None
 ):
     """
     One panel over the epochs, a line for each value that these epochs have; None if they have none.
     A line that is 0 in all epochs is left out: its method does not have what it measures.
 
-    lines is {name: where it stands in an epoch's record}; mark is an epoch and what is said of it,
-    which a vertical line shows.
+    lines is {name: where it stands in an epoch's record, as "test.accuracy"}; mark is an epoch and
+    what is said of it, which a vertical line shows.
     """
-    found = {}
-    for name, keys in lines.items():
-        points = [
-            (record["epoch"], value)
-            for record in history
-            if (value := look_up(record, keys)) is not None
-        ]
-        if any(value for _, value in points):
-            found[name] = points
+    epochs = pd.json_normalize(history).set_index("epoch")
+    found = {name: epochs[place].dropna() for name, place in lines.items() if place in epochs}
+    found = {name: own for name, own in found.items() if own.any()}
     if not found:
         return None
-    figure, axes = _panel(title)
-    for (name, points), colour, marker in zip(found.items(), TOL, MARKERS):
-        axes.plot(*zip(*points), f"{marker}-", color=colour, label=name, **LINE)
+    figure, axes = _panel(title, (3.5, 2.7), xlabel="epoch")
+    for (name, own), colour, marker in zip(found.items(), TOL, MARKERS):
+        axes.plot(own.index, own, f"{marker}-", color=colour, label=name, **LINE)
     if mark is not None:
         axes.axvline(mark[0], color="black", linewidth=0.8, linestyle="--", label=mark[1])
-    axes.set_xlabel("epoch", fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
     _legend_below(figure)
     return figure
@@ -288,20 +282,20 @@ def line_grid(
             axes.minorticks_off()
     for axes in grid[:, 0]:
         axes.set_ylabel(ylabel)
-    below = {"loc": "outside lower center", "frameon": False, "ncols": columns}
-    figure.legend(handles=[handles[name] for name in names if name in handles], **below)
+    _legend_below(figure, columns, handles=[handles[name] for name in names if name in handles])
     return figure
 
 
+@style(10)
 def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: list[str], few: int):
     """
     One point for each class that has test texts: its training texts, on a logarithmic axis, against
-    its F1 in percent. Hollow points rest on fewer test texts than `few`. Of at most 60 classes,
-    five of the lowest are named, where there is room.
+    its F1 in percent. Hollow points rest on fewer test texts than `few`.
 
     counts, f1, tested, names   (C,): training texts, F1, test texts and name of each class
     """
-    figure, axes = _panel("F1 of each class by its training texts", (3.5, 3.0))
+    labels = {"xlabel": "training texts", "ylabel": "F1, %"}
+    figure, axes = _panel("F1 of each class by its training texts", (3.5, 3.0), **labels)
     counts, rough = np.maximum(counts, 1), (tested > 0) & (tested < few)
     for chosen, face, label in (
         (tested >= few, TOL[0], f"{few} test texts or more"),
@@ -311,58 +305,57 @@ def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: lis
             edge = {"facecolors": face, "edgecolors": TOL[0], "linewidths": 1, "zorder": 3}
             axes.scatter(counts[chosen], f1[chosen], s=22, label=label, **edge)
     shown = np.flatnonzero(tested > 0)
-    place = np.stack([np.log10(counts / counts[shown].min()), f1 / 100])  # of each class, (2, C)
-    width = max(place[0, shown].max(), 1e-9)
-    named = []
-    for label in sorted(shown, key=lambda label: f1[label]):
-        is_free = all(
-            abs(place[0, label] - place[0, other]) > 0.4 * width
-            or abs(place[1, label] - place[1, other]) > 0.06
-            for other in named
-        )
-        if is_free and len(named) < 5 and len(shown) <= 60:
-            named.append(label)
-            is_left = place[0, label] <= width / 2
-            beside = {"xytext": (5 if is_left else -5, 0), "textcoords": "offset points"}
-            beside |= {"ha": "left" if is_left else "right", "va": "center", "fontsize": 8}
-            name = drawn_name(names[label], longest=16)
-            axes.annotate(name, (counts[label], f1[label]), **beside)
+    width = np.log10(counts[shown].max() / counts[shown].min())
+    _name_lowest(axes, counts, f1, names, shown)
     axes.set(xscale="log", ylim=(-6, 106))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if width < 2.5 else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.1)
-    axes.set_xlabel("training texts", fontsize=8)
-    axes.set_ylabel("F1, %", fontsize=8)
     _legend_below(figure)
     return figure
+
+
+def _name_lowest(axes, counts: np.ndarray, f1: np.ndarray, names: list[str], shown: np.ndarray):
+    """Of at most 60 classes that are shown, five of the lowest are named, where there is room."""
+    place = np.stack([np.log10(counts / counts[shown].min()), f1 / 100], axis=1)  # (C, 2)
+    width = max(place[shown, 0].max(), 1e-9)
+    named: list[int] = []
+    for label in sorted(shown, key=lambda label: f1[label]) if len(shown) <= 60 else ():
+        away = abs(place[named] - place[label]) > (0.4 * width, 0.06)
+        if away.any(axis=1).all() and len(named) < 5:
+            named.append(label)
+            is_left = place[label, 0] <= width / 2
+            beside = {"xytext": (5 if is_left else -5, 0), "textcoords": "offset points"}
+            beside |= {"ha": "left" if is_left else "right", "va": "center"}
+            axes.annotate(
+                drawn_name(names[label], longest=16), (counts[label], f1[label]), **beside
+            )
 
 
 # ---- can its probabilities be believed? ----
 
 
+@style(10)
 def reliability(probability: np.ndarray, is_right: np.ndarray, bins: int = 10):
     """
     The reliability diagram of Guo et al. 2017, Fig. 1: the texts (n,) in bins by the probability of
     their prediction, and how many of each bin are right. The larger a point, the more texts.
     """
     bin_of = np.minimum((probability * bins).astype(int), bins - 1)
-    size = np.bincount(bin_of, minlength=bins)
-    filled = size > 0
-    mean, right = (
-        100 * np.bincount(bin_of, values, bins)[filled] / size[filled]
-        for values in (probability, is_right)
-    )
-    figure, axes = _panel("Are its probabilities right?", (3.5, 3.3))
-    axes.plot(
-        [0, 100], [0, 100], color="black", linewidth=0.8, linestyle="--", label="as they should be"
-    )
-    axes.plot(mean, right, "-", color=TOL[0], linewidth=1.2)
-    sizes = 12 + 150 * size[filled] / len(probability)
-    axes.scatter(mean, right, s=sizes, color=TOL[0], label="this run", zorder=3)
+    texts = pd.DataFrame({"probability": 100 * probability, "is_right": 100 * is_right})
+    found, size = texts.groupby(bin_of).mean(), texts.groupby(bin_of).size()
+    labels = {
+        "xlabel": "probability of the prediction, %",
+        "ylabel": "predictions that are right, %",
+    }
+    figure, axes = _panel("Are its probabilities right?", (3.5, 3.3), **labels)
+    dashed = {"color": "black", "linewidth": 0.8, "linestyle": "--"}
+    axes.plot([0, 100], [0, 100], label="as they should be", **dashed)
+    axes.plot(found.probability, found.is_right, "-", color=TOL[0], linewidth=1.2)
+    points = {"s": 12 + 150 * size / len(texts), "color": TOL[0], "zorder": 3}
+    axes.scatter(found.probability, found.is_right, label="this run", **points)
     axes.set(xlim=(-3, 103), ylim=(-3, 103))
-    axes.set_xlabel("probability of the prediction, %", fontsize=8)
-    axes.set_ylabel("predictions that are right, %", fontsize=8)
     _legend_below(figure, markerscale=0.5)
     return figure
 
@@ -373,23 +366,21 @@ def covered(probability: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, 
     the highest first, (threshold, coverage, accuracy), where coverage is the share of the texts
     whose probability is at least the threshold, and accuracy is theirs, both in percent.
     """
-    order = np.argsort(-probability, kind="stable")
-    ranked = probability[order]
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of equal probabilities
-    accuracy = 100 * np.cumsum(is_right[order])[last] / (last + 1)
-    return ranked[last], 100 * (last + 1) / len(ranked), accuracy
+    of_threshold = pd.Series(is_right).groupby(-probability).agg(["size", "sum"]).cumsum()
+    kept = of_threshold["size"].to_numpy()
+    accuracy = 100 * of_threshold["sum"].to_numpy() / kept
+    return -of_threshold.index.to_numpy(), 100 * kept / len(probability), accuracy
 
 
+@style(10)
 def coverage(probability: np.ndarray, is_right: np.ndarray):
     """The accuracy of the share of the texts (n,) with the most certain predictions."""
     _, kept, accuracy = covered(probability, is_right)
-    figure, axes = _panel("Accuracy without the uncertain texts", (3.5, 3.3))
-    axes.plot(
-        kept, accuracy, "o-" if len(kept) < 10 else "-", color=TOL[0], markersize=3.5, linewidth=1.4
-    )
+    labels = {"xlabel": "texts that get a prediction, %", "ylabel": "accuracy on these, %"}
+    figure, axes = _panel("Accuracy without the uncertain texts", (3.5, 3.3), **labels)
+    look = "o-" if len(kept) < 10 else "-"
+    axes.plot(kept, accuracy, look, color=TOL[0], markersize=3.5, linewidth=1.4)
     axes.set(xlim=(-3, 103), ylim=(min(accuracy.min(), 90) - 5, 101))
-    axes.set_xlabel("texts that get a prediction, %", fontsize=8)
-    axes.set_ylabel("accuracy on these, %", fontsize=8)
     return figure
 
 
@@ -434,11 +425,11 @@ def tsne(
     _write_points(folder / "tsne.csv", of_texts)  # last, see run_folder.last_plot
 
 
-def _by_label(points: np.ndarray, labels: list[str]) -> Points:
-    """The points (n, 2) as read_points() will find them, with three decimals."""
+def _by_label(points: Iterable, labels: Iterable[str]) -> Points:
+    """The points (n, 2) of each label, with the three decimals of the files."""
     found = defaultdict(list)
-    for (x, y), label in zip(points.astype(float).round(3).tolist(), labels):
-        found[label].append((x, y))
+    for (x, y), label in zip(points, labels):
+        found[label].append((round(float(x), 3), round(float(y), 3)))
     return found
 
 
@@ -449,19 +440,13 @@ def _write_points(path: Path, points: Points) -> None:
 
 def read_points(path: Path) -> Points:
     """tsne.csv, or tsne_prototypes.csv; nothing where there is no such file."""
-    points = defaultdict(list)
-    if not path.exists():
-        return points
+    rows = list(csv_rows(path)) if path.exists() else []
     try:
-        for row in csv_rows(path):
-            points[row["label"]].append((float(row["x"]), float(row["y"])))
-    except InputError:
-        raise
+        return _by_label(((row["x"], row["y"]) for row in rows), (row["label"] for row in rows))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged: delete it and run the command of its folder again with --plots"
         ) from error
-    return points
 
 
 def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
@@ -476,10 +461,11 @@ def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
             y += 0.01
         taken.append((x, y))
         side = "left" if x < 0.15 else "right" if x > 0.85 else "center"
-        bold = {"fontsize": 8, "fontweight": "bold", "zorder": 4, "ha": side}
+        bold = {"fontweight": "bold", "zorder": 4, "ha": side}
         axes.text(x, y, drawn_name(name, longest=14), transform=axes.transAxes, **bold)
 
 
+@style(10)
 def draw_tsne(points: Points, prototypes: Points, names: list[str]):
     """
     The texts of each class in a colour and a marker, and its prototype, where there is one, as a
@@ -491,14 +477,11 @@ def draw_tsne(points: Points, prototypes: Points, names: list[str]):
     look_of = {name: (TOL[i % 6], MARKERS[i]) for i, name in enumerate(coloured)}
     figure, axes = _panel("", (3.5, 3.8 + 0.1 * len(look_of)))
     grey = [point for name in order if name not in look_of for point in points[name]]
-    small = {"linewidths": 0, "alpha": 0.7}
     if grey:
-        axes.scatter(
-            *zip(*grey), s=7, color=GREY, label="other classes", **(small | {"alpha": 0.5})
-        )
+        axes.scatter(*zip(*grey), s=7, color=GREY, label="other classes", linewidths=0, alpha=0.5)
     for name, (colour, marker) in look_of.items():
         own = {"color": colour, "marker": marker, "label": drawn_name(name)}
-        axes.scatter(*zip(*points[name]), s=11, **own, **small)
+        axes.scatter(*zip(*points[name]), s=11, linewidths=0, alpha=0.7, **own)
     is_named = len(prototypes) <= 30
     ring = {"edgecolors": "black", "linewidths": 1.6, "marker": "D"}
     for name, place in prototypes.items():

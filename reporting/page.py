@@ -461,22 +461,22 @@ def drawn(figure, title: str) -> Markup:
 
 
 CURVES = {  # the title of each panel, its lines, and where they stand in an epoch's record
-    "Training loss": {"classification": ("loss_cls",), "contrastive": ("loss_cl",)},
+    "Training loss": {"classification": "loss_cls", "contrastive": "loss_cl"},
     "Macro-F1 and accuracy, %": {
-        "macro-F1, test": ("test", "macro_f1"),
-        "accuracy, test": ("test", "accuracy"),
-        "macro-F1, validation": ("val", "macro_f1"),
+        "macro-F1, test": "test.macro_f1",
+        "accuracy, test": "test.accuracy",
+        "macro-F1, validation": "val.macro_f1",
     },
     "Macro-F1 by training texts of a class, %": {
-        "many (above 100)": ("test", "groups", "many", "macro_f1"),
-        "medium (20 to 100)": ("test", "groups", "medium", "macro_f1"),
-        "few (below 20)": ("test", "groups", "few", "macro_f1"),
+        "many (above 100)": "test.groups.many.macro_f1",
+        "medium (20 to 100)": "test.groups.medium.macro_f1",
+        "few (below 20)": "test.groups.few.macro_f1",
     },
     "Cosine to the prototype": {
-        "its class": ("diagnostics", "prototype_cosine"),
-        "the lowest class": ("diagnostics", "prototype_cosine_min"),
-        "mixed positives": ("diagnostics", "mixed_to_prototype_pos"),
-        "mixed negatives": ("diagnostics", "mixed_to_prototype_neg"),
+        "its class": "diagnostics.prototype_cosine",
+        "the lowest class": "diagnostics.prototype_cosine_min",
+        "mixed positives": "diagnostics.mixed_to_prototype_pos",
+        "mixed negatives": "diagnostics.mixed_to_prototype_neg",
     },
 }
 
