@@ -10,14 +10,14 @@ import json
 import math
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
 import numpy as np
+import pandas as pd
 from markupsafe import Markup, escape
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
@@ -28,9 +28,9 @@ from engine import files, results
 from engine.arguments import ENCODER, Role, names_of, typed, words
 from engine.data_report import LEAKS
 from engine.escape import shell
-from engine.files import InputError
 from engine.metrics import calibration_error, metrics, rarest_third
 from reporting import figures
+from reporting.runs import damaged
 from reporting.signs import SIGNS, History, Sign, evaluated
 
 GOOD, FAIR = 80, 60  # macro-F1 from which the page says yes, and partly
@@ -46,25 +46,12 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 # ---- the run ----
 
 
-class Predictions(NamedTuple):
-    """predictions.csv or validation.csv, or what predict.py --score got: n texts."""
-
-    texts: list[str]
-    labels: np.ndarray  # (n,) numbers of the classes
-    predicted: np.ndarray  # (n,) the same, or C where a language model names no class
-    probability: np.ndarray  # (n,) of the prediction, from 0 to 1
-
-    @property
-    def is_right(self) -> np.ndarray:
-        return self.labels == self.predicted
-
-
 @dataclass(frozen=True)
 class Scored:
     """Test texts with their labels and predictions, which the sections on classes show."""
 
     classes: list[dict]  # label, train and test, in the order of the class numbers
-    test: Predictions  # of a run: of the epoch whose model is kept
+    test: pd.DataFrame  # as of_texts() has them; of a run: of the epoch whose model is kept
 
     @property
     def names(self) -> list[str]:
@@ -83,7 +70,7 @@ class Scored:
     @property
     def is_tested(self) -> bool:
         """Whether there are test texts: --test_fraction 0 trains on all texts."""
-        return len(self.test.texts) > 0
+        return len(self.test) > 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +80,7 @@ class Run(Scored):
     recorded: dict  # args.json
     history: History
     summary: dict  # data_report.json
-    validation: Predictions | None  # calibrated where a model is kept; None without such texts
+    validation: pd.DataFrame | None  # calibrated where a model is kept; None without such texts
     about: dict | None  # sharprecl.json of the kept model; None if none is kept
 
     @property
@@ -123,16 +110,19 @@ class Run(Scored):
         return self.settings["method"]
 
 
-def read_predictions(path: Path, names: list[str]) -> Predictions:
+def of_texts(rows: Iterable[dict], names: list[str]) -> pd.DataFrame:
+    """
+    The rows of predictions.csv or validation.csv, or what predict.py --score got: text, label and
+    predicted (numbers of the classes; C where a language model names no class), probability (of the
+    prediction, from 0 to 1), and is_right.
+    """
     number = {results.UNKNOWN: len(names)} | {name: i for i, name in enumerate(names)}
-    rows = [
+    found = [
         (row["text"], number[row["label"]], number[row["prediction"]], float(row["probability"]))
-        for row in results.csv_rows(path)
+        for row in rows
     ]
-    texts, labels, predicted, probability = zip(*rows) if rows else ([], [], [], [])
-    return Predictions(
-        list(texts), np.array(labels, int), np.array(predicted, int), np.array(probability, float)
-    )
+    texts = pd.DataFrame(found, columns=["text", "label", "predicted", "probability"])
+    return texts.assign(is_right=texts.label == texts.predicted)
 
 
 def read_run(folder: Path) -> Run:
@@ -141,18 +131,17 @@ def read_run(folder: Path) -> Run:
         files.read_json(folder / f"{name}.json") for name in ("data_report", "result")
     )
     names = [row["label"] for row in summary["classes"]]
-    test, validation = (folder / f"{name}.csv" for name in ("predictions", "validation"))
-    about = folder / "model" / "sharprecl.json"
+    validation, about = folder / "validation.csv", folder / "model" / "sharprecl.json"
     has_test = "macro_f1" in result["last"]  # else --test_fraction 0
     return Run(
         summary["classes"],
-        read_predictions(test, names) if has_test else Predictions([], *[np.zeros(0, int)] * 3),
-        folder,
+        of_texts(results.csv_rows(folder / "predictions.csv") if has_test else [], names),
+        Path(os.path.abspath(folder)),
         result,
         files.read_json(folder / "args.json"),
         [record for record in map(json.loads, lines) if record["epoch"] >= 0],  # else an error
         summary,
-        read_predictions(validation, names) if validation.exists() else None,
+        of_texts(results.csv_rows(validation), names) if validation.exists() else None,
         files.read_json(about) if about.exists() else None,
     )
 
@@ -190,16 +179,12 @@ def main_command(run: Run, without: tuple[str, ...] = (), **changes) -> str:
     The run's own command with other values of these flags; True stands for a flag alone. What it
     makes lies beside this run, and money is not spent without a question.
     """
-    beside = os.path.relpath(os.path.dirname(folder_of(run)))
+    beside = os.path.relpath(run.folder.parent)
     flags = flags_of(run) | ({} if beside == "runs" else {"output_dir": [beside]})
     for name in ("overwrite", "plots", "yes", *without, *changes):
         flags.pop(name, None)
     flags |= {name: [] if value is True else [shown(value)] for name, value in changes.items()}
     return shell(["python", "main.py", *words(flags)])
-
-
-def folder_of(run: Run) -> str:
-    return os.path.abspath(run.folder)
 
 
 def method_command(run: Run, method: str) -> str:
@@ -217,7 +202,7 @@ def method_command(run: Run, method: str) -> str:
 
 
 def predict_command(run: Run, *more: str) -> str:
-    folder = os.path.relpath(folder_of(run))
+    folder = os.path.relpath(run.folder)
     folder = f"./{folder}" if folder.startswith("-") else folder
     return shell(["python", "predict.py", folder, *more])
 
@@ -242,18 +227,17 @@ def tfidf_beside(run: Run) -> float | None:
 
 def in_short(run: Run) -> dict:
     """The three numbers, and what they are compared with; all are of predictions.csv."""
-    found = numbers(run)
-    labels, right = run.test.labels, int(run.test.is_right.sum())
+    found, labels = numbers(run), run.test.label.to_numpy()
     frequent = int(run.counts.argmax())
     guessed = metrics(labels, np.full(len(labels), frequent), run.counts)
     kept = run.result.get("best_val", run.result["last"])  # the epoch of predictions.csv
     without_leaked = kept.get("without_leaked")
     tfidf = tfidf_beside(run) if run.method != "tfidf" else None
-    judged = found["macro_f1"] if without_leaked is None else without_leaked["macro_f1"]
+    judged = (without_leaked or found)["macro_f1"]
     return found | {
         "verdict": verdict(found["macro_f1"], judged, guessed["macro_f1"], tfidf),
         "without_leaked": without_leaked,
-        "right": right,
+        "right": int(run.test.is_right.sum()),
         "frequent": run.names[frequent],
         "guessed": guessed,
         "tfidf": tfidf,
@@ -262,12 +246,12 @@ def in_short(run: Run) -> dict:
 
 def numbers(scored: Scored) -> dict:
     """Accuracy, macro-F1 and F1 of the rarest third, with what they rest on."""
-    labels, counts = scored.test.labels, scored.counts
-    found = metrics(labels, scored.test.predicted, counts)
-    rarest = rarest_third(np.unique(labels).tolist(), counts.tolist())
-    low, high = binomtest(int(scored.test.is_right.sum()), len(labels)).proportion_ci(
-        method="wilson"
-    )
+    labels, counts = scored.test.label.to_numpy(), scored.counts
+    found = metrics(labels, scored.test.predicted.to_numpy(), counts)
+    tested = np.unique(labels).tolist()
+    rarest = rarest_third(tested, counts.tolist())
+    right = binomtest(int(scored.test.is_right.sum()), len(labels))
+    low, high = right.proportion_ci(method="wilson")
     return {
         "macro_f1": found["macro_f1"],
         "accuracy": found["accuracy"],
@@ -275,7 +259,7 @@ def numbers(scored: Scored) -> dict:
         "rare_f1": float(np.mean([found["f1"][label] for label in rarest])),
         "rarest": [scored.names[label] for label in rarest],
         "rarest_tests": int(np.isin(labels, rarest).sum()),
-        "tested": len(np.unique(labels)),
+        "tested": len(tested),
         "total": len(labels),
         "chance": 50 * (high - low),
         "groups": found["groups"],
@@ -337,20 +321,17 @@ def advice(run: Run, sign: Sign) -> str:
 def remedies(run: Run) -> Iterator[Action]:
     """What the signs that are seen suggest: of each sign the first remedy that this run allows."""
     taken = set()
-    for sign in SIGNS:
-        value = sign.measure(run.history)
-        if value is None or not sign.is_seen(value):
-            continue
-        changes = (change for remedy in sign.remedies for change in remedy(run.settings).items())
+    for item in judged_signs(run):
+        remedies = item["sign"].remedies if item["seen"] else ()
+        changes = (change for remedy in remedies for change in remedy(run.settings).items())
         for name, new in changes:
             if name not in taken and can_try(run, name, new):
                 taken.add(name)
-                reason = f"{sign.failure}: {sign.sentence.format(value)}"
+                said = f"{item['sign'].failure}: {item['sign'].sentence.format(item['value'])}"
+                is_method = name == "method"
                 yield Action(
-                    f"{reason} Try `--{name} {shown(new)}`.",
-                    method_command(run, new)
-                    if name == "method"
-                    else main_command(run, **{name: new}),
+                    f"{said} Try `--{name} {shown(new)}`.",
+                    method_command(run, new) if is_method else main_command(run, **{name: new}),
                 )
                 break
 
@@ -417,42 +398,30 @@ def untested(run: Run) -> list[Action]:
 
 
 def class_rows(run: Scored) -> list[dict]:
-    """What the page says of each class, the class with the most training texts first."""
-    counts, given = run.counts, np.bincount(run.test.predicted, minlength=len(run.names))
-    scores = 100 * np.array(
-        precision_recall_fscore_support(
-            run.test.labels, run.test.predicted, labels=range(len(counts)), zero_division=0
-        )[:3]
+    """What the page says of each class, in the order of the class numbers."""
+    texts, counts = run.test, run.counts
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        texts.label, texts.predicted, labels=range(len(counts)), zero_division=0
     )
-    rows = []
-    for label in np.argsort(-counts, kind="stable"):
-        row, (precision, recall, f1) = run.classes[label], scores[:, label]
-        is_tested = row["test"] > 0
-        rows.append(
-            {
-                "name": row["label"],
-                "train": row["train"],
-                "test": row["test"],
-                "share": 100 * row["train"] / counts.sum(),
-                "f1": f1 if is_tested else None,
-                "recall": recall if is_tested else None,
-                "precision": precision if given[label] else None,
-                "is_rough": 0 < row["test"] < FEW_TESTS,
-            }
-        )
-    return rows
+    given = np.bincount(texts.predicted, minlength=len(counts))
+    return [
+        row
+        | {
+            "share": 100 * row["train"] / counts.sum(),
+            "f1": 100 * f1[label] if row["test"] else None,
+            "recall": 100 * recall[label] if row["test"] else None,
+            "precision": 100 * precision[label] if given[label] else None,
+            "is_rough": 0 < row["test"] < FEW_TESTS,
+        }
+        for label, row in enumerate(run.classes)
+    ]
 
 
 def class_figure(run: Scored, rows: list[dict]) -> Markup:
-    by_name = {row["name"]: row for row in rows}
-    ordered = [by_name[name] for name in run.names]
-    f1 = np.array([math.nan if row["f1"] is None else row["f1"] for row in ordered])
-    return drawn(
-        figures.f1_by_size(
-            run.counts.tolist(), f1, np.array([r["test"] for r in ordered]), run.names, FEW_TESTS
-        ),
-        "F1 of each class by its training texts",
-    )
+    f1 = np.array([math.nan if row["f1"] is None else row["f1"] for row in rows])
+    tested = np.array([row["test"] for row in rows])
+    figure = figures.f1_by_size(run.counts.tolist(), f1, tested, run.names, FEW_TESTS)
+    return drawn(figure, "F1 of each class by its training texts")
 
 
 def drawn(figure, title: str) -> Markup:
@@ -499,74 +468,66 @@ def learning_curves(run: Run) -> list[Markup]:
     return [drawn(figure, f"Epoch by epoch: {title}") for title, figure in panels.items() if figure]
 
 
-def examples(run: Scored, rows: np.ndarray) -> list[dict]:
-    """These test texts, the most certain prediction first."""
-    test = run.test
+def examples(run: Scored, texts: pd.DataFrame, most: int) -> list[dict]:
+    """Of these test texts the ones with the most certain predictions, the most certain first."""
+    certain = texts.sort_values("probability", ascending=False, kind="stable")[:most]
     return [
         {
-            "text": test.texts[i],
-            "label": run.names[test.labels[i]],
-            "prediction": run.answers[test.predicted[i]],
-            "percent": 100 * test.probability[i],
+            "text": row.text,
+            "label": run.names[row.label],
+            "prediction": run.answers[row.predicted],
+            "percent": 100 * row.probability,
         }
-        for i in sorted(rows, key=lambda i: -test.probability[i])
+        for row in certain.itertuples()
     ]
 
 
 def confused_pairs(run: Scored) -> list[dict]:
     """The errors by true class and prediction, the most frequent pair first, with examples."""
-    of_pair = defaultdict(list)
-    for i in np.flatnonzero(~run.test.is_right):
-        of_pair[run.test.labels[i], run.test.predicted[i]].append(i)
-    size = np.bincount(run.test.labels, minlength=len(run.names))
-    pairs = sorted(of_pair.items(), key=lambda item: -len(item[1]))
-    return [
+    size = np.bincount(run.test.label, minlength=len(run.names))
+    wrong = run.test[~run.test.is_right]
+    pairs = [
         {
             "label": run.names[label],
             "prediction": run.answers[predicted],
-            "errors": len(rows),
+            "errors": len(texts),
             "texts": int(size[label]),
-            "examples": examples(run, rows)[:MOST_EXAMPLES],
+            "examples": examples(run, texts, MOST_EXAMPLES),
         }
-        for (label, predicted), rows in pairs
+        for (label, predicted), texts in wrong.groupby(["label", "predicted"], sort=False)
     ]
+    return sorted(pairs, key=lambda pair: -pair["errors"])
 
 
 def confusion(run: Scored) -> Markup:
     """The matrix of all classes, or of those in most errors, with all others as one class."""
-    labels, predicted, names = run.test.labels, run.test.predicted, run.names
-    if len(names) in predicted:
-        names = run.answers
+    names = run.answers if (run.test.predicted == len(run.names)).any() else run.names
+    numbers = run.test[["label", "predicted"]].to_numpy()  # (n, 2)
     if len(run.names) > LARGEST_MATRIX:
-        wrong = ~run.test.is_right
-        errors = np.bincount(labels[wrong], minlength=len(names)) + np.bincount(
-            predicted[wrong], minlength=len(names)
-        )
+        errors = np.bincount(numbers[~run.test.is_right].ravel(), minlength=len(names))
         shown = np.sort(np.argsort(-errors, kind="stable")[:MOST_CONFUSED])
         position = np.full(len(names), len(shown))
         position[shown] = range(len(shown))
-        labels, predicted = position[labels], position[predicted]
+        numbers = position[numbers]
         names = [*(names[label] for label in shown), "(all other classes)"]
-    return drawn(
-        figures.confusion_matrix(labels, predicted, names), "Confusion matrix of the test texts"
-    )
+    figure = figures.confusion_matrix(*numbers.T, names)
+    return drawn(figure, "Confusion matrix of the test texts")
 
 
 def probabilities(run: Run) -> dict:
     """How far the probabilities can be believed, on the validation texts or else the test texts."""
     part = run.test if run.validation is None else run.validation
-    probability, is_right = part.probability, part.is_right
-    thresholds = []
-    for threshold in THRESHOLDS:
-        kept = probability >= threshold
-        thresholds.append(
-            {
-                "threshold": threshold,
-                "texts": int(kept.sum()),
-                "share": 100 * kept.mean(),
-                "accuracy": 100 * is_right[kept].mean() if kept.any() else None,
-            }
-        )
+    probability, is_right = part.probability.to_numpy(), part.is_right.to_numpy()
+    above = {threshold: part[probability >= threshold].is_right for threshold in THRESHOLDS}
+    thresholds = [
+        {
+            "threshold": threshold,
+            "texts": len(kept),
+            "share": 100 * (len(kept) / len(part)),
+            "accuracy": 100 * kept.mean() if len(kept) else None,
+        }
+        for threshold, kept in above.items()
+    ]
     fit = (run.about or {}).get("calibration")
     helps = fit is not None and not fit.get("why_not") and fit["ece_after"] < fit["ece_before"]
     # a model without a "coverage" is of a version whose predict.py does not abstain
@@ -574,7 +535,7 @@ def probabilities(run: Run) -> dict:
     can_abstain = run.validation is not None and fit is not None and "coverage" in fit
     return {
         "is_validation": run.validation is not None,
-        "texts": len(is_right),
+        "texts": len(part),
         "mean": 100 * probability.mean(),
         "accuracy": 100 * is_right.mean(),
         "error": calibration_error(probability, is_right, bins=10),
@@ -597,16 +558,14 @@ def tsne(run: Run) -> dict:
     if not METHODS[run.method].has_encoder:
         return {"why": "A language model answers; it has no embeddings to draw."}
     if not (run.folder / "tsne.csv").exists():
-        if run.about is not None:
-            return {
-                "why": "It is not drawn yet. This command adds it; then make this page again.",
-                "command": main_command(run, plots=True),
-            }
-        return {
-            "why": "It is not drawn, and the weights were not kept. This command trains once "
-            "more and adds it; then make this page again.",
-            "command": main_command(run, overwrite=True, plots=True),
-        }
+        why, anew = "It is not drawn yet. This command", {}
+        if run.about is None:
+            why = (
+                "It is not drawn, and the weights were not kept. This command trains once more and"
+            )
+            anew = {"overwrite": True}
+        said = f"{why} adds it; then make this page again."
+        return {"why": said, "command": main_command(run, **anew, plots=True)}
     points, prototypes = (
         figures.read_points(run.folder / name) for name in ("tsne.csv", "tsne_prototypes.csv")
     )
@@ -649,19 +608,18 @@ def number(value: float | int | None) -> str:
 
 def of_classes(scored: Scored) -> dict:
     """The values of templates/classes.html: the sections on the classes and on the errors."""
-    rows, pairs = class_rows(scored), confused_pairs(scored)
-    wrong = np.flatnonzero(~scored.test.is_right)
+    rows, wrong = class_rows(scored), scored.test[~scored.test.is_right]
     return {
         "run": scored,
         "few": FEW_TESTS,
-        "rows": rows,
+        "rows": sorted(rows, key=lambda row: -row["train"]),
         "class_figure": class_figure(scored, rows),
-        "pairs": pairs,
+        "pairs": confused_pairs(scored),
         "most_pairs": MOST_PAIRS,
         "confusion": confusion(scored),
         "is_matrix_whole": len(scored.names) <= LARGEST_MATRIX,
         "most_confused": MOST_CONFUSED,
-        "errors": examples(scored, wrong)[:MOST_ERRORS],
+        "errors": examples(scored, wrong, MOST_ERRORS),
         "wrong": len(wrong),
     }
 
@@ -717,6 +675,9 @@ def template(name: str) -> jinja2.Template:
     return templates.get_template(name)
 
 
+OF_DAMAGE = (FileNotFoundError, LookupError, ValueError, TypeError, AttributeError, csv.Error)
+
+
 def write(folder: Path, path: Path) -> None:
     """
     Writes the page of the finished run in this folder. InputError where a file of the run is
@@ -724,17 +685,6 @@ def write(folder: Path, path: Path) -> None:
     """
     try:
         page = render(read_run(folder))
-    except (
-        FileNotFoundError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        csv.Error,
-        jinja2.UndefinedError,
-    ) as error:
-        raise InputError(
-            f"{folder}: a file of this run is damaged, or of another version of "
-            f"main.py ({error!r:.200}); run its command again with --overwrite"
-        ) from error
+    except (*OF_DAMAGE, jinja2.UndefinedError) as error:
+        raise damaged(folder, error) from error
     files.write_text(path, page)

@@ -26,7 +26,7 @@ class Labelled(page.Scored):
     @property
     def unknown_texts(self) -> int:
         """Texts with a label that the model does not know: each is an error."""
-        return int((self.test.labels >= len(self.classes) - len(self.unknown)).sum())
+        return int((self.test.label >= len(self.classes) - len(self.unknown)).sum())
 
 
 def gather(about: About, name: str, rows: list[dict]) -> Labelled:
@@ -39,17 +39,10 @@ def gather(about: About, name: str, rows: list[dict]) -> Labelled:
     scored = [row for row in rows if row["label"] is not None and row["prediction"] is not None]
     if not scored:
         raise InputError(f"{name}: none of {len(rows)} rows has a text and a label")
-    labels = [row["label"] for row in scored]
-    unknown = sorted(set(labels) - set(about.label_names))
+    unknown = sorted({row["label"] for row in scored} - set(about.label_names))
     names = [*about.label_names, *unknown]
-    number = {label: i for i, label in enumerate(names)}
-    test = page.Predictions(
-        [row["text"] for row in scored],
-        np.array([number[label] for label in labels]),
-        np.array([number[row["prediction"]] for row in scored]),
-        np.array([row["probability"] for row in scored]),
-    )
-    tested = np.bincount(test.labels, minlength=len(names)).tolist()
+    test = page.of_texts(scored, names)
+    tested = np.bincount(test.label, minlength=len(names)).tolist()
     trained = [*about.class_counts, *[0] * len(unknown)]
     classes = [
         {"label": label, "train": train, "test": texts}
@@ -60,12 +53,12 @@ def gather(about: About, name: str, rows: list[dict]) -> Labelled:
 
 def in_words(found: Labelled) -> str:
     """scikit-learn's report of the labels that occur, and what counts as an error."""
-    tested = np.unique(found.test.labels)
+    tested = np.unique(found.test.label)
     names = [printable(found.names[label]) for label in tested]
     short = page.numbers(found)
     lines = [
         classification_report(
-            found.test.labels,
+            found.test.label,
             found.test.predicted,
             labels=tested,
             target_names=[f"class {name}" if name in AVERAGES else name for name in names],

@@ -303,7 +303,7 @@ def test_an_older_run_that_did_not_look_for_leaks_claims_nothing(tmp_path):
 
 def test_answers_that_are_no_class_do_not_make_a_whole_matrix_a_part(tmp_path):
     run = page.read_run(write_run(tmp_path, [f"class {i}" for i in range(page.LARGEST_MATRIX)]))
-    run.test.predicted[0] = len(run.names)
+    run.test.loc[0, "predicted"] = len(run.names)
     matrix = page.confusion(run)
     assert "(no label)" in matrix and "(all other classes)" not in matrix
 
@@ -642,10 +642,10 @@ def test_write_predictions_writes_what_the_page_reads(tmp_path):
         tmp_path / "p.csv", ['x,\n"y"', ""], np.array([1, 0]), logits, ["a", "b"], epoch=7
     )
     assert (tmp_path / "p.csv").read_text().endswith(",0.600000,7\n")
-    found = page.read_predictions(tmp_path / "p.csv", ["a", "b"])
-    assert found.texts == ['x,\n"y"', ""] and found.labels.tolist() == [1, 0]
+    found = page.of_texts(results.csv_rows(tmp_path / "p.csv"), ["a", "b"])
+    assert found.text.tolist() == ['x,\n"y"', ""] and found.label.tolist() == [1, 0]
     assert found.predicted.tolist() == [0, 2]  # 2: no class, in the column beyond them
-    assert found.probability == pytest.approx([0.7, 0.6], abs=1e-6)
+    assert found.probability.tolist() == pytest.approx([0.7, 0.6], abs=1e-6)
 
 
 # ---- the probabilities ----
@@ -769,7 +769,7 @@ def test_the_best_epoch_is_marked_in_each_panel(tmp_path):
     best = json.loads((folder / "result.json").read_text())["best_test"]["epoch"]
     run = page.read_run(folder)
     assert page.best_epoch(run) == (best, "best epoch (test)")
-    figure = figures.curves(run.history, "x", {"y": ("test", "macro_f1")}, page.best_epoch(run))
+    figure = figures.curves(run.history, "x", {"y": "test.macro_f1"}, page.best_epoch(run))
     assert list(figure.axes[0].lines[-1].get_xdata()) == [best, best]
     assert all(
         "best epoch (test)" in words for words in page_of(folder).figures if "epoch" in words
@@ -783,7 +783,7 @@ def test_epochs_that_were_not_evaluated_leave_a_gap_and_no_damage(tmp_path):
         del record["test"]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert page_of(folder).tables["Result"] == before.tables["Result"]
-    figure = figures.curves(lines, "x", {"y": ("test", "macro_f1"), "z": ("loss",)})
+    figure = figures.curves(lines, "x", {"y": "test.macro_f1", "z": "loss"})
     assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[2, 4], [1, 2, 3, 4]]
 
 
@@ -863,9 +863,9 @@ def test_validation_csv_has_the_calibrated_probabilities_of_the_model_that_is_ke
     names = [
         row["label"] for row in json.loads((folder / "data_report.json").read_text())["classes"]
     ]
-    found = page.read_predictions(folder / "validation.csv", names)
+    found = page.of_texts(results.csv_rows(folder / "validation.csv"), names)
     scaled = np.exp(seen_logits[0].astype(float) / temperature)
-    assert found.probability == pytest.approx(
+    assert found.probability.tolist() == pytest.approx(
         (scaled / scaled.sum(axis=1, keepdims=True)).max(axis=1), abs=1e-6
     )
 
