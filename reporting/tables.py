@@ -10,8 +10,9 @@ import math
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -263,31 +264,27 @@ def group(runs: pd.DataFrame) -> list[pd.DataFrame]:
 def check_cells(runs: pd.DataFrame) -> None:
     """InputError where a cell of a table has two runs of one seed, or runs on other data."""
     cell = ["dataset", "place", "row"]
-    for columns, complaint in (
-        (["seed"], "are the same cell of a table with the same seed"),
-        (["data_seed"], "are the same cell of a table, but their data are not the same"),
+    kinds = runs.drop_duplicates([*cell, "data_seed", "data_hash"])
+    for own, name, complaint in (
+        (runs, "seed", " with the same seed"),
+        (kinds, "data_seed", ", but their data are not the same"),
     ):
-        for _, own in runs.groupby([*cell, *columns]):
-            other = own if columns == ["seed"] else own.drop_duplicates("data_hash")
-            if len(other) > 1:
-                first, second = other.folder[:2]
-                raise InputError(f"{first} and {second} {complaint}: move one of them away")
+        same = own[own.duplicated([*cell, name], keep=False)]
+        if len(same):
+            first, second = same.sort_values([*cell, name], kind="stable").folder[:2]
+            raise InputError(
+                f"{first} and {second} are the same cell of a table{complaint}: move one of them "
+                "away"
+            )
 
 
 def places(runs: pd.DataFrame) -> list[Place]:
     """The datasets and places of these runs: the paper's first, original before 50, 20, 10."""
-    order = list(DATASETS)
+    order = {name: number for number, name in enumerate(DATASETS)}
     found = runs.drop_duplicates(["dataset", "place"])
-    keyed = [
-        (
-            order.index(name) if name in DATASETS else len(order),
-            name,
-            -np.nan_to_num(ir, nan=1e99),
-            at,
-        )
-        for name, ir, at in zip(found.dataset, found.ir, found.place)
-    ]
-    return [(name, at) for _, name, _, at in sorted(keyed)]
+    found = found.assign(order=found.dataset.map(order), ir=found.ir.fillna(math.inf))
+    found = found.sort_values(["order", "dataset", "ir"], ascending=[True, True, False])
+    return list(zip(found.dataset, found.place))
 
 
 # ---- significance ----
@@ -295,18 +292,14 @@ def places(runs: pd.DataFrame) -> list[Place]:
 
 def significance(runs: pd.DataFrame) -> tuple[dict[tuple[Key, str], str], str]:
     """{(cell, metric): † or ‡} of SharpReCL's rivals, and the sentence for the caption."""
-    seeds = runs.set_index(["dataset", "place", "seed"])
-    ours, pairs, signs = seeds[seeds.method == "sharprecl"], {}, {}
-    for method, theirs in seeds[seeds.method != "sharprecl"].groupby("method", sort=False):
-        both = ours.join(theirs, suffixes=("", "_rival"), how="inner").sort_index()
-        for (dataset, place), pair in both.groupby(level=[0, 1], sort=False):
-            if len(pair) > 1:
-                pairs[dataset, place, method] = pair
+    is_ours, keys = runs.method == "sharprecl", ["dataset", "place", "seed"]
+    both = runs[~is_ours].merge(runs[is_ours], on=keys, suffixes=("_rival", "")).sort_values("seed")
+    cells = both.groupby(["dataset", "place", "method_rival"])
+    pairs, signs = {key: pair for key, pair in cells if len(pair) > 1}, {}
     if not pairs:
         return {}, " No significance test: no rival shares 2 seeds with SharpReCL."
     for metric in ("accuracy", "macro_f1"):
-        values = [(pair[metric].array, pair[f"{metric}_rival"].array) for pair in pairs.values()]
-        values = [(np.asarray(one), np.asarray(other)) for one, other in values]
+        values = [(own[metric].to_numpy(), own[f"{metric}_rival"]) for own in pairs.values()]
         adjusted = holm(paired_p(*value) for value in values)
         for key, (one, other), p in zip(pairs, values, adjusted):
             if p < 0.05:
@@ -324,34 +317,32 @@ def significance(runs: pd.DataFrame) -> tuple[dict[tuple[Key, str], str], str]:
 
 def ranked(means: list[float | None], best: Callable) -> list[str]:
     """The marks of a column: "best", "second" or "", ties alike; none where one has no rival."""
-    values = [mean for mean in means if mean is not None]
-    if len(values) < 2:
-        return [""] * len(means)
-    names = dict(zip(sorted(set(values), reverse=best is max), ("best", "second")))
-    return [names.get(mean, "") for mean in means]
+    places = pd.Series(means, dtype=float).rank(method="dense", ascending=best is min)
+    names = {1: "best", 2: "second"} if places.count() > 1 else {}
+    return [names.get(place, "") for place in places]
 
 
-def column(cells: list[pd.Series], metric: str, signs: list[str]) -> list[Cell]:
+def column(cells: list[pd.Series | None], metric: str, signs: list[str]) -> list[Cell]:
     """One cell for each list of numbers: mean ± standard deviation (number of seeds)."""
     _, digits, best = METRICS[metric]
-    texts = [f"{mean_text(own, digits)} ({len(own)})" if len(own) else "–" for own in cells]
-    means = [float(text.split()[0]) if text != "–" else None for text in texts]  # as printed
+    texts = ["–" if own is None else f"{mean_text(own, digits)} ({len(own)})" for own in cells]
+    means = [None if text == "–" else float(text.split()[0]) for text in texts]  # as printed
     return [Cell(*cell) for cell in zip(texts, ranked(means, best), signs)]
 
 
 def build(
     runs: pd.DataFrame,
     sections: Sections,
-    metrics: tuple[str, ...] = ("accuracy", "macro_f1"),
-    paper: dict[Key, str] | None = None,
-    signs: dict[tuple[Key, str], str] | None = None,
+    paper: dict[Key, str],
+    signs: dict[tuple[Key, str], str],
+    metrics: Iterable[str] = ("accuracy", "macro_f1"),
 ) -> list[Part]:
     """
     A part for each dataset: the rows that it has a run for, and for each place a column for each
     metric, and one for the paper's numbers where there are any. The runs have their row in "row".
     """
     check_cells(runs)
-    cells = {key: own for key, own in runs.groupby(["dataset", "place", "row"])}
+    cells = dict(list(runs.groupby(["dataset", "place", "row"])))
     parts = []
     for dataset, its_places in itertools.groupby(places(runs), key=lambda place: place[0]):
         used = {row for other, _, row in cells if other == dataset}
@@ -361,16 +352,14 @@ def build(
             keys = [(dataset, place, row) for section in kept for row in section]
             for metric in metrics:
                 headings.append((place, METRICS[metric][0]))
-                numbers = [cells[key][metric] if key in cells else pd.Series() for key in keys]
-                columns.append(
-                    column(numbers, metric, [(signs or {}).get((k, metric), "") for k in keys])
-                )
-            theirs = [(paper or {}).get(key, "") for key in keys]
-            if any(theirs):
-                headings.append(
-                    (place, "paper: acc / F1" if "/" in "".join(theirs) else "paper: acc")
-                )
-                columns.append([Cell(text) for text in theirs])
+                numbers = [cells[key][metric] if key in cells else None for key in keys]
+                own = [signs.get((key, metric), "") for key in keys]
+                columns.append(column(numbers, metric, own))
+            theirs = [Cell(paper.get(key, "")) for key in keys]
+            if any(cell.text for cell in theirs):
+                has_f1 = any("/" in cell.text for cell in theirs)
+                headings.append((place, "paper: acc / F1" if has_f1 else "paper: acc"))
+                columns.append(theirs)
         lines = zip(*columns)
         rows = [[(name, next(lines)) for name in own.values()] for own in kept if own]
         parts.append(Part(title(dataset), headings, rows))
@@ -384,42 +373,39 @@ def title(dataset: str) -> str:
 def caption(runs: pd.DataFrame, protocol: str, differing: list[str]) -> str:
     """How these numbers came about: what a reader needs to compare them with others."""
     is_guest = runs.method == "roberta"
-    settings = (runs[~is_guest] if (~is_guest).any() else runs).settings.iloc[0]
-    defaults = DEFAULTS
+    settings = (runs if is_guest.all() else runs[~is_guest]).settings.iloc[0]
     named = MAIN_SETTINGS + tuple(
         name
         for name, value in chosen(settings, Role.SHARED, Role.TRAINING).items()
-        if name not in MAIN_SETTINGS and (name in differing or value != defaults.get(name))
+        if name not in MAIN_SETTINGS and (name in differing or value != DEFAULTS.get(name))
     )
     encoders = {
-        ", of RoBERTa " + ", ".join(in_words(name, own[name]) for name in ("encoder", "pooling"))
+        ", of RoBERTa " + in_words_of(own, ("encoder", "pooling"))
         for own in runs.settings[is_guest]
     }
-    seeds, draws = sorted(set(runs.seed)), runs.data_seed.nunique()
-    drawn = "one draw of the training texts"
-    if draws > 1:
-        drawn = f"{draws} draws of the training texts (--data_seed)"
+    draws = runs.data_seed.nunique()
+    drawn = f"{draws} draws of the training texts (--data_seed)"
     return (
-        "Mean ± standard deviation over seeds, in brackets how many; best bold, second "
-        f"underlined. Seeds {', '.join(map(str, seeds))}, on {drawn}. Protocol {protocol}: "
-        f"{results.PROTOCOLS[protocol]}. "
-        "Settings: "
-        + ", ".join(in_words(name, settings.get(name)) for name in named)
+        "Mean ± standard deviation over seeds, in brackets how many; best bold, second underlined. "
+        f"Seeds {', '.join(map(str, sorted(set(runs.seed))))}, on "
+        f"{drawn if draws > 1 else 'one draw of the training texts'}. Protocol {protocol}: "
+        f"{results.PROTOCOLS[protocol]}. Settings: {in_words_of(settings, named)}"
         + "".join(sorted(encoders))
         + "."
-        + "".join(sorted({cut_of(run, defaults) for run in runs.itertuples()}))
+        + "".join(sorted(set(map(cut_of, runs.itertuples()))))
         + "".join(sorted(set(map(language_model, runs.itertuples()))))
     )
 
 
-def cut_of(run, defaults: dict) -> str:
+def in_words_of(settings: dict, names: Iterable[str]) -> str:
+    return ", ".join(in_words(name, settings.get(name)) for name in names)
+
+
+def cut_of(run) -> str:
     """How the run's data set was cut, where it was."""
-    own = [
-        in_words(name, value)
-        for name, value in chosen(run.settings, Role.DATA).items()
-        if value != defaults[name]
-    ]
-    return f" {title(run.dataset)}: {', '.join(own)}." if own else ""
+    own = chosen(run.settings, Role.DATA)
+    changed = [name for name, value in own.items() if value != DEFAULTS[name]]
+    return f" {title(run.dataset)}: {in_words_of(own, changed)}." if changed else ""
 
 
 def language_model(run) -> str:
@@ -427,8 +413,8 @@ def language_model(run) -> str:
     if run.method not in TABLE_3[0]:
         return ""
     own = {name: run.settings[name] for name in ("base_model", "base_type") if name in run.settings}
-    values = [in_words(*item) for item in (own | run.settings["constants"]).items()]
-    return f" {NAMES[run.method]}: {', '.join(values)}."
+    own |= run.settings["constants"]
+    return f" {NAMES[run.method]}: {in_words_of(own, own)}."
 
 
 PAPER_NOTE = " Columns “paper”: the paper's own numbers, with BERT-base, for reference."
@@ -459,7 +445,7 @@ def noise_parts(runs: pd.DataFrame) -> list[Part]:
     return [
         part._replace(dataset=f"{part.dataset}, {noise_name(share)}")
         for share, own in runs.assign(row=runs.method).groupby("noise")
-        for part in build(own, SECTIONS)
+        for part in build(own, SECTIONS, {}, {})
     ]
 
 
@@ -524,7 +510,7 @@ def tables(runs: pd.DataFrame, protocol: str, differing: list[str]) -> list[Tabl
         if len(one.runs):
             metrics = ("seconds" if one.name == "times" else "accuracy", "macro_f1")
             marks = signs if one.name == "table2" else {}
-            parts = build(one.runs, one.sections, metrics, one.paper, marks)
+            parts = build(one.runs, one.sections, one.paper, marks, metrics)
             note = one.note
             if any("paper" in what for part in parts for _, what in part.columns):
                 note += PAPER_NOTE
@@ -540,31 +526,21 @@ def tables(runs: pd.DataFrame, protocol: str, differing: list[str]) -> list[Tabl
 
 
 def markdown(table: Table) -> str:
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
 
     around = {"best": "**{}**", "second": "<ins>{}</ins>", "": "{}"}
     text = [f"### {escape.markdown(table.title)}", "", escape.markdown(table.caption)]
     for part in table.parts:
-        text += [
-            "",
-            f"**{escape.markdown(part.dataset)}**",
-            "",
-            line(["", *(escape.markdown(f"{ir}, {what}") for ir, what in part.columns)]),
-            "|---|" + "---:|" * len(part.columns),
-        ]
+        head = ["", *(escape.markdown(f"{ir}, {what}") for ir, what in part.columns)]
+        text += ["", f"**{escape.markdown(part.dataset)}**", "", line(head)]
+        text.append("|---|" + "---:|" * len(part.columns))
         for position, section in enumerate(part.sections):
             if position > 0:
                 text.append("|" + " |" * (len(part.columns) + 1))
-            text += [
-                line(
-                    [
-                        escape.markdown(name),
-                        *(around[cell.mark].format(cell.text) + cell.sign for cell in cells),
-                    ]
-                )
-                for name, cells in section
-            ]
+            for name, cells in section:
+                own = [around[cell.mark].format(cell.text) + cell.sign for cell in cells]
+                text.append(line([escape.markdown(name), *own]))
     return "\n".join(text) + "\n"
 
 
@@ -603,17 +579,16 @@ def latex_part(part: Part, text: str) -> str:
     around = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
     irs, rules, first = "", "", 2
     for ir, its_columns in itertools.groupby(ir for ir, _ in part.columns):
-        last = first + len(list(its_columns)) - 1
-        irs += rf" & \multicolumn{{{last - first + 1}}}{{c}}{{{tex(ir)}}}"
-        rules += rf"\cmidrule(lr){{{first}-{last}}}"
-        first = last + 1
+        width = len(list(its_columns))
+        irs += rf" & \multicolumn{{{width}}}{{c}}{{{tex(ir)}}}"
+        rules += rf"\cmidrule(lr){{{first}-{first + width - 1}}}"
+        first += width
 
     def line(name: str, cells: tuple[Cell, ...]) -> str:
         own = [around[cell.mark] % tex(cell.text) + tex(cell.sign) for cell in cells]
         return " & ".join([tex(name), *own]) + " \\\\\n"
 
-    sections = ["".join(line(*row) for row in section) for section in part.sections]
-    body = "\\midrule\n".join(sections)
+    body = "\\midrule\n".join("".join(line(*row) for row in own) for own in part.sections)
     heads = "".join(f" & {tex(what)}" for _, what in part.columns)
     return rf"""\begin{{table*}}
 \centering\footnotesize
@@ -702,7 +677,7 @@ def draw_tsne(runs: pd.DataFrame):
             axes.scatter(*place, s=8, linewidths=0, color=colour, marker=marker, label=name)
         axes.set(xticks=[], yticks=[], title=NAMES[method])
     if len(labels) <= figures.MOST_NAMED:
-        below = {"loc": "outside lower center", "frameon": False, "markerscale": 1.6}
+        below = {"loc": "outside lower center", "markerscale": 1.6}
         figure.legend(handles=grid[0][0].collections, ncols=min(len(labels), 6), **below)
     return figure
 
@@ -774,12 +749,12 @@ def report(source: Path, protocol: str, output_dir: Path | None) -> None:
     for number, (runs, own) in enumerate(zip(groups, values), start=1):
         suffix = "" if number == 1 else f"_{number}"
         if len(groups) > 1:
-            named = ", ".join(in_words(name, own.get(name)) for name in differing)
-            printed.append(f"## Settings {number} of {len(groups)}: {escape.markdown(named)}\n")
+            named = escape.markdown(in_words_of(own, differing))
+            printed.append(f"## Settings {number} of {len(groups)}: {named}\n")
         for table in tables(runs, protocol, differing):
             printed.append(markdown(table))
             if output_dir is not None:
-                files.write_text(output_dir / f"{table.name}{suffix}.md", markdown(table))
+                files.write_text(output_dir / f"{table.name}{suffix}.md", printed[-1])
                 files.write_text(output_dir / f"{table.name}{suffix}.tex", latex(table))
         if output_dir is not None:
             write_figures(runs, output_dir, suffix)
