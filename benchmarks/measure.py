@@ -40,8 +40,6 @@ from model import Method  # noqa: E402
 
 Forms = dict[str, Callable[[], object]]  # name -> what is measured; a call is one repeat
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-
-
 Flag = tuple[str, dict]
 OF_RUNS: list[Flag] = [  # of the benchmarks that make runs of main.py
     ("--encoder", {"default": "minilm", "help": "or bert-base: its shape, with random weights"}),
@@ -173,10 +171,10 @@ def run_of(
         return Run(own, corpus, model, loader, new_optimizer(model, own), new_scaler(own))
 
 
-def random_bert(folder: str) -> str:
-    """bert-base's shape with random weights, and minilm's tokenizer, which is bert-base's own."""
+def random_bert(folder: str, **sizes: int) -> str:
+    """bert-base's shape, or another, with random weights and bert-base's tokenizer."""
     load_tokenizer("minilm").save_pretrained(folder)
-    BertModel(BertConfig()).save_pretrained(folder)
+    BertModel(BertConfig(**sizes)).save_pretrained(folder)
     return folder
 
 

@@ -15,20 +15,8 @@ Real (unpadded) tokens a second over a whole training epoch, of
 import statistics
 import tempfile
 
+import measure
 import numpy as np
-from measure import (
-    OF_RUNS,
-    Run,
-    finish,
-    flops,
-    interleaved,
-    machine_rate,
-    parse,
-    ratios,
-    run_of,
-    spread,
-    table,
-)
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -39,7 +27,7 @@ from transformers import (
 from engine.encoders import load_tokenizer, minilm_folder
 
 
-def trainer(run: Run, folder: str):
+def trainer(run: measure.Run, folder: str):
     """An epoch of Trainer, cross-entropy on both views as so many texts."""
     source = minilm_folder() if run.args.encoder == "minilm" else run.args.encoder
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -72,23 +60,23 @@ def trainer(run: Run, folder: str):
 
 
 def benchmark() -> None:
-    args = parse(__doc__, *OF_RUNS, ("--batch_size", {"type": int, "default": 64}))
-    run, layers = run_of(args), ["--freeze_layers", "4"]
+    args = measure.parse(__doc__, *measure.OF_RUNS, ("--batch_size", {"type": int, "default": 64}))
+    run, layers = measure.run_of(args), ["--freeze_layers", "4"]
     forms = {
         "ours": run.epoch,
-        "Trainer": trainer(run_of(args), tempfile.mkdtemp()),
-        "frozen, kept": run_of(args, *layers).epoch,
-        "frozen, anew": run_of(args, *layers, keeps_states=False).epoch,
+        "Trainer": trainer(measure.run_of(args), tempfile.mkdtemp()),
+        "frozen, kept": measure.run_of(args, *layers).epoch,
+        "frozen, anew": measure.run_of(args, *layers, keeps_states=False).epoch,
     }
-    seconds = interleaved(forms, args.repeats, args.device, args.clock)
+    seconds = measure.interleaved(forms, args.repeats, args.device, args.clock)
     tokens = sum(int(view.lengths.sum()) for view in run.loader.views)
-    rate = machine_rate(args.device, args.amp)
-    work = sum(flops(run, rows) for rows in run.loader.epoch_batches(1)) / rate
+    rate = measure.machine_rate(args.device, args.amp)
+    work = sum(measure.flops(run, rows) for rows in run.loader.epoch_batches(1)) / rate
     rows = [
         [
             name,
-            spread([tokens / s for s in seconds[name]], 0),
-            spread(ratios(seconds, name, "ours"), 2),
+            measure.spread([tokens / s for s in seconds[name]], 0),
+            measure.spread(measure.ratios(seconds, name, "ours"), 2),
             "" if "frozen" in name else f"{work / statistics.median(seconds[name]):.0%}",
         ]
         for name in forms
@@ -96,9 +84,9 @@ def benchmark() -> None:
     text = (
         f"{args.encoder}, {len(run.corpus.train_texts):,} texts in two views, {tokens:,} real "
         f"tokens, --amp {args.amp}; matrix products reach {rate / 1e12:.2f} TFLOP/s here\n\n"
-        + table(["an epoch", "real tokens/s", "time of ours", "of the matrix rate"], rows)
+        + measure.table(["an epoch", "real tokens/s", "time of ours", "of the matrix rate"], rows)
     )
-    finish(args, text, {"seconds": seconds, "tokens": tokens})
+    measure.finish(args, text, {"seconds": seconds, "tokens": tokens})
 
 
 if __name__ == "__main__":

@@ -19,12 +19,9 @@ import threading
 import time
 from pathlib import Path
 
-import torch
-from measure import finish, parse, table
-from transformers import BertConfig, BertModel
+from measure import finish, parse, random_bert, table
 
 from data import read_wordnet
-from engine.encoders import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,16 +40,6 @@ def make_corpus(path: Path, num_texts: int, num_classes: int) -> None:
             label = int(num_classes * rng.random() ** 2)
             pair = rng.choices(glosses[label * size : (label + 1) * size], k=2)
             rows.writerow([" ".join("; ".join(pair).split()[:14]), f"class {label}"])
-
-
-def small_encoder(folder: Path) -> None:
-    load_tokenizer("minilm").save_pretrained(folder)
-    torch.manual_seed(0)
-    BertModel(
-        BertConfig(
-            hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128
-        )
-    ).save_pretrained(folder)
 
 
 class Job:
@@ -111,10 +98,10 @@ def benchmark() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, rows = Path(name), []
         make_corpus(folder / "million.csv", args.texts, args.classes)
-        small_encoder(folder / "encoder")
+        small = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128}
+        random_bert(str(folder / "encoder"), num_attention_heads=2, **small)
         flags = ["--dataset", str(folder / "million.csv"), "--encoder", str(folder / "encoder")]
-        flags += ["--batch_size", "512", "--device", args.device]
-        flags += ["--output_dir", str(folder / "runs")]
+        flags += ["--batch_size", "512", "--device", args.device, "--output_dir", f"{folder}/runs"]
         rows.append(row(f"{args.texts:,} texts, interrupted", Job(*flags).run(args.interrupt)))
         rows.append(row("… started again, trained", Job(*flags).run(after_first_step=args.train)))
         rows.append(row("… and again", Job(*flags).run(after_first_step=0)))

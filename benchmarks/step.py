@@ -7,20 +7,7 @@ on the same tokens in two views; and SharpReCL in micro batches.
     python benchmarks/step.py --methods la bcl --own_views     # each with the views that it has
 """
 
-from measure import (
-    OF_RUNS,
-    Run,
-    finish,
-    flops,
-    interleaved,
-    machine_rate,
-    parse,
-    peak_memory,
-    ratios,
-    run_of,
-    spread,
-    table,
-)
+import measure
 
 from engine.optimizer import autocast
 from main import observe
@@ -28,7 +15,7 @@ from main import observe
 STEPS = 4  # of a repeat: what the loop does once an epoch weighs as in a short epoch
 
 
-def loop(run: Run, rows):
+def loop(run: measure.Run, rows):
     """train_epoch on the same batch, so many times."""
     observe(run.model, run.loader)  # SPCL takes its prototypes from this and the next line
     run.loader.epoch_batches(1)
@@ -40,7 +27,7 @@ def loop(run: Run, rows):
     return steps
 
 
-def encoder_alone(run: Run, rows):
+def encoder_alone(run: measure.Run, rows):
     def passes(number: int = STEPS):
         run.model.train()
         for _ in range(number):
@@ -54,43 +41,45 @@ def encoder_alone(run: Run, rows):
 
 
 def benchmark() -> None:
-    args = parse(
+    args = measure.parse(
         __doc__,
-        *OF_RUNS,
+        *measure.OF_RUNS,
         ("--batch_size", {"type": int, "default": 128}),
         ("--micro_batch", {"type": int, "default": 16}),
         ("--methods", {"nargs": "+", "default": ["sclce", "sharprecl"]}),
         ("--own_views", {"action": "store_true", "help": "not two of every text"}),
     )
-    ours = run_of(args, "--method", "sharprecl")
+    ours = measure.run_of(args, "--method", "sharprecl")
     views = None if args.own_views else ours.model.views
     rows = ours.loader.epoch_batches(1)[0]
     forms = {"encoder alone": encoder_alone(ours, rows)}
     for method in args.methods:
-        forms[method] = loop(run_of(args, "--method", method, views=views), rows)
-    micro = run_of(args, "--micro_batch", str(args.micro_batch))
+        forms[method] = loop(measure.run_of(args, "--method", method, views=views), rows)
+    micro = measure.run_of(args, "--micro_batch", str(args.micro_batch))
     forms[f"sharprecl, --micro_batch {args.micro_batch}"] = loop(micro, rows)
-    seconds = interleaved(forms, args.repeats, args.device, args.clock)
-    memory = {name: peak_memory(lambda: form(1), args.device) for name, form in forms.items()}
+    seconds = measure.interleaved(forms, args.repeats, args.device, args.clock)
+    memory = {
+        name: measure.peak_memory(lambda: form(1), args.device) for name, form in forms.items()
+    }
 
     tokens = sum(int(view.lengths[rows].sum()) for view in ours.loader.views)
-    work, rate = flops(ours, rows), machine_rate(args.device, args.amp)
+    work, rate = measure.flops(ours, rows), measure.machine_rate(args.device, args.amp)
     lines = [
         [
             name,
-            spread([1e3 * s / STEPS for s in seconds[name]], 0, " ms"),
-            spread(ratios(seconds, name, "encoder alone"), 3),
-            spread(ratios(seconds, name, args.methods[0]), 3),
+            measure.spread([1e3 * s / STEPS for s in seconds[name]], 0, " ms"),
+            measure.spread(measure.ratios(seconds, name, "encoder alone"), 3),
+            measure.spread(measure.ratios(seconds, name, args.methods[0]), 3),
             f"{STEPS * work / sorted(seconds[name])[args.repeats // 2] / rate:.0%}",
             f"{memory[name] / 2**20:,.0f} MiB",
         ]
         for name in forms
     ]
     head = ["a step", "time", "× encoder", f"× {args.methods[0]}", "of the matrix rate", "memory"]
-    finish(
+    measure.finish(
         args,
         f"{args.encoder}, {len(rows)} texts, {tokens:,} tokens in two views, --amp {args.amp}; "
-        f"matrix products reach {rate / 1e12:.2f} TFLOP/s here\n\n" + table(head, lines),
+        f"matrix products reach {rate / 1e12:.2f} TFLOP/s here\n\n" + measure.table(head, lines),
         {"seconds": seconds, "peak_bytes": memory},
     )
 
