@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 import report
-from engine.files import InputError
+from engine.files import InputError, write_json
 from reporting import choice
 
 
@@ -23,17 +23,8 @@ def test_weighted_macro_f1_is_scikit_learns_on_repeated_texts(seed):
     weights = rng.integers(0, 3, 30)
     weights[0] = 1
     repeated = np.repeat(labels, weights)
-    expected = [
-        100
-        * f1_score(
-            repeated,
-            np.repeat(row, weights),
-            labels=np.unique(repeated),
-            average="macro",
-            zero_division=0,
-        )
-        for row in predicted
-    ]
+    options = {"labels": np.unique(repeated), "average": "macro", "zero_division": 0}
+    expected = [100 * f1_score(repeated, np.repeat(row, weights), **options) for row in predicted]
     assert choice.macro_f1(labels, predicted, weights) == pytest.approx(expected)
 
 
@@ -55,35 +46,27 @@ def write_run(
     run = folder / "_".join([method, *own, str(seed)])
     run.mkdir(parents=True)
     labels = [str(i % 3) for i in range(n)]
+    said = [label if i < right else str((int(label) + 1) % 3) for i, label in enumerate(labels)]
+    rows = [("text", "label", "prediction"), *((text, *row) for row in zip(labels, said))]
     with open(run / "validation.csv", "w", newline="") as file:
-        csv.writer(file).writerows(
-            [
-                ("text", "label", "prediction"),
-                *(
-                    (text, label, label if i < right else str((int(label) + 1) % 3))
-                    for i, label in enumerate(labels)
-                ),
-            ]
-        )
+        csv.writer(file).writerows(rows)
     test = {"accuracy": 1.0, "macro_f1": float(right), "f1": list(f1)}
     epoch = {"epoch": 1, "test": test, "val": {"accuracy": 1.0, "macro_f1": 1.0}}
     (run / "metrics.jsonl").write_text(json.dumps(epoch) + "\n")
     shared = {"ir": None, "augment": "none", "data_seed": 0, "label_noise": 0.0}
-    (run / "result.json").write_text(
-        json.dumps(
-            {
-                "seconds": 60 * minutes,
-                "data_hash": data_hash,
-                "changed": {},
-                "settings": shared
-                | {"method": method, "dataset": "a.csv", "seed": seed}
-                | settings,
-            }
-        )
-    )
-    (run / "data_report.json").write_text(
-        json.dumps({"classes": [{"train": train, "test": test} for train, test in classes]})
-    )
+    own = shared | {"method": method, "dataset": "a.csv", "seed": seed} | settings
+    result = {"seconds": 60 * minutes, "data_hash": data_hash, "changed": {}, "settings": own}
+    write_json(run / "result.json", result)
+    sizes = [dict(zip(("train", "test"), pair)) for pair in classes]
+    write_json(run / "data_report.json", {"classes": sizes})
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """Of two methods, with a seed each."""
+    for method in ("la", "tfidf"):
+        write_run(tmp_path, method, 0, 100, 1)
+    return tmp_path
 
 
 def test_a_clear_lead_is_named_with_its_reason(tmp_path):
@@ -129,12 +112,10 @@ def test_too_few_methods_are_one_line(tmp_path, methods, line):
         choice.choose(tmp_path)
 
 
-def test_runs_without_validation_texts_are_named(tmp_path):
-    write_run(tmp_path, "la", 0, 100, 1)
-    write_run(tmp_path, "tfidf", 0, 100, 1)
-    (tmp_path / "la_0" / "validation.csv").unlink()
+def test_runs_without_validation_texts_are_named(two_runs):
+    (two_runs / "la_0" / "validation.csv").unlink()
     with pytest.raises(InputError, match="la_0: the run has no validation texts"):
-        choice.choose(tmp_path)
+        choice.choose(two_runs)
 
 
 def test_runs_of_one_method_with_other_settings_are_no_seeds_of_it(tmp_path):
@@ -147,32 +128,26 @@ def test_runs_of_one_method_with_other_settings_are_no_seeds_of_it(tmp_path):
         choice.choose(tmp_path)
 
 
-def test_a_run_counts_once(tmp_path):
-    for method in ("la", "tfidf"):
-        write_run(tmp_path, method, 0, 100, 1)
-    shutil.copytree(tmp_path / "la_0", tmp_path / "copy of la_0")
+def test_a_run_counts_once(two_runs):
+    shutil.copytree(two_runs / "la_0", two_runs / "copy of la_0")
     with pytest.raises(InputError, match="two runs of la with one seed"):
-        choice.choose(tmp_path)
+        choice.choose(two_runs)
 
 
 @pytest.mark.parametrize("ignored", [["--protocol", "best_test"], ["--output_dir", "tables"]])
-def test_what_it_does_not_take_is_not_ignored_in_silence(tmp_path, capsys, ignored):
-    for method in ("la", "tfidf"):
-        write_run(tmp_path, method, 0, 100, 1)
+def test_what_it_does_not_take_is_not_ignored_in_silence(two_runs, capsys, ignored):
     with pytest.raises(SystemExit) as caught:
-        report.main([str(tmp_path), "--choose", *ignored])
+        report.main([str(two_runs), "--choose", *ignored])
     assert caught.value.code == 2 and ignored[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "file, old, new", [("result.json", "settings", "other"), ("validation.csv", "label", "class")]
 )
-def test_a_file_of_another_version_is_one_line(tmp_path, capsys, file, old, new):
-    for method in ("la", "tfidf"):
-        write_run(tmp_path, method, 0, 100, 1)
-    path = tmp_path / "la_0" / file
+def test_a_file_of_another_version_is_one_line(two_runs, capsys, file, old, new):
+    path = two_runs / "la_0" / file
     path.write_text(path.read_text().replace(old, new))
-    assert report.main([str(tmp_path), "--choose"]) == 2
+    assert report.main([str(two_runs), "--choose"]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert repr(old) in error and "another version of main.py" in error
 

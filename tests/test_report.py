@@ -23,42 +23,29 @@ PLAIN = arguments.parse_args(["--dataset", "trec"]).settings
 
 
 def write_run(
-    folder,
-    accuracy=90.0,
-    macro_f1=80.0,
-    *,
-    seed=0,
-    method="sharprecl",
-    dataset="trec",
-    ir=50.0,
-    seconds=10.0,
-    changed=None,
-    data_hash="same",
-    **others,
+    folder, accuracy=90.0, macro_f1=80.0, *, seconds=10.0, changed=None, data_hash="same", **own
 ):
     """The folder of a made-up run, as main.py would leave it."""
     changed = changed or {}
     flags = {name: value for name, value in changed.items() if name in SHARPRECL}
-    own = PLAIN | {"dataset": dataset, "ir": ir, "seed": seed, "method": method} | flags | others
+    own = PLAIN | {"dataset": "trec", "ir": 50.0, "seed": 0, "method": "sharprecl"} | flags | own
     run = folder / f"run{len(list(folder.glob('*'))):03d}"
-    run.mkdir(parents=True)
-    numbers = {"epoch": 30, "accuracy": accuracy, "macro_f1": macro_f1}
-    files.write_json(
-        run / "result.json",
-        {
-            "last": numbers,
-            "best_test": numbers,
-            "settings": own,
-            "seconds": seconds,
-            "changed": changed,
-            "data_hash": data_hash,
-        },
-    )
-    epoch = {"epoch": 30, "test": {"accuracy": accuracy, "macro_f1": macro_f1}}
-    files.write_text(run / "metrics.jsonl", json.dumps(epoch) + "\n")
+    numbers = {"accuracy": accuracy, "macro_f1": macro_f1}
+    last = {"epoch": 30, **numbers}
+    result = {"settings": own, "changed": changed, "data_hash": data_hash, "seconds": seconds}
+    files.write_json(run / "result.json", {"last": last, "best_test": last, **result})
+    files.write_text(run / "metrics.jsonl", json.dumps({"epoch": 30, "test": numbers}) + "\n")
     classes = [{"label": name, "train": count} for name, count in (("a", 50), ("b", 9), ("c", 1))]
     files.write_json(run / "data_report.json", {"classes": classes, "ir": 50.0})
     return run
+
+
+def of_language_model(argv):
+    """The settings that a language model has, of a command with these flags."""
+    args = arguments.parse_args(["--dataset", "trec", *argv.split()])
+    names = (*LANGUAGE_MODEL, "constants")
+    own = {name: value for name, value in args.settings.items() if name in names}
+    return own | {"method": "llama2", "changed": args.changed}
 
 
 def write_seeds(folder, values, **options):
@@ -74,11 +61,13 @@ def read_tables(folder, protocol="last"):
 
 def cells_of(part):
     """{row: {(ir, what): cell}}"""
-    return {
-        label: dict(zip(part.columns, cells))
-        for section in part.sections
-        for label, cells in section
-    }
+    rows = (row for section in part.sections for row in section)
+    return {label: dict(zip(part.columns, cells)) for label, cells in rows}
+
+
+def table_2(folder):
+    """The cells of the first dataset."""
+    return cells_of(read_tables(folder)["table2"].parts[0])
 
 
 # ---- cells ----
@@ -87,7 +76,7 @@ def cells_of(part):
 def test_a_cell_is_mean_and_sample_deviation_over_seeds_and_their_number(tmp_path):
     write_seeds(tmp_path, [90.0, 92.0, 94.0], method="bert")  # sqrt((4 + 0 + 4) / 2) = 2
     write_run(tmp_path, 71.125, 60.0)
-    cells = cells_of(read_tables(tmp_path)["table2"].parts[0])
+    cells = table_2(tmp_path)
     assert cells["BERT"]["ir 50", "accuracy"].text == "92.00 ± 2.00 (3)"
     assert cells["SharpReCL"]["ir 50", "accuracy"].text in ("71.12 (1)", "71.13 (1)")
 
@@ -123,7 +112,7 @@ def test_best_and_second_are_marked_ties_alike_and_a_lone_number_not(means, best
 def test_means_that_print_the_same_share_their_mark(tmp_path):
     for method, accuracy in (("bert", 90.001), ("dice", 90.002), ("focal", 80.0), ("tsc", 70.0)):
         write_run(tmp_path, accuracy, method=method)
-    cells = cells_of(read_tables(tmp_path)["table2"].parts[0])
+    cells = table_2(tmp_path)
     marks = {name: row["ir 50", "accuracy"].mark for name, row in cells.items()}
     assert marks == {"BERT": "best", "BERT + Dice": "best", "BERT + Focal": "second", "TSC": ""}
 
@@ -142,16 +131,11 @@ def test_a_cell_without_a_run_is_a_dash_and_columns_stand_as_in_the_paper(tmp_pa
     write_run(tmp_path, method="la", ir=10.0)
     (part,) = read_tables(tmp_path)["table2"].parts
     assert list(dict.fromkeys(ir for ir, _ in part.columns)) == ["original", "ir 50", "ir 10"]
-    assert [[label for label, _ in section] for section in part.sections] == [
-        ["BERT"],
-        ["logit adjustment"],
-    ]
+    rows = [[label for label, _ in section] for section in part.sections]
+    assert rows == [["BERT"], ["logit adjustment"]]
     row = cells_of(part)["logit adjustment"]
-    assert [row[ir, "accuracy"].text for ir in ("original", "ir 50", "ir 10")] == [
-        "–",
-        "–",
-        "90.00 (1)",
-    ]
+    texts = [row[ir, "accuracy"].text for ir in ("original", "ir 50", "ir 10")]
+    assert texts == ["–", "–", "90.00 (1)"]
 
 
 # ---- significance ----
@@ -229,13 +213,7 @@ def test_the_methods_are_those_of_main_in_the_papers_order():
 
 def test_language_models_stand_beside_the_others_and_in_table_3_with_sharprecl(tmp_path):
     write_run(tmp_path), write_run(tmp_path, method="bert"), write_run(tmp_path, ir=10.0)
-    argv = ["--dataset", "trec", "--ir", "50", "--method", "llama2"]
-    own = {
-        name: value
-        for name, value in arguments.parse_args(argv).settings.items()
-        if name in (*LANGUAGE_MODEL, "constants")
-    }
-    write_run(tmp_path, 97.0, method="llama2", **own)
+    write_run(tmp_path, 97.0, **of_language_model("--ir 50 --method llama2"))
     tables = read_tables(tmp_path)
     assert list(cells_of(tables["table2"].parts[0])) == ["BERT", "Llama2-7B", "SharpReCL"]
     [part] = tables["table3"].parts
@@ -249,15 +227,8 @@ def test_language_models_stand_beside_the_others_and_in_table_3_with_sharprecl(t
 
 
 def test_a_language_model_with_other_settings_is_no_row_of_table_3(tmp_path):
-    args = arguments.parse_args(
-        ["--dataset", "trec", "--method", "llama2", "--base_type", "8bit", "--constants", "rank=4"]
-    )
-    own = {
-        name: value
-        for name, value in args.settings.items()
-        if name in (*LANGUAGE_MODEL, "constants")
-    }
-    (write_run(tmp_path), write_run(tmp_path, method="llama2", changed=args.changed, **own))
+    own = of_language_model("--method llama2 --base_type 8bit --constants rank=4")
+    write_run(tmp_path), write_run(tmp_path, **own)
     tables = read_tables(tmp_path)
     assert "table3" not in tables
     assert list(cells_of(tables["other"].parts[0])) == ["Llama2-7B, base type 8bit, rank 4"]
@@ -378,16 +349,13 @@ def test_two_runs_of_one_cell_and_seed_are_refused(tmp_path):
 
 
 def test_of_runs_that_differ_only_in_how_they_were_made_one_is_in_the_tables(tmp_path, capsys):
+    both = {"eval_every": 5, "micro_batch": 8}
+    kinds = ({"eval_every": 5}, {"micro_batch": 16}, {}, both)
     for method in ("bert", "sharprecl"):
-        for accuracy, flags in (
-            (70.0, {"eval_every": 5}),
-            (71.0, {"micro_batch": 16}),
-            (72.0, {}),
-            (73.0, {"eval_every": 5, "micro_batch": 8}),
-        ):
-            write_run(tmp_path, accuracy, method=method, **flags)
+        for accuracy, flags in enumerate(kinds, start=70):
+            write_run(tmp_path, float(accuracy), method=method, **flags)
     write_run(tmp_path, 80.0, method="bert", seed=1, micro_batch=8)
-    cells = cells_of(read_tables(tmp_path)["table2"].parts[0])
+    cells = table_2(tmp_path)
     assert cells["SharpReCL"]["ir 50", "accuracy"].text == "72.00 (1)"
     assert cells["BERT"]["ir 50", "accuracy"].text == "76.00 ± 5.66 (2)"  # of 72 and 80
     lines = capsys.readouterr().err.splitlines()
@@ -396,11 +364,8 @@ def test_of_runs_that_differ_only_in_how_they_were_made_one_is_in_the_tables(tmp
 
 
 def test_the_caption_says_the_protocol_and_runs_without_it_are_counted(tmp_path, capsys):
-    epochs = [
-        {"epoch": n, "test": {"accuracy": x, "macro_f1": x}, "val": {"macro_f1": x}}
-        for n, x in ((1, 77.0), (2, 70.0))
-    ]
-    lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
+    epochs = [{"epoch": n, "test": {"accuracy": x, "macro_f1": x}} for n, x in ((1, 77), (2, 70))]
+    lines = "".join(json.dumps(epoch | {"val": epoch["test"]}) + "\n" for epoch in epochs)
     (write_run(tmp_path, 70.0) / "metrics.jsonl").write_text(lines)
     write_run(tmp_path, 88.0, seed=1)
     assert report.main([str(tmp_path), "--protocol", "best_val"]) == 0
@@ -536,12 +501,10 @@ def test_label_noise_has_a_table_and_a_figure_and_stays_out_of_the_others(tmp_pa
         part.dataset: {name: row["ir 50", "macro-F1"] for name, row in cells_of(part).items()}
         for part in found["noise"].parts
     }
+    clean, noisy = (f"TREC, {share} % of the labels flipped" for share in (0, 20))
     assert parts == {
-        "TREC, 0 % of the labels flipped": {"SharpReCL": ("91.00 (1)", "", "")},
-        "TREC, 20 % of the labels flipped": {
-            "BERT": ("71.00 (1)", "second", ""),
-            "SharpReCL": ("81.00 (1)", "best", ""),
-        },
+        clean: {"SharpReCL": ("91.00 (1)", "", "")},
+        noisy: {"BERT": ("71.00 (1)", "second", ""), "SharpReCL": ("81.00 (1)", "best", "")},
     }
     assert list(cells_of(found["table2"].parts[0])) == ["SharpReCL"]
     assert list(cells_of(found["other"].parts[0])) == ["BERT, x 1, 20 % of the labels flipped"]
@@ -560,16 +523,14 @@ def test_a_class_has_the_same_colour_in_every_panel(tmp_path):
         (run / "tsne.csv").write_text("x,y,label\n" + rows)
     figure = tables.draw_tsne(tables.load(tmp_path, "last"))
     drawn = [
-        {
-            group.get_label(): (group.get_facecolor().tolist(), len(group.get_offsets()))
-            for group in axes.collections
-        }
+        {group.get_label(): group.get_facecolor().tolist() for group in axes.collections}
         for axes in figure.axes
     ]
+    points = [[len(group.get_offsets()) for group in axes.collections] for axes in figure.axes]
     assert [axes.get_title() for axes in figure.axes] == ["SCLCE", "SharpReCL"]
-    assert {label: n for label, (_, n) in drawn[0].items()} == {"a": 1, "b": 2, "c": 0}
-    assert {label: n for label, (_, n) in drawn[1].items()} == {"a": 0, "b": 1, "c": 1}
-    assert len({str(colour) for panel in drawn for colour, n in panel.values() if n}) == 3
+    assert [list(panel) for panel in drawn] == [["a", "b", "c"]] * 2
+    assert points == [[1, 2, 0], [0, 1, 1]]
+    assert drawn[0]["b"] == drawn[1]["b"] and drawn[0]["a"] != drawn[0]["b"] != drawn[1]["c"]
     plt.close(figure)
 
 
@@ -594,10 +555,8 @@ def test_the_figures_of_the_paper_are_written(tmp_path):
     for place in (("r52", None), ("trec", 50.0), ("cr", 50.0), ("my data.csv", 20.5)):
         write_run(tmp_path / "runs", dataset=place[0], ir=place[1], changed={"mu": 0.3})
     run = write_run(tmp_path / "runs", dataset="ohsumed", ir=None)
-    files.write_json(
-        run / "data_report.json",
-        {"ir": 4.0, "classes": [{"label": "C1", "train": 8}, {"label": "C2", "train": 2}]},
-    )
+    classes = [{"label": "C1", "train": 8}, {"label": "C2", "train": 2}]
+    files.write_json(run / "data_report.json", {"ir": 4.0, "classes": classes})
     run = write_run(tmp_path / "runs", method="spcl")
     (run / "tsne.csv").write_text("x,y,label\n1,2,$a\n3,4,_b\n")
     assert report.main([str(tmp_path / "runs"), "--output_dir", str(tmp_path / "out")]) == 0
@@ -634,22 +593,22 @@ def test_a_pipe_that_closes_ends_it_without_a_traceback(tmp_path):
 # ---- bad input ----
 
 
+def without_settings(path):
+    files.write_json(path, files.read_json(path) | {"settings": {"dataset": "trec"}})
+
+
+def rename_changed(path):
+    path.write_text(path.read_text().replace('"changed"', '"other"'))
+
+
 @pytest.mark.parametrize(
     "damage, complaint",
     [
-        (lambda path: path.unlink(), "no run of main.py"),
+        (Path.unlink, "no run of main.py"),
         (lambda path: path.write_text("{"), "result.json is damaged"),
         (lambda path: path.write_text("[1]"), "result.json is damaged"),
-        (
-            lambda path: path.write_text(
-                json.dumps({**json.loads(path.read_text()), "settings": {"dataset": "trec"}})
-            ),
-            "another version",
-        ),
-        (
-            lambda path: path.write_text(path.read_text().replace('"changed"', '"other"')),
-            "'changed'",
-        ),
+        (without_settings, "another version"),
+        (rename_changed, "'changed'"),
         (lambda path: (path.parent / "tsne.csv").write_text("x,y\n1,2\n"), "tsne.csv is damaged"),
     ],
 )
