@@ -79,24 +79,16 @@ def main_table(found: pd.DataFrame) -> str:
             wins, losses, p = told.loc[row]
             against = [f"{wins:.0f}–{losses:.0f}", f"{p:.3f}"]
         lines.append([ROWS[row].title, *map(shown, numbers), *against])
-    head = [
-        f"{len(found)} runs",
-        *columns,
-        "the ten, best epoch",
-        "rank",
-        "wins–losses",
-        "p (Holm)",
-    ]
-    return markdown(head, lines)
+    tests = ["the ten, best epoch", "rank", "wins–losses", "p (Holm)"]
+    return markdown([f"{len(found)} runs", *columns, *tests], lines)
 
 
 def tested(found: pd.DataFrame) -> str:
     """Friedman's test and the critical difference over the ten, of the rows that have all."""
     whole = means(found, "last")[list(UNCHOSEN)].dropna()
     if len(whole) < 3:
-        return (
-            "Fewer than three rows have all ten datasets: Friedman's test has nothing to compare."
-        )
+        fewest = "Fewer than three rows have all ten datasets"
+        return f"{fewest}: Friedman's test has nothing to compare."
     p = friedmanchisquare(*whole.to_numpy()).pvalue
     return (
         f"Friedman's test of {len(whole)} rows over the ten: p = {p:.2g}. Ranks that differ by "
@@ -168,7 +160,7 @@ def draw_differences(found: pd.DataFrame):
     names = [DATASETS[name].title for name in CUTS]
     axes.set_xticks(range(len(CUTS)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_ylabel("macro-F1, SharpReCL tuned minus the row")
-    figure.legend(loc="outside right upper", frameon=False)
+    figure.legend(loc="outside right upper")
     return figure
 
 
@@ -194,20 +186,14 @@ def draw_ranks(found: pd.DataFrame, protocol: str):
     figure, axes = plt.subplots(figsize=(7, 1.1 + 0.12 * len(bars) + 0.24 * half))
     below = 0.45 * (len(bars) + 1)
     for place, (row, rank) in enumerate(order.items()):
-        is_left = place < half
-        y = -below - 0.9 * (place if is_left else len(order) - 1 - place)
-        edge = 1 - 0.02 * len(order) if is_left else len(order) * 1.02
+        if place < half:
+            y, edge = -below - 0.9 * place, 1 - 0.02 * len(order)
+            text, beside = f"{ROWS[row].title}  {rank:.1f}", {"xytext": (-4, 0), "ha": "right"}
+        else:
+            y, edge = -below - 0.9 * (len(order) - 1 - place), len(order) * 1.02
+            text, beside = f"{rank:.1f}  {ROWS[row].title}", {"xytext": (4, 0), "ha": "left"}
         axes.plot([rank, rank, edge], [0, y, y], color="black", linewidth=0.8)
-        text = f"{ROWS[row].title}  {rank:.1f}" if is_left else f"{rank:.1f}  {ROWS[row].title}"
-        gap = -4 if is_left else 4
-        axes.annotate(
-            text,
-            (edge, y),
-            xytext=(gap, 0),
-            textcoords="offset points",
-            ha="right" if is_left else "left",
-            va="center",
-        )
+        axes.annotate(text, (edge, y), textcoords="offset points", va="center", **beside)
     for i, (first, last) in enumerate(bars):
         axes.plot([first - 0.05, last + 0.05], [-0.45 * (i + 1)] * 2, color="black", linewidth=3)
     axes.plot([1, 1 + critical], [1.6, 1.6], "|-", color=figures.TOL[1], markersize=8)

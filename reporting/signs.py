@@ -97,14 +97,8 @@ def lost_while_fitting(history: History) -> float | None:
 
 def mixing_spread(history: History) -> float | None:
     """Of the mixed positives or the mixed negatives, whichever have less; mean over the epochs."""
-    return min(
-        (
-            statistics.mean(found)
-            for sign in ("pos", "neg")
-            if (found := values(history, "diagnostics", f"mixing_std_{sign}"))
-        ),
-        default=None,
-    )
+    found = [values(history, "diagnostics", f"mixing_std_{sign}") for sign in ("pos", "neg")]
+    return min((statistics.mean(own) for own in found if own), default=None)
 
 
 def flag(name: str, value) -> Remedy:

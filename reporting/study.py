@@ -124,12 +124,8 @@ def mean(value: str = "macro_f1", datasets: int = 1, **wanted) -> Cell:
     """A cell: the average of the runs whose columns have these values, of so many datasets."""
 
     def cell(runs: pd.DataFrame) -> str:
-        own = runs[
-            [all(run[name] == x for name, x in wanted.items()) for _, run in runs.iterrows()]
-        ]
-        own = own.dropna(subset=value)
-        is_whole = own.dataset.nunique() >= datasets
-        return f"{average(own, value):.1f}" if is_whole else ""
+        own = runs[(runs[list(wanted)] == list(wanted.values())).all(axis=1)].dropna(subset=value)
+        return f"{average(own, value):.1f}" if own.dataset.nunique() >= datasets else ""
 
     return cell
 
@@ -146,6 +142,11 @@ def whole(value: str, datasets: int) -> Cell:
         return f"{average(runs, value):.1f}{text}"
 
     return cell
+
+
+def of_dataset(name: str, cell: Cell) -> Cell:
+    """The same cell, of the runs on one dataset."""
+    return lambda runs: cell(runs[runs.dataset == name])
 
 
 def grid(groups: dict[str, pd.DataFrame], cells: dict[str, Cell]) -> str:
@@ -230,26 +231,20 @@ def strengths_table() -> str:
     at the end of the first epoch/the median of the second half of the epochs, medians over runs.
     """
     runs = load("two_layers")
-    shares = [
-        pd.json_normalize(record["epochs"])["diagnostics.gradient_share_cl"].to_numpy()
-        if "gradient_share_cl" in record["epochs"][0].get("diagnostics", {})
-        else np.array([np.nan])
-        for record in runs.record
-    ]
-    times = [share / (1 - share) for share in shares]
+    runs = runs[runs.method == "sharprecl"]
+    epochs = epoch_frame(runs)
+    share = epochs.diagnostics_gradient_share_cl
+    times = (share / (1 - share)).groupby(epochs.run)
     runs = runs.assign(
-        early=[t[0] for t in times], late=[np.median(t[len(t) // 2 :]) for t in times]
+        early=times.first(), late=times.agg(lambda own: own[len(own) // 2 :].median())
     )
     rows = {"SharpReCL, µ = 0.3": ours(0.3, 0.5)} | LOW_MU | AS_IN_PAPER
 
-    def cell(name: str) -> Cell:
-        def text(own: pd.DataFrame) -> str:
-            own = own[own.dataset == name]
-            return f"{own.early.median():.2g}/{own.late.median():.2g}"
+    def text(own: pd.DataFrame) -> str:
+        return f"{own.early.median():.2g}/{own.late.median():.2g}"
 
-        return text
-
-    return grid(chosen(runs, rows), {DATASETS[name].title: cell(name) for name in FIVE})
+    cells = {DATASETS[name].title: of_dataset(name, text) for name in FIVE}
+    return grid(chosen(runs, rows), cells)
 
 
 def trials_table() -> str:
@@ -268,17 +263,15 @@ def trials_table() -> str:
         for label, change, rate in zip(runs.label, changes, runs.rate)
     ]
 
-    def cell(name: str) -> Cell:
-        def text(own: pd.DataFrame) -> str:
-            seeds = own[own.dataset == name].set_index("seed").val_macro_f1
-            several = f" ({seeds.mean():.1f})" if len(seeds) == 3 else ""
-            return f"{seeds.loc[0]:.1f}{several}" if len(seeds) else ""
-
-        return text
+    def text(own: pd.DataFrame) -> str:
+        seeds = own.set_index("seed").val_macro_f1
+        several = f" ({seeds.mean():.1f})" if len(seeds) == 3 else ""
+        return f"{seeds.loc[0]:.1f}{several}" if len(seeds) else ""
 
     runs = runs.drop_duplicates(["row", "dataset", "seed"])  # a run of the study is a trial, too
     groups = {row: own for (_, row), own in runs.groupby(["rate", "row"])}
-    return grid(groups, {DATASETS[name].title: cell(name) for name in ("cr", "biomedical")})
+    cells = {DATASETS[name].title: of_dataset(name, text) for name in ("cr", "biomedical")}
+    return grid(groups, cells)
 
 
 TABLES: dict[str, Callable[[], str]] = {
