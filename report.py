@@ -48,8 +48,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def report(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
     """The page of one run, or what was asked for of many."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
     is_one_run = (args.folder / "result.json").exists()
     if is_one_run and (args.protocol != "last" or args.choose):
         parser.error(
@@ -69,12 +72,6 @@ def report(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         print(choice.choose(args.folder))
     else:
         tables.report(args.folder, args.protocol, args.output_dir)
-
-
-@one_line_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = make_parser()
-    report(parser.parse_args(argv), parser)
 
 
 if __name__ == "__main__":

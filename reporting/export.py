@@ -130,31 +130,31 @@ def write_sentence_transformer(trained: Trained, folder: Path, dense: list[nn.Li
         "pooling_mode_mean_tokens": about.pooling == "mean",
         "pooling_mode_lasttoken": about.pooling == "last",
     }
-    modules = [("Transformer", None, None), ("Pooling", pooling, None)]
-    for layer in dense:
-        activation = "linear.Identity" if layer is dense[-1] else "activation.ReLU"
-        config = {
-            "in_features": layer.in_features,
-            "out_features": layer.out_features,
-            "bias": True,
-            "activation_function": f"torch.nn.modules.{activation}",
-        }
-        modules.append(("Dense", config, layer))
+    kinds = ["Transformer", "Pooling"] + ["Dense"] * len(dense) + ["Normalize"] * (len(dense) > 0)
+    paths = [f"{i}_{kind}" if i else "" for i, kind in enumerate(kinds)]  # the encoder's at the top
+    write_json(folder / paths[1] / "config.json", pooling)
+    for layer, path in zip(dense, paths[2:]):
+        write_dense(folder / path, layer, is_last=layer is dense[-1])
     if dense:
-        modules.append(("Normalize", {}, None))
-    listed = []
-    for i, (module, config, layer) in enumerate(modules):
-        path = f"{i}_{module}" if i else ""  # the encoder's files lie at the top
-        kind = f"sentence_transformers.models.{module}"
-        listed.append({"idx": i, "name": str(i), "path": path, "type": kind})
-        if config is not None:
-            write_json(folder / path / "config.json", config)
-        if layer is not None:
-            weights = {
-                f"linear.{name}": p.detach().contiguous() for name, p in layer.named_parameters()
-            }
-            save(folder / path / "model.safetensors", safetensors.torch.save(weights))
+        write_json(folder / paths[-1] / "config.json", {})
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(zip(paths, kinds))
+    ]
     write_json(folder / "modules.json", listed)
+
+
+def write_dense(folder: Path, layer: nn.Linear, is_last: bool) -> None:
+    activation = "linear.Identity" if is_last else "activation.ReLU"
+    config = {
+        "in_features": layer.in_features,
+        "out_features": layer.out_features,
+        "bias": True,
+        "activation_function": f"torch.nn.modules.{activation}",
+    }
+    write_json(folder / "config.json", config)
+    weights = {f"linear.{name}": p.detach().contiguous() for name, p in layer.named_parameters()}
+    save(folder / "model.safetensors", safetensors.torch.save(weights))
 
 
 EXPORTS = dict(zip(EXPORTED, (export_onnx, export_embeddings, export_projected)))

@@ -254,14 +254,9 @@ def line_grid(
     ticks   below the panels; panels with ticks share their vertical axis
     """
     rows = -(-len(panels) // columns)
-    figure, grid = plt.subplots(
-        rows,
-        columns,
-        figsize=(columns * size[0], rows * size[1]),
-        squeeze=False,
-        layout="constrained",
-        sharey=ticks is not None,
-    )
+    shape = {"figsize": (columns * size[0], rows * size[1]), "squeeze": False}
+    shape |= {"layout": "constrained", "sharey": ticks is not None}
+    figure, grid = plt.subplots(rows, columns, **shape)
     names = list(dict.fromkeys(name for *_, lines in panels for name in lines))
     handles = {}
     for axes in grid.flat[len(panels) :]:
@@ -272,8 +267,8 @@ def line_grid(
             colour, marker = look(names.index(name))
             options = LINE | {"color": colour, "label": name}
             (handles[name],) = axes.plot(own.index, own["mean"], f"{marker}-", **options)
-            low, high = own["mean"] - own["std"], own["mean"] + own["std"]
-            axes.fill_between(own.index, low, high, color=colour, alpha=0.2, linewidth=0)
+            band = own["mean"] - own["std"], own["mean"] + own["std"]
+            axes.fill_between(own.index, *band, color=colour, alpha=0.2, linewidth=0)
         axes.set(title=drawn_name(title), xlabel=xlabel, xscale=xscale)
         if all(own.index.dtype.kind == "i" for own in lines.values()):  # epochs
             axes.xaxis.get_major_locator().set_params(integer=True)
