@@ -195,7 +195,7 @@ def flops(run: Run, rows: np.ndarray) -> float:
 
 def machine_rate(device: str, amp: str) -> float:
     """FLOP/s of a large matrix product in the precision of --amp: the best of ten."""
-    size = 8192 if torch.device(device).type == "cuda" else 2048
+    size = 8192 if torch.device(device).type == "cuda" else 1024
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[amp]
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     seconds = interleaved({"product": lambda: a @ b}, 10, device)["product"]

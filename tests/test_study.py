@@ -23,19 +23,13 @@ VIEW = "word_substitution"
 def record(dataset, seed, tests, vals=(), method="la", **settings):
     """A kept run with these macro-F1 after each epoch."""
     own = {"dataset": dataset, "seed": seed, "method": method, "augment": VIEW, "ir": 50.0}
-    own |= {"data_seed": seed, "label_noise": 0.0, "lr": 1e-4}
-    vals = vals or tests
+    own |= {"data_seed": seed, "label_noise": 0.0, "lr": 1e-4} | settings
     epochs = [
         {"epoch": n, "test": {"accuracy": t, "macro_f1": t}, "val": {"macro_f1": v}}
-        for n, (t, v) in enumerate(zip(tests, vals), 1)
+        for n, (t, v) in enumerate(zip(tests, vals or tests), 1)
     ]
-    return {
-        "settings": own | settings,
-        "changed": {},
-        "data_hash": f"{dataset} {seed}",
-        "seconds": 1.0,
-        "epochs": epochs,
-    }
+    kept = {"settings": own, "changed": {}, "seconds": 1.0, "epochs": epochs}
+    return kept | {"data_hash": f"{dataset} {seed}"}
 
 
 @pytest.fixture
@@ -162,20 +156,10 @@ def at(run, part):
     return seen[-1]["val" if part == "development" else "test"]
 
 
-METHOD = {
-    "logit adjustment": "la",
-    "vector scaling": "vs",
-    "cross-entropy": "bert",
-    "weighted cross-entropy": "wce",
-    "SPCL": "spcl",
-    "BCL": "bcl",
-    "focal loss": "focal",
-    "Dice loss": "dice",
-    "SimCSE": "simcse",
-    "SCLCE": "sclce",
-    "Hybrid-SC": "hybrid_sc",
-    "TSC": "tsc",
-}
+METHOD = {"logit adjustment": "la", "vector scaling": "vs", "cross-entropy": "bert"}
+METHOD |= {"weighted cross-entropy": "wce", "focal loss": "focal", "Dice loss": "dice"}
+METHOD |= {"Hybrid-SC": "hybrid_sc"}
+METHOD |= {name: name.lower() for name in ("SPCL", "BCL", "SimCSE", "SCLCE", "TSC")}
 
 
 def setting_of(label):
@@ -197,12 +181,12 @@ def setting_of(label):
 
 
 def values(name, label, part="last", metric="macro_f1", **wanted):
-    """{(dataset, seed): value} of a row in a ledger."""
+    """{(dataset, seed): value} of a row in a ledger; a flag that is None was not given."""
     wanted = setting_of(label) | wanted
     return {
         (run["settings"]["dataset"], run["settings"]["seed"]): at(run, part)[metric]
         for run in ledger(name)
-        if wanted.items() <= run["settings"].items()
+        if all(run["settings"].get(flag) == value for flag, value in wanted.items())
     }
 
 
@@ -251,8 +235,8 @@ def test_the_main_table_follows_from_the_ledgers():
         assert cells[6].split()[0] == means(best)[-1]
         assert cells[7] == means(values("head_lr", label, metric="rarest_third"))[-1]
         for found, cell in ((last, cells[5]), (best, cells[6])):
-            seeds = np.array([[found[name, seed] for seed in range(5)] for name in FIVE])
-            drawn = [np.mean([rng.choice(own, 5) for own in seeds]) for _ in range(4000)]
+            seeds = [[found[name, seed] for seed in range(5)] for name in FIVE]
+            drawn = np.mean([rng.choice(own, (4000, 5)).mean(axis=1) for own in seeds], axis=0)
             shown = [float(bound) for bound in cell.split("(")[1].strip(")").split("–")]
             assert shown == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.15), label
 
@@ -288,16 +272,11 @@ def test_the_tables_of_ratios_and_wrong_labels_follow_from_the_ledgers():
     head, rows = table("ratio")
     assert len(rows) == 4
     for label, cells in rows.items():
-        rate = {"head_lr": 1e-3} if "heads × 10" in label else {}
+        rate = 1e-3 if "heads × 10" in label else None
         for name, cell in zip(head[1:], cells):
-            found = [
-                at(run, "last")["macro_f1"]
-                for run in ledger("imbalance")
-                if (setting_of(label) | rate).items() <= run["settings"].items()
-                and run["settings"]["ir"] == float(name.removeprefix("ir = "))
-                and ("head_lr" in run["settings"]) == bool(rate)
-            ]
-            assert len(found) == 3 and cell == f"{np.mean(found):.1f}", label
+            ir = float(name.removeprefix("ir = "))
+            found = values("imbalance", label, ir=ir, head_lr=rate)
+            assert len(found) == 3 and cell == f"{np.mean(list(found.values())):.1f}", label
     head, rows = table("noise")
     assert len(rows) == 5
     for label, cells in rows.items():
@@ -356,14 +335,15 @@ def test_the_strengths_of_the_branch_follow_from_the_ledger():
     assert len(rows) == 3
     for label, cells in rows.items():
         for dataset, cell in zip(FIVE, cells):
-            early, late = [], []
-            for run in ledger("two_layers"):
-                if (setting_of(label) | {"dataset": dataset}).items() <= run["settings"].items():
-                    shares = [e["diagnostics"]["gradient_share_cl"] for e in run["epochs"]]
-                    times = [share / (1 - share) for share in shares]
-                    early.append(times[0])
-                    late.append(np.median(times[len(times) // 2 :]))
-            assert cell == f"{np.median(early):.2g}/{np.median(late):.2g}", label
+            wanted = (setting_of(label) | {"dataset": dataset}).items()
+            kept = [run for run in ledger("two_layers") if wanted <= run["settings"].items()]
+            shares = [
+                [e["diagnostics"]["gradient_share_cl"] for e in run["epochs"]] for run in kept
+            ]
+            times = [np.array(share) / (1 - np.array(share)) for share in shares]
+            early = np.median([own[0] for own in times])
+            late = np.median([np.median(own[len(own) // 2 :]) for own in times])
+            assert cell == f"{early:.2g}/{late:.2g}", label
 
 
 OURS = "SharpReCL, tuned"
@@ -433,13 +413,9 @@ def test_what_the_pages_say_of_ratios_noise_and_eq_11_follows_from_the_ledgers()
 def test_what_the_pages_say_of_the_signs_follows_from_the_ledger(capsys):
     assert signs.main([str(ROOT / "tables" / "imbalance.jsonl.gz")]) == 0
     printed = capsys.readouterr().out.replace("*", "")
-    last = [
-        run["epochs"][-1]
-        for run in ledger("imbalance")
-        if run["settings"]["method"] == "sharprecl"
-        and run["settings"]["ir"] == 200
-        and "head_lr" not in run["settings"]
-    ]
+    wanted = {"method": "sharprecl", "ir": 200}.items()
+    kept = [run for run in ledger("imbalance") if wanted <= run["settings"].items()]
+    last = [run["epochs"][-1] for run in kept if "head_lr" not in run["settings"]]
     cosine = np.mean([epoch["diagnostics"]["prototype_cosine"] for epoch in last])
     gap = np.mean([epoch["test"]["accuracy"] - epoch["test"]["macro_f1"] for epoch in last])
     assert f"to a cosine of {cosine:.2f}" in prose("docs/results.md") and len(last) == 3
