@@ -61,7 +61,6 @@ def benchmark() -> None:
     memory = {
         name: measure.peak_memory(lambda: form(1), args.device) for name, form in forms.items()
     }
-
     tokens = sum(int(view.lengths[rows].sum()) for view in ours.loader.views)
     work, rate = measure.flops(ours, rows), measure.machine_rate(args.device, args.amp)
     lines = [
@@ -76,12 +75,11 @@ def benchmark() -> None:
         for name in forms
     ]
     head = ["a step", "time", "× encoder", f"× {args.methods[0]}", "of the matrix rate", "memory"]
-    measure.finish(
-        args,
+    text = (
         f"{args.encoder}, {len(rows)} texts, {tokens:,} tokens in two views, --amp {args.amp}; "
-        f"matrix products reach {rate / 1e12:.2f} TFLOP/s here\n\n" + measure.table(head, lines),
-        {"seconds": seconds, "peak_bytes": memory},
+        f"matrix products reach {rate / 1e12:.2f} TFLOP/s here\n\n" + measure.table(head, lines)
     )
+    measure.finish(args, text, {"seconds": seconds, "peak_bytes": memory})
 
 
 if __name__ == "__main__":

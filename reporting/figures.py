@@ -237,8 +237,11 @@ def line(x: pd.Series, y: pd.Series) -> pd.DataFrame:
     return y.groupby(x).agg(["mean", "std"]).fillna({"std": 0.0})
 
 
+Panel = tuple[str, str, dict[str, pd.DataFrame]]  # title, label below, and its lines by name
+
+
 def line_grid(
-    panels: list[tuple[str, str, dict[str, pd.DataFrame]]],
+    panels: list[Panel],
     columns: int,
     size: tuple[float, float],
     ylabel: str,
@@ -247,11 +250,9 @@ def line_grid(
     ticks: list[float] | None = None,
 ):
     """
-    A panel for each (title, label below, lines), where a line goes through its means in a band of ±
-    its standard deviation. The same name has the same look in all panels, and there is one legend.
-
-    size    of a panel, in inches
-    ticks   below the panels; panels with ticks share their vertical axis
+    A line goes through its means in a band of ± its standard deviation. The same name has the same
+    look in all panels, and there is one legend. The size is that of a panel, in inches; panels with
+    ticks share their vertical axis.
     """
     rows = -(-len(panels) // columns)
     shape = {"figsize": (columns * size[0], rows * size[1]), "squeeze": False}
@@ -277,7 +278,7 @@ def line_grid(
             axes.minorticks_off()
     for axes in grid[:, 0]:
         axes.set_ylabel(ylabel)
-    _legend_below(figure, columns, handles=[handles[name] for name in names if name in handles])
+    _legend_below(figure, columns, handles=list(handles.values()))
     return figure
 
 
