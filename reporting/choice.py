@@ -57,10 +57,8 @@ def chance_to_lead(best: Method, other: Method) -> float:
     rng, n, wins = np.random.default_rng(0), len(best.labels), 0
     for _ in range(RESAMPLES):
         weights = np.bincount(rng.integers(0, n, n), minlength=n)
-        wins += (
-            macro_f1(best.labels, best.predicted, weights).mean()
-            > macro_f1(other.labels, other.predicted, weights).mean()
-        )
+        ours, theirs = (macro_f1(own.labels, own.predicted, weights) for own in (best, other))
+        wins += ours.mean() > theirs.mean()
     return wins / RESAMPLES
 
 
@@ -128,9 +126,7 @@ def choose(folder: Path) -> str:
     """The table, best validation macro-F1 first, and the sentence."""
     methods = read_methods(folder)
     ones = np.ones(len(methods[0].labels), dtype=int)
-    score = {
-        method.name: macro_f1(method.labels, method.predicted, ones).mean() for method in methods
-    }
+    score = {own.name: macro_f1(own.labels, own.predicted, ones).mean() for own in methods}
     methods.sort(key=lambda method: -score[method.name])
     lines = [
         f"{'method':<12} {'validation':>10} {'test macro-F1':>14} {'rarest third':>14} "

@@ -577,16 +577,12 @@ def tsne(run: Run) -> dict:
 
 def judged_signs(run: Run) -> list[dict]:
     """Each of SIGNS, with its value, or None where the run does not measure it."""
-    measured = [(sign, sign.measure(run.history)) for sign in SIGNS]
-    return [
-        {
-            "sign": sign,
-            "value": value,
-            "seen": value is not None and sign.is_seen(value),
-            "advice": advice(run, sign),
-        }
-        for sign, value in measured
-    ]
+    found = []
+    for sign in SIGNS:
+        value = sign.measure(run.history)
+        seen = value is not None and sign.is_seen(value)
+        found.append({"sign": sign, "value": value, "seen": seen, "advice": advice(run, sign)})
+    return found
 
 
 # ---- the page ----

@@ -174,23 +174,18 @@ def frame(found: list[dict], protocol: str = "last") -> pd.DataFrame:
     accuracy, macro_f1, auroc, rarest_third         of test texts at the epoch that counts, percent
     val_accuracy ...                                of development texts there; NaN where missing
     """
+    of_settings = ("dataset", "ir", "seed", "data_seed", "method", "augment")
+    of_record = ("folder", "changed", "settings", "data_hash", "seconds")
     rows = []
     for record in found:
         own, epoch = record["settings"], epoch_under(record, protocol) or {}
-        rows.append(
-            {
-                name: own[name]
-                for name in ("dataset", "ir", "seed", "data_seed", "method", "augment")
-            }
-            | {"noise": own["label_noise"], "place": ir_name(own["ir"]), "label": run_name(record)}
-            | {name: record[name] for name in ("folder", "changed", "settings", "data_hash")}
-            | {"seconds": record["seconds"], "record": record}
-            | {
-                prefix + name: epoch.get(part, {}).get(name, np.nan)
-                for part, prefix in (("test", ""), ("val", "val_"))
-                for name in (*OF_PART, "rarest_third")
-            }
-        )
+        row = {name: own[name] for name in of_settings} | {"noise": own["label_noise"]}
+        row |= {name: record[name] for name in of_record} | {"record": record}
+        row |= {"place": ir_name(own["ir"]), "label": run_name(record)}
+        for part, prefix in (("test", ""), ("val", "val_")):
+            for name in (*OF_PART, "rarest_third"):
+                row[prefix + name] = epoch.get(part, {}).get(name, np.nan)
+        rows.append(row)
     return pd.DataFrame(rows).astype({"ir": float}) if rows else pd.DataFrame(columns=["folder"])
 
 
@@ -270,12 +265,8 @@ def paired_p(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
     """Holm 1979: adjusted p, in the order given; the j-th smallest of m counts m + 1 - j times."""
-    p = np.asarray(list(p_values), dtype=float)
-    order = np.argsort(p, kind="stable")
-    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1, raised)
-    return adjusted
+    p = pd.Series(list(p_values), dtype=float).sort_values(kind="stable")
+    return (p * np.arange(len(p), 0, -1)).cummax().clip(upper=1).sort_index().to_numpy()
 
 
 def compared(table: pd.DataFrame, ours: str) -> pd.DataFrame:
