@@ -71,19 +71,8 @@ def stub(tmp_path):
 
 
 def line(seed: int, output_dir, *more: str) -> str:
-    return shlex.join(
-        [
-            "--dataset",
-            "trec",
-            "--method",
-            "bert",
-            "--seed",
-            str(seed),
-            "--output_dir",
-            str(output_dir),
-            *more,
-        ]
-    )
+    common = f"--dataset trec --method bert --seed {seed} --output_dir".split()
+    return shlex.join([*common, str(output_dir), *more])
 
 
 @pytest.fixture
@@ -122,7 +111,15 @@ def in_background(stub, folder, seeds, *options) -> subprocess.Popen:
     return process
 
 
-def wait_for(condition, seconds: float = 120):
+def one_line_of(capsys) -> str:
+    """The only line that was printed, which is an error."""
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert not printed.out and line.startswith("error: ")
+    return line
+
+
+def wait_for(condition, seconds: float = 600):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it never came"
@@ -132,33 +129,34 @@ def wait_for(condition, seconds: float = 120):
 # ---- run_all.sh: which runs ----
 
 
-VARIABLES = ("DATASETS", "METHODS", "SEEDS", "IRS", "ENCODER", "FLAGS", "SHARD", "PRICES")
-
-
-def run_all(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    env = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    return subprocess.run(
-        ["bash", str(ROOT / "run_all.sh"), *arguments],
-        text=True,
-        capture_output=True,
-        env=env | {"PYTHON": sys.executable} | variables,
-    )
+VARIABLES = grids.DEFAULTS[""]
 
 
 @pytest.fixture
-def lines_of(monkeypatch):
-    """The runs that run_all.sh hands to grid.py."""
+def run_all(monkeypatch):
+    """What run_all.sh calls, in this process, with no other variables than these; its exit code."""
 
-    def lines(*arguments: str, **variables: str) -> list[list[str]]:
-        found = []
+    def run(*arguments: str, **variables: str) -> int:
         with monkeypatch.context() as patch:
             for name in VARIABLES:
                 patch.delenv(name, raising=False)
             for name, value in ({"STARTED_IN": os.getcwd()} | variables).items():
                 patch.setenv(name, value)
             patch.chdir(ROOT)
+            return grids.main(list(arguments))
+
+    return run
+
+
+@pytest.fixture
+def lines_of(run_all, monkeypatch):
+    """The runs that run_all.sh hands to grid.py."""
+
+    def lines(*arguments: str, **variables: str) -> list[list[str]]:
+        found = []
+        with monkeypatch.context() as patch:
             patch.setattr(grids.grid, "main", lambda _, runs, checks_first: found.extend(runs) or 2)
-            assert grids.main(list(arguments)) == 2
+            assert run_all(*arguments, **variables) == 2
         return found
 
     return lines
@@ -219,8 +217,6 @@ def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_pa
     (tmp_path / "sie ist's für 資料.csv").write_text("text,label\ngood,yes\nbad,no\n")
     cells = cells_of(lines_of("own", "sie ist's für 資料.csv", SEEDS="0"))
     assert {cell.args.dataset for cell in cells} == {str(tmp_path / "sie ist's für 資料.csv")}
-    done = run_all("own", "nothing.csv")
-    assert done.returncode == 2 and str(tmp_path / "nothing.csv") in done.stderr
 
 
 def test_a_line_end_in_a_name_starts_no_other_runs(lines_of, tmp_path):
@@ -235,11 +231,24 @@ def test_a_line_end_in_a_name_starts_no_other_runs(lines_of, tmp_path):
         assert (args.max_length, args.batch_size, args.plots) == (20, 8, False)
 
 
-def test_a_table_that_cannot_be_read_is_one_error_and_no_run(tmp_path):
+def test_a_table_that_cannot_be_read_is_one_error_and_no_run(run_all, tmp_path, capsys):
     (tmp_path / "a.csv").write_text("text,label\n")
-    done = run_all("own", str(tmp_path / "a.csv"), OUTPUT_DIR=str(tmp_path / "runs"))
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "a.csv" in done.stderr and not (tmp_path / "runs").exists()
+    assert run_all("own", str(tmp_path / "a.csv"), OUTPUT_DIR=str(tmp_path / "runs")) == 2
+    assert "a.csv" in one_line_of(capsys) and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_run_all_says_in_one_line_that_there_is_no_such_file_where_it_was_started(tmp_path):
+    done = subprocess.run(
+        ["bash", str(ROOT / "run_all.sh"), "own", "nothing.csv"],
+        text=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHON": sys.executable},
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    (error,) = done.stderr.splitlines()
+    assert str(tmp_path / "nothing.csv") in error
 
 
 def test_own_validation_texts_are_taken_where_a_folder_brings_them(lines_of, tmp_path):
@@ -329,18 +338,9 @@ def test_what_several_tables_want_runs_once_and_with_the_plots(lines_of):
 
 
 def test_variables_narrow_every_table(lines_of, tmp_path):
-    cells = cells_of(
-        lines_of(
-            DATASETS="trec cr",
-            IRS="20",
-            SEEDS="0 4",
-            METHODS="bert sharprecl",
-            EPOCHS="3",
-            FLAGS="--amp bf16",
-            DATA_DIR="my data",
-            OUTPUT_DIR=f"{tmp_path}/it's here",
-        )
-    )
+    chosen = {"DATASETS": "trec cr", "IRS": "20", "SEEDS": "0 4", "METHODS": "bert sharprecl"}
+    options = {"EPOCHS": "3", "FLAGS": "--amp bf16", "DATA_DIR": "my data"}
+    cells = cells_of(lines_of(**chosen, **options, OUTPUT_DIR=f"{tmp_path}/it's here"))
     assert {cell.args.dataset for cell in cells} == {"trec", "cr"}
     assert {cell.args.method for cell in cells} == {"bert", "sharprecl"}
     assert {cell.args.ir for cell in cells if cell.args.method == "bert"} == {20}
@@ -404,13 +404,9 @@ def test_the_report_comes_last_but_not_after_a_dry_run(monkeypatch):
     ]
 
 
-def test_a_wrong_argument_is_one_line():
-    done = run_all("table5")
-    assert done.returncode == 2 and done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1 and "table5" in done.stderr
-    done = run_all("table2", DATASETS="trec treck")
-    assert done.returncode == 2 and done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1 and "treck" in done.stderr
+def test_a_wrong_argument_is_one_line(run_all, capsys):
+    assert run_all("table5") == 2 and "table5" in one_line_of(capsys)
+    assert run_all("table2", DATASETS="trec treck") == 2 and "treck" in one_line_of(capsys)
 
 
 # ---- grid.py: each run once ----
@@ -438,7 +434,7 @@ def test_a_wrong_shard_is_one_line(grid, capsys, shard):
         "--dataset trec --mu -1",
         "--dataset 'trec",
         "--method bert",
-        "--dataset trec --method bert --tau 0.3",
+        "--dataset trec --method la --tau 1",
     ],
 )
 def test_a_wrong_line_is_named_before_anything_runs(grid, tmp_path, monkeypatch, capsys, wrong):
@@ -593,7 +589,7 @@ def test_two_runners_at_once_run_each_cell_once(stub, tmp_path, grid):
     assert other.stdout.readline() == "8 runs, 0 of them finished before, 2 at a time\n"
     threading.Timer(1, (tmp_path / "go").touch).start()
     code, output = grid(seeds, "--jobs", "2")
-    others_output, _ = other.communicate(timeout=60)
+    others_output, _ = other.communicate(timeout=600)
     assert "8 runs, 0 of them finished before" in output and code == other.returncode == 0
     assert starts(tmp_path) == {seed: 1 for seed in seeds}
     for text in (output, others_output):  # each accounts for all runs
@@ -623,15 +619,22 @@ def test_a_killed_runner_goes_on_and_leaves_its_living_child_alone(stub, tmp_pat
     child = int((tmp_path / "starts.txt").read_text().splitlines()[-1].split()[1])
     process.kill()
     process.communicate()
-    again = in_background(stub, tmp_path, [1, 100, 2])
-    wait_for(lambda: starts(tmp_path) == {1: 1, 100: 1, 2: 1})
-    time.sleep(1)
-    assert again.poll() is None and starts(tmp_path)[100] == 1
-    os.kill(child, signal.SIGINT)  # from now on its run is free
-    wait_for(lambda: starts(tmp_path) == {1: 1, 100: 2, 2: 1})
-    again.terminate()
-    again.communicate(timeout=60)
-    assert again.returncode == 130
+    seen = []
+
+    def free_the_run_of_the_child():
+        try:
+            wait_for(lambda: starts(tmp_path) == {1: 1, 100: 1, 2: 1})
+            time.sleep(1)  # in which the runner could start what the child still has
+            seen.append(starts(tmp_path)[100])
+            os.kill(child, signal.SIGINT)
+            wait_for(lambda: starts(tmp_path) == {1: 1, 100: 2, 2: 1})
+            seen.append(starts(tmp_path)[100])
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=free_the_run_of_the_child, daemon=True).start()
+    code, _ = grid([1, 100, 2])
+    assert code == 130 and seen == [1, 2]
 
 
 @pytest.mark.slow
