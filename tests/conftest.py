@@ -7,15 +7,17 @@ import os
 import re
 import resource
 from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 
 import pytest
 import torch
 
 from data import Corpus, load_wordnet
+from engine import files, run_folder
 from engine.arguments import last_of_each, parse_args
 from engine.corpus import load_corpus, views_of
-from engine.files import Parser, save
+from engine.files import Parser
 from engine.loader import Loader
 from engine.network import new_model
 from model import Method
@@ -44,20 +46,25 @@ def later_values_count():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def equal_labels_are_drawn_once():
-    """Half of the time of a run on few texts goes into a figure, which is that of the last run."""
+def short_runs_are_short():
+    """
+    Most of the time of a run on few texts goes into a figure, which is that of the run before, into
+    asking git for the version of the code, and into fsync; no test cuts the power.
+    """
     draw, images = plots.draw_labels, {}
 
     def drawn_once(folder):
         report, path = (folder / "data_report.json").read_text(), folder / "label_distribution.png"
         if report in images:
-            save(path, images[report])
+            files.save(path, images[report])
         else:
             draw(folder)
             images[report] = path.read_bytes()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "draw_labels", drawn_once)
+        patch.setattr(run_folder, "code_version", cache(run_folder.code_version))
+        patch.setattr(files.os, "fsync", lambda _: None)
         yield
 
 

@@ -385,8 +385,6 @@ def quick(monkeypatch, clock):
     for module, name in (*both, (results, "classification_report")):
         monkeypatch.setattr(module, name, remembered(getattr(module, name)))
     monkeypatch.setattr(results, "peak_memory", lambda _: 1.0)  # of this process, which may grow
-    monkeypatch.setattr(run_folder, "code_version", lambda: "none")
-    monkeypatch.setattr(files.os, "fsync", lambda _: None)
     monkeypatch.setattr(plots.figures, "confusion_matrix", lambda *_: None)
 
 
