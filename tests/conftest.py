@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+import main
 from data import Corpus, load_wordnet
 from engine import files, run_folder
 from engine.arguments import last_of_each, parse_args
@@ -216,6 +217,21 @@ def needs_own_code(folder):
     config |= {"model_type": "own", "auto_map": own}
     (folder / "config.json").write_text(json.dumps(config))
     return trace
+
+
+@contextmanager
+def stopped_after(last: int):
+    """Ctrl-C at the beginning of the epoch after this one."""
+    train_epoch = main.train_epoch
+
+    def until(*inputs):
+        if inputs[-2] > last:
+            raise KeyboardInterrupt
+        return train_epoch(*inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "train_epoch", until)
+        yield
 
 
 @contextmanager

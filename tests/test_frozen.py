@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import save_tiny_encoder, untrained
+from conftest import save_tiny_encoder, stopped_after, untrained
 from test_loader import CPU, FREE, LENGTHS, encoder_of, gradients_of, texts_of
 from test_main import folder_of, outcome
 from transformers import AutoConfig, AutoModel
 
 import data
-import main as main_module
 import predict
 from engine import frozen, loader
 from engine.encoders import load_encoder
@@ -300,27 +299,14 @@ def command(corpus_folder, two_layers, tmp_path):
     return [*flags, "--output_dir", str(tmp_path)]
 
 
-def stop_after(monkeypatch, last):
-    """Ctrl-C at the beginning of the epoch after this one."""
-    train_epoch = main_module.train_epoch
-
-    def until(*inputs):
-        if inputs[-2] > last:
-            raise KeyboardInterrupt
-        return train_epoch(*inputs)
-
-    monkeypatch.setattr(main_module, "train_epoch", until)
-
-
 @pytest.mark.parametrize("method", ["sharprecl", "tsc"])
 def test_a_stopped_run_goes_on_bit_for_bit_and_keeps_no_frozen_weight(
-    command, two_layers, tmp_path, monkeypatch, method
+    command, two_layers, tmp_path, method
 ):
     command = [*command, "--method", method]
     whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
     assert main([*command, "--output_dir", whole]) == 0
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1)
+    with stopped_after(1):
         assert main([*command, "--output_dir", stopped]) == 130
     (checkpoint,) = folder_of(stopped).glob("checkpoint-*")
     names = set(safetensors.torch.load_file(checkpoint / "model.safetensors"))

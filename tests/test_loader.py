@@ -1,6 +1,7 @@
 """engine/loader.py: a batch in pieces is a batch in one pass; little is padded, nothing waits."""
 
 import contextlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -236,14 +237,19 @@ def test_micro_batches_repeat_their_dropout(monkeypatch):
 # ---- a GPU's host does not wait ----
 
 
-@pytest.mark.parametrize("has_states", [False, True])
-@pytest.mark.parametrize("family", sorted(TAKES_PAIR_MASKS))
-def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states):
+@pytest.mark.parametrize(
+    "family, has_states, options",
+    [
+        *product(sorted(TAKES_PAIR_MASKS), (False, True), [""]),
+        *product(["bert"], [False], ("--ablation mi", "--proj_bn")),
+    ],
+)
+def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states, options):
     """Tensors of the device "meta" have no values: what would wait for a GPU fails on them."""
     # the device "meta" has no autocast
     monkeypatch.setattr(losses, "no_autocast", lambda x: contextlib.nullcontext())
     monkeypatch.setitem(loader.START_COST, "meta", 24)
-    meta, args = torch.device("meta"), parse_args(["--dataset", "trec"])
+    meta, args = torch.device("meta"), parse_args(["--dataset", "trec", *options.split()])
     sizes = SHAPES["distilbert" if family == "distilbert" else "bert"]
     config = AutoConfig.for_model(family, vocab_size=90, hidden_size=32, dim=32, **sizes)
     with meta:
@@ -251,7 +257,8 @@ def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states):
         encoder = (
             FrozenEncoder(backbone, "mean", 1) if has_states else TextEncoder(backbone, "mean")
         )
-        network = SharpReCL(encoder, 5)
+        heads = {"proj_bn": args.proj_bn, "mutual_guidance": not args.no_mutual_guidance}
+        network = SharpReCL(encoder, 5, **heads)
     texts = texts_of(LENGTHS)
     if has_states:
         states = np.zeros((len(texts.ids), 32), np.float16)

@@ -1,7 +1,6 @@
 """main.py: Algorithm 1's step, training, results, resume and the command line."""
 
 import argparse
-import contextlib
 import csv
 import json
 import os
@@ -17,7 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import glosses, save_tiny_any_encoder, save_tiny_encoder, untrained, write_csv
+from conftest import (
+    glosses,
+    save_tiny_any_encoder,
+    save_tiny_encoder,
+    stopped_after,
+    untrained,
+    write_csv,
+)
 from matplotlib.image import imread
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
@@ -34,7 +40,6 @@ from engine.grid import read_cells, state
 from engine.optimizer import new_optimizer, set_learning_rate
 from engine.run_folder import RunFolder, locked, own
 from main import main, objective
-from model import SharpReCL, TextEncoder
 from reporting import figures
 
 ROOT = Path(__file__).parent.parent
@@ -223,33 +228,6 @@ def test_an_ablation_moves_its_own_loss_and_leaves_the_other_where_it_was(batch,
             for name, g in gradient.items()
             if name.startswith("proj_")
         )
-
-
-class Nothing(torch.nn.Module):
-    """Stands for an encoder of 16 units."""
-
-    config = argparse.Namespace(hidden_size=16)
-
-
-@pytest.mark.parametrize("options", [[], ["--ablation", "mi"], ["--proj_bn"]])
-def test_no_step_reads_a_value_on_the_device(monkeypatch, options):
-    """Tensors of the device "meta" have no values: what would wait for a GPU fails on them."""
-    # the device "meta" has no autocast
-    monkeypatch.setattr(losses, "no_autocast", lambda x: contextlib.nullcontext())
-    args = parse_args(["--dataset", "trec", *options])
-    with torch.device("meta"):
-        network = SharpReCL(
-            TextEncoder(Nothing(), "cls"),
-            5,
-            proj_bn=args.proj_bn,
-            mutual_guidance=not args.no_mutual_guidance,
-        )
-        feat, labels = torch.randn(20, 16, requires_grad=True), torch.randint(5, (20,))
-    with pytest.raises(RuntimeError):
-        labels.max().item()
-    step = objective(network, feat, labels, torch.arange(1, 6), 0.6, args)
-    step.loss.backward()
-    assert feat.grad.shape == feat.shape and step.loss.device.type == "meta"
 
 
 # ---- micro batches ----
@@ -498,19 +476,12 @@ def test_a_run_with_epochs_that_were_not_evaluated_has_its_page_and_its_tables(
         assert re.search("<svg|<img", (run / "report.html").read_text())
 
 
-def test_a_run_that_evaluates_seldom_goes_on_bit_for_bit(command, tmp_path, monkeypatch):
+def test_a_run_that_evaluates_seldom_goes_on_bit_for_bit(command, tmp_path):
     command = [*command, "--epochs", "4", "--eval_every", "3"]
     assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
-    train_epoch = main_module.train_epoch
     for last in (2, 3, 4):  # stopped after an epoch that was not evaluated, and after one
-
-        def until(*inputs):
-            if inputs[-2] > last:
-                raise KeyboardInterrupt
-            return train_epoch(*inputs)
-
-        monkeypatch.setattr(main_module, "train_epoch", until)
-        code = main([*command, "--output_dir", str(tmp_path / "stopped")])
+        with stopped_after(last):
+            code = main([*command, "--output_dir", str(tmp_path / "stopped")])
         assert code == (0 if last == 4 else 130)
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
 
