@@ -7,18 +7,22 @@ import os
 import re
 import resource
 from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 
 import pytest
 import torch
 
+import main
 from data import Corpus, load_wordnet
+from engine import files, run_folder
 from engine.arguments import last_of_each, parse_args
 from engine.corpus import load_corpus, views_of
 from engine.files import Parser
 from engine.loader import Loader
 from engine.network import new_model
 from model import Method
+from reporting import plots
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 torch.set_num_threads(1)  # on tensors this small, two threads wait for each other
@@ -39,6 +43,29 @@ def later_values_count():
                 self, None if args is None else last_of_each(args), namespace
             ),
         )
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_runs_are_short():
+    """
+    Most of the time of a run on few texts goes into a figure, which is that of the run before, into
+    asking git for the version of the code, and into fsync; no test cuts the power.
+    """
+    draw, images = plots.draw_labels, {}
+
+    def drawn_once(folder):
+        report, path = (folder / "data_report.json").read_text(), folder / "label_distribution.png"
+        if report in images:
+            files.save(path, images[report])
+        else:
+            draw(folder)
+            images[report] = path.read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "draw_labels", drawn_once)
+        patch.setattr(run_folder, "code_version", cache(run_folder.code_version))
+        patch.setattr(files.os, "fsync", lambda _: None)
         yield
 
 
@@ -87,19 +114,9 @@ def untrained(argv: list[str]) -> Untrained:
     args = parse_args(argv)
     corpus = load_corpus(args)
     model = new_model(args, corpus)
-    return Untrained(
-        args,
-        corpus,
-        model,
-        Loader(
-            model,
-            model.encoder,
-            views_of(args, corpus, model),
-            corpus.train_labels,
-            len(corpus.label_names),
-            args,
-        ),
-    )
+    views, num_classes = views_of(args, corpus, model), len(corpus.label_names)
+    loader = Loader(model, model.encoder, views, corpus.train_labels, num_classes, args)
+    return Untrained(args, corpus, model, loader)
 
 
 def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1, layers: int = 1):
@@ -117,69 +134,53 @@ def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1, la
     tokenizer.save_pretrained(folder)
     sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": 130, "pad_token_id": 0}
     if model_type == "distilbert":
-        sizes |= {
-            "dim": 32,
-            "n_layers": layers,
-            "n_heads": 2,
-            "hidden_dim": 64,
-            "dropout": dropout,
-            "attention_dropout": dropout,
-        }
+        sizes |= {"dim": 32, "n_layers": layers, "n_heads": 2, "hidden_dim": 64}
+        sizes |= {"dropout": dropout, "attention_dropout": dropout}
     else:
-        sizes |= {
-            "hidden_size": 32,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
-            "hidden_dropout_prob": dropout,
-            "attention_probs_dropout_prob": dropout,
-        }
+        sizes |= {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2}
+        sizes |= {"intermediate_size": 64}
+        sizes |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
     torch.manual_seed(0)
     AutoModel.from_config(AutoConfig.for_model(model_type, **sizes)).save_pretrained(folder)
     return folder
 
 
+def tokenizer_of_bytes(vocab_size: int, single: str = "$A"):
+    """A tokenizer of bytes, learnt from some glosses, with <s>, </s> and no padding."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "</s>"],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    texts = glosses({"noun.food": 60, "noun.animal": 60, "noun.time": 60})
+    bpe.train_from_iterator([text for text, _ in texts], trainer)
+    if single != "$A":
+        bpe.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+    return bpe
+
+
 def save_tiny_any_encoder(folder, model_type: str):
     """As save_tiny_encoder, for any family; GPT-2, Llama, T5 and BART have tokenizers of bytes."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
     from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
     if model_type in ("bert", "roberta", "distilbert"):
         return save_tiny_encoder(folder, model_type)
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 130,
-        "pad_token_id": 0,
-    }
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 64, "max_position_embeddings": 130, "pad_token_id": 0}
     if model_type in ("gpt2", "llama", "t5", "bart"):  # no padding token, and no [CLS]
-        bpe = Tokenizer(models.BPE())
-        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        bpe.train_from_iterator(
-            [text for text, _ in glosses({"noun.food": 60})],
-            trainers.BpeTrainer(
-                vocab_size=400,
-                special_tokens=["<s>", "</s>"],
-                show_progress=False,
-                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            ),
-        )
-        if model_type == "t5":
-            bpe.post_processor = processors.TemplateProcessing(
-                single="$A </s>", special_tokens=[("</s>", 1)]
-            )
+        bpe = tokenizer_of_bytes(400, "$A </s>" if model_type == "t5" else "$A")
         PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>").save_pretrained(folder)
         vocab_size = bpe.get_vocab_size()
-        layers = {
-            "encoder_layers": 1,
-            "decoder_layers": 1,
-            "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2,
-            "encoder_ffn_dim": 64,
-            "decoder_ffn_dim": 64,
-        }
+        kinds = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
+        layers = {f"{part}_{k}": n for part in ("encoder", "decoder") for k, n in kinds.items()}
         sizes = {
             "gpt2": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 130},
             "llama": sizes | {"num_key_value_heads": 2, "pad_token_id": None},
@@ -219,6 +220,21 @@ def needs_own_code(folder):
 
 
 @contextmanager
+def stopped_after(last: int):
+    """Ctrl-C at the beginning of the epoch after this one."""
+    train_epoch = main.train_epoch
+
+    def until(*inputs):
+        if inputs[-2] > last:
+            raise KeyboardInterrupt
+        return train_epoch(*inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "train_epoch", until)
+        yield
+
+
+@contextmanager
 def small_files(room: int):
     """No file can become larger, as on a full disk: OSError 27 in place of 28."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -242,50 +258,24 @@ def two_layers(tmp_path_factory):
 
 def save_tiny_language_model(folder, family: str):
     """A Llama or Bloom of two layers with random weights and a byte-level tokenizer, in folder."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        [text for text, _ in glosses({"noun.food": 60, "noun.animal": 60, "noun.time": 60})],
-        trainers.BpeTrainer(
-            vocab_size=500,
-            special_tokens=["<s>", "</s>"],
-            show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
+    # a Llama puts <s> before a text, as the real one; Bloom does not
+    bpe = tokenizer_of_bytes(500, "<s> $A" if family == "llama" else "$A")
     sizes = {"hidden_size": 64, "n_layer": 2, "n_head": 4}
-    if family == "llama":  # puts <s> before a text, as the real one; Bloom does not
-        bpe.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", 0)]
-        )
-        sizes = {
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
-        }
+    if family == "llama":
+        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+        sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+        sizes |= {"max_position_embeddings": 512}
     PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<s>", eos_token="</s>"
     ).save_pretrained(folder)
     torch.manual_seed(0)
     # the output layer is frozen: with weights as small as usual its logits could never be sure
-    AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(
-            family,
-            vocab_size=bpe.get_vocab_size(),
-            initializer_range=0.2,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=None,
-            **sizes,
-        )
-    ).save_pretrained(folder)
+    sizes |= {"vocab_size": bpe.get_vocab_size(), "initializer_range": 0.2}
+    sizes |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
+    config = AutoConfig.for_model(family, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -319,30 +309,15 @@ def save_tiny_translator(folder, texts):
     pieces = [spm.id_to_piece(i) for i in range(spm.get_piece_size())]
     words = ["</s>", "<unk>", *(p for p in pieces if p not in ("<s>", "</s>", "<unk>")), "<pad>"]
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    MarianTokenizer(
-        str(folder / "source.spm"),
-        str(folder / "source.spm"),
-        str(folder / "vocab.json"),
-        source_lang="en",
-        target_lang="fr",
-    ).save_pretrained(folder)
+    spm = str(folder / "source.spm")
+    names = {"source_lang": "en", "target_lang": "fr"}
+    MarianTokenizer(spm, spm, str(folder / "vocab.json"), **names).save_pretrained(folder)
+    sizes = {"vocab_size": len(words), "d_model": 32, "init_std": 0.3}
+    kinds = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
+    sizes |= {f"{part}_{k}": n for part in ("encoder", "decoder") for k, n in kinds.items()}
     pad = len(words) - 1
+    ends = {"pad_token_id": pad, "eos_token_id": 0, "decoder_start_token_id": pad}
     torch.manual_seed(0)
-    MarianMTModel(
-        MarianConfig(
-            vocab_size=len(words),
-            d_model=32,
-            encoder_layers=1,
-            decoder_layers=1,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=64,
-            decoder_ffn_dim=64,
-            pad_token_id=pad,
-            eos_token_id=0,
-            decoder_start_token_id=pad,
-            forced_eos_token_id=0,
-            init_std=0.3,
-        )
-    ).save_pretrained(folder)
+    config = MarianConfig(**sizes, **ends, forced_eos_token_id=0)
+    MarianMTModel(config).save_pretrained(folder)
     return folder

@@ -154,49 +154,32 @@ def test_case_is_that_of_the_replaced_word(word):
 @pytest.mark.parametrize(
     "word, expected",
     [
-        ("city", "metropolis"),
-        ("films", "movies"),
-        ("buys", "purchases"),
-        ("purchased", "bought"),
-        ("using", "applying"),
-        ("women", "adult females"),
-        ("copying", "imitating"),
+        *(("city", "metropolis"), ("films", "movies"), ("women", "adult females")),
+        *(("buys", "purchases"), ("purchased", "bought")),
+        *(("using", "applying"), ("copying", "imitating")),
     ],
 )
 def test_the_synonym_takes_the_inflection_of_the_word(word, expected):
     assert expected in synonyms(word)
 
 
-@pytest.mark.parametrize(
-    "name, ending, pos, expected",
-    [
-        ("study", "s", "n", "studies"),
-        ("toy", "s", "n", "toys"),
-        ("box", "s", "n", "boxes"),
-        ("child", "s", "n", "children"),
-        ("charwoman", "s", "n", "charwomen"),
-        ("economics", "s", "n", None),
-        ("loss", "s", "n", "losses"),
-        ("carry", "s", "v", "carries"),
-        ("carry", "ed", "v", "carried"),
-        ("use", "ed", "v", "used"),
-        ("stop", "ed", "v", "stopped"),
-        ("visit", "ed", "v", "visited"),
-        ("buy", "ed", "v", "bought"),
-        ("take", "ed", "v", None),
-        ("reset", "ed", "v", None),
-        ("become", "ed", "v", None),
-        ("use", "ing", "v", "using"),
-        ("see", "ing", "v", "seeing"),
-        ("dye", "ing", "v", "dyeing"),
-        ("tie", "ing", "v", "tying"),
-        ("run", "ing", "v", "running"),
-        ("canoe", "ing", "v", "canoeing"),
-        ("do", "ing", "v", "doing"),
-    ],
-)
-def test_endings_are_those_of_english(name, ending, pos, expected):
-    assert augment._with_ending(name, ending, pos) == expected
+ENDINGS = {  # the word with this ending, as a noun or a verb; "-" where we do not know it
+    ("s", "n"): "study studies, toy toys, box boxes, child children, loss losses, economics -,"
+    "charwoman charwomen",
+    ("s", "v"): "carry carries",
+    ("ed", "v"): "carry carried, use used, stop stopped, visit visited, buy bought, take -,"
+    "reset -, become -",
+    ("ing", "v"): "use using, see seeing, dye dyeing, tie tying, run running, canoe canoeing,"
+    "do doing",
+}
+
+
+@pytest.mark.parametrize("ending, pos", ENDINGS)
+def test_endings_are_those_of_english(ending, pos):
+    for pair in ENDINGS[ending, pos].split(","):
+        name, expected = pair.split()
+        got = augment._with_ending(name, ending, pos)
+        assert got == (None if expected == "-" else expected), name
 
 
 def test_a_verb_is_read_as_a_verb_and_a_noun_as_a_noun():
@@ -298,8 +281,9 @@ def test_a_sampled_translation_depends_on_seed_and_text_alone(translator):
     texts = [text.lower() for text in TEXTS]
     changed = there_and_back(texts, translator, sampling=1, seed=2)
     assert there_and_back(texts[::-1], translator, sampling=1, seed=2) == changed[::-1]
-    assert [there_and_back([text], translator, sampling=1, seed=2)[0] for text in texts] == changed
-    assert there_and_back(texts, translator, sampling=1, seed=3) != changed
+    for text, own in zip(texts[:2], changed):
+        assert there_and_back([text], translator, sampling=1, seed=2) == [own]
+    assert there_and_back(texts[:2], translator, sampling=1, seed=3) != changed[:2]
 
 
 def test_the_noise_of_sampling_draws_tokens_by_their_probability():
@@ -324,13 +308,8 @@ def test_texts_are_translated_sentence_by_sentence_and_none_gets_lost(monkeypatc
     monkeypatch.setattr(augment, "LONGEST_SENTENCE", 3)
     pytest.importorskip("sentencepiece", reason="back translation needs it")
     texts = ["It works! Really? a b c d e", "it works!", "...", "", "It works!"]
-    assert augment.back_translation(texts) == [
-        "IT WORKS! REALLY? A B C D E",
-        "IT WORKS!",
-        "...",
-        "",
-        "IT WORKS!",
-    ]
+    loud = ["IT WORKS! REALLY? A B C D E", "IT WORKS!", "...", "", "IT WORKS!"]
+    assert augment.back_translation(texts) == loud
     assert seen[:6] == ["It works!", "Really?", "a b c", "d e", "it works!", "..."]
 
 
@@ -423,12 +402,7 @@ def test_an_interrupted_translation_goes_on_where_it_stopped(monkeypatch, tmp_pa
         augmented_texts(TEXTS, "back_translation", cache_dir=tmp_path, device="cpu", back="y")
     changed = augmented_texts(TEXTS, "back_translation", cache_dir=tmp_path, device="mps", back="y")
     assert changed == [text + "y" for text in TEXTS]
-    assert [texts for texts, _ in calls] == [
-        tuple(TEXTS[0:2]),
-        tuple(TEXTS[2:4]),
-        tuple(TEXTS[4:6]),
-        tuple(TEXTS[4:6]),
-    ]
+    assert [texts for texts, _ in calls] == [tuple(TEXTS[a : a + 2]) for a in (0, 2, 4, 4)]
     assert augmented_texts(TEXTS, "back_translation", cache_dir=tmp_path)[0] == TEXTS[0] + "x"
 
 

@@ -175,17 +175,10 @@ def test_known_datasets_with_equal_texts_are_divided_as_in_the_kept_runs(name, f
 
 @needs_datasets
 def test_the_biomedical_split_depends_on_the_seed_alone_and_is_exactly_stratified():
-    first, again, other = (
-        corpus
-        for corpus in (
-            published("biomedical"),
-            read_corpus("biomedical", data_dir=PUBLISHED),
-            published("biomedical", 1),
-        )
-    )
-    assert (
-        data_report.data_hash(first) == data_report.data_hash(again) != data_report.data_hash(other)
-    )
+    same = read_corpus("biomedical", data_dir=PUBLISHED)
+    first, other = published("biomedical"), published("biomedical", 1)
+    first_hash, same_hash, other_hash = map(data_report.data_hash, (first, same, other))
+    assert first_hash == same_hash != other_hash
     assert set(Counter(first.test_labels.tolist()).values()) == {100}
 
 
@@ -195,23 +188,14 @@ def test_wordnet_gives_every_noun_gloss_with_its_lexicographer_file():
     except InputError as error:
         pytest.skip(f"WordNet is not installed: {error}")
     corpus = published("wordnet")
-    counts = Counter(
-        corpus.label_names[label]
-        for label in np.concatenate([corpus.train_labels, corpus.test_labels])
-    )
+    labels = np.concatenate([corpus.train_labels, corpus.test_labels])
+    counts = Counter(corpus.label_names[label] for label in labels)
     assert len(corpus.train_texts) + len(corpus.test_texts) == 82_115
     assert len(counts) == 26 and counts["noun.artifact"] == 11_587 and counts["noun.motive"] == 42
     assert Counter(corpus.test_labels.tolist())[corpus.label_names.index("noun.motive")] == 4
-    rows = {
-        *zip(corpus.train_texts, corpus.train_labels),
-        *zip(corpus.test_texts, corpus.test_labels),
-    }
-    for synset in (
-        wordnet.synset("dog.n.01"),
-        wordnet.synset("make.n.01"),
-        wordnet.synset("transfiguration.n.01"),
-        wordnet.synset("stead.n.01"),
-    ):
+    rows = set(zip(corpus.train_texts + corpus.test_texts, labels))
+    for name in ("dog.n.01", "make.n.01", "transfiguration.n.01", "stead.n.01"):
+        synset = wordnet.synset(name)
         assert (synset.definition(), corpus.label_names.index(synset.lexname())) in rows
 
 
@@ -312,10 +296,8 @@ def test_no_network_is_one_line_with_file_address_and_place(monkeypatch, tmp_pat
     with pytest.raises(InputError) as error:
         read_corpus("cr", data_dir=tmp_path)
     path = tmp_path / "cr" / "CR_Train.json"
-    assert all(
-        part in str(error.value)
-        for part in (str(path), f"{address}/CR_Train.json", "--data_dir", "refused")
-    )
+    parts = (str(path), f"{address}/CR_Train.json", "--data_dir", "refused")
+    assert all(part in str(error.value) for part in parts)
 
 
 def test_a_data_dir_that_cannot_be_written_is_one_line(server, tmp_path):
@@ -328,14 +310,14 @@ def test_a_data_dir_that_cannot_be_written_is_one_line(server, tmp_path):
 # ---- From rows to a corpus ----
 
 
+SPACED = ["a b", "a  b", "a\u00a0b", "a\u200bb", "ab"]
+
+
 @pytest.mark.parametrize(
     "names, groups",
     [
         (["Spam", "spam", "ham"], [["Spam", "spam"]]),
-        (
-            ["a b", "a  b", "a\u00a0b", "a\u200bb", "ab"],
-            [["a b", "a  b", "a\u00a0b"], ["a\u200bb", "ab"]],
-        ),
+        (SPACED, [SPACED[:3], SPACED[3:]]),
         (["caf\u00e9", "cafe\u0301", "cafe"], [["caf\u00e9", "cafe\u0301"]]),
         (["1", "1.0", "01", "10", "-1"], [["1", "1.0", "01"]]),
         (["12345678901234567890", "12345678901234567891"], []),
@@ -349,10 +331,8 @@ def test_names_that_look_the_same_are_found(names, groups):
 def test_the_report_and_the_refusal_of_a_test_label_point_at_names_that_look_the_same():
     train = [("a", "Spam"), ("b", "spam"), ("c", "ham"), ("d", "ham")]
     corpus = own_corpus("toy", train, [("a", "ham")])
-    lines = data_report.format_report(data_report.data_report(corpus)).split("\n")
-    assert "classes that look the same: 1, the first 'Spam', 'spam'".split() in map(
-        str.split, lines
-    )
+    report = data_report.format_report(data_report.data_report(corpus))
+    assert "classes that look the same: 1, the first 'Spam', 'spam'" in " ".join(report.split())
     for parts, name in (([[("a", "HAM")], []], "test"), ([[], [("a", "HAM")]], "validation")):
         with pytest.raises(InputError, match=f"{name} labels 'HAM'; is 'HAM' the class 'ham'"):
             own_corpus("toy", train, *parts)
@@ -390,16 +370,13 @@ def test_a_dataset_of_the_registry_is_read_from_its_files_in_order(monkeypatch, 
     (tmp_path / "mine").mkdir()
     for name, content in files.items():
         (tmp_path / "mine" / name).write_bytes(content)
-    monkeypatch.setitem(
-        data.DATASETS,
-        "mine",
-        data.Dataset(
-            "Mine",
-            "http://127.0.0.1:1",
-            read=lambda b, a: [data.read_labelled_lines(b) + data.read_objects(a)],
-            split=lambda labels, seed: (np.array([0, 1]), np.array([2 - seed])),
-        ),
+    entry = data.Dataset(
+        "Mine",
+        "http://127.0.0.1:1",
+        read=lambda b, a: [data.read_labelled_lines(b) + data.read_objects(a)],
+        split=lambda labels, seed: (np.array([0, 1]), np.array([2 - seed])),
     )
+    monkeypatch.setitem(data.DATASETS, "mine", entry)
     sums = [
         f"{hashlib.sha256(content).hexdigest()}  mine/{name}" for name, content in files.items()
     ]
@@ -459,14 +436,11 @@ def test_the_exp_profile_is_the_floor_in_whole_numbers(largest, num_classes, ir)
     assert sizes(labels, data.imbalanced_rows(labels, ir)) == dict(enumerate(expected))
 
 
+PROFILES = st.sampled_from(["exp", "step", "consecutive"])
+
+
 @quick
-@given(
-    some_labels,
-    st.floats(1, 200),
-    st.floats(1, 5),
-    seeds,
-    st.sampled_from(["exp", "step", "consecutive"]),
-)
+@given(some_labels, st.floats(1, 200), st.floats(1, 5), seeds, PROFILES)
 def test_subsets_of_one_seed_are_nested_and_keep_every_class(labels, ir, more, seed, profile):
     mild = data.imbalanced_rows(labels, ir, profile=profile, seed=seed)
     harsh = data.imbalanced_rows(labels, ir * more, profile=profile, seed=seed)
@@ -628,17 +602,10 @@ def test_no_text_of_a_file_of_ones_own_stands_in_two_parts(tmp_path, flags, part
         for _ in range(size)
     ]
     rows += [("under two labels", label) for label in "abc"]
-    corpus = load_corpus(
-        parse_args(["--dataset", str(write_csv(tmp_path / "own.csv", rows)), *flags])
-    )
-    parts = {
-        name: {text.strip() for text in texts}
-        for name, texts in (
-            ("train", corpus.train_texts),
-            ("test", corpus.test_texts),
-            ("val", corpus.val_texts),
-        )
-    }
+    path = str(write_csv(tmp_path / "own.csv", rows))
+    corpus = load_corpus(parse_args(["--dataset", path, *flags]))
+    parts = {"train": corpus.train_texts, "test": corpus.test_texts, "val": corpus.val_texts}
+    parts = {name: {text.strip() for text in texts} for name, texts in parts.items()}
     assert parts[part] and all(not one & other for one, other in combinations(parts.values(), 2))
     report = data_report.data_report(corpus)
     assert [report[leak] for leak in data_report.LEAKS] == [0, 0, 0] and report["repeated"] > 0
@@ -728,26 +695,11 @@ def test_the_report_counts_what_it_says():
     val = ["a", "a ", "new", "\tnew", "e", "d"]
     corpus = replace(corpus, val_texts=val, val_labels=np.zeros(6, dtype=np.int64))
     report = data_report.data_report(corpus)
-    assert json.loads(json.dumps(report)) == {
-        "name": "toy",
-        "train": 7,
-        "test": 4,
-        "ir": 2.5,
-        "classes": [
-            {"label": "no", "train": 2, "test": 2},
-            {"label": "yes", "train": 5, "test": 2},
-        ],
-        "repeated": 3,
-        "two_labels": 1,
-        "test_in_train": 3,
-        "val_in_train": 3,
-        "val_in_test": 3,
-        "dropped": 3,
-        "unlabelled": 0,
-        "val": 6,
-        "alike": [],
-        "notes": [],
-    }
+    no, yes = {"label": "no", "train": 2, "test": 2}, {"label": "yes", "train": 5, "test": 2}
+    expected = {"name": "toy", "train": 7, "test": 4, "val": 6, "ir": 2.5, "classes": [no, yes]}
+    expected |= {"repeated": 3, "two_labels": 1, "dropped": 3, "unlabelled": 0}
+    expected |= {"test_in_train": 3, "val_in_train": 3, "val_in_test": 3, "alike": [], "notes": []}
+    assert json.loads(json.dumps(report)) == expected
     lines = data_report.format_report(report).split("\n")
     assert "2 classes" in lines[0] and "2.5" in lines[0]
     assert lines[3].split() == ["yes", "5", "71.43%", "2"]
@@ -807,9 +759,8 @@ def test_the_hash_sees_texts_labels_parts_and_names():
         replace(base, label_names=["yes", "no"]),
     ]
     assert len({data_report.data_hash(corpus) for corpus in variants}) == len(variants)
-    assert data_report.data_hash(base) == data_report.data_hash(
-        replace(base, name="other", dropped=9)
-    )
+    renamed = replace(base, name="other", dropped=9)
+    assert data_report.data_hash(base) == data_report.data_hash(renamed)
 
 
 # ---- Tokens and batches ----
@@ -942,10 +893,8 @@ def test_a_damaged_chunk_is_named_and_made_anew(damage, tmp_path, capsys):
     expected = tokens_once.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path)
     [path] = tmp_path.iterdir()
     path.write_bytes(damage(path.read_bytes()))
-    assert (
-        tokens_once.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path).ids.tolist()
-        == expected.ids.tolist()
-    )
+    again = tokens_once.tokenize(["a b", "c"], TOKENIZER, 5, tmp_path)
+    assert again.ids.tolist() == expected.ids.tolist()
     assert f"{path} is damaged" in capsys.readouterr().out
 
 
@@ -957,20 +906,16 @@ def texts_of(tokens):
 @quick
 @given(some_texts, st.data())
 def test_taken_and_joined_texts_are_those_of_the_rows_view_after_view(texts, draw):
-    views = [
-        tokens_once.tokenize(texts, TOKENIZER, 12),
-        tokens_once.tokenize(texts[::-1], TOKENIZER, 4),
-    ]
+    both = ((texts, 12), (texts[::-1], 4))
+    views = [tokens_once.tokenize(view, TOKENIZER, length) for view, length in both]
     views = [
         replace(view, states=np.stack([view.ids, -view.ids], axis=1).astype(np.float16))
         for view in views
     ]
     rows = draw.draw(st.permutations(range(len(texts))))[:3]
     joined = data.join([view.take(np.array(rows)) for view in views])
-    assert texts_of(joined) == (
-        [ids_by_hand(texts[row], 12) for row in rows]
-        + [ids_by_hand(texts[::-1][row], 4) for row in rows]
-    )
+    expected = [ids_by_hand(view[row], length) for view, length in both for row in rows]
+    assert texts_of(joined) == expected
     assert joined.states.tolist() == [[i, -i] for i in joined.ids.tolist()]
     assert joined.ids.dtype == np.int32 and joined.states.dtype == np.float16
 
@@ -984,9 +929,7 @@ def test_each_text_is_in_one_piece_with_all_its_tokens(lengths, start_cost, most
     texts = texts_of(tokens)
     for piece in pieces:
         assert len(piece.rows) <= (most_rows or len(lengths))
-        found = [
-            places[is_token].tolist() for places, is_token in zip(piece.places, piece.is_token)
-        ]
+        found = [p[is_token].tolist() for p, is_token in zip(piece.places, piece.is_token)]
         assert found == [texts[row] for row in piece.rows]
         assert piece.is_token.shape[1] == max(map(len, found))  # no wider than its longest
         assert all(is_token[: len(text)].all() for is_token, text in zip(piece.is_token, found))
@@ -1009,10 +952,8 @@ def test_no_other_cut_costs_less(lengths, start_cost):
         for cuts in combinations(range(1, len(rising)), number)
     )
     tokens = data.Tokens(np.zeros(sum(lengths), np.int32), np.append(0, np.cumsum(lengths)), 0.0)
-    assert (
-        cost([[lengths[row] for row in piece.rows] for piece in loader.pieces(tokens, start_cost)])
-        == least
-    )
+    pieces = loader.pieces(tokens, start_cost)
+    assert cost([[lengths[row] for row in piece.rows] for piece in pieces]) == least
 
 
 @quick

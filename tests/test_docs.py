@@ -31,6 +31,7 @@ import main
 import predict
 import report
 from baselines import simple
+from engine import grids
 from engine.arguments import make_parser, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +67,7 @@ def named(page: Path) -> list[str]:
 
 # ---- commands ----
 
-# run_all.sh is run, but for its runs: its own checks of its arguments and variables are the parser.
+# run_all.sh is run but for its Python, which notes the variables and the arguments that it has.
 PRELUDE = r"""
 note() { { printf '%q ' "$@"; echo; } >> "$NOTES"; }
 python() { note python "$@"; }
@@ -78,40 +79,44 @@ sbatch() { SLURM_ARRAY_TASK_ID=1; eval "${@: -1}"; }
 bash() {
     note bash "$@"
     [ "$1" != setup.sh ] || return 0
-    local script=$ROOT/$1; shift        # it works in its own folder: the user's file needs its path
-    PYTHON=$DRY command bash "$script" --dry_run "${@/#reviews.csv/$PWD/reviews.csv}" > /dev/null ||
-        note failed "$@"
+    PYTHON=$DRY command bash "$ROOT/$1" --dry_run "${@:2}" > /dev/null || note failed "$@"
 }
 command_not_found_handle() { note failed "$@"; }
+"""
+VARIABLES = ("STARTED_IN", *grids.DEFAULTS[""])  # of run_all.sh
+DRY_PYTHON = f"""#!/bin/bash
+[ "$2" = engine.environment ] && exit
+for name in {" ".join(VARIABLES)}; do
+    [ -n "${{!name}}" ] && variables+=("$name=${{!name}}")
+done
+printf '%q ' env "${{variables[@]}}" python "$@" >> "$NOTES"
+echo >> "$NOTES"
 """
 
 
 @pytest.fixture(scope="module")
-def dry_python(tmp_path_factory) -> Path:
-    """Makes a Python that runs no grid, but notes its first and its last run as commands."""
-    path = tmp_path_factory.mktemp("dry") / "python"
-    path.write_text(f"""#!/bin/sh
-[ "$2" = engine.grid ] || exec {shlex.quote(sys.executable)} "$@"
-runs=$(sed -n 's/^/python main.py /; 1p; $p')
-[ -n "$runs" ] && echo "$runs" >> "$NOTES"
-""")
-    path.chmod(0o755)
-    return path
+def user(tmp_path_factory) -> Path:
+    """Makes the folder of a user, who has a table; and the Python of run_all.sh."""
+    folder = tmp_path_factory.mktemp("user")
+    rows = [f"a text {i},{i % 2}\n" for i in range(20)]
+    (folder / "reviews.csv").write_text("".join(["text,label\n", *rows]))
+    (folder / "python").write_text(DRY_PYTHON)
+    (folder / "python").chmod(0o755)
+    return folder
 
 
-def calls(commands: str, dry_python: Path, folder: Path) -> list[list[str]]:
+def calls(commands: str, user: Path) -> list[list[str]]:
     """Runs the commands in bash and returns what they call, each with its arguments."""
-    notes = folder / "notes"
+    notes = user / "notes"
     notes.write_text("")
-    (folder / "reviews.csv").write_text("text,label\n")
     ran = subprocess.run(
         ["bash", "-c", PRELUDE + commands],
         check=False,
-        cwd=folder,
+        cwd=user,
         text=True,
         capture_output=True,
-        timeout=300,
-        env=os.environ | {"NOTES": str(notes), "ROOT": str(ROOT), "DRY": str(dry_python)},
+        env={name: value for name, value in os.environ.items() if name not in VARIABLES}
+        | {"NOTES": str(notes), "ROOT": str(ROOT), "DRY": str(user / "python")},
     )
     assert ran.returncode == 0, ran.stderr
     return [shlex.split(line) for line in notes.read_text().splitlines()]
@@ -125,6 +130,10 @@ def check_script(script: str, argv: list[str], monkeypatch) -> None:
     """Fails unless the script's own parser takes these arguments."""
     if script == "main.py":
         parse_args(argv)  # more than argparse: what flags mean together
+        return
+    if argv[:1] == ["engine.grids"]:  # a dry run parses the arguments of each of its runs
+        monkeypatch.chdir(ROOT)
+        assert grids.main(argv[1:]) == 0, argv
         return
 
     def parsing(real):
@@ -153,7 +162,11 @@ def check_script(script: str, argv: list[str], monkeypatch) -> None:
 
 def check_call(call: list[str], monkeypatch) -> None:
     program, *argv = call
-    if program == "torchrun":
+    if program == "env":
+        for word in argv[: argv.index("python")]:
+            monkeypatch.setenv(*word.split("=", maxsplit=1))
+        check_call(argv[argv.index("python") :], monkeypatch)
+    elif program == "torchrun":
         options = parse_torchrun(argv)
         check_script(options.training_script, options.training_script_args, monkeypatch)
     elif program == "python":
@@ -173,9 +186,9 @@ def check_calls(found: list[list[str]]) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # tests import it too
 @every_page
-def test_every_command_is_understood(page, dry_python, tmp_path):
+def test_every_command_is_understood(page, user):
     commands = "\n".join([*blocks(page, "bash"), *named(page)])
-    found = calls(commands, dry_python, tmp_path)
+    found = calls(commands, user)
     assert len(found) >= len(re.findall(r"\b(?:python|bash|torchrun|pip) ", commands))
     check_calls(found)
 
@@ -199,26 +212,24 @@ def test_every_command_is_understood(page, dry_python, tmp_path):
         "FLAGS=--none bash run_all.sh table4",
     ],
 )
-def test_a_wrong_command_is_found(command, dry_python, tmp_path):
+def test_a_wrong_command_is_found(command, user):
     with pytest.raises((SystemExit, AssertionError, ImportError)):
-        check_calls(calls(command, dry_python, tmp_path))
+        check_calls(calls(command, user))
 
 
 @pytest.mark.parametrize("module", [main, predict, report], ids=lambda module: module.__name__)
-def test_the_commands_of_a_docstring_are_understood(module, dry_python, tmp_path):
+def test_the_commands_of_a_docstring_are_understood(module, user):
     lines = re.findall(r"^    (.*\bpython \w+\.py .*)$", module.__doc__, re.MULTILINE)
     assert len(lines) >= 3
-    check_calls(calls("\n".join(lines), dry_python, tmp_path))
+    check_calls(calls("\n".join(lines), user))
 
 
-def test_ci_takes_the_test_command_of_the_readme(dry_python, tmp_path):
+def test_ci_takes_the_test_command_of_the_readme(user):
     program = re.search(r"awk '(.*?)' README\.md", (ROOT / ".ci" / "run").read_text())[1]
     command = subprocess.run(
         ["awk", program, str(ROOT / "README.md")], text=True, capture_output=True, check=True
     ).stdout
-    assert calls(command.strip() + " -rs", dry_python, tmp_path) == [
-        ["bash", "setup.sh", "test", "-rs"]
-    ]
+    assert calls(command.strip() + " -rs", user) == [["bash", "setup.sh", "test", "-rs"]]
 
 
 # ---- setup.sh, and a Python without the packages ----
@@ -449,18 +460,7 @@ def test_every_link_within_the_repository_leads_somewhere(page):
 
 @every_page
 def test_every_function_that_is_named_exists(page):
-    rooms = (
-        "main",
-        "model",
-        "losses",
-        "data",
-        "augment",
-        "predict",
-        "report",
-        "baselines",
-        "engine",
-        "reporting",
-    )
+    rooms = "main model losses data augment predict report baselines engine reporting".split()
     is_file = ("py", "csv", "html", "json", "jsonl", "safetensors")
     for code in inline_code(page):
         found = re.fullmatch(r"((?:\w+\.)*\w+)\.(\w+)(\(.*)?", code)

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import save_tiny_encoder, untrained
+from conftest import save_tiny_encoder, stopped_after, untrained
 from test_loader import CPU, FREE, LENGTHS, encoder_of, gradients_of, texts_of
 from test_main import folder_of, outcome
 from transformers import AutoConfig, AutoModel
 
 import data
-import main as main_module
 import predict
 from engine import frozen, loader
 from engine.encoders import load_encoder
@@ -73,30 +72,16 @@ def test_the_frozen_part_has_no_dropout_and_the_trained_part_has(shape):
 
 
 SIZES = {  # of a tiny encoder, in every family's words; a local window is shorter than a text
-    "vocab_size": 90,
-    "hidden_size": 32,
-    "dim": 32,
-    "num_hidden_layers": 4,
-    "n_layers": 4,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "n_heads": 2,
-    "head_dim": 16,
-    "intermediate_size": 64,
-    "hidden_dim": 64,
-    "embedding_size": 16,
-    "max_position_embeddings": 80,
-    "pad_token_id": 0,
-    "local_attention": 8,
-    "sliding_window": 8,
-    "sliding_window_pattern": 2,
-    "global_attn_every_n_layers": 3,
-    "relative_attention": True,
-    "position_buckets": 8,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "conv_kernel_size": 3,
+    **dict.fromkeys(("hidden_size", "dim"), 32),
+    **dict.fromkeys(("num_hidden_layers", "n_layers"), 4),
+    **dict.fromkeys(("num_attention_heads", "n_heads", "sliding_window_pattern"), 2),
+    **dict.fromkeys(("intermediate_size", "hidden_dim"), 64),
+    **dict.fromkeys(("head_dim", "embedding_size"), 16),
+    **dict.fromkeys(("local_attention", "sliding_window", "position_buckets"), 8),
+    **dict.fromkeys(("relative_attention", "share_att_key"), True),
+    **{"vocab_size": 90, "max_position_embeddings": 80, "pad_token_id": 0, "conv_kernel_size": 3},
+    **{"num_key_value_heads": 1, "global_attn_every_n_layers": 3},
+    **{"norm_rel_ebd": "layer_norm", "pos_att_type": ["p2c", "c2p"]},
 }
 FAMILIES = (
     "bert roberta distilbert mpnet electra deberta-v2 modernbert eurobert nomic_bert "
@@ -176,17 +161,12 @@ def test_kept_states_are_the_layers_own_output_rounded_to_float16(tmp_path, shap
     states = kept(encoder, texts, tmp_path).states
     assert states.dtype == np.float16 and states.shape == (sum(LENGTHS), 32)
     with torch.no_grad():  # each text for itself, by transformers
-        expected = np.concatenate(
-            [
-                encoder.backbone(
-                    torch.from_numpy(texts.ids[None, a:b].astype(np.int64)),
-                    output_hidden_states=True,
-                )
-                .hidden_states[layers][0]
-                .numpy()
-                for a, b in zip(texts.offsets, texts.offsets[1:])
-            ]
+        rows = [texts.ids[None, a:b] for a, b in zip(texts.offsets, texts.offsets[1:])]
+        outputs = (
+            encoder.backbone(torch.from_numpy(ids.astype(np.int64)), output_hidden_states=True)
+            for ids in rows
         )
+        expected = np.concatenate([out.hidden_states[layers][0].numpy() for out in outputs])
     assert np.all(np.abs(states - expected) <= HALF * np.abs(expected) + 1e-5)
     assert not np.array_equal(states.astype(np.float32), expected)
 
@@ -209,10 +189,8 @@ def test_feat_and_gradients_with_kept_states_are_close_to_those_without(tmp_path
 
 def test_states_are_taken_and_joined_with_their_texts(tmp_path):
     encoder, texts = encoder_of(frozen_layers=1).eval(), texts_of(LENGTHS)
-    texts, order = (
-        kept(encoder, texts, tmp_path),
-        np.random.default_rng(0).permutation(len(LENGTHS)),
-    )
+    texts = kept(encoder, texts, tmp_path)
+    order = np.random.default_rng(0).permutation(len(LENGTHS))
     with torch.no_grad():
         feat = loader.encode(encoder, texts, CPU)
         moved = loader.encode(encoder, texts.take(order), CPU)
@@ -321,27 +299,14 @@ def command(corpus_folder, two_layers, tmp_path):
     return [*flags, "--output_dir", str(tmp_path)]
 
 
-def stop_after(monkeypatch, last):
-    """Ctrl-C at the beginning of the epoch after this one."""
-    train_epoch = main_module.train_epoch
-
-    def until(*inputs):
-        if inputs[-2] > last:
-            raise KeyboardInterrupt
-        return train_epoch(*inputs)
-
-    monkeypatch.setattr(main_module, "train_epoch", until)
-
-
 @pytest.mark.parametrize("method", ["sharprecl", "tsc"])
 def test_a_stopped_run_goes_on_bit_for_bit_and_keeps_no_frozen_weight(
-    command, two_layers, tmp_path, monkeypatch, method
+    command, two_layers, tmp_path, method
 ):
     command = [*command, "--method", method]
     whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
     assert main([*command, "--output_dir", whole]) == 0
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1)
+    with stopped_after(1):
         assert main([*command, "--output_dir", stopped]) == 130
     (checkpoint,) = folder_of(stopped).glob("checkpoint-*")
     names = set(safetensors.torch.load_file(checkpoint / "model.safetensors"))

@@ -37,52 +37,14 @@ fuzz = settings(
 
 # bytes as they come, and near-valid files: pieces of each format in any order
 PIECES = [
-    b"text",
-    b"label",
-    b",",
-    b"\t",
-    b"\n",
-    b"\r\n",
-    b"\r",
-    b'"',
-    b'""',
-    b"a",
-    b" ",
-    b"[",
-    b"]",
-    b"{",
-    b"}",
-    b":",
-    b'{"text": "a", "label": 1}',
-    b'{"text": "b", "label": "x"}',
-    b"\\u0000",
-    b"\\ud83d",
-    b"null",
-    b"1e999",
-    b"NaN",
-    b"\0",
-    b"\xef\xbb\xbf",
-    b"\xff\xfe",
-    b"\xc3\xa9",
-    b"\xc3",
-    b"\xe2\x80\xa8",
-    b"\xf0\x9f\x98\x80",
-    b"9" * 5000,
-    b"text,label\n",
-    b"text\tlabel\n",
-    b"text;label\n",
-    b"a;b\n",
-    b"a|b\n",
-    b"sep=;\n",
-    b"1.0",
-    b"['a', 'b']",
-    b"PK\x03\x04",
-    b"\x1f\x8b\x08",
-    b"BZh91AY&SY",
-    b"PAR1",
-    b'{"text": {"0": "a"}, ',
-    "text,label\na,é\n".encode("utf-16"),
-    b"text,label\na,\xe9\n",
+    *(b"text", b"label", b",", b"\t", b"\n", b"\r\n", b"\r", b'"', b'""', b"a", b" "),
+    *(b"[", b"]", b"{", b"}", b":", b"null", b"1e999", b"NaN", b"1.0", b"['a', 'b']"),
+    *(b'{"text": "a", "label": 1}', b'{"text": "b", "label": "x"}', b'{"text": {"0": "a"}, '),
+    *(b"\\u0000", b"\\ud83d", b"\0", b"9" * 5000),
+    *(b"\xef\xbb\xbf", b"\xff\xfe", b"\xc3\xa9", b"\xc3", b"\xe2\x80\xa8", b"\xf0\x9f\x98\x80"),
+    *(b"text,label\n", b"text\tlabel\n", b"text;label\n", b"a;b\n", b"a|b\n", b"sep=;\n"),
+    *(b"PK\x03\x04", b"\x1f\x8b\x08", b"BZh91AY&SY", b"PAR1"),
+    *("text,label\na,\u00e9\n".encode(name) for name in ("utf-16", "latin-1")),
 ]
 some_bytes = st.one_of(
     st.binary(max_size=300), st.lists(st.sampled_from(PIECES), max_size=25).map(b"".join)
@@ -148,21 +110,20 @@ def whole_files():
     }
 
 
+@st.composite
+def damaged(draw, content: bytes) -> bytes:
+    """The content, cut, with another end, or with another byte."""
+    place = draw(st.integers(0, len(content) - 1))
+    other = bytes([content[place] ^ draw(st.integers(1, 255))])
+    ends = [b"", draw(st.binary(max_size=50)), other + content[place + 1 :]]
+    return content[:place] + draw(st.sampled_from(ends))
+
+
 @settings(fuzz, max_examples=150)
 @given(st.data())
 def test_a_damaged_binary_file_gives_rows_or_one_line(folder, whole_files, draw):
     name, content = draw.draw(st.sampled_from(sorted(whole_files.items())))
-    place = draw.draw(st.integers(0, len(content) - 1))
-    damaged = draw.draw(
-        st.one_of(
-            st.just(content[:place]),
-            st.binary(max_size=50).map(lambda more: content[:place] + more),
-            st.integers(1, 255).map(
-                lambda bits: content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :]
-            ),
-        )
-    )
-    (folder / name).write_bytes(damaged)
+    (folder / name).write_bytes(draw.draw(damaged(content)))
     check_rows(rows_of, folder / name)
 
 
@@ -297,22 +258,12 @@ def checkpoint(corpus_folder, tiny_encoder, tmp_path_factory):
 def test_a_checkpoint_of_any_bytes_is_restored_or_named(checkpoint, draw):
     folder, parts, files = checkpoint
     name, content = draw.draw(st.sampled_from(sorted(files.items())))
-    place = draw.draw(st.integers(0, len(content) - 1))
-    damaged = draw.draw(
-        st.one_of(
-            st.binary(max_size=200),
-            st.just(content[:place]),
-            st.integers(1, 255).map(
-                lambda bits: content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :]
-            ),
-        )
-    )
-    path = folder / name
-    path.write_bytes(damaged)
+    path, harmed = folder / name, draw.draw(st.binary(max_size=200) | damaged(content))
+    path.write_bytes(harmed)
     try:
         # a blank of the JSON
         assert load_whole(folder, parts)["history"] == [{"epoch": 1}]
-        assert name == "sha256.json" and json.loads(damaged) == json.loads(content)
+        assert name == "sha256.json" and json.loads(harmed) == json.loads(content)
     except InputError as error:
         assert "delete this folder" in str(error) and len(str(error).splitlines()) == 1
     finally:

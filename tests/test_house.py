@@ -189,7 +189,7 @@ MOST_LINES = {  # of a file or a room; a change that needs more lines says why, 
     "baselines": 1800,
     "reporting": 3550,
     "benchmarks": 700,
-    "tests": 16700,
+    "tests": 16150,
 }
 
 

@@ -30,13 +30,8 @@ from reporting import page
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["noun.food", "noun.animal", "noun.time", "noun.food.raw"]
-TEXTS = [
-    "a dish of rice",
-    "a large bird that lives near water and eats fish and frogs",
-    "hour",
-    "a day of the week",
-    "small fruit",
-]
+LONG = "a large bird that lives near water and eats fish and frogs"
+TEXTS = ["a dish of rice", LONG, "hour", "a day of the week", "small fruit"]
 LABELS = [0, 1, 2, 3, 0]
 
 
@@ -261,13 +256,10 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
     rows = list(csv_rows(folder / "predictions.csv"))
     model = large.load(folder)
     scores = model.scores([row["text"] for row in rows])
-    assert [model.label_names[i] for i in scores.argmax(axis=1)] == [
-        row["prediction"] for row in rows
-    ]
-    probability = torch.from_numpy(scores).softmax(dim=1).amax(dim=1)
-    assert probability.tolist() == pytest.approx(
-        [float(row["probability"]) for row in rows], abs=1e-4
-    )
+    predicted = [model.label_names[i] for i in scores.argmax(axis=1)]
+    assert predicted == [row["prediction"] for row in rows]
+    probability = torch.from_numpy(scores).softmax(dim=1).amax(dim=1).tolist()
+    assert probability == pytest.approx([float(row["probability"]) for row in rows], abs=1e-4)
     with pytest.raises(InputError, match="large.load"):
         saved_model.model_folder(folder)
     page.write(folder, tmp_path / "page.html")
@@ -364,18 +356,10 @@ def test_without_an_epoch_the_model_answers_as_it_is(command, tmp_path):
 
 
 def test_settings_of_language_models_have_folders_of_their_own(command):
-    names = {
-        parse_args(argv).folder.name
-        for argv in (
-            command("llama2"),
-            command("bloom"),
-            command("llama2", epochs=3),
-            [*command("llama2"), "--base_type", "bf16"],
-            [*command("llama2"), "--lora_targets", "q_proj"],
-            [*command("llama2"), "--base_model", "another"],
-        )
-    }
-    assert len(names) == 6
+    different = (["--base_type", "bf16"], ["--lora_targets", "q_proj"], ["--base_model", "another"])
+    commands = [command("llama2"), command("bloom"), command("llama2", epochs=3)]
+    commands += [[*command("llama2"), *options] for options in different]
+    assert len({parse_args(argv).folder.name for argv in commands}) == 6
     assert "base_model" not in parse_args(["--dataset", "trec"]).settings
     of_gpt = parse_args(command("gpt35", None, 0, "--prices", "3", "6")).settings
     assert "base_model" in of_gpt and not {"base_type", "prices", "yes"} & set(of_gpt)
@@ -421,10 +405,9 @@ def test_gpt_is_asked_each_text_once_and_what_it_invents_counts_as_wrong(
     # 9 texts of noun.food, two lost: F1 of 14/16, and 1 for the other three
     assert result["macro_f1"] == pytest.approx(100 * (3 + 14 / 16) / 4)
     folder = parse_args(gpt).folder
-    predicted = list(csv_rows(folder / "predictions.csv"))
-    assert [row["prediction"] for row in predicted if row["prediction"] != row["label"]] == [
-        "(no label)"
-    ] * 2
+    rows = csv_rows(folder / "predictions.csv")
+    wrong = [row["prediction"] for row in rows if row["prediction"] != row["label"]]
+    assert wrong == ["(no label)"] * 2
     page.write(folder, tmp_path / "page.html")
     assert "(no label)" in (tmp_path / "page.html").read_text()
     # 20 * 50 tokens at 3, 20 * 3 at 6 dollars a million
@@ -436,12 +419,8 @@ def test_gpt_is_asked_each_text_once_and_what_it_invents_counts_as_wrong(
 @pytest.mark.parametrize(
     "answer, label",
     [
-        ("noun.food", 0),
-        (" Noun.FOOD.\n", 0),
-        ("**noun.food.raw**", 3),
-        ("noun.fo", 4),
-        ("noun.food or noun.time", 4),
-        ("", 4),
+        *(("noun.food", 0), (" Noun.FOOD.\n", 0), ("**noun.food.raw**", 3)),
+        *(("noun.fo", 4), ("noun.food or noun.time", 4), ("", 4)),
     ],
 )
 def test_an_answer_is_a_label_but_for_case_and_what_stands_around_it(

