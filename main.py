@@ -98,7 +98,9 @@ def train_epoch(
         ratio = losses.hard_ratio(
             t, total_steps, start=args.hard_ratio_start, end=args.hard_ratio_end
         )
-        lr = set_learning_rate(optimizer, t, total_steps, args)
+        lr = set_learning_rate(
+            optimizer, t, total_steps, warmup=args.warmup, schedule=args.schedule
+        )
         texts, labels = loader.batch(rows)
         with autocast(loader.device, args.amp), distributed.own_draws(loader.device, args.seed, t):
             feat = model.encode(loader.forward, texts)  # line 3
@@ -134,7 +136,10 @@ def train(args: Arguments, corpus: data.Corpus, folder: RunFolder) -> Iterator[E
     """Algorithm 1, from its beginning or its last whole epoch; yields an epoch at a time."""
     model = new_model(args, corpus)  # line 1
     encoder = nn.DataParallel(model.encoder) if spreads(args) else model.encoder
-    optimizer, scaler = new_optimizer(model, args), new_scaler(args)
+    optimizer = new_optimizer(
+        model, lr=args.lr, head_lr=args.head_lr, weight_decay=args.weight_decay
+    )
+    scaler = new_scaler(args.device, args.amp)
 
     def part(texts: list[str]) -> data.Tokens | None:
         tokens = prepared(args, tokenize(args, texts), model) if texts else None
@@ -145,7 +150,18 @@ def train(args: Arguments, corpus: data.Corpus, folder: RunFolder) -> Iterator[E
         keep_states(view, model.encoder, args.device, cache_dir(args))
         for view in views_of(args, corpus, model)
     ]
-    loader = Loader(model, encoder, views, corpus.train_labels, len(corpus.label_names), args)
+    loader = Loader(
+        model,
+        encoder,
+        views,
+        corpus.train_labels,
+        len(corpus.label_names),
+        batch_size=args.batch_size,
+        micro_batch=args.micro_batch,
+        amp=args.amp,
+        device=args.device,
+        seed=args.seed,
+    )
     epochs = args.epochs if model.trains else 1
     done = folder.begin(model, epochs, weights=Trained(model), optimizer=optimizer, scaler=scaler)
     if done == 0:

@@ -167,8 +167,11 @@ def run_of(
             )
             tokens = list(map(keep, tokens))
         names = corpus.label_names
-        loader = Loader(model, model.encoder, tokens, corpus.train_labels, len(names), own)
-        return Run(own, corpus, model, loader, new_optimizer(model, own), new_scaler(own))
+        options = "batch_size", "micro_batch", "amp", "device", "seed"
+        options = {name: getattr(own, name) for name in options}
+        loader = Loader(model, model.encoder, tokens, corpus.train_labels, len(names), **options)
+        optimizer = new_optimizer(model, lr=own.lr, head_lr=None, weight_decay=own.weight_decay)
+        return Run(own, corpus, model, loader, optimizer, new_scaler(own.device, own.amp))
 
 
 def random_bert(folder: str, **sizes: int) -> str:

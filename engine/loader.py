@@ -3,7 +3,6 @@ Batches on their way through the encoder: words are looked up once, the texts ar
 like length, so that little is padded, and their features are put back in order.
 """
 
-import argparse
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -182,6 +181,7 @@ class Loader:
     encoder      the model's, or nn.DataParallel around it
     views        of the training texts, as the method names them
     labels       (N,) int64
+    micro_batch  texts of a view in memory at a time, None: all of a batch
     """
 
     def __init__(
@@ -191,13 +191,18 @@ class Loader:
         views: list[data.Tokens],
         labels: np.ndarray,
         num_classes: int,
-        args: argparse.Namespace,
+        *,
+        batch_size: int,
+        micro_batch: int | None,
+        amp: str,
+        device: str,
+        seed: int,
     ):
         self.model, self.encoder, self.views, self.labels = model, encoder, views, labels
         self.class_counts = torch.from_numpy(data.class_counts(labels, num_classes))  # (C,), CPU
-        self.batch_size, self.seed, self.amp = args.batch_size, args.seed, args.amp
-        self.device = torch.device(args.device)
-        self.most_rows = args.micro_batch and len(views) * args.micro_batch  # of a piece
+        self.batch_size, self.seed, self.amp = batch_size, seed, amp
+        self.device = torch.device(device)
+        self.most_rows = micro_batch and len(views) * micro_batch  # of a piece
 
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
         """The rows of each batch of an epoch: of all training texts, or of SPCL's curriculum."""

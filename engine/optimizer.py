@@ -2,7 +2,6 @@
 The optimizer of a run, its learning rate, and its precision.
 """
 
-import argparse
 import contextlib
 import math
 
@@ -10,34 +9,36 @@ import torch
 from torch import nn
 
 
-def new_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.AdamW:
+def new_optimizer(
+    model: nn.Module, *, lr: float, head_lr: float | None, weight_decay: float
+) -> torch.optim.AdamW:
     """
     AdamW on all that is trained; biases and norms have no weight decay. The encoder has the rate
-    --lr, and all else --head_lr.
+    lr, and all else head_lr if it is given.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            lr = args.lr if name.startswith("encoder.") else args.head_lr or args.lr
-            decay = args.weight_decay if p.ndim > 1 else 0.0
-            groups.setdefault((lr, decay), []).append(p)
+            rate = lr if name.startswith("encoder.") else head_lr or lr
+            groups.setdefault((rate, weight_decay if p.ndim > 1 else 0.0), []).append(p)
     return torch.optim.AdamW(
         [
-            {"params": own, "lr": lr, "initial_lr": lr, "weight_decay": decay}
-            for (lr, decay), own in groups.items()
+            {"params": own, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+            for (rate, decay), own in groups.items()
         ],
-        fused=torch.device(args.device).type in ("cpu", "cuda"),
+        lr=lr,
+        fused=next(model.parameters()).device.type in ("cpu", "cuda"),
     )
 
 
 def set_learning_rate(
-    optimizer: torch.optim.Optimizer, t: int, total_steps: int, args: argparse.Namespace
+    optimizer: torch.optim.Optimizer, t: int, total_steps: int, *, warmup: float, schedule: str
 ) -> float:
     """
-    Of step t = 1..T: linear warm-up over a share of the steps, then --schedule down to 0. Returns
+    Of step t = 1..T: linear warm-up over a share of the steps, then the schedule down to 0. Returns
     the encoder's.
     """
-    warmup_steps = args.warmup * total_steps
+    warmup_steps = warmup * total_steps
     if t <= warmup_steps:
         factor = t / warmup_steps
     else:
@@ -47,15 +48,15 @@ def set_learning_rate(
             "constant": 1.0,
             "linear": 1 - done,
             "cosine": (1 + math.cos(math.pi * done)) / 2,
-        }[args.schedule]
+        }[schedule]
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
-    return args.lr * factor
+    return optimizer.defaults["lr"] * factor
 
 
-def new_scaler(args: argparse.Namespace) -> torch.amp.GradScaler:
-    """Of the gradient in --amp fp16; it does nothing otherwise."""
-    return torch.amp.GradScaler(torch.device(args.device).type, enabled=args.amp == "fp16")
+def new_scaler(device: str, amp: str) -> torch.amp.GradScaler:
+    """Of the gradient in fp16; it does nothing otherwise."""
+    return torch.amp.GradScaler(torch.device(device).type, enabled=amp == "fp16")
 
 
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager:

@@ -109,13 +109,17 @@ class Untrained(NamedTuple):
     loader: Loader
 
 
+OF_LOADER = ("batch_size", "micro_batch", "amp", "device", "seed")
+
+
 def untrained(argv: list[str]) -> Untrained:
     """The network and the batches of a run of main.py with these flags."""
     args = parse_args(argv)
     corpus = load_corpus(args)
     model = new_model(args, corpus)
     views, num_classes = views_of(args, corpus, model), len(corpus.label_names)
-    loader = Loader(model, model.encoder, views, corpus.train_labels, num_classes, args)
+    own = {name: getattr(args, name) for name in OF_LOADER}
+    loader = Loader(model, model.encoder, views, corpus.train_labels, num_classes, **own)
     return Untrained(args, corpus, model, loader)
 
 

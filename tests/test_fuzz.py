@@ -247,7 +247,8 @@ def checkpoint(corpus_folder, tiny_encoder, tmp_path_factory):
     run = untrained(
         ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--device", "cpu"]
     )
-    parts = {"weights": Trained(run.model), "optimizer": new_optimizer(run.model, run.args)}
+    optimizer = new_optimizer(run.model, lr=1e-3, head_lr=None, weight_decay=0.0)
+    parts = {"weights": Trained(run.model), "optimizer": optimizer}
     folder = tmp_path_factory.mktemp("runs") / "checkpoint-1"
     save_whole(folder, parts, {"history": [{"epoch": 1}]})
     return folder, parts, {path.name: path.read_bytes() for path in folder.iterdir()}

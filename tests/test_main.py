@@ -1,6 +1,5 @@
 """main.py: Algorithm 1's step, training, results, resume and the command line."""
 
-import argparse
 import csv
 import json
 import os
@@ -287,7 +286,7 @@ def test_a_seed_repeats_bit_for_bit_and_another_seed_does_not(command, tmp_path)
 
 def test_biases_and_norms_are_not_decayed(batch):
     run, *_ = batch()
-    groups = new_optimizer(run.model, run.args).param_groups
+    groups = new_optimizer(run.model, lr=1e-3, head_lr=None, weight_decay=5e-4).param_groups
     names = {id(p): name for name, p in run.model.named_parameters()}
     decayed, spared = ([names[id(p)] for p in group["params"]] for group in groups)
     assert [group["weight_decay"] for group in groups] == [5e-4, 0]
@@ -297,10 +296,11 @@ def test_biases_and_norms_are_not_decayed(batch):
 
 
 def test_the_heads_learn_at_their_own_rate(batch):
-    run, *_ = batch("--head_lr", "1e-3", "--weight_decay", "0", "--warmup", "0.5")
+    run, *_ = batch()
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
-    optimizer = new_optimizer(run.model, run.args)
-    assert set_learning_rate(optimizer, 1, 4, run.args) == pytest.approx(2.5e-5)
+    optimizer = new_optimizer(run.model, lr=5e-5, head_lr=1e-3, weight_decay=0.0)
+    rate = set_learning_rate(optimizer, 1, 4, warmup=0.5, schedule="constant")
+    assert rate == pytest.approx(2.5e-5)
     for p in run.model.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()  # Adam's first: every number moves by its rate
@@ -325,9 +325,10 @@ def test_a_run_without_head_lr_is_that_of_before_there_was_the_flag():
 )
 def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule, expected):
     group = {"params": [torch.zeros(1, requires_grad=True)], "initial_lr": 0.2}
-    optimizer = torch.optim.SGD([group], lr=9)
-    args = argparse.Namespace(lr=0.2, warmup=0.5, schedule=schedule)
-    rates = [set_learning_rate(optimizer, t, 4, args) for t in (1, 2, 3, 4)]
+    optimizer = torch.optim.SGD([group], lr=0.2)
+    rates = [
+        set_learning_rate(optimizer, t, 4, warmup=0.5, schedule=schedule) for t in (1, 2, 3, 4)
+    ]
     assert rates == pytest.approx([0.2 * factor for factor in expected])
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rates[-1])
 
