@@ -2,9 +2,9 @@
 One reader for each format of a table: CSV and its kin, JSON, Parquet, Excel, fastText's lines.
 
 engine/reading.py opens a file and calls the reader of its format. Of a delimited text,
-engine/text_files.py has checked every row before pandas reads a part at a time; every cell stays a
-string. JSON is read by Python's json, because pandas takes the last of two values under one name in
-silence, and of a faulty line does not say the number.
+engine/text_files.py checks every row before the first is given; every cell stays a string. JSON is
+read by Python's json, because pandas takes the last of two values under one name in silence, and of
+a faulty line does not say the number.
 """
 
 import csv
@@ -20,10 +20,9 @@ from itertools import chain, islice
 
 from engine.files import InputError, lacks_memory
 from engine.text_files import (
-    Checked,
-    Text,
     check_rows,
     csv_arguments,
+    csv_rows,
     find_encoding,
     find_layout,
     text_lines,
@@ -129,39 +128,14 @@ def check_names(where: str, columns: list[str]) -> None:
 def read_delimited(source: Source, usual: str) -> Table:
     name, stream, encoding = source.name, source.stream, source.encoding()
     sample = list(islice(text_lines(name, stream, encoding, newline=""), 200))
-    stream.seek(0)
     options = find_layout(sample, source.options, usual)
-    checked = check_rows(name, stream, encoding, options)
-    if not checked.width:
-        raise is_empty(name)
+    options, notes = check_rows(name, stream, encoding, options)
     usually = {"sep": usual} | source.options
-    found = checked.options.items()
-    source.found |= {key: value for key, value in found if usually.get(key) != value}
-    stream.seek(0)
-    records = zip(checked.lines, pandas_rows(stream, encoding, checked), strict=True)
-    table = table_of(source, ((f"{name}, line {at}", list(row)) for at, row in records if at > 0))
-    table.notes += checked.notes
+    source.found |= {key: value for key, value in options.items() if usually.get(key) != value}
+    rows = csv_rows(name, stream, encoding, options)
+    table = table_of(source, ((f"{name}, line {line}", fields) for line, _, fields in rows))
+    table.notes += notes
     return table
-
-
-def pandas_rows(stream: BufferedReader, encoding: str, checked: Checked) -> Iterator[tuple]:
-    """Every record of a file that check_rows() has read, blank lines among them, as strings."""
-    import pandas
-
-    parts = pandas.read_csv(
-        Text(stream, encoding, newline=""),
-        header=None,
-        names=range(checked.width),
-        index_col=False,
-        dtype=str,
-        keep_default_na=False,
-        na_filter=False,
-        skip_blank_lines=False,
-        chunksize=1000,
-        **csv_arguments(checked.options),
-    )
-    for part in parts:
-        yield from part.itertuples(index=False, name=None)
 
 
 def read_lines(source: Source) -> Table:
