@@ -25,6 +25,7 @@ from engine.text_files import (
     csv_rows,
     find_encoding,
     find_layout,
+    is_empty,
     text_lines,
     utf_16,
 )
@@ -110,10 +111,6 @@ def table_of(source: Source, records: Iterator[tuple[str, list[str]]]) -> Table:
         columns = [column or f"Unnamed: {i}" for i, column in enumerate(columns, 1)]
     check_names(where, columns)
     return Table(source.name, columns, ((at, dict(zip(columns, row))) for at, row in records))
-
-
-def is_empty(name: str) -> InputError:
-    return InputError(f"{name}: the file is empty, with no rows; it needs rows with a text")
 
 
 def check_names(where: str, columns: list[str]) -> None:
@@ -320,7 +317,15 @@ def arrow_table(
     check_names(name, columns)
     codes = {c: {None: None, -1: None, **dict(enumerate(classes[c]))} for c in classes}
 
-    def values() -> Iterator[Row]:  # Arrow makes Python's values only when asked, and may fail
+    def named(where: str, column: str, value: object) -> object:
+        if column in codes and value not in codes[column]:
+            raise InputError(
+                f"{where}: {value} in the column {column!r:.60}, which has the classes 0 to "
+                f"{len(classes[column]) - 1} ({short(classes[column])}); correct it"
+            )
+        return codes[column][value] if column in codes else plain(value)
+
+    def rows() -> Iterator[Row]:
         number, remaining = 0, iter(parts)
         while True:
             with needing(f"{name}, row {number + 1} or below", package, "correct it"):
@@ -328,22 +333,12 @@ def arrow_table(
                 if part is None:
                     return
                 part.validate(full=True)  # whether all texts are UTF-8
-                rows = part.to_pylist()
-            for number, row in enumerate(rows, number + 1):  # noqa: B020
-                yield f"{name}, row {number}", row
+                objects = part.to_pylist()
+            for number, row in enumerate(objects, number + 1):  # noqa: B020
+                where = f"{name}, row {number}"
+                yield where, {column: named(where, column, row[column]) for column in row}
 
-    def named() -> Iterator[Row]:
-        for where, row in values():
-            for column, names in codes.items():
-                if row[column] not in names:
-                    raise InputError(
-                        f"{where}: {row[column]} in the column {column!r:.60}, which has the "
-                        f"classes 0 to {len(names) - 3} ({short(classes[column])}); correct it"
-                    )
-                row[column] = names[row[column]]
-            yield where, {column: plain(value) for column, value in row.items()}
-
-    return table_of_objects(name, named())
+    return table_of_objects(name, rows())
 
 
 def short(names: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from baselines import GROUPS, titles
 from data import DATASETS
 from engine import grid
 from engine.arguments import ABLATIONS, ENCODER
-from engine.files import InputError, plain_output
+from engine.files import InputError, one_line_errors
 from engine.own_data import PARTS
 
 ALL = ("table2", "table4", "tableA1", "tableA2", "fig1", "fig3", "figA1", "figA2", "fig4")
@@ -360,16 +360,12 @@ def choose(values: dict[str, str], is_quick: bool, own: str) -> Choice:
     )
 
 
-@plain_output()
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Runs the grids, and report.py on their results; returns the exit code."""
-    try:
-        tables, is_quick, is_dry, own = parse(sys.argv[1:] if argv is None else argv)
-        values = variables(tables, is_quick)
-        choice = choose(values, is_quick, own)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    tables, is_quick, is_dry, own = parse(sys.argv[1:] if argv is None else argv)
+    values = variables(tables, is_quick)
+    choice = choose(values, is_quick, own)
     code = grid.main(
         ["--jobs", values["JOBS"], "--shard", values["SHARD"], *["--dry_run"] * is_dry],
         [run for table in tables for run in GRIDS[table](choice)],

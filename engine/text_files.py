@@ -127,7 +127,11 @@ def text_lines(
             "encoding with --read encoding=NAME, or save it as UTF-8"
         ) from None
     if number == 0:
-        raise InputError(f"{name}: the file is empty, with no rows; it needs rows with a text")
+        raise is_empty(name)
+
+
+def is_empty(name: str) -> InputError:
+    return InputError(f"{name}: the file is empty, with no rows; it needs rows with a text")
 
 
 # ---- separator and quotes ----

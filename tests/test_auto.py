@@ -46,17 +46,8 @@ def trials(monkeypatch):
 
 
 def arguments(dataset, tmp_path, *more):
-    return parse_args(
-        [
-            "--dataset",
-            str(dataset),
-            "--augment",
-            "auto",
-            "--output_dir",
-            str(tmp_path / "runs"),
-            *more,
-        ]
-    )
+    command = ["--dataset", str(dataset), "--augment", "auto"]
+    return parse_args([*command, "--output_dir", str(tmp_path / "runs"), *more])
 
 
 def test_auto_takes_the_augmentation_with_the_best_held_out_macro_f1(
@@ -109,22 +100,9 @@ def command(corpus_folder, tiny_encoder, tmp_path, monkeypatch):
         "engine.auto.AUGMENTATIONS",
         {name: augment.AUGMENTATIONS[name] for name in ("noise", "none")},
     )
-    return [
-        "--dataset",
-        str(tmp_path / "data"),
-        "--encoder",
-        str(tiny_encoder),
-        "--epochs",
-        "1",
-        "--batch_size",
-        "32",
-        "--device",
-        "cpu",
-        "--output_dir",
-        str(tmp_path / "runs"),
-        "--augment",
-        "auto",
-    ]
+    flags = "--epochs 1 --batch_size 32 --device cpu --augment auto".split()
+    places = ["--dataset", str(tmp_path / "data"), "--encoder", str(tiny_encoder)]
+    return [*places, *flags, "--output_dir", str(tmp_path / "runs")]
 
 
 def test_auto_trains_on_what_it_took(command, capsys):
