@@ -20,13 +20,13 @@ from itertools import chain, islice
 
 from engine.files import InputError, lacks_memory
 from engine.text_files import (
+    TextFile,
     check_rows,
     csv_arguments,
     csv_rows,
     find_encoding,
     find_layout,
     is_empty,
-    text_lines,
     utf_16,
 )
 
@@ -78,17 +78,18 @@ class Source:
         if not self.stream.seekable():
             return utf_16(self.stream.peek(1000)[:1000]) or "utf-8-sig"
         encoding, self.shown = find_encoding(self.name, self.stream)
-        self.stream.seek(0)
         if encoding != "utf-8-sig":
             self.found["encoding"] = encoding
         return encoding
 
+    def text(self) -> TextFile:
+        return TextFile(self.name, self.stream, self.encoding())
+
     def lines(self) -> Iterator[tuple[str, str]]:
         """Where each line stands, and the line without its end."""
-        lines = text_lines(self.name, self.stream, self.encoding())
         return (
             (f"{self.name}, line {number}", line.removesuffix("\n").removesuffix("\r"))
-            for number, line in enumerate(lines, 1)
+            for number, line in enumerate(self.text().lines(), 1)
         )
 
 
@@ -123,14 +124,13 @@ def check_names(where: str, columns: list[str]) -> None:
 
 
 def read_delimited(source: Source, usual: str) -> Table:
-    name, stream, encoding = source.name, source.stream, source.encoding()
-    sample = list(islice(text_lines(name, stream, encoding, newline=""), 200))
-    options = find_layout(sample, source.options, usual)
-    options, notes = check_rows(name, stream, encoding, options)
+    text = source.text()
+    sample = list(islice(text.lines(newline=""), 200))
+    options, notes = check_rows(text, find_layout(sample, source.options, usual))
     usually = {"sep": usual} | source.options
     source.found |= {key: value for key, value in options.items() if usually.get(key) != value}
-    rows = csv_rows(name, stream, encoding, options)
-    table = table_of(source, ((f"{name}, line {line}", fields) for line, _, fields in rows))
+    rows = ((f"{text.name}, line {at}", fields) for at, _, fields in csv_rows(text, options))
+    table = table_of(source, rows)
     table.notes += notes
     return table
 
@@ -224,7 +224,6 @@ def read_json(source: Source) -> Table:
     content = "\n".join(line for _, line in source.lines())
     first, _, others = content.strip().partition("\n")
     if first.startswith("{") and others.lstrip().startswith("{"):
-        source.stream.seek(0)
         source.found["format"] = "jsonl"
         return read_jsonl(source)
     objects = objects_of(source, parse_json(source.name, content))

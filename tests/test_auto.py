@@ -105,7 +105,7 @@ def command(corpus_folder, tiny_encoder, tmp_path, monkeypatch):
     return [*places, *flags, "--output_dir", str(tmp_path / "runs")]
 
 
-def test_auto_trains_on_what_it_took(command, capsys):
+def test_auto_trains_on_what_it_took_and_overwrite_decides_again(command, tmp_path, capsys):
     """All of it through main.py, on two augmentations: the trials, then the run with all texts."""
     assert main(command) == 0
     folder = parse_args(command).folder
@@ -116,20 +116,15 @@ def test_auto_trains_on_what_it_took(command, capsys):
     assert result["settings"]["augment"] == "auto" and "best_val" not in result
     assert len((folder / "train_rows.txt").read_text().split()) == 68  # the trials had 61
     assert f"takes {decided['chosen']}" in capsys.readouterr().out
+    (tmp_path / "data" / "train.csv").write_text(
+        (tmp_path / "data" / "train.csv").read_text() + "one more text on beans,noun.food\n"
+    )
+    assert main([*command, "--overwrite"]) == 0  # the trials of the other texts are in the way
+    assert capsys.readouterr().out.count("auto tries") == 2
+    assert main(command) == 0  # the finished run is shown again
+    assert "auto tries" not in capsys.readouterr().out
 
 
 def test_a_check_of_the_texts_makes_no_trial(command, capsys):
     assert main([*command, "--check_only"]) == 0
-    assert "auto tries" not in capsys.readouterr().out
-
-
-def test_overwrite_decides_again_and_keeps_what_was_decided(command, tmp_path, capsys):
-    assert main(command) == 0
-    (tmp_path / "data" / "train.csv").write_text(
-        (tmp_path / "data" / "train.csv").read_text() + "one more text on beans,noun.food\n"
-    )
-    capsys.readouterr()
-    assert main([*command, "--overwrite"]) == 0  # the trials of the other texts are in the way
-    assert capsys.readouterr().out.count("auto tries") == 2
-    assert main(command) == 0  # the finished run is shown again
     assert "auto tries" not in capsys.readouterr().out

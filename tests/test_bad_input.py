@@ -5,6 +5,7 @@ that says what, where and what to do, exit code 2, and nothing lost that was the
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,16 +29,35 @@ from main import main
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def options(tiny_encoder, tmp_path):
+def options_of(encoder, folder) -> list[str]:
     """Those of a run of two epochs that takes a second, but for its data."""
     flags = "--epochs 2 --batch_size 16 --lr 1e-3 --device cpu".split()
-    return ["--encoder", str(tiny_encoder), *flags, "--output_dir", str(tmp_path / "runs")]
+    return ["--encoder", str(encoder), *flags, "--output_dir", str(folder)]
+
+
+@pytest.fixture
+def options(tiny_encoder, tmp_path):
+    return options_of(tiny_encoder, tmp_path / "runs")
 
 
 @pytest.fixture
 def command(corpus_folder, options):
     return ["--dataset", str(corpus_folder), *options]
+
+
+@pytest.fixture(scope="module")
+def whole(corpus_folder, tiny_encoder, tmp_path_factory):
+    """The folder with the finished run of `command`."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert main(["--dataset", str(corpus_folder), *options_of(tiny_encoder, folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(whole, tmp_path):
+    """A copy of it, which `command` finds, and the run's folder therein."""
+    shutil.copytree(whole, tmp_path / "runs")
+    return folder_of(tmp_path / "runs")
 
 
 def last_line(capsys) -> str:
@@ -137,9 +157,8 @@ def small_disk(folder: Path, size: str):
 
 @pytest.mark.parametrize("size", ["4k", "40k", "500k"])
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_with_room(
-    command, tmp_path, capsys, size
+    command, whole, tmp_path, capsys, size
 ):
-    assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
     with small_disk(tmp_path / "disk", size) as remount:
         small = [*command, "--output_dir", str(tmp_path / "disk")]
         capsys.readouterr()
@@ -148,12 +167,12 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_with_room(
         assert str(tmp_path / "disk") in line and "No space left" in line
         assert remount("size=64m")
         assert main(small) == 0
-        assert outcome(tmp_path / "disk") == outcome(tmp_path / "whole")
+        assert outcome(tmp_path / "disk") == outcome(whole)
 
 
 @pytest.mark.parametrize("room", [200, 5_000, 30_000, 70_000])  # of records, tokens, weights
 def test_a_file_without_room_ends_in_one_line_and_the_same_command_goes_on(
-    command, tmp_path, capsys, room
+    command, whole, tmp_path, capsys, room
 ):
     with small_files(room):
         assert main(command) == 2
@@ -161,8 +180,7 @@ def test_a_file_without_room_ends_in_one_line_and_the_same_command_goes_on(
     assert str(tmp_path / "runs") in line and "File too large" in line
     assert {path.name for path in tmp_path.rglob(".*")} == {".lock"}  # no half of a file
     assert main(command) == 0
-    assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
-    assert outcome(tmp_path / "runs") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "runs") == outcome(whole)
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_line_and_what_it_holds_stays(
@@ -211,9 +229,8 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", ["trainer.pt", "model.safetensors", "sha256.json"])
 def test_a_checkpoint_with_any_damage_is_named_and_the_remedy_works(
-    command, tmp_path, capsys, monkeypatch, name
+    command, whole, tmp_path, capsys, monkeypatch, name
 ):
-    assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
     stopped(command, monkeypatch)
     checkpoint = folder_of(tmp_path / "runs") / "checkpoint-1"
     content = (checkpoint / name).read_bytes()
@@ -230,7 +247,7 @@ def test_a_checkpoint_with_any_damage_is_named_and_the_remedy_works(
         file.unlink()
     checkpoint.rmdir()
     assert main(command) == 0
-    assert outcome(tmp_path / "runs") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "runs") == outcome(whole)
 
 
 def test_folders_that_only_look_like_checkpoints_are_left_alone(command):
@@ -242,10 +259,9 @@ def test_folders_that_only_look_like_checkpoints_are_left_alone(command):
 @pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: "", lambda text: "[]"])
 @pytest.mark.parametrize("name", ["args.json", "result.json"])
 def test_a_damaged_record_of_a_finished_run_is_named_and_overwrite_heals_it(
-    command, tmp_path, capsys, name, damage
+    command, finished, tmp_path, capsys, name, damage
 ):
-    assert main(command) == 0
-    before, path = outcome(tmp_path / "runs"), folder_of(tmp_path / "runs") / name
+    before, path = outcome(tmp_path / "runs"), finished / name
     path.write_text(damage(path.read_text()))
     capsys.readouterr()
     assert main(command) == 2
@@ -256,10 +272,9 @@ def test_a_damaged_record_of_a_finished_run_is_named_and_overwrite_heals_it(
 
 @pytest.mark.parametrize("name", ["args.json", "result.json"])
 def test_a_record_that_one_may_not_read_is_not_called_damaged(
-    command, tmp_path, capsys, monkeypatch, name
+    command, finished, capsys, monkeypatch, name
 ):
-    assert main(command) == 0
-    path, read_text = folder_of(tmp_path / "runs") / name, Path.read_text
+    path, read_text = finished / name, Path.read_text
 
     def refused(self, *options, **named):
         if self == path:
@@ -274,17 +289,15 @@ def test_a_record_that_one_may_not_read_is_not_called_damaged(
     assert "damaged" not in line and "--overwrite" not in line
 
 
-def test_an_absent_report_of_a_finished_run_is_named(command, tmp_path, capsys):
-    assert main(command) == 0
-    path = folder_of(tmp_path / "runs") / "classification_report.txt"
+def test_an_absent_report_of_a_finished_run_is_named(command, finished, capsys):
+    path = finished / "classification_report.txt"
     path.unlink()
     assert main(command) == 2
     assert str(path) in (line := last_line(capsys)) and "--overwrite" in line
 
 
-def test_damaged_weights_are_named_where_plots_need_them(command, tmp_path, capsys):
-    assert main(command) == 0
-    path = folder_of(tmp_path / "runs") / "model" / "model.safetensors"
+def test_damaged_weights_are_named_where_plots_need_them(command, finished, capsys):
+    path = finished / "model" / "model.safetensors"
     content = path.read_bytes()
     for damaged in (b"", content[:-1], content[:100], b"\xff" * 100):
         path.write_bytes(damaged)
@@ -318,17 +331,17 @@ def raises(error: Exception):
     raise error
 
 
-@pytest.mark.parametrize(
-    "fail",
-    [
-        lambda *_: raises(MemoryError("1 TB")),
-        lambda *_: raises(torch.OutOfMemoryError("CUDA\nand more")),
-        lambda *_: torch.empty(2**58),  # the allocator of a CPU
-        lambda *_: raises(RuntimeError("could not create a primitive")),  # oneDNN
-        lambda *_: raises(OSError(12, "Cannot allocate memory")),
-        lambda *_: raises(SafetensorError("I/O error: Cannot allocate memory (os error 12)")),
-    ],
-)
+NO_MEMORY = [
+    lambda *_, **__: raises(MemoryError("1 TB")),
+    lambda *_, **__: raises(torch.OutOfMemoryError("CUDA\nand more")),
+    lambda *_, **__: torch.empty(2**58),  # the allocator of a CPU
+    lambda *_, **__: raises(RuntimeError("could not create a primitive")),  # oneDNN
+    lambda *_, **__: raises(OSError(12, "Cannot allocate memory")),
+    lambda *_, **__: raises(SafetensorError("I/O error: Cannot allocate memory (os error 12)")),
+]
+
+
+@pytest.mark.parametrize("fail", NO_MEMORY)
 def test_no_memory_left_is_one_line(command, capsys, monkeypatch, fail):
     monkeypatch.setattr(main_module, "train", fail)
     assert main(command) == 2
@@ -349,12 +362,14 @@ def test_a_fault_of_ours_says_so_below_its_traceback(command, capsys, monkeypatc
     assert lines[-2].startswith("ZeroDivisionError") and "please report it" in lines[-1]
 
 
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # two wait for each other on small tensors
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 def start(script: str, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *arguments],
+        env=ONE_THREAD,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -451,7 +466,7 @@ def test_a_run_stopped_again_and_again_at_random_moments_ends_as_if_nothing_had_
         text=True,
         capture_output=True,
         timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=ONE_THREAD,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     killed, runs = map(int, ran.stdout.splitlines()[-1].split())

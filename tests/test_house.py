@@ -181,15 +181,15 @@ MOST_LINES = {  # of a file or a room; a change that needs more lines says why, 
     "losses.py": 500,
     "data.py": 630,
     "augment.py": 580,
-    "predict.py": 470,
+    "predict.py": 440,
     "report.py": 90,
     "run_all.sh": 120,
     "README.md": 180,
-    "engine": 8000,
+    "engine": 7870,
     "baselines": 1800,
     "reporting": 3750,
     "benchmarks": 800,
-    "tests": 16700,
+    "tests": 16600,
 }
 
 
