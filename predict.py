@@ -33,7 +33,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -43,7 +44,7 @@ from engine import arguments, files, reading
 from engine.data_report import MANY_UNKNOWN, UNKNOWN_REMEDY
 from engine.encoders import device as available_device
 from engine.escape import is_formula
-from engine.files import InputError, lacks_memory, system_error
+from engine.files import InputError
 from engine.predictor import Predictor, TextRow, named_texts, quiet_transformers
 from engine.results import csv_line
 from reporting import export
@@ -52,7 +53,6 @@ from reporting import export
 
 # a .txt file has lines here; whether a packed file is one is seen when it is opened
 FORMATS = tuple(form for form in reading.FORMS if form != "txt")
-PACKED = (".gz", ".bz2", ".zip")
 STREAMED = ("lines", "txt", "csv", "tsv", "jsonl")  # are read row by row, others at once
 
 
@@ -80,19 +80,8 @@ def is_file_name(given: str) -> bool:
         given == "-"
         or os.path.exists(given)
         or reading.form_of(given) != ""
-        or given.lower().endswith(PACKED)
+        or reading.PACKED.search(given.lower()) is not None
     )
-
-
-def format_of(file: str, given: str | None) -> str:
-    """Of the input: the given one, else by the file's name; stdin has lines."""
-    form = given or ("lines" if file == "-" else reading.form_of(file))
-    if not form and not file.lower().endswith(PACKED):  # what is packed may have another name
-        raise InputError(
-            f"{file}: its name ends in none of {reading.ENDINGS}: say with --format "
-            f"what it is ({', '.join(FORMATS)})"
-        )
-    return form
 
 
 @contextlib.contextmanager
@@ -112,14 +101,20 @@ def source(args: argparse.Namespace) -> Iterator[Source | None]:
     if file == "-":
         if sys.stdin is None:
             raise InputError("stdin is closed: name a file, or give texts")
-        yield Source("stdin", sys.stdin.buffer, format_of(file, args.format))
+        yield Source("stdin", sys.stdin.buffer, args.format or "lines")
         return
     try:
         stream = reading.open_file(file)
     except InputError as error:
         raise InputError(f"{error}; a text that is named like a file goes through stdin") from None
     with stream:
-        yield Source(file, stream, format_of(file, args.format))
+        form = args.format or reading.form_of(file)
+        if not form and not reading.PACKED.search(file.lower()):  # which may have another name
+            raise InputError(
+                f"{file}: its name ends in none of {reading.ENDINGS}: say with --format "
+                f"what it is ({', '.join(FORMATS)})"
+            )
+        yield Source(file, stream, form)
 
 
 @contextlib.contextmanager
@@ -138,8 +133,8 @@ def table_rows(
         texts, labels = (
             (["text"], None) if table.has_lines else reading.find_columns(table, columns, label)
         )
-        print(*table.notes, sep="\n", end="\n" * bool(table.notes), file=sys.stderr)
-        said = len(table.notes)
+        notes = list(table.notes)
+        say(*notes)
 
         def row_of(where: str, row: dict) -> TextRow:
             text = reading.joined_text(where, row, texts)
@@ -148,7 +143,12 @@ def table_rows(
             return {"text": text, "label": reading.label_of(where, row, labels)}, text
 
         yield (row_of(where, row) for where, row in table.rows)
-        print(*table.notes[said:], sep="\n", end="\n" * (said < len(table.notes)), file=sys.stderr)
+        say(*table.notes[len(notes) :])
+
+
+def say(*lines: str) -> None:
+    """On stderr, beside the predictions."""
+    print(*(f"{line}\n" for line in lines), sep="", end="", file=sys.stderr)
 
 
 # ---- the output ----
@@ -159,7 +159,7 @@ class Writer:
     """Rows with their predictions as CSV or JSON lines."""
 
     form: str  # csv, jsonl
-    header: list[str] | None = None
+    header: list[str] = field(default_factory=list)
     formulas: int = 0  # cells of the CSV that a spreadsheet would run
 
     def lines(self, pool: list[dict], answers: list[dict]) -> bytes:
@@ -170,23 +170,20 @@ class Writer:
                 raise InputError(
                     f"the input has a column {min(twice)!r} already, which would be lost; rename it"
                 )
-            if self.form == "jsonl":
-                text.append(json_text(row | added, ensure_ascii=False) + "\n")
-            else:
-                text.append(self.csv_lines(row | added))
+            new = row | added
+            if self.form == "csv" and not self.header:
+                self.header = list(new)
+                text.append(csv_line(self.header))
+            is_csv = self.form == "csv"
+            text.append(self.csv_line(new) if is_csv else json_text(new, ensure_ascii=False))
         try:
-            return "".join(text).encode()
+            return "".join(f"{line}\n" for line in text).encode()
         except UnicodeEncodeError:
             raise InputError(
                 "the input has half a surrogate pair in a column; write the whole character"
             ) from None
 
-    def csv_lines(self, row: dict) -> str:
-        """The row, below the header if it is the first."""
-        first = ""
-        if self.header is None:
-            self.header = list(row)
-            first = csv_line(self.header) + "\n"
+    def csv_line(self, row: dict) -> str:
         if row.keys() != set(self.header):
             raise InputError(
                 f"the rows have different fields ({', '.join(row)[:200]}; at first "
@@ -196,7 +193,7 @@ class Writer:
         self.formulas += sum(map(is_formula, row.values()))
         cells = (row[name] for name in self.header)
         plain = (str, int, float, type(None))
-        return first + csv_line(x if isinstance(x, plain) else json_text(x) for x in cells) + "\n"
+        return csv_line(x if isinstance(x, plain) else json_text(x) for x in cells)
 
 
 def json_text(value: object, *, ensure_ascii: bool = True) -> str:
@@ -238,16 +235,16 @@ class Screen(io.BufferedWriter):
         return super().write(files.printable(content.decode(), but="\n\t").encode())
 
 
-@contextlib.contextmanager
-def sink(output: Path | None) -> Iterator[BinaryIO]:
+def sink(output: Path | None) -> AbstractContextManager[BinaryIO]:
     """Where the lines go: stdout, or a file that appears whole or not at all."""
-    if output is not None and output.exists() and not output.is_file() and not output.is_dir():
+    if output is None:
+        return standard_output()
+    if output.exists() and not output.is_file() and not output.is_dir():
         raise InputError(
             f"--output {output}: a device or a pipe, not a file; leave --output out "
             f"and write > {output}"
         )
-    with standard_output() if output is None else files.saving(output) as out:
-        yield out
+    return files.saving(output)
 
 
 def spare_input(output: Path | None, stream: BinaryIO) -> None:
@@ -279,7 +276,7 @@ def predictor_of(args: argparse.Namespace) -> Predictor:
     """The model as the flags ask for it; says on stderr what one should know of its numbers."""
     names = "device batch_size test_prior calibrated abstain top probabilities embedding".split()
     predictor = Predictor(args.model_dir, **{name: getattr(args, name) for name in names})
-    print(*(f"{line}\n" for line in predictor.words()), sep="", end="", file=sys.stderr)
+    say(*predictor.words())
     return predictor
 
 
@@ -314,10 +311,9 @@ def classify(args: argparse.Namespace) -> None:
                 raise InputError(f"{given.name}: no rows; it needs a text")
     say_what_happened(predictor, texts)
     if args.output and table.formulas:
-        print(
+        say(
             f"note: {table.formulas:,} cells begin with =, +, -, @ or a control character, which a "
-            "spreadsheet runs as a formula: import their columns as text, or write .jsonl",
-            file=sys.stderr,
+            "spreadsheet runs as a formula: import their columns as text, or write .jsonl"
         )
 
 
@@ -329,14 +325,11 @@ def say_what_happened(predictor: Predictor, texts: int) -> None:
         (predictor.abstained, f"less probable than {predictor.abstain}, without a prediction"),
     ):
         if count:
-            print(f"{count:,} of {texts:,} texts are {what}", file=sys.stderr)
+            say(f"{count:,} of {texts:,} texts are {what}")
     unknown, total = predictor.tokens.tolist()
     if unknown:
         remedy = f". {UNKNOWN_REMEDY}" if unknown >= MANY_UNKNOWN * total else ""
-        print(
-            f"{unknown / total:.2%} of the tokens are unknown to the encoder{remedy}",
-            file=sys.stderr,
-        )
+        say(f"{unknown / total:.2%} of the tokens are unknown to the encoder{remedy}")
 
 
 def score(args: argparse.Namespace) -> None:
@@ -430,36 +423,14 @@ def export_model(args: argparse.Namespace) -> None:
         out.write(f"{folder}\n".encode())
 
 
-@files.plain_output()
-def main(argv: list[str] | None = None) -> int:
+@files.one_line_errors
+def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_intermixed_args(argv)  # FILE may stand behind the options
-    names = args.text_column or []  # of which the last is FILE in: --text_column title body FILE
-    if (
-        not args.inputs
-        and len(names) > 1
-        and is_file_name(names[-1])
-        and not os.path.isdir(names[-1])
-    ):
+    names = args.text_column or []
+    last = names[-1] if len(names) > 1 and not args.inputs else ""
+    if is_file_name(last) and not os.path.isdir(last):  # --text_column title body FILE
         args.inputs = [names.pop()]
-    try:
-        (export_model if args.export else score if args.score else classify)(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Exception as error:
-        if lacks_memory(error):
-            text = f"out of memory ({error!r:.80}): take a smaller --batch_size"
-        elif system := system_error(error):  # a full disk behind stdout, a file that ends too early
-            place = system.filename or "stdin or stdout"
-            text = f"{place}: {system.strerror or system}; make room or take another path"
-        else:
-            raise
-        print(f"error: {text}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
-        return signals.exit_code(error)
-    return 0
+    (export_model if args.export else score if args.score else classify)(args)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import SequenceMatcher
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def augmented_texts(
         settings |= of_models(device)  # not in the key: it makes no difference
     for i in tqdm(missing, f"{method}, pieces of {size:,} texts", disable=len(missing) < 2):
         changed[i] = entry.function(pieces[i], **settings)
-        _write_cache(paths[i], changed[i])
+        kept = {"sha256": _digest(changed[i]), "texts": changed[i]}
+        save(paths[i], json.dumps(kept).encode())
     result = [text for i in range(len(pieces)) for text in changed[i]]
     share_texts, share_words = change_shares(texts[:SAMPLE], result[:SAMPLE])
     print(
@@ -76,13 +78,8 @@ def augmented_texts(
 
 
 def of_models(device: str = "auto") -> dict:
-    """What an augmentation with models takes beside its options."""
-    return {"device": device, "load": load_model_part}
-
-
-def load_model_part(load: Callable, name: str):
-    """Calls load(name), a from_pretrained, without waiting for a hub that cannot be reached."""
-    return load_pretrained(load, name, "model", MODEL_HINT)
+    """What an augmentation with models takes beside its options: where they run, and the loader."""
+    return {"device": device, "load": partial(load_pretrained, kind="model", hint=MODEL_HINT)}
 
 
 def _digest(value: list) -> str:
@@ -103,7 +100,7 @@ def _read_caches(cache_dir: Path, paths: list[Path]) -> dict[int, list[str]]:
 
 
 def _read_cache(path: Path) -> list[str] | None:
-    """Reads the texts that _write_cache wrote; returns None where they are missing or damaged."""
+    """Reads the texts of a piece that is kept; returns None where they are missing or damaged."""
     if not path.exists():
         return None
     try:
@@ -114,10 +111,6 @@ def _read_cache(path: Path) -> list[str] | None:
         pass
     print(f"augment: {path} is damaged and computed anew")
     return None
-
-
-def _write_cache(path: Path, texts: list[str]) -> None:
-    save(path, json.dumps({"sha256": _digest(texts), "texts": texts}).encode())
 
 
 def change_shares(texts: Sequence[str], changed: Sequence[str]) -> tuple[float, float]:
@@ -169,13 +162,8 @@ def check_english(texts: Sequence[str], method: str) -> None:
         for text in texts[:: math.ceil(len(texts) / LANGUAGE_SAMPLE) or 1]
         for word in islice(map(re.Match.group, WORD.finditer(text)), 100)
     )
-    unknown = Counter(
-        {
-            word: count
-            for word, count in counts.items()
-            if word not in STOP_WORDS and wordnet.morphy(word) is None
-        }
-    )
+    known_words = {word for word in counts if word in STOP_WORDS or wordnet.morphy(word)}
+    unknown = Counter({word: counts[word] for word in counts if word not in known_words})
     total = counts.total()
     known = 1 - unknown.total() / max(1, total)
     function = sum(counts[word] for word in FUNCTION_WORDS) / max(1, total)

@@ -17,19 +17,16 @@ def fetch_missing(dataset: str, data_dir: str | Path) -> None:
         path = Path(data_dir) / dataset / file
         if not path.is_file():
             fetch(path, f"{DATASETS[dataset].address}/{file}", expected)
-        elif (got := file_hash(path)) != expected:
+            continue
+        try:
+            got = sha256(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        if got != expected:
             raise InputError(
                 f"{path} is truncated or altered ({path.stat().st_size} bytes, "
                 f"SHA-256 {got[:12]}, expected {expected[:12]}); delete it and run again"
             )
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content; InputError where it cannot be read."""
-    try:
-        return sha256(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
 def fetch(path: Path, address: str, expected: str) -> None:

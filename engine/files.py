@@ -18,7 +18,6 @@ import re
 import secrets
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -27,8 +26,6 @@ from data import CONTROL as CONTROL
 from data import InputError as InputError
 from data import printable
 from engine import signals
-
-A_DAY = 24 * 3600.0  # seconds
 
 
 class Collect(argparse.Action):
@@ -98,34 +95,41 @@ def plain_output() -> Iterator[None]:
         yield
 
 
-def one_line_errors(work: Callable[..., None]) -> Callable[..., int]:
+def one_line_errors(work: Callable[..., int | None]) -> Callable[..., int]:
     """
-    The main() of a command: what its user can mend, and Ctrl-C, are one line and an exit code. It
-    takes the arguments of the command line, or None for those of the process.
+    The main() of a command: what its user can mend, and Ctrl-C, are one line and an exit code. Its
+    first argument are the words of the command line, or None for those of the process.
     """
 
     @functools.wraps(work)
-    def main(argv: list[str] | None = None) -> int:
+    def main(argv: list[str] | None = None, *more, **options) -> int:
         with plain_output():
             try:
-                work(argv)
-            except InputError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 2
-            except OSError as error:  # no permission, say
-                place = f"{error.filename}: " if error.filename else ""
-                print(
-                    f"error: {place}{error.strerror or error}; make sure that you may read and "
-                    "write there",
-                    file=sys.stderr,
-                )
-                return 2
-            except KeyboardInterrupt as error:
+                return work(argv, *more, **options) or 0
+            except (KeyboardInterrupt, BrokenPipeError) as error:  # the latter of | head, say
                 print("interrupted", file=sys.stderr)
                 return signals.exit_code(error)
-        return 0
+            except Exception as error:
+                if not (line := in_one_line(error)):
+                    raise
+                print(f"error: {line}", file=sys.stderr)
+                return 2
 
     return main
+
+
+def in_one_line(error: Exception) -> str:
+    """What to say of an error that the user can mend; "" of any other."""
+    if isinstance(error, InputError):
+        return str(error)
+    if lacks_memory(error):
+        return f"out of memory ({error!r:.80}): take a smaller --batch_size, or more memory"
+    if system := system_error(error):  # no permission, a full disk, a file that ends too early
+        return (
+            f"{system.filename or 'stdin or stdout'}: {system.strerror or system}; make room, make "
+            "sure that you may read and write there, or take another path"
+        )
+    return ""
 
 
 # What torch says for lack of memory, in lower case: its allocators, oneDNN, and a GPU's libraries.
@@ -259,24 +263,16 @@ def remove_parts(folder: Path, name: str = "", *, alone: bool = False) -> None:
     pattern = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{8}}\.part", re.DOTALL)
     with contextlib.suppress(OSError):  # there is no such folder
         for entry in filter(pattern.fullmatch, os.listdir(folder)):
-            if alone:
-                _delete(folder / entry)
-            else:
-                _delete_dead(folder / entry)
+            (_delete if alone else _delete_dead)(folder / entry)
 
 
 def _delete_dead(part: Path) -> None:
-    """Removes a part whose writer does not live, as its lock or else its age shows."""
-    with contextlib.suppress(OSError):  # another process was faster, or it is another user's
-        age, lock = time.time() - part.lstat().st_mtime, os.open(part, os.O_RDONLY | os.O_NOFOLLOW)
+    """Removes a part whose writer does not live, as its lock shows."""
+    with contextlib.suppress(OSError):  # the writer lives; or the part is gone, or not ours
+        lock = os.open(part, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _delete(part)
-        except BlockingIOError:
-            pass
-        except OSError:  # a file system without locks
-            if age > A_DAY:
-                _delete(part)
         finally:
             os.close(lock)
 
@@ -330,13 +326,9 @@ def read_json(path: Path) -> dict:
 def duration(seconds: float) -> str:
     """A time as a reader says it: 40 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{minutes} min"
-        if minutes < 100
-        else f"{minutes // 60} h {minutes % 60} min"
-    )
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 # ---- pretrained models ----

@@ -2,9 +2,9 @@
 One reader for each format of a table: CSV and its kin, JSON, Parquet, Excel, fastText's lines.
 
 engine/reading.py opens a file and calls the reader of its format. Of a delimited text,
-engine/text_files.py has checked every row before pandas reads a part at a time; every cell stays a
-string. JSON is read by Python's json, because pandas takes the last of two values under one name in
-silence, and of a faulty line does not say the number.
+engine/text_files.py checks every row before the first is given; every cell stays a string. JSON is
+read by Python's json, because pandas takes the last of two values under one name in silence, and of
+a faulty line does not say the number.
 """
 
 import csv
@@ -20,13 +20,13 @@ from itertools import chain, islice
 
 from engine.files import InputError, lacks_memory
 from engine.text_files import (
-    Checked,
-    Text,
+    TextFile,
     check_rows,
     csv_arguments,
+    csv_rows,
     find_encoding,
     find_layout,
-    text_lines,
+    is_empty,
     utf_16,
 )
 
@@ -78,17 +78,18 @@ class Source:
         if not self.stream.seekable():
             return utf_16(self.stream.peek(1000)[:1000]) or "utf-8-sig"
         encoding, self.shown = find_encoding(self.name, self.stream)
-        self.stream.seek(0)
         if encoding != "utf-8-sig":
             self.found["encoding"] = encoding
         return encoding
 
+    def text(self) -> TextFile:
+        return TextFile(self.name, self.stream, self.encoding())
+
     def lines(self) -> Iterator[tuple[str, str]]:
         """Where each line stands, and the line without its end."""
-        lines = text_lines(self.name, self.stream, self.encoding())
         return (
             (f"{self.name}, line {number}", line.removesuffix("\n").removesuffix("\r"))
-            for number, line in enumerate(lines, 1)
+            for number, line in enumerate(self.text().lines(), 1)
         )
 
 
@@ -113,10 +114,6 @@ def table_of(source: Source, records: Iterator[tuple[str, list[str]]]) -> Table:
     return Table(source.name, columns, ((at, dict(zip(columns, row))) for at, row in records))
 
 
-def is_empty(name: str) -> InputError:
-    return InputError(f"{name}: the file is empty, with no rows; it needs rows with a text")
-
-
 def check_names(where: str, columns: list[str]) -> None:
     column, times = Counter(columns).most_common(1)[0]
     if times > 1:
@@ -127,41 +124,15 @@ def check_names(where: str, columns: list[str]) -> None:
 
 
 def read_delimited(source: Source, usual: str) -> Table:
-    name, stream, encoding = source.name, source.stream, source.encoding()
-    sample = list(islice(text_lines(name, stream, encoding, newline=""), 200))
-    stream.seek(0)
-    options = find_layout(sample, source.options, usual)
-    checked = check_rows(name, stream, encoding, options)
-    if not checked.width:
-        raise is_empty(name)
+    text = source.text()
+    sample = list(islice(text.lines(newline=""), 200))
+    options, notes = check_rows(text, find_layout(sample, source.options, usual))
     usually = {"sep": usual} | source.options
-    found = checked.options.items()
-    source.found |= {key: value for key, value in found if usually.get(key) != value}
-    stream.seek(0)
-    records = zip(checked.lines, pandas_rows(stream, encoding, checked), strict=True)
-    table = table_of(source, ((f"{name}, line {at}", list(row)) for at, row in records if at > 0))
-    table.notes += checked.notes
+    source.found |= {key: value for key, value in options.items() if usually.get(key) != value}
+    rows = ((f"{text.name}, line {at}", fields) for at, _, fields in csv_rows(text, options))
+    table = table_of(source, rows)
+    table.notes += notes
     return table
-
-
-def pandas_rows(stream: BufferedReader, encoding: str, checked: Checked) -> Iterator[tuple]:
-    """Every record of a file that check_rows() has read, blank lines among them, as strings."""
-    import pandas
-
-    parts = pandas.read_csv(
-        Text(stream, encoding, newline=""),
-        header=None,
-        names=range(checked.width),
-        index_col=False,
-        dtype=str,
-        keep_default_na=False,
-        na_filter=False,
-        skip_blank_lines=False,
-        chunksize=1000,
-        **csv_arguments(checked.options),
-    )
-    for part in parts:
-        yield from part.itertuples(index=False, name=None)
 
 
 def read_lines(source: Source) -> Table:
@@ -253,7 +224,6 @@ def read_json(source: Source) -> Table:
     content = "\n".join(line for _, line in source.lines())
     first, _, others = content.strip().partition("\n")
     if first.startswith("{") and others.lstrip().startswith("{"):
-        source.stream.seek(0)
         source.found["format"] = "jsonl"
         return read_jsonl(source)
     objects = objects_of(source, parse_json(source.name, content))
@@ -346,7 +316,15 @@ def arrow_table(
     check_names(name, columns)
     codes = {c: {None: None, -1: None, **dict(enumerate(classes[c]))} for c in classes}
 
-    def values() -> Iterator[Row]:  # Arrow makes Python's values only when asked, and may fail
+    def named(where: str, column: str, value: object) -> object:
+        if column in codes and value not in codes[column]:
+            raise InputError(
+                f"{where}: {value} in the column {column!r:.60}, which has the classes 0 to "
+                f"{len(classes[column]) - 1} ({short(classes[column])}); correct it"
+            )
+        return codes[column][value] if column in codes else plain(value)
+
+    def rows() -> Iterator[Row]:
         number, remaining = 0, iter(parts)
         while True:
             with needing(f"{name}, row {number + 1} or below", package, "correct it"):
@@ -354,22 +332,12 @@ def arrow_table(
                 if part is None:
                     return
                 part.validate(full=True)  # whether all texts are UTF-8
-                rows = part.to_pylist()
-            for number, row in enumerate(rows, number + 1):  # noqa: B020
-                yield f"{name}, row {number}", row
+                objects = part.to_pylist()
+            for number, row in enumerate(objects, number + 1):  # noqa: B020
+                where = f"{name}, row {number}"
+                yield where, {column: named(where, column, row[column]) for column in row}
 
-    def named() -> Iterator[Row]:
-        for where, row in values():
-            for column, names in codes.items():
-                if row[column] not in names:
-                    raise InputError(
-                        f"{where}: {row[column]} in the column {column!r:.60}, which has the "
-                        f"classes 0 to {len(names) - 3} ({short(classes[column])}); correct it"
-                    )
-                row[column] = names[row[column]]
-            yield where, {column: plain(value) for column, value in row.items()}
-
-    return table_of_objects(name, named())
+    return table_of_objects(name, rows())
 
 
 def short(names: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ from data import DATASETS
 from engine.arguments import DEFAULTS, Arguments, last_of_each, number, parse_args
 from engine.corpus import load_corpus
 from engine.escape import shell
-from engine.files import InputError, duration, plain_output, printable, read_json
+from engine.files import InputError, duration, one_line_errors, printable, read_json
 from engine.run_folder import Busy, last_plot
 from engine.signals import ENDING
 
@@ -293,7 +293,7 @@ def shard(text: str) -> tuple[int, int]:
     return int(i), int(n)
 
 
-@plain_output()
+@one_line_errors
 def main(
     argv: list[str] | None = None, runs: list[list[str]] | None = None, checks_first: bool = False
 ) -> int:
@@ -315,26 +315,14 @@ def main(
     args = parser.parse_args(argv)
     if runs is None and isinstance(sys.stdin, io.TextIOWrapper):  # a file's name may hold \r, and
         sys.stdin.reconfigure(newline="\n", errors="surrogateescape")  # any bytes
-    try:
-        all_cells, (i, n) = read_cells(sys.stdin) if runs is None else cells_of(runs), args.shard
-        cells = all_cells[i - 1 :: n]
-        if args.dry_run:
-            dry_run(cells, all_cells, args.jobs)
-            return 0
-        if checks_first:
-            load_corpus(all_cells[0].args)
-        return run(cells, args.jobs, args.script)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except (KeyboardInterrupt, BrokenPipeError):  # before the first run; of | head, say
-        return 130
-    except OSError as error:  # a full disk, no permission
-        print(
-            f"error: {error.filename or 'a log'}: {error.strerror or error}; make room or "
-            "choose another --output_dir",
-            file=sys.stderr,
-        )
-    return 2
+    all_cells, (i, n) = read_cells(sys.stdin) if runs is None else cells_of(runs), args.shard
+    cells = all_cells[i - 1 :: n]
+    if args.dry_run:
+        dry_run(cells, all_cells, args.jobs)
+        return 0
+    if checks_first:
+        load_corpus(all_cells[0].args)
+    return run(cells, args.jobs, args.script)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from baselines import GROUPS, titles
 from data import DATASETS
 from engine import grid
 from engine.arguments import ABLATIONS, ENCODER
-from engine.files import InputError, plain_output
+from engine.files import InputError, one_line_errors
 from engine.own_data import PARTS
 
 ALL = ("table2", "table4", "tableA1", "tableA2", "fig1", "fig3", "figA1", "figA2", "fig4")
@@ -31,45 +31,16 @@ ROOT = Path(__file__).parents[1]
 Run = list[str]  # the arguments of one run of main.py
 
 QUICK = "--max_per_class 100 --batch_size 16 --max_length 32 --lr 2e-4"
-DEFAULTS = {  # of the variables of run_all.sh, by what is run; "" is for all
-    "quick": dict(
-        DATASETS="trec cr",
-        SEEDS="0 1",
-        IRS="50",
-        ENCODER="minilm",
-        EPOCHS="1",
-        JOBS="2",
-        OUTPUT_DIR="runs/quick",
-    ),
-    "own": dict(  # the cheap methods come first
-        SEEDS="0 1 2",
-        ENCODER="minilm",
-        EPOCHS="5",
-        OUTPUT_DIR="runs/own",
-        METHODS="tfidf probe spcl la wce sharprecl",
-    ),
-    "study": dict(
-        SEEDS="0 1 2",
-        ENCODER="minilm",
-        EPOCHS="15",
-        OUTPUT_DIR="runs/study",
-        DATASETS="cr biomedical trec ohsumed dblp",
-        METHODS="la sharprecl w/o_cl vs bert wce bcl spcl",
-    ),
-    "": dict(
-        DATASETS=" ".join(n for n, entry in DATASETS.items() if entry.paper_irs is not None),
-        SEEDS="0 1 2 3 4 5 6 7 8 9",
-        IRS="original 50 20 10",
-        JOBS="1",
-        SHARD="1/1",
-        OUTPUT_DIR="runs/all",
-        METHODS="",
-        ENCODER="",
-        EPOCHS="",
-        DATA_DIR="",
-        PRICES="",
-        FLAGS="",
-    ),
+DEFAULTS = {  # of the variables of run_all.sh, as a shell has them; "" is for all that is run
+    "quick": "DATASETS='trec cr' SEEDS='0 1' IRS=50 ENCODER=minilm EPOCHS=1 JOBS=2 "
+    "OUTPUT_DIR=runs/quick",
+    "own": "SEEDS='0 1 2' ENCODER=minilm EPOCHS=5 OUTPUT_DIR=runs/own "
+    "METHODS='tfidf probe spcl la wce sharprecl'",  # the cheap ones come first
+    "study": "SEEDS='0 1 2' ENCODER=minilm EPOCHS=15 OUTPUT_DIR=runs/study "
+    "DATASETS='cr biomedical trec ohsumed dblp' METHODS='la sharprecl w/o_cl vs bert wce bcl spcl'",
+    "": f"DATASETS='{' '.join(n for n, e in DATASETS.items() if e.paper_irs is not None)}' "
+    "SEEDS='0 1 2 3 4 5 6 7 8 9' IRS='original 50 20 10' JOBS=1 SHARD=1/1 OUTPUT_DIR=runs/all "
+    "METHODS= ENCODER= EPOCHS= DATA_DIR= PRICES= FLAGS=",
 }
 
 
@@ -178,9 +149,8 @@ def mu_and_tau(choice: Choice, datasets: tuple[str, str]) -> Iterator[Run]:
 
 
 def fig1(choice: Choice) -> Iterator[Run]:
-    return runs(
-        choice.of_seeds(choice.seeds[0]), "ohsumed", "original", "sharprecl"
-    )  # any run shows class sizes
+    """Any run shows class sizes."""
+    return runs(choice.of_seeds(choice.seeds[0]), "ohsumed", "original", "sharprecl")
 
 
 def fig4(choice: Choice) -> Iterator[Run]:
@@ -313,15 +283,10 @@ def parse(words: list[str]) -> tuple[list[str], bool, bool, str]:
 
 def variables(tables: list[str], is_quick: bool) -> dict[str, str]:
     """The variables of run_all.sh: what the environment sets, else the defaults."""
-    kinds = {
-        "": True,
-        "study": any(table.startswith("study") for table in tables),
-        "own": "own" in tables,
-        "quick": is_quick,
-    }
+    has_study = any(table.startswith("study") for table in tables)
     values: dict[str, str] = {}
-    for kind in [kind for kind, is_asked_for in kinds.items() if is_asked_for]:
-        values |= DEFAULTS[kind]
+    for kind in ["", *["study"] * has_study, *["own"] * ("own" in tables), *["quick"] * is_quick]:
+        values |= dict(word.split("=", 1) for word in shlex.split(DEFAULTS[kind]))
     values |= {name: os.environ[name] for name in values if os.environ.get(name)}
     if values["OUTPUT_DIR"].startswith("-"):
         values["OUTPUT_DIR"] = f"./{values['OUTPUT_DIR']}"  # report.py would take it for a flag
@@ -360,16 +325,12 @@ def choose(values: dict[str, str], is_quick: bool, own: str) -> Choice:
     )
 
 
-@plain_output()
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Runs the grids, and report.py on their results; returns the exit code."""
-    try:
-        tables, is_quick, is_dry, own = parse(sys.argv[1:] if argv is None else argv)
-        values = variables(tables, is_quick)
-        choice = choose(values, is_quick, own)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    tables, is_quick, is_dry, own = parse(sys.argv[1:] if argv is None else argv)
+    values = variables(tables, is_quick)
+    choice = choose(values, is_quick, own)
     code = grid.main(
         ["--jobs", values["JOBS"], "--shard", values["SHARD"], *["--dry_run"] * is_dry],
         [run for table in tables for run in GRIDS[table](choice)],

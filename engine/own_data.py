@@ -4,7 +4,7 @@ A dataset of one's own: its training, test and validation part, from a file, a f
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -62,44 +62,29 @@ def read_own(
     opened = partial(open_table, read=read, texts=texts, label=label)
     parts: dict[str, Rows] = {}
     for part, tables in tables_of(dataset, opened, notes).items():
-        if part == "train" and group is not None:
-            tables = [with_group(table, group, groups) for table in tables]
-        rows = read_part(tables, texts, label, drop_unlabelled, parts.get("train"), notes)
+        column = group if part == "train" else None
+        rows = read_part(tables, texts, label, column, drop_unlabelled, parts, notes, groups)
         if rows is not None:
             parts[part] = rows
     notes += check_one_class(dataset, {name for _, name in parts["train"] if name})
     return Parts(parts["train"], parts.get("test"), parts.get("val"), notes, groups)
 
 
-@contextmanager
-def with_group(
-    opened: AbstractContextManager[Table], wanted: str, groups: list[str]
-) -> Iterator[Table]:
-    """The table, of whose rows the groups are kept; a row without one is a group of its own."""
-    with opened as table:
-        column = find_column(table, wanted, "group")
-
-        def kept(rows: Iterator[Row]) -> Iterator[Row]:
-            for where, row in rows:
-                groups.append(str(cell(where, row, column) or where))
-                yield where, row
-
-        table.rows = kept(table.rows)
-        yield table
-
-
 def read_part(
     tables: Tables,
     texts: list[str],
     label: str,
+    group: str | None,
     drop_unlabelled: bool,
-    train: Rows | None,
+    before: dict[str, Rows],
     notes: list[str],
+    groups: list[str],
 ) -> Rows | None:
     """
-    Text and label of every row of a part. None, with a note, where it is no training part and has
-    no labels, as the test file of a competition. InputError where no row has a text, and where some
-    have no label, unless they are to be dropped.
+    Text and label of every row of a part; the group of each, itself if it has none, goes to groups.
+    None, with a note, where it is no training part (which was read before) and has no labels, as
+    the test file of a competition. InputError where no row has a text, and where some have no
+    label, unless they are to be dropped.
     """
     rows: Rows = []
     interned: dict = {}  # few labels, many rows: one string each
@@ -108,16 +93,19 @@ def read_part(
     for opened in tables:
         with opened as table:
             found, _ = find_columns(table, texts)
-            if train is not None and not candidates(table.columns, label, "label"):
+            if before and not candidates(table.columns, label, "label"):
                 notes.append(f"{table.name}: no column of labels, {left_out}")
                 return None
             its_label = str(find_columns(table, found, label)[1])
+            its_group = group and find_column(table, group, "group")
             first = list(islice(table.rows, 50))
             for where, row in chain(first, table.rows):
                 text, name = joined_text(where, row, found), label_of(where, row, its_label)
                 if name is None and text.strip():
                     unlabelled = unlabelled or where
                 rows.append((text, interned.setdefault(name, name)))
+                if its_group:
+                    groups.append(str(cell(where, row, its_group) or where))
             notes += table.notes
             if not any(text.strip() for text, _ in rows):
                 shown = columns_shown(table, [row for _, row in first])
@@ -126,7 +114,7 @@ def read_part(
                     f"column {short(found)}; {shown}; name yours with --text_column"
                 )
     labels = interned.keys() - {None}
-    if train is not None and not labels - ({"-1"} - {name for _, name in train}):
+    if before and not labels - ({"-1"} - {name for _, name in before["train"]}):
         notes.append(f"{table.name}: no row has a label, {left_out}")
         return None
     if unlabelled and not drop_unlabelled:

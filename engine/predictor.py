@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -223,14 +223,12 @@ def pools(rows: Iterable[TextRow], most: int) -> Iterator[list[TextRow]]:
 def ahead(function, items: Iterable) -> Iterator:
     """function(item) of each item, in order; that of the next is computed in a thread meanwhile."""
     with ThreadPoolExecutor(1) as thread:
-        waiting = None
+        waiting: list[Future] = []
         for item in items:
-            following = thread.submit(function, item)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
+            waiting.append(thread.submit(function, item))
+            if len(waiting) > 1:
+                yield waiting.pop(0).result()
+        yield from (last.result() for last in waiting)
 
 
 # ---- what the user says of the probabilities ----

@@ -29,7 +29,10 @@ def own_corpus(
     for part, rows in parts.items():
         parts[part] = rows = [(text, names.get(label, label)) for text, label in rows]
         kept = {label for text, label in rows if label is not None and text.strip()}
-        gone += vanished(part, rows, kept)
+        counts = Counter(label for _, label in rows if label is not None)
+        if lost := sort_labels(counts.keys() - kept):
+            shown = ", ".join(f"{label!r:.60} ({counts[label]})" for label in lost)[:300]
+            gone.append(f"no {part} row of these classes has a text, all are left out: {shown}")
         seen = seen or kept
         if len(seen) > 1:
             check_seen(name, part, sort_labels(seen), kept)
@@ -67,16 +70,6 @@ def whole_numbers(labels: set[str]) -> dict[str, str]:
         return {}
     whole = {label: re.fullmatch(r"(-?[0-9]+)\.0+", label) for label in labels}
     return {label: match[1] for label, match in whole.items() if match}
-
-
-def vanished(part: str, rows: Rows, kept: set[str]) -> list[str]:
-    """A line, if there is need, on the classes whose rows are all left out, with their counts."""
-    counts = Counter(label for _, label in rows if label is not None)
-    gone = [f"{label!r:.60} ({counts[label]})" for label in sort_labels(counts.keys() - kept)]
-    if not gone:
-        return []
-    names = ", ".join(gone)[:300]
-    return [f"no {part} row of these classes has a text, all are left out: {names}"]
 
 
 def check_seen(name: str, part: str, label_names: list[str], labels: set[str]) -> None:

@@ -95,20 +95,17 @@ def about_tfidf(text_column: str | list[str], label_names: list[str], counts: li
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which has this path when the block ends, whole or not at all."""
+    """
+    A folder to fill, which has this path when the block ends, whole or not at all. Its files have
+    the rights that the umask grants; safetensors' would be for their owner alone.
+    """
     with saving_folder(path) as folder:
         yield folder
-        readable_as_others(folder)
-
-
-def readable_as_others(folder: Path) -> None:
-    """Gives files the rights that the umask grants; safetensors' are for their owner alone."""
-    probe = folder / ".rights"
-    probe.touch()
-    for file in folder.rglob("*"):
-        if file.is_file():
+        probe = folder / ".rights"
+        probe.touch()
+        for file in filter(Path.is_file, folder.rglob("*")):
             shutil.copymode(probe, file)
-    probe.unlink()
+        probe.unlink()
 
 
 def for_other_tools(tokenizer, max_length: int):
@@ -351,14 +348,9 @@ def not_ours(folder: Path) -> list[Path]:
             ours |= set(json.loads((folder / "sharprecl.json").read_text())["files"])
         except (OSError, ValueError, LookupError, TypeError):
             return []
-    return [
-        path
-        for path in folder.rglob("*")
-        for name in [path.relative_to(folder)]
-        if (path.is_symlink() or not path.is_dir())
-        and str(name) not in ours
-        and name.parts[0] not in EXPORTED
-    ]
+    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    names = {path: path.relative_to(folder) for path in found}
+    return [p for p in found if str(names[p]) not in ours and names[p].parts[0] not in EXPORTED]
 
 
 def is_number(value: object, lowest: float = -math.inf, highest: float = math.inf) -> bool:
@@ -389,11 +381,8 @@ def check_about(about: About) -> None:
     """ValueError, or another error, that says which value main.py cannot have written."""
     has_encoder, columns = about.method != "tfidf", about.text_column
     counts = list(about.class_counts)
-    strings = [
-        about.prefix,
-        *about.label_names,
-        *([columns] if isinstance(columns, str) else columns),
-    ]
+    strings = [about.prefix, *about.label_names]
+    strings += [columns] if isinstance(columns, str) else columns
     for name, is_right in {
         "options": all(is_number(value, -1e6, 1e6) for value in map(float, about.options.values())),
         "pooling": about.pooling in (POOLINGS if has_encoder else (None,)),

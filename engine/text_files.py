@@ -2,8 +2,9 @@
 What a text file does not say of itself: its encoding, its separator, and whether its quotes count.
 
     encoding, shown = find_encoding("reviews.csv", stream)
-    options = find_layout(first_lines, {}, usual=",")
-    checked = check_rows("reviews.csv", stream, encoding, options)
+    file = TextFile("reviews.csv", stream, encoding)
+    options, notes = check_rows(file, find_layout(first_lines, {}, usual=","))
+    for line, _, fields in csv_rows(file, options): ...
 
 One pass finds them and checks that each row has as many fields as the header. Nothing is repaired:
 what can be read in two ways is an InputError of one line, which names the option of --read that
@@ -14,7 +15,6 @@ import codecs
 import csv
 import io
 import re
-from array import array
 from collections.abc import Iterator
 from contextlib import suppress
 from io import BufferedReader
@@ -110,25 +110,38 @@ def unknown_encoding(name: str, line: bytes) -> InputError:
     )
 
 
-def text_lines(
-    name: str, stream: BufferedReader, encoding: str, newline: str = "\n"
-) -> Iterator[str]:
-    """The lines of a text with their ends. InputError: an empty file, a NUL, wrong bytes."""
-    number = 0
-    try:
-        for number, line in enumerate(Text(stream, encoding, newline=newline), 1):
-            if "\0" in line:
-                raise InputError(
-                    f"{name}, line {number}: a NUL byte; the file is damaged or not a text file"
-                )
-            yield line
-    except UnicodeError:  # a part of the file is decoded at a time: the line is not known
-        raise InputError(
-            f"{name}, below line {number}: not {encoding.upper().removesuffix('-SIG')}; name its "
-            "encoding with --read encoding=NAME, or save it as UTF-8"
-        ) from None
-    if number == 0:
-        raise InputError(f"{name}: the file is empty, with no rows; it needs rows with a text")
+class TextFile(NamedTuple):
+    """A text whose encoding is known; if it is no pipe, it is read as often as need be."""
+
+    name: str
+    stream: BufferedReader
+    encoding: str
+
+    def lines(self, newline: str = "\n") -> Iterator[str]:
+        """All lines with their ends. InputError: an empty file, a NUL, wrong bytes."""
+        number = 0
+        if self.stream.seekable():
+            self.stream.seek(0)
+        try:
+            for number, line in enumerate(Text(self.stream, self.encoding, newline=newline), 1):
+                if "\0" in line:
+                    raise InputError(
+                        f"{self.name}, line {number}: a NUL byte; the file is damaged or not a "
+                        "text file"
+                    )
+                yield line
+        except UnicodeError:  # a part of the file is decoded at a time: the line is not known
+            raise InputError(
+                f"{self.name}, below line {number}: not "
+                f"{self.encoding.upper().removesuffix('-SIG')}; name its encoding with --read "
+                "encoding=NAME, or save it as UTF-8"
+            ) from None
+        if number == 0:
+            raise is_empty(self.name)
+
+
+def is_empty(name: str) -> InputError:
+    return InputError(f"{name}: the file is empty, with no rows; it needs rows with a text")
 
 
 # ---- separator and quotes ----
@@ -139,7 +152,7 @@ SEP_LINE = re.compile(r"sep=([^\"\r\n])\s*")  # Excel's own first line
 
 
 def csv_arguments(options: dict[str, str]) -> dict:
-    """The options of --read as Python's csv.reader and pandas.read_csv both take them."""
+    """The options of --read as Python's csv.reader takes them."""
     return {
         "delimiter": options["sep"],
         "quoting": csv.QUOTE_NONE if options.get("quoting") == "none" else csv.QUOTE_MINIMAL,
@@ -178,68 +191,80 @@ def find_layout(lines: list[str], given: dict[str, str], usual: str) -> dict[str
     return max(candidates, key=score)
 
 
-class Checked(NamedTuple):
-    """What check_rows() has found in a file."""
-
-    lines: array  # where each record begins; 0 of what is no row: blank lines, Excel's sep=
-    width: int  # fields of each row, 0 if there is none
-    options: dict[str, str]  # quoting=none is added where no other reading is possible
-    notes: list[str]  # what is to be said of the quotes
-
-
-def check_rows(
-    name: str, stream: BufferedReader, encoding: str, options: dict[str, str]
-) -> Checked:
+def csv_rows(file: TextFile, options: dict[str, str]) -> Iterator[tuple[int, list[str], list[str]]]:
     """
-    Reads a file through as these options say.
+    Of each row, but not of blank lines and Excel's sep=: the line where it begins, its lines as
+    they stand, and its fields. csv.Error for a quote that is not closed: strict, for else one text
+    would swallow the rest of the file.
+    """
+    record: list[str] = []
+
+    def kept() -> Iterator[str]:
+        for text in file.lines(newline=""):
+            record.append(text)
+            yield text
+
+    reader, line = csv.reader(kept(), strict=True, **csv_arguments(options)), 1
+    try:
+        for fields in reader:
+            if fields and not (line == 1 and SEP_LINE.fullmatch(record[0])):
+                yield line, record, fields
+            line = reader.line_num + 1
+            record.clear()
+    except csv.Error as error:
+        raise csv.Error(f"{file.name}, line {line}: {error}") from None
+
+
+def check_rows(file: TextFile, options: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """
+    Reads a file through as these options say. Returns them, with quoting=none where no other
+    reading is possible, and what is to be said of its quotes.
 
     InputError with the line of a row that has more or fewer fields than the first, of a quote that
     is not closed, and of quotes that may have joined rows: where a file reads as well without its
     quotes, many rows would vanish in one text in silence.
     """
-    lines, record, joined = array("q"), [], []
-    line, width, sep = 1, 0, options["sep"]
-
-    def kept() -> Iterator[str]:
-        for text in text_lines(name, stream, encoding, newline=""):
-            record.append(text)
-            yield text
-
-    # strict: an open quote is an error here instead of one text that swallows the rest of the file
-    reader, fault = csv.reader(kept(), strict=True, **csv_arguments(options)), ""
+    joined, width, sep, fault = [], 0, options["sep"], ""
     try:
-        for fields in reader:
-            is_row = bool(fields) and not (line == 1 and SEP_LINE.fullmatch(record[0]))
-            lines.append(line if is_row else 0)
-            if is_row:
-                width = width or len(fields)
-                if len(fields) != width:
-                    raise InputError(ragged(f"{name}, line {line}", len(fields), width, sep))
-                if len(record) > 1 and fits(record, sep, width):
-                    joined.append(f"{line}-{line + len(record) - 1}")
-            line = reader.line_num + 1
-            record.clear()
+        for line, record, fields in csv_rows(file, options):
+            width = width or len(fields)
+            if len(fields) != width:
+                found = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+                raise InputError(
+                    f"{file.name}, line {line}: {found} where the header has {width}; put quotes "
+                    f"round a field that contains {sep!r}"
+                )
+            if len(record) > 1 and fits(record, sep, width):
+                joined.append(f"{line}-{line + len(record) - 1}")
     except csv.Error as error:
         fault = str(error)
     if not fault and (not joined or "quoting" in options):
-        return Checked(lines, width, options, [])
-    stream.seek(0)
-    is_plain, places, is_open = without_quotes(name, stream, encoding, sep)
+        return options, []
+    is_plain, places, is_open = without_quotes(file, sep)
     if fault and (not is_plain or "quoting" in options):
         raise InputError(
-            f"{name}, line {line}: {fault}; write a quote inside a quoted field twice, and close "
-            "it; or take quotes as they stand with --read quoting=none"
+            f"{fault}; write a quote inside a quoted field twice, and close it; or take quotes as "
+            "they stand with --read quoting=none"
         )
     if fault and not is_open:  # quotes that enclose no field, each closed on its line
-        stream.seek(0)
-        return check_rows(name, stream, encoding, options | {"quoting": "none"})
+        return check_rows(file, options | {"quoting": "none"})
     if is_plain or sep == "\t":
-        raise InputError(joining_quotes(name, places if fault else joined, width))
+        raise joining_quotes(file.name, places if fault else joined, width)
     note = (
-        f"{name}, line {', '.join(joined[:10])}: quotes make one row of lines that would be rows "
-        "without them; they are taken as meant, for other rows need theirs"
+        f"{file.name}, line {', '.join(joined[:10])}: quotes make one row of lines that would be "
+        "rows without them; they are taken as meant, for other rows need theirs"
     )
-    return Checked(lines, width, options, [note])
+    return options, [note]
+
+
+def joining_quotes(name: str, places: list[str], width: int) -> InputError:
+    more = f" and {len(places) - 10} more" if len(places) > 10 else ""
+    return InputError(
+        f"{name}, line {', '.join(places[:10])}{more}: quotes there join lines or enclose no "
+        f"field, and without quotes each such line has the header's {width} fields; if each line "
+        "is a row, give --read quoting=none; if the quotes are meant, give --read "
+        "quoting=minimal, write one inside a quoted field twice, and close each"
+    )
 
 
 def fits(lines: list[str], sep: str, width: int) -> bool:
@@ -247,15 +272,13 @@ def fits(lines: list[str], sep: str, width: int) -> bool:
     return all(line.count(sep) + 1 == width for line in lines if line.strip("\r\n"))
 
 
-def without_quotes(
-    name: str, stream: BufferedReader, encoding: str, sep: str
-) -> tuple[bool, list[str], bool]:
+def without_quotes(file: TextFile, sep: str) -> tuple[bool, list[str], bool]:
     """
     Whether a file reads as well if its quotes do not count; its lines that are no rows by
     themselves if they do; and whether one of these leaves a quote open.
     """
     places, is_open, width = [], False, 0
-    for number, line in enumerate(text_lines(name, stream, encoding, newline=""), 1):
+    for number, line in enumerate(file.lines(newline=""), 1):
         if not width:
             if SEP_LINE.fullmatch(line) or not line.strip("\r\n"):
                 continue
@@ -269,21 +292,3 @@ def without_quotes(
                 places.append(str(number))
                 is_open = is_open or "unexpected end" in str(error)
     return True, places, is_open
-
-
-def joining_quotes(name: str, places: list[str], width: int) -> str:
-    more = f" and {len(places) - 10} more" if len(places) > 10 else ""
-    return (
-        f"{name}, line {', '.join(places[:10])}{more}: quotes there join lines or enclose no "
-        f"field, and without quotes each such line has the header's {width} fields; if each line "
-        "is a row, give --read quoting=none; if the quotes are meant, give --read "
-        "quoting=minimal, write one inside a quoted field twice, and close each"
-    )
-
-
-def ragged(where: str, found: int, width: int, sep: str) -> str:
-    fields = "1 field" if found == 1 else f"{found} fields"
-    return (
-        f"{where}: {fields} where the header has {width}; put quotes round a field that contains "
-        f"{sep!r}"
-    )

@@ -46,17 +46,8 @@ def trials(monkeypatch):
 
 
 def arguments(dataset, tmp_path, *more):
-    return parse_args(
-        [
-            "--dataset",
-            str(dataset),
-            "--augment",
-            "auto",
-            "--output_dir",
-            str(tmp_path / "runs"),
-            *more,
-        ]
-    )
+    command = ["--dataset", str(dataset), "--augment", "auto"]
+    return parse_args([*command, "--output_dir", str(tmp_path / "runs"), *more])
 
 
 def test_auto_takes_the_augmentation_with_the_best_held_out_macro_f1(
@@ -109,25 +100,12 @@ def command(corpus_folder, tiny_encoder, tmp_path, monkeypatch):
         "engine.auto.AUGMENTATIONS",
         {name: augment.AUGMENTATIONS[name] for name in ("noise", "none")},
     )
-    return [
-        "--dataset",
-        str(tmp_path / "data"),
-        "--encoder",
-        str(tiny_encoder),
-        "--epochs",
-        "1",
-        "--batch_size",
-        "32",
-        "--device",
-        "cpu",
-        "--output_dir",
-        str(tmp_path / "runs"),
-        "--augment",
-        "auto",
-    ]
+    flags = "--epochs 1 --batch_size 32 --device cpu --augment auto".split()
+    places = ["--dataset", str(tmp_path / "data"), "--encoder", str(tiny_encoder)]
+    return [*places, *flags, "--output_dir", str(tmp_path / "runs")]
 
 
-def test_auto_trains_on_what_it_took(command, capsys):
+def test_auto_trains_on_what_it_took_and_overwrite_decides_again(command, tmp_path, capsys):
     """All of it through main.py, on two augmentations: the trials, then the run with all texts."""
     assert main(command) == 0
     folder = parse_args(command).folder
@@ -138,20 +116,15 @@ def test_auto_trains_on_what_it_took(command, capsys):
     assert result["settings"]["augment"] == "auto" and "best_val" not in result
     assert len((folder / "train_rows.txt").read_text().split()) == 68  # the trials had 61
     assert f"takes {decided['chosen']}" in capsys.readouterr().out
+    (tmp_path / "data" / "train.csv").write_text(
+        (tmp_path / "data" / "train.csv").read_text() + "one more text on beans,noun.food\n"
+    )
+    assert main([*command, "--overwrite"]) == 0  # the trials of the other texts are in the way
+    assert capsys.readouterr().out.count("auto tries") == 2
+    assert main(command) == 0  # the finished run is shown again
+    assert "auto tries" not in capsys.readouterr().out
 
 
 def test_a_check_of_the_texts_makes_no_trial(command, capsys):
     assert main([*command, "--check_only"]) == 0
-    assert "auto tries" not in capsys.readouterr().out
-
-
-def test_overwrite_decides_again_and_keeps_what_was_decided(command, tmp_path, capsys):
-    assert main(command) == 0
-    (tmp_path / "data" / "train.csv").write_text(
-        (tmp_path / "data" / "train.csv").read_text() + "one more text on beans,noun.food\n"
-    )
-    capsys.readouterr()
-    assert main([*command, "--overwrite"]) == 0  # the trials of the other texts are in the way
-    assert capsys.readouterr().out.count("auto tries") == 2
-    assert main(command) == 0  # the finished run is shown again
     assert "auto tries" not in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """engine/escape.py and the terminal: what runs or renders a text gets that text, and no more."""
 
+import contextlib
 import csv
 import io
 import os
@@ -8,7 +9,6 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from conftest import write_csv
@@ -20,7 +20,6 @@ import predict
 from engine import files, results
 from engine.escape import is_formula, markdown, shell
 
-ROOT = Path(__file__).parent.parent
 EVIL = "\x1b[31mred\x07\x9b2J\r\u202eab"  # colours, a bell, C1's escape, a line's start, a turn
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 marks = st.text("=+-@＝'\"\t\r\n ;,1.eE<>|*_[]()`&#x\\$~!a", max_size=12)  # what means something
@@ -87,10 +86,11 @@ def evil_run(tmp_path_factory):
     rows = [(f"{begin[i % 4]} word{i % 3} {i}", labels[i % 3]) for i in range(60)]
     path = write_csv(folder / f"t{EVIL}.csv", rows)
     argv = ["--dataset", str(path), "--method", "tfidf", "--output_dir", str(folder / "runs")]
-    done = subprocess.run([sys.executable, "main.py", *argv], capture_output=True, cwd=ROOT)
-    assert done.returncode == 0
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        assert main.main(argv) == 0
     (run,) = (folder / "runs").glob("*_seed0")
-    return run, path, (done.stdout + done.stderr).decode()
+    return run, path, said.getvalue()
 
 
 def test_labels_and_file_names_reach_no_terminal_and_no_report_raw(evil_run):
@@ -104,16 +104,15 @@ def test_labels_and_file_names_reach_no_terminal_and_no_report_raw(evil_run):
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_predictions_are_exact_in_a_pipe_and_harmless_on_a_screen(evil_run, form):
-    run, _, _ = evil_run
-    command = [sys.executable, "predict.py", str(run), "word0", "--output_format", form]
-    piped = subprocess.run(command, capture_output=True, cwd=ROOT).stdout.decode()
+def test_predictions_are_exact_in_a_pipe_and_harmless_on_a_screen(evil_run, monkeypatch, form):
+    shown = []
+    for ours, theirs in (os.pipe(), pty.openpty()):
+        with open(ours, "rb", buffering=0) as end, open(theirs, "w") as stdout:
+            monkeypatch.setattr(sys, "stdout", stdout)
+            assert predict.main([str(evil_run[0]), "word0", "--output_format", form]) == 0
+            shown.append(end.read(10_000).decode().replace("\r\n", "\n"))
+    piped, screen = shown
     assert ("\x9b" in piped) and ("\u202e" in piped)
-    ours, theirs = pty.openpty()
-    subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, cwd=ROOT)
-    os.close(theirs)
-    screen = os.read(ours, 10_000).decode().replace("\r\n", "\n")
-    os.close(ours)
     assert "\\x9b2J" in screen and all(line.isprintable() for line in screen.split("\n"))
 
 
