@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers.utils import logging
 
 import data
-from baselines.tfidf import Tfidf
 from engine import loader, reading
 from engine.calibration import coverage_line, in_words, reweighted
 from engine.encoders import device as available_device
@@ -85,7 +84,7 @@ class Predictor:
                 "ask for 1 up to this number"
             )
         if embedding and self.trained.tokenizer is None:
-            raise InputError("--embedding: tfidf has no encoder, and so no embedding; leave it out")
+            raise InputError(f"--embedding: {self.about.method} has no embedding; leave it out")
 
     def predict(self, texts: Iterable[str]) -> list[dict]:
         """For each text, in order, its prediction (None where there is none) and probability."""
@@ -128,7 +127,7 @@ class Predictor:
         has_text = [bool(text.strip()) for _, text in pool]
         texts = [text for _, text in pool if text.strip()]
         inputs: data.Tokens | list[str] | None = texts or None
-        if texts and self.about.max_length is not None:  # else tfidf, which takes strings
+        if texts and self.about.max_length is not None:  # else the method takes strings
             texts = [self.about.prefix + text for text in texts]
             inputs = tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
         return [row for row, _ in pool], has_text, inputs
@@ -141,9 +140,9 @@ class Predictor:
         return list(map(self._answer, scores.softmax(dim=1).numpy(), feats))
 
     def _encode(self, inputs) -> tuple[Tensor, Iterable[np.ndarray | None]]:
-        """Logits (n, C) as trained, on the CPU, and feat (n, h), which tfidf has none of."""
+        """Logits (n, C) as trained, on the CPU, and feat (n, h) where there is an encoder."""
         method = self.trained.method
-        if isinstance(method, Tfidf):
+        if self.trained.tokenizer is None:
             return torch.from_numpy(method.scores(inputs)), [None] * len(inputs)
         logits, feats = loader.predict(
             method,

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -36,6 +36,7 @@ from baselines import METHODS, make
 from baselines.base import Task
 from baselines.tfidf import Tfidf
 from data import Corpus, class_counts
+from engine import large
 from engine.calibration import calibrate
 from engine.data_report import LEAKS, leaks
 from engine.encoders import load_encoder, load_tokenizer, longest_text
@@ -66,8 +67,8 @@ class About:
 
     method: str
     options: dict  # what it is made with, see baselines.make
-    pooling: str | None  # None: no encoder, tfidf
-    max_length: int | None  # in tokens; None: tfidf
+    pooling: str | None  # None: no encoder
+    max_length: int | None  # in tokens; None: the method takes strings
     text_column: str | list[str]  # of the training data; several were joined, a line each
     label_names: list[str]  # C
     class_counts: list[int]  # training texts of each class
@@ -83,6 +84,22 @@ class About:
     def own_shares(self) -> Tensor | None:
         """The class shares that it predicts for, (C,) float64; None means equal ones."""
         return None if self.compensated else self.train_shares()
+
+
+def about_adapter(run: Path) -> About:
+    """Of a language model, by its run's files; it has learned the training shares."""
+    record, report = (read_json(run / name) for name in ("args.json", "data_report.json"))
+    settings, counts = record["settings"], [row["train"] for row in report["classes"]]
+    return About(
+        settings["method"],
+        options={},
+        pooling=None,
+        max_length=None,
+        text_column=settings["text_column"],
+        label_names=record["label_names"],
+        class_counts=counts,
+        compensated=False,
+    )
 
 
 def about_tfidf(text_column: str | list[str], label_names: list[str], counts: list[int]) -> About:
@@ -318,11 +335,8 @@ def model_folder(path: Path) -> Path:
         )
     if not (path / "result.json").is_file():
         raise InputError(f"{path}: this run is not finished; its command, given again, goes on")
-    if (path / "adapter").is_dir():
-        raise InputError(
-            f"{path}: this is a language model's run, which predict.py does not read; "
-            "engine.large.load(FOLDER) in Python does"
-        )
+    if (path / "adapter").is_dir():  # of a language model
+        return path / "adapter"
     if read_json(path / "args.json").get("settings", {}).get("method") == "gpt35":
         raise InputError(
             f"{path}: the model of this run lies with its provider, and predict.py "
@@ -447,16 +461,19 @@ def read_about(folder: Path) -> About:
 class Trained(NamedTuple):
     """A trained model, a network in eval mode, and what it needs."""
 
-    method: Method | Tfidf
-    tokenizer: object  # None of tfidf
+    method: Any  # a Method, or with scores(texts): a Tfidf, a LoraClassifier
+    tokenizer: Any  # None of the latter
     about: About
 
 
 def read_model(path: str | Path, device: str) -> Trained:
     """What write_model wrote, from the run's folder or its model/. InputError: one clear line."""
     folder = model_folder(Path(path))
-    about = read_about(folder)
+    is_adapter = folder.name == "adapter"
+    about = about_adapter(folder.parent) if is_adapter else read_about(folder)
     try:
+        if is_adapter:
+            return Trained(large.load(folder.parent, device), None, about)
         if about.method == "tfidf":
             return Trained(Tfidf.load(folder), None, about)
         return read_network(folder, about, device)
@@ -469,7 +486,7 @@ def read_model(path: str | Path, device: str) -> Trained:
                 "or another --device; if its files are small, sharprecl.json is damaged"
             ) from error
         raise InputError(
-            f"{folder}: sharprecl.json and the weights beside it are not those of "
+            f"{folder}: its settings and its weights are not those of "
             f"{about.method} as this code has it ({reason_of(error)}): use "
             "the code that wrote them, or train again"
         ) from error

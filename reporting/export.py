@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from baselines.tfidf import Tfidf
 from engine.files import InputError, save, write_json
 from engine.saved_model import (
     EXPORTED,
@@ -166,10 +165,10 @@ def export(path: str | Path, kind: str, output: Path | None) -> Path:
     if output.exists():
         raise InputError(f"{output} is there already: remove it, or name another with --output")
     trained = read_model(path, "cpu")
-    if isinstance(trained.method, Tfidf):
+    if trained.tokenizer is None:
         raise InputError(
-            "tfidf is not exported, for it has no encoder: predict.py classifies with "
-            "it, and baselines.tfidf.Tfidf.load(FOLDER) gives scikit-learn's objects"
+            f"{trained.about.method} is not exported, for it has no encoder: predict.py "
+            "classifies with it"
         )
     if trained.method.phi is None:
         raise InputError(

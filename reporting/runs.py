@@ -92,7 +92,7 @@ def epoch_of(line: dict, classes: list[dict]) -> dict:
         if part in line:
             own = line[part]
             kept[part] = {name: rounded(own[name]) for name in OF_PART if own.get(name) is not None}
-            if classes and "f1" in own:
+            if "f1" in own and any(row["test"] for row in classes):
                 kept[part]["rarest_third"] = rounded(rare_f1(own["f1"], classes))
     return kept
 

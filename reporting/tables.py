@@ -172,13 +172,16 @@ def why_no_runs(folder: Path, protocol: str, without: int) -> str:
     """What this folder lacks for a table, and what helps."""
     if not folder.exists():
         return "no such folder; give the --output_dir of main.py, by default runs"
-    if without and protocol == "best_val":
+    if without and protocol != "best_val":
+        return (
+            f"none of the {without} finished runs has test texts: they trained on all "
+            "(--test_fraction 0), so that only the page of each can be drawn"
+        )
+    if without:
         return (
             f"none of the {without} finished runs has best_val, for they had no validation "
             "texts: leave --protocol out, or train with --val_fraction 0.1"
         )
-    if without:
-        return f"none of the {without} finished runs has {protocol}: take another --protocol"
     if (folder / "args.json").exists():
         return "no finished run, but one that began; its command, given again, goes on"
     if below := list(folder.glob("*/*/result.json")):

@@ -461,7 +461,6 @@ def test_an_export_without_room_is_one_line_and_leaves_nothing(
         (["args.json"], "not finished"),
         (["args.json", "result.json"], "not kept"),
         (["args.json", "result.json", "model.safetensors"], "not kept"),  # an older layout
-        (["args.json", "result.json", "adapter/a"], "engine.large.load"),
         (["gpt35", "args.json", "result.json"], "lies with its provider"),
     ],
 )

@@ -20,13 +20,15 @@ from conftest import write_csv
 from fake_openai import KEY, FakeOpenAI
 
 from baselines import hosted, language_models, lora
-from engine import large, saved_model
+from engine import large
 from engine.arguments import constants_of, parse_args
 from engine.files import InputError
 from engine.results import csv_rows
 from engine.run_folder import RunFolder
 from main import main
+from predict import Predictor
 from reporting import page
+from reporting.export import export
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["noun.food", "noun.animal", "noun.time", "noun.food.raw"]
@@ -260,8 +262,13 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
     assert predicted == [row["prediction"] for row in rows]
     probability = torch.from_numpy(scores).softmax(dim=1).amax(dim=1).tolist()
     assert probability == pytest.approx([float(row["probability"]) for row in rows], abs=1e-4)
-    with pytest.raises(InputError, match="large.load"):
-        saved_model.model_folder(folder)
+    answers = Predictor(folder, device="cpu").predict([row["text"] for row in rows])
+    assert [answer["prediction"] for answer in answers] == predicted
+    assert [answer["probability"] for answer in answers] == pytest.approx(probability, abs=1e-4)
+    with pytest.raises(InputError, match="has no embedding"):
+        Predictor(folder, device="cpu", embedding=True)
+    with pytest.raises(InputError, match="llama2 is not exported"):
+        export(folder, "onnx", None)
     page.write(folder, tmp_path / "page.html")
     assert "it has no embeddings to draw" in (tmp_path / "page.html").read_text()
     plain = PeftModel.from_pretrained(
