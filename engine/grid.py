@@ -235,10 +235,10 @@ def ending(cell: Cell, code: int) -> tuple[bool, str]:
     """Whether a run left its result, with the numbers or the reason."""
     if code == 0 and is_whole(cell):
         result = read_json(cell.folder / "result.json")
-        return True, (
-            f"accuracy {result['last']['accuracy']:.1f}, macro-F1 "
-            f"{result['last']['macro_f1']:.1f}, {duration(result['seconds'])}"
-        )
+        last, took = result["last"], duration(result["seconds"])
+        if "macro_f1" not in last:  # --test_fraction 0
+            return True, f"trained on all texts, {took}"
+        return True, f"accuracy {last['accuracy']:.1f}, macro-F1 {last['macro_f1']:.1f}, {took}"
     lines = log_of(cell).read_text(encoding="utf-8", errors="replace").splitlines()
     return False, f"FAILED (exit {code}): {[line for line in lines if line.strip()][-1]}"
 

@@ -39,6 +39,7 @@ from engine.grid import read_cells, state
 from engine.optimizer import new_optimizer, set_learning_rate
 from engine.run_folder import RunFolder, locked, own
 from main import main, objective
+from predict import Predictor
 from reporting import figures
 
 ROOT = Path(__file__).parent.parent
@@ -951,3 +952,37 @@ def test_overwrite_loses_nothing_when_the_augmentation_is_not_available(command,
     monkeypatch.setitem(AUGMENTATIONS, "word_substitution", entry)
     assert main([*command, "--overwrite"]) == 2
     assert (parse_args(command).folder / "result.json").exists()
+
+
+# ---- --test_fraction 0 ----
+
+
+@pytest.mark.parametrize(
+    "options", ["", "--val_fraction 0.2", "--val_fraction 0.2 --eval_every 2", "--method tfidf"]
+)
+def test_a_run_on_all_texts_keeps_a_model_and_no_number_of_a_test(
+    command, tmp_path, capsys, options
+):
+    table = write_csv(tmp_path / "all.csv", glosses({"noun.food": 30, "noun.animal": 10}))
+    own = ["--dataset", str(table), "--test_fraction", "0", *options.split()]
+    assert main(last_of_each([*command, *own])) == 0
+    folder, is_validated = folder_of(tmp_path), "val" in options
+    assert "there is no test result" in capsys.readouterr().out
+    rows = (folder / "train_rows.txt").read_text().splitlines()
+    assert len(rows) == (32 if is_validated else 40)
+    result = json.loads((folder / "result.json").read_text())
+    assert set(result["last"]) == {"epoch"} and "best_test" not in result
+    assert ("best_val" in result) == (folder / "validation.csv").exists() == is_validated
+    assert not (folder / "predictions.csv").exists()
+    assert "no test text" in (folder / "model" / "README.md").read_text()
+    assert Predictor(folder).predict(["an animal"])[0]["prediction"] is not None
+    assert report.main([str(folder)]) == 0 and (folder / "report.html").exists()
+    assert report.main([str(tmp_path)]) == 2 and "has test texts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", ["--plots", "--method gpt35"])
+def test_what_needs_test_texts_refuses_to_train_on_all(command, tmp_path, capsys, options):
+    table = write_csv(tmp_path / "all.csv", glosses({"noun.food": 30, "noun.animal": 10}))
+    own = ["--dataset", str(table), "--test_fraction", "0", *options.split()]
+    assert main(last_of_each([*command, *own])) == 2
+    assert "need test texts" in capsys.readouterr().err
