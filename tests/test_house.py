@@ -188,7 +188,7 @@ MOST_LINES = {  # of a file or a room; a change that needs more lines says why, 
     "engine": 7900,
     "baselines": 1800,
     "reporting": 3550,
-    "benchmarks": 705,
+    "benchmarks": 710,
     "tests": 15850,
 }
 
