@@ -6,6 +6,7 @@ spreadsheet. A terminal has files.printable, HTML has jinja's autoescape, LaTeX 
 import re
 import shlex
 from collections.abc import Iterable
+from typing import Any
 
 from engine.files import CONTROL, printable
 
@@ -62,6 +63,6 @@ def to_cell(text: object) -> object:
     return f"'{text}" if isinstance(text, str) and is_formula(text.lstrip("'")) else text
 
 
-def from_cell(text: object) -> object:
+def from_cell(text: Any) -> Any:
     is_marked = isinstance(text, str) and text.startswith("'") and is_formula(text.lstrip("'"))
     return text[1:] if is_marked else text

@@ -80,8 +80,8 @@ class Terminal:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        bar = re.match(r"\r|(\x1b\[A)*", text)[0]  # tqdm goes to the line's start, or a line up
-        return self.stream.write(bar + printable(text[len(bar) :], but="\n\t"))
+        rest = re.sub(r"^(\r|(\x1b\[A)*)", "", text)  # tqdm goes to the line's start, or a line up
+        return self.stream.write(text.removesuffix(rest) + printable(rest, but="\n\t"))
 
 
 @contextlib.contextmanager

@@ -127,8 +127,8 @@ def label(cell: Cell) -> str:
     if args.augment != DEFAULTS["augment"]:
         own["augment"] = args.augment
     ir = "original" if args.ir is None else f"ir{args.ir:g}"
-    own = "".join(f"{name} {value} " for name, value in own.items())
-    return printable(f"{Path(args.dataset).stem} {ir} {args.method} {own}seed {args.seed}")
+    others = "".join(f"{name} {value} " for name, value in own.items())
+    return printable(f"{Path(args.dataset).stem} {ir} {args.method} {others}seed {args.seed}")
 
 
 def log_of(cell: Cell) -> Path:
@@ -140,7 +140,8 @@ def log_of(cell: Cell) -> Path:
 
 def environment(cell: Cell, slot: int, jobs: int) -> dict[str, str]:
     """Each of several jobs has its share of the cores, and one GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    all_cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else all_cores
     env = {
         "OMP_NUM_THREADS": str(max(1, cores // jobs)),
         **os.environ,
@@ -178,7 +179,8 @@ def execute(
     Runs the cells and yields each with its exit code; leaves none running when it is left. A cell
     that another process has goes to the end of the line, until it is finished, or free.
     """
-    waiting, running, is_waiting_for_others = deque(cells), {}, False
+    waiting, is_waiting_for_others = deque(cells), False
+    running: dict[int, tuple[Cell, subprocess.Popen]] = {}
     try:
         while (waiting or running) and not signals:
             for slot in set(range(jobs)) - set(running):

@@ -27,7 +27,7 @@ def own_corpus(
     gone: list[str] = []
     seen: set[str] = set()
     for part, rows in parts.items():
-        parts[part] = rows = [(text, names.get(label, label)) for text, label in rows]
+        parts[part] = rows = [(text, names.get(label or "", label)) for text, label in rows]
         kept = {label for text, label in rows if label is not None and text.strip()}
         counts = Counter(label for _, label in rows if label is not None)
         if lost := sort_labels(counts.keys() - kept):
@@ -36,7 +36,7 @@ def own_corpus(
         seen = seen or kept
         if len(seen) > 1:
             check_seen(name, part, sort_labels(seen), kept)
-    corpus = to_corpus(name, *parts.values(), notes=gone)
+    corpus = to_corpus(name, parts["training"], parts["test"], parts["validation"], notes=gone)
     if names:
         changed = sort_labels(set(names))[0]
         gone = [*gone, f"all labels are numbers: the class {changed} is called {names[changed]}"]

@@ -125,7 +125,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         probe.unlink()
 
 
-def for_other_tools(tokenizer, max_length: int):
+def for_other_tools(tokenizer, max_length: int | None):
     """
     The tokenizer with the length that texts were cut to, which other tools then cut them to, and
     with a token to pad by, without which they take one text at a time. Which token that is does not
@@ -176,7 +176,7 @@ def save_network(folder: Path, method: Method, tokenizer, about: About) -> str:
         network = stock_classifier(method, tokenizer, about.method, about.label_names)
     except Unfit as error:
         network, reason, where = method.encoder.backbone, str(error), folder / "encoder"
-    network.save_pretrained(where)
+    network.save_pretrained(where)  # type: ignore[operator]
     tokenizer.save_pretrained(where)
     heads = {
         name: tensor.contiguous()
@@ -494,11 +494,11 @@ def read_model(path: str | Path, device: str) -> Trained:
 
 def read_network(folder: Path, about: About, device: str) -> Trained:
     """The network of the folder; errors of torch where its parts do not fit."""
+    if not METHODS[about.method].has_encoder or about.pooling is None or about.max_length is None:
+        raise ValueError("it has no encoder")
     where = str(folder if (folder / "config.json").is_file() else folder / "encoder")
     tokenizer, encoder = load_tokenizer(where), load_encoder(where, about.pooling)
     heads = safetensors.torch.load_file(folder / "heads.safetensors")
-    if not METHODS[about.method].has_encoder:
-        raise ValueError("it has no encoder")
     task = Task(
         about.label_names,
         np.broadcast_to(0, sum(about.class_counts)),  # their number alone is asked for

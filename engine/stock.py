@@ -14,6 +14,7 @@ these fits is not looked up but tried: the logits of two texts are compared with
     h  width of the encoder     C  classes
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
@@ -78,7 +79,8 @@ def stock_classifier(method: Method, tokenizer, name: str, label_names: list[str
         weight = phi.weight.cpu()
         bias = torch.zeros(len(weight)) if phi.bias is None else phi.bias.cpu()
         *hidden, last = head_layers(stock)
-        for fill in (as_tanh, as_pair) if hidden else (as_one_layer,):
+        fills: tuple[Callable[..., int], ...] = (as_tanh, as_pair) if hidden else (as_one_layer,)
+        for fill in fills:
             count = fill(*hidden, last, weight, bias)  # of the classes, from the first on
             theirs = stock.eval()(input_ids=ids, attention_mask=mask).logits
             if (theirs - ours)[:, :count].abs().max() <= TOLERANCE * ours.abs().max():
