@@ -43,7 +43,8 @@ def scores(known: Known, seeds: list[int]) -> pd.DataFrame:
         for dataset in CUTS:
             for seed in seeds:
                 if (run := run_of(known, dataset, arguments, seed)) is not None:
-                    numbers = [epoch_under(run, name)["test"]["macro_f1"] for name in PROTOCOLS]
+                    epochs = [epoch_under(run, name) or {} for name in PROTOCOLS]
+                    numbers = [epoch["test"]["macro_f1"] for epoch in epochs]
                     found.append([row, dataset, seed, *numbers])
     return pd.DataFrame(found, columns=["row", "dataset", "seed", *PROTOCOLS])
 

@@ -104,8 +104,8 @@ def read_method(name: str, runs: pd.DataFrame) -> Method:
     rows = [read_validation(Path(folder)) for folder in runs.folder]
     labels = np.array([label for label, _ in rows[0]])
     predicted = np.array([[prediction for _, prediction in own] for own in rows])
-    numbers = (runs[column].to_numpy() for column in ("macro_f1", "rarest_third"))
-    return Method(name, labels, predicted, *numbers, runs.seconds.mean() / 60)
+    macro_f1, rarest = runs.macro_f1.to_numpy(), runs.rarest_third.to_numpy()
+    return Method(name, labels, predicted, macro_f1, rarest, runs.seconds.mean() / 60)
 
 
 def read_validation(folder: Path) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import logging
 import warnings
 from copy import deepcopy
 from pathlib import Path
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -34,7 +35,8 @@ class Graph(nn.Module):
 
     def __init__(self, method: Method):
         super().__init__()
-        self.encoder, self.phi = method.encoder, method.phi
+        self.encoder = method.encoder
+        self.phi = cast(nn.Linear, method.phi)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         feat = self.encoder(input_ids, attention_mask)
@@ -87,9 +89,10 @@ def export_projected(trained: Trained, folder: Path) -> None:
 @torch.no_grad()
 def dense_layers(head: nn.Sequential) -> list[nn.Linear]:
     """The two linear layers of a projection head, its batch norm, if any, in the first."""
-    first, last = deepcopy(head[0]), head[-1]
-    if isinstance(head[1], nn.BatchNorm1d):
-        norm = head[1]
+    parts: list[Any] = list(head)
+    first, last = deepcopy(parts[0]), parts[-1]
+    if isinstance(parts[1], nn.BatchNorm1d):
+        norm: Any = parts[1]
         factor = norm.weight / (norm.running_var + norm.eps).sqrt()
         first.weight.mul_(factor[:, None])
         first.bias.sub_(norm.running_mean).mul_(factor).add_(norm.bias)
@@ -97,7 +100,7 @@ def dense_layers(head: nn.Sequential) -> list[nn.Linear]:
 
 
 @torch.no_grad()
-def with_pooler(backbone: nn.Module) -> nn.Module:
+def with_pooler(backbone: Any) -> Any:
     """
     The encoder with a pooler where its class has one: ours does without, and a client would say
     that its weights are MISSING. They are zero, for nothing reads what it gives.

@@ -103,10 +103,10 @@ def svg(figure, title: str) -> str:
             if not (name == "id" and parent.tag == "g")
         }
         if "style" in parent.attrib:
-            parent.set("style", _for_page(parent.get("style")))
-    width, height = (float(number) for number in root.get("viewBox").split()[2:])
+            parent.set("style", _for_page(parent.attrib["style"]))
+    width, height = (float(number) for number in root.attrib["viewBox"].split()[2:])
     root.attrib = {
-        "viewBox": root.get("viewBox"),
+        "viewBox": root.attrib["viewBox"],
         "width": f"{width * 4 / 3:.0f}",
         "height": f"{height * 4 / 3:.0f}",
         "role": "img",
@@ -174,7 +174,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]
     of_class = Counter(labels.tolist())
     for (row, column), count in Counter(zip(labels.tolist(), predicted.tolist())).items():
         share = count / of_class[row]
-        box = {"color": TOL[0], "linewidth": 0, "alpha": 0.75 * share}
+        box: dict = {"color": TOL[0], "linewidth": 0, "alpha": 0.75 * share}
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **box))
         if is_named and share >= 0.005:
             centre = {"ha": "center", "va": "center_baseline", "fontsize": 8}
@@ -283,7 +283,7 @@ def line_grid(
 
 
 @style(10)
-def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: list[str], few: int):
+def f1_by_size(counts: np.ndarray, f1: np.ndarray, tested: np.ndarray, names: list[str], few: int):
     """
     One point for each class that has test texts: its training texts, on a logarithmic axis, against
     its F1 in percent. Hollow points rest on fewer test texts than `few`.
@@ -292,7 +292,7 @@ def f1_by_size(counts: list[int], f1: np.ndarray, tested: np.ndarray, names: lis
     """
     labels = {"xlabel": "training texts", "ylabel": "F1, %"}
     figure, axes = _panel("F1 of each class by its training texts", (3.5, 3.0), **labels)
-    counts, rough = np.maximum(counts, 1), (tested > 0) & (tested < few)
+    counts, rough = counts.clip(min=1), (tested > 0) & (tested < few)
     for chosen, face, label in (
         (tested >= few, TOL[0], f"{few} test texts or more"),
         (rough, "none", f"fewer than {few}"),
@@ -450,7 +450,7 @@ def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
     axes.autoscale_view()  # else transData has the limits of before the last points and margins
     to_share = axes.transData + axes.transAxes.inverted()  # from 0 to 1 across the axes
     shares = {name: to_share.transform(place) for name, place in places.items()}
-    taken = []
+    taken: list[tuple[float, float]] = []
     for name, (x, y) in sorted(shares.items(), key=lambda item: item[1][1]):
         y += 0.035
         while any(abs(x - at[0]) < 0.25 and abs(y - at[1]) < 0.04 for at in taken):

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -420,7 +420,7 @@ def class_rows(run: Scored) -> list[dict]:
 def class_figure(run: Scored, rows: list[dict]) -> Markup:
     f1 = np.array([math.nan if row["f1"] is None else row["f1"] for row in rows])
     tested = np.array([row["test"] for row in rows])
-    figure = figures.f1_by_size(run.counts.tolist(), f1, tested, run.names, FEW_TESTS)
+    figure = figures.f1_by_size(run.counts, f1, tested, run.names, FEW_TESTS)
     return drawn(figure, "F1 of each class by its training texts")
 
 
@@ -510,7 +510,8 @@ def confusion(run: Scored) -> Markup:
         position[shown] = range(len(shown))
         numbers = position[numbers]
         names = [*(names[label] for label in shown), "(all other classes)"]
-    figure = figures.confusion_matrix(*numbers.T, names)
+    labels, predicted = numbers.T
+    figure = figures.confusion_matrix(labels, predicted, names)
     return drawn(figure, "Confusion matrix of the test texts")
 
 
@@ -519,7 +520,7 @@ def probabilities(run: Run) -> dict:
     part = run.test if run.validation is None else run.validation
     probability, is_right = part.probability.to_numpy(), part.is_right.to_numpy()
     above = {threshold: part[probability >= threshold].is_right for threshold in THRESHOLDS}
-    thresholds = [
+    thresholds: list[dict] = [
         {
             "threshold": threshold,
             "texts": len(kept),
@@ -558,14 +559,14 @@ def tsne(run: Run) -> dict:
     if not METHODS[run.method].has_encoder:
         return {"why": "A language model answers; it has no embeddings to draw."}
     if not (run.folder / "tsne.csv").exists():
-        why, anew = "It is not drawn yet. This command", {}
-        if run.about is None:
+        why, is_anew = "It is not drawn yet. This command", run.about is None
+        if is_anew:
             why = (
                 "It is not drawn, and the weights were not kept. This command trains once more and"
             )
-            anew = {"overwrite": True}
+        changes: dict[str, Any] = {"overwrite": True} if is_anew else {}
         said = f"{why} adds it; then make this page again."
-        return {"why": said, "command": main_command(run, **anew, plots=True)}
+        return {"why": said, "command": main_command(run, plots=True, **changes)}
     points, prototypes = (
         figures.read_points(run.folder / name) for name in ("tsne.csv", "tsne_prototypes.csv")
     )

@@ -46,7 +46,7 @@ def draw(args: Arguments, corpus: data.Corpus, folder: Path) -> None:
     """
     model, tokenizer, about = read_model(folder, args.device)
     labels, names, prototypes = corpus.test_labels, corpus.label_names, None
-    if isinstance(model, Method):
+    if isinstance(model, Method) and about.max_length is not None:
         texts = [about.prefix + text for text in corpus.test_texts]
         tokens = tokenize(texts, tokenizer, about.max_length, quiet=True)
         logits, feats = loader.predict(

@@ -59,7 +59,7 @@ def record_of(folder: Path) -> dict:
     """A finished run. InputError where its files are damaged, or another version wrote them."""
     result = read_json(folder / "result.json")
     try:
-        record = {"folder": str(folder)}
+        record: dict = {"folder": str(folder)}
         record |= {name: result[name] for name in ("settings", "changed", "data_hash", "seconds")}
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         about = folder / "data_report.json"
@@ -84,7 +84,7 @@ def damaged(folder: Path, error: Exception) -> InputError:
 
 def epoch_of(line: dict, classes: list[dict]) -> dict:
     """The numbers of a line of metrics.jsonl that are kept, with six decimals."""
-    kept = {name: rounded(line[name]) for name in OF_EPOCH if line.get(name) is not None}
+    kept: dict = {name: rounded(line[name]) for name in OF_EPOCH if line.get(name) is not None}
     inside = line.get("diagnostics") or {}
     if found := {name: rounded(inside[name]) for name in INSIDE if name in inside}:
         kept["diagnostics"] = found

@@ -51,7 +51,7 @@ class Sign(NamedTuple):
 
     def shown(self, value: float) -> str:
         """The value with the decimals of the sentence, bold where the failure is seen."""
-        text = re.search("{.*?}", self.sentence)[0].format(value)
+        text = re.sub(".*?({.*?}).*", r"\1", self.sentence).format(value)
         return f"**{text}**" if self.is_seen(value) else text
 
 
@@ -219,7 +219,9 @@ def overview(runs: pd.DataFrame) -> str:
         cells = [str(part) for name, part in zip(keys, key) if name != "ir"] + [str(len(members))]
         for sign in SIGNS:
             measured = [sign.measure(record["epochs"]) for record in members.record]
-            cells.append("" if None in measured else sign.shown(statistics.mean(measured)))
+            known = [value for value in measured if value is not None]
+            is_whole = len(known) == len(measured)
+            cells.append(sign.shown(statistics.mean(known)) if is_whole else "")
         lines.append(cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

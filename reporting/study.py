@@ -186,10 +186,11 @@ def settings_table() -> str:
         {study: mean(value, datasets=5, study=study) for study in SETTINGS}
         for value in ("macro_f1", "best")
     )
-    cells = {
-        title: lambda own, study=study: f"{last[study](own)}/{best[study](own)}".strip("/")
-        for study, title in SETTINGS.items()
-    }
+
+    def both(study: str) -> Cell:
+        return lambda own: f"{last[study](own)}/{best[study](own)}".strip("/")
+
+    cells = {title: both(study) for study, title in SETTINGS.items()}
     return grid(chosen(runs, MAIN | LOW_MU | AS_IN_PAPER), cells)
 
 

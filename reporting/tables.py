@@ -152,7 +152,8 @@ def without_twins(found: list[dict]) -> list[dict]:
         every, piece = (run["settings"].get(name) for name in MADE_BY)
         return every or 1, -(piece or math.inf)
 
-    firsts, left_out = {}, set()
+    firsts: dict[str, dict] = {}
+    left_out = set()
     for run in sorted(found, key=made_by):
         own = run["settings"]
         same = {name: value for name, value in own.items() if name not in MADE_BY}
@@ -679,7 +680,7 @@ def draw_class_sizes(runs: pd.DataFrame) -> dict:
     paper = at(whole, ("ohsumed", "original"))
     run = (paper if len(paper) else whole).iloc[0]
     summary = files.read_json(Path(run.folder) / "data_report.json")
-    counts, names = zip(*((row["train"], row["label"]) for row in summary["classes"]))
+    counts, names = ([row[part] for row in summary["classes"]] for part in ("train", "label"))
     heading = f"{title(run.dataset)}, ir = {summary['ir']:.1f}"
     name = "fig1" if len(paper) else f"fig1_{file_name((run.dataset, run.place))}"
     return {name: figures.label_distribution(counts, names, heading)}

@@ -556,7 +556,7 @@ def test_numbers_of_ten_test_texts_or_more_are_not_called_rough(tmp_path):
 
 def test_hollow_points_are_the_classes_of_few_test_texts():
     f1, tested = np.array([10.0, 20, 30, np.nan]), np.array([3, 10, 40, 0])
-    figure = figures.f1_by_size([5, 50, 500, 7], f1, tested, list("abcd"), 10)
+    figure = figures.f1_by_size(np.array([5, 50, 500, 7]), f1, tested, list("abcd"), 10)
     filled, hollow = figure.axes[0].collections
     assert filled.get_offsets().tolist() == [[50, 20], [500, 30]]
     assert hollow.get_offsets().tolist() == [[5, 10]]
