@@ -120,7 +120,7 @@ def peak_memory(form: Callable[[], object], device: str = "cpu") -> int:
 
 
 @dataclass
-class Run:
+class Prepared:
     """What main.train makes before its first epoch."""
 
     args: argparse.Namespace
@@ -139,7 +139,7 @@ def run_of(
     *flags: str,
     views: tuple[str, ...] | None = None,
     keeps_states: bool = True,
-) -> Run:
+) -> Prepared:
     """
     A run that has not trained, on args.dataset and args.encoder, with these flags of main.py.
 
@@ -171,7 +171,7 @@ def run_of(
         options = {name: getattr(own, name) for name in options}
         loader = Loader(model, model.encoder, tokens, corpus.train_labels, len(names), **options)
         optimizer = new_optimizer(model, lr=own.lr, head_lr=None, weight_decay=own.weight_decay)
-        return Run(own, corpus, model, loader, optimizer, new_scaler(own.device, own.amp))
+        return Prepared(own, corpus, model, loader, optimizer, new_scaler(own.device, own.amp))
 
 
 def random_bert(folder: str, **sizes: int) -> str:
@@ -181,7 +181,7 @@ def random_bert(folder: str, **sizes: int) -> str:
     return folder
 
 
-def flops(run: Run, rows: np.ndarray) -> float:
+def flops(run: Prepared, rows: np.ndarray) -> float:
     """
     Of a step: 6 for each weight of the layers and each real token, and 12 h for each pair of tokens
     of a text and each layer (Chowdhery et al. 2022, Appendix B). Padding counts as waste.

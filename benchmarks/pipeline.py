@@ -27,7 +27,7 @@ from transformers import (
 from engine.encoders import load_tokenizer, minilm_folder
 
 
-def trainer(run: measure.Run, folder: str):
+def trainer(run: measure.Prepared, folder: str):
     """An epoch of Trainer, cross-entropy on both views as so many texts."""
     source = minilm_folder() if run.args.encoder == "minilm" else run.args.encoder
     model = AutoModelForSequenceClassification.from_pretrained(

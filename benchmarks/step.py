@@ -15,7 +15,7 @@ from main import observe
 STEPS = 4  # of a repeat: what the loop does once an epoch weighs as in a short epoch
 
 
-def loop(run: measure.Run, rows):
+def loop(run: measure.Prepared, rows):
     """train_epoch on the same batch, so many times."""
     observe(run.model, run.loader)  # SPCL takes its prototypes from this and the next line
     run.loader.epoch_batches(1)
@@ -27,7 +27,7 @@ def loop(run: measure.Run, rows):
     return steps
 
 
-def encoder_alone(run: measure.Run, rows):
+def encoder_alone(run: measure.Prepared, rows):
     def passes(number: int = STEPS):
         run.model.train()
         for _ in range(number):

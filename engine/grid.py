@@ -38,7 +38,7 @@ STARTUP = 6  # seconds of a process beside those that its result.json counts
 # ---- the runs ----
 
 
-class Cell(NamedTuple):
+class GridRun(NamedTuple):
     """One run: its arguments, as typed and as understood, and its folder."""
 
     argv: list[str]
@@ -46,7 +46,7 @@ class Cell(NamedTuple):
     folder: Path
 
 
-def read_cells(lines: Iterable[str]) -> list[Cell]:
+def read_cells(lines: Iterable[str]) -> list[GridRun]:
     """The runs of lines of text; InputError as in cells_of()."""
     runs = []
     for line in filter(None, map(str.strip, lines)):
@@ -57,14 +57,14 @@ def read_cells(lines: Iterable[str]) -> list[Cell]:
     return cells_of(runs)
 
 
-def cells_of(runs: Iterable[list[str]]) -> list[Cell]:
+def cells_of(runs: Iterable[list[str]]) -> list[GridRun]:
     """
     The runs, each once, and with --plots if it is asked for anywhere. Of a flag that a run has
     twice the later value counts: FLAGS of run_all.sh replace those of a table.
     InputError where two different runs have one folder: its name holds only the end of a path, and
     six digits of a number.
     """
-    cells: dict[Path, Cell] = {}
+    cells: dict[Path, GridRun] = {}
     for words in runs:
         errors, argv = io.StringIO(), last_of_each(words)
         try:
@@ -73,7 +73,7 @@ def cells_of(runs: Iterable[list[str]]) -> list[Cell]:
         except SystemExit as error:  # of argparse
             reason = errors.getvalue().strip().split("error: ")[-1]
             raise InputError(f"line {shlex.join(words)!r}: {reason}") from error
-        cell = Cell(argv, args, args.folder)
+        cell = GridRun(argv, args, args.folder)
         before = cells.setdefault(cell.folder, cell)
         if identity(before) != identity(cell):
             raise InputError(
@@ -87,11 +87,11 @@ def cells_of(runs: Iterable[list[str]]) -> list[Cell]:
     return list(cells.values())
 
 
-def identity(cell: Cell) -> dict:
+def identity(cell: GridRun) -> dict:
     return cell.args.settings | {"dataset": cell.args.dataset}
 
 
-def is_whole(cell: Cell) -> bool:
+def is_whole(cell: GridRun) -> bool:
     """Whether the result is there, with the plots where they are asked for."""
     wanted = ["result.json"]
     if cell.args.plots:
@@ -99,7 +99,7 @@ def is_whole(cell: Cell) -> bool:
     return all((cell.folder / name).exists() for name in wanted)
 
 
-def has_younger_texts(cell: Cell) -> bool:
+def has_younger_texts(cell: GridRun) -> bool:
     """Whether own texts are younger than the result, so that main.py must say if they differ."""
     path = Path(cell.args.dataset)
     files = [path, *path.glob("*")] if cell.args.dataset not in DATASETS else []
@@ -107,7 +107,7 @@ def has_younger_texts(cell: Cell) -> bool:
     return max(changes, default=0) > (cell.folder / "result.json").stat().st_mtime
 
 
-def state(cell: Cell) -> str:
+def state(cell: GridRun) -> str:
     """finished, of the texts as they are; running, by its lock; or open."""
     if is_whole(cell) and not has_younger_texts(cell):
         return "finished"
@@ -121,7 +121,7 @@ def state(cell: Cell) -> str:
     return "open"
 
 
-def label(cell: Cell) -> str:
+def label(cell: GridRun) -> str:
     """trec ir50 bert seed 0, with what the method does otherwise than by default in between."""
     args, own = cell.args, cell.args.changed
     if args.augment != DEFAULTS["augment"]:
@@ -131,14 +131,14 @@ def label(cell: Cell) -> str:
     return printable(f"{Path(args.dataset).stem} {ir} {args.method} {others}seed {args.seed}")
 
 
-def log_of(cell: Cell) -> Path:
+def log_of(cell: GridRun) -> Path:
     return cell.folder.parent / "logs" / f"{cell.folder.name}.log"
 
 
 # ---- the processes ----
 
 
-def environment(cell: Cell, slot: int, jobs: int) -> dict[str, str]:
+def environment(cell: GridRun, slot: int, jobs: int) -> dict[str, str]:
     """Each of several jobs has its share of the cores, and one GPU."""
     all_cores = os.cpu_count() or 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else all_cores
@@ -156,7 +156,7 @@ def environment(cell: Cell, slot: int, jobs: int) -> dict[str, str]:
     return env
 
 
-def start(cell: Cell, slot: int, jobs: int, script: str) -> subprocess.Popen:
+def start(cell: GridRun, slot: int, jobs: int, script: str) -> subprocess.Popen:
     """In a session of its own: Ctrl-C reaches it once, through us."""
     command = [sys.executable, script, *cell.argv]
     log_of(cell).parent.mkdir(parents=True, exist_ok=True)
@@ -173,14 +173,14 @@ def start(cell: Cell, slot: int, jobs: int, script: str) -> subprocess.Popen:
 
 
 def execute(
-    cells: list[Cell], jobs: int, script: str, signals: list[int]
-) -> Iterator[tuple[Cell, int]]:
+    cells: list[GridRun], jobs: int, script: str, signals: list[int]
+) -> Iterator[tuple[GridRun, int]]:
     """
     Runs the cells and yields each with its exit code; leaves none running when it is left. A cell
     that another process has goes to the end of the line, until it is finished, or free.
     """
     waiting, is_waiting_for_others = deque(cells), False
-    running: dict[int, tuple[Cell, subprocess.Popen]] = {}
+    running: dict[int, tuple[GridRun, subprocess.Popen]] = {}
     try:
         while (waiting or running) and not signals:
             for slot in set(range(jobs)) - set(running):
@@ -214,7 +214,7 @@ def execute(
 # ---- what is shown ----
 
 
-def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:
+def estimate(todo: list[GridRun], finished: list[GridRun], jobs: int) -> str:
     """By the finished runs of the same method, dataset and ratio; else of the method; else all."""
 
     def keys(args: Arguments) -> list[tuple]:
@@ -233,7 +233,7 @@ def estimate(todo: list[Cell], finished: list[Cell], jobs: int) -> str:
     return f"about {duration(total / jobs)}, by the times of {len(finished)} finished"
 
 
-def ending(cell: Cell, code: int) -> tuple[bool, str]:
+def ending(cell: GridRun, code: int) -> tuple[bool, str]:
     """Whether a run left its result, with the numbers or the reason."""
     if code == 0 and is_whole(cell):
         result = read_json(cell.folder / "result.json")
@@ -245,7 +245,7 @@ def ending(cell: Cell, code: int) -> tuple[bool, str]:
     return False, f"FAILED (exit {code}): {[line for line in lines if line.strip()][-1]}"
 
 
-def dry_run(cells: list[Cell], all_cells: list[Cell], jobs: int) -> None:
+def dry_run(cells: list[GridRun], all_cells: list[GridRun], jobs: int) -> None:
     states = {cell.folder: state(cell) for cell in all_cells}
     for cell in cells:
         print(f"{states[cell.folder]:<9} {shell(['python', 'main.py', *cell.argv])}")
@@ -258,7 +258,7 @@ def dry_run(cells: list[Cell], all_cells: list[Cell], jobs: int) -> None:
     )
 
 
-def run(cells: list[Cell], jobs: int, script: str) -> int:
+def run(cells: list[GridRun], jobs: int, script: str) -> int:
     """Runs what is open, with a line for each end; returns the exit code."""
     signals, failed = [], []
     for name in ENDING:

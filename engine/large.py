@@ -72,7 +72,7 @@ def new_classifier(settings: dict, label_names: list[str], device: str) -> LoraC
     )
 
 
-def load(folder: str | Path, device: str = "cpu") -> LoraClassifier:
+def load_adapted(folder: str | Path, device: str = "cpu") -> LoraClassifier:
     """The fine-tuned model of a finished run, by its args.json and adapter."""
     from safetensors.torch import load_file
 

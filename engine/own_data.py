@@ -15,8 +15,8 @@ from engine.formats import ENDINGS, Row, Table, arrow_table, needing, short
 from engine.reading import (
     ONE_CLASS,
     candidates,
-    cell,
     columns_shown,
+    field_of,
     find_column,
     find_columns,
     form_of,
@@ -105,7 +105,7 @@ def read_part(
                     unlabelled = unlabelled or where
                 rows.append((text, interned.setdefault(name, name)))
                 if its_group:
-                    groups.append(str(cell(where, row, its_group) or where))
+                    groups.append(str(field_of(where, row, its_group) or where))
             notes += table.notes
             if not any(text.strip() for text, _ in rows):
                 shown = columns_shown(table, [row for _, row in first])

@@ -317,7 +317,7 @@ def value_of(row: dict, column: str) -> object:
     return value
 
 
-def cell(where: str, row: dict, column: str) -> object:
+def field_of(where: str, row: dict, column: str) -> object:
     value = value_of(row, column)
     if value is MISSING:
         raise InputError(
@@ -343,7 +343,7 @@ def text_of(where: str, text: object, is_optional: bool = True) -> str:
 
 def joined_text(where: str, row: dict, columns: list[str]) -> str:
     """The row's text as it is; of several columns those that are not blank, a line each."""
-    texts = [text_of(where, cell(where, row, column)) for column in columns]
+    texts = [text_of(where, field_of(where, row, column)) for column in columns]
     return texts[0] if len(texts) == 1 else "\n".join(text for text in texts if text.strip())
 
 
@@ -353,7 +353,7 @@ def label_of(where: str, row: dict, column: str) -> str | None:
     numbers are written without a fraction (1.0 is "1"), booleans as True and False; a list of one
     label is that label, also where a cell of text has it, as "['a']".
     """
-    label = cell(where, row, column)
+    label = field_of(where, row, column)
     if isinstance(label, str) and re.fullmatch(r"\s*[\[({].*[\])}]\s*", label, re.DOTALL):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             label = ast.literal_eval(label.strip())

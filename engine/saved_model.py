@@ -473,7 +473,7 @@ def read_model(path: str | Path, device: str) -> Trained:
     about = about_adapter(folder.parent) if is_adapter else read_about(folder)
     try:
         if is_adapter:
-            return Trained(large.load(folder.parent, device), None, about)
+            return Trained(large.load_adapted(folder.parent, device), None, about)
         if about.method == "tfidf":
             return Trained(Tfidf.load(folder), None, about)
         return read_network(folder, about, device)

@@ -58,7 +58,7 @@ def means(found: pd.DataFrame, protocol: str) -> pd.DataFrame:
 # ---- Markdown ----
 
 
-def shown(value: float, digits: int = 1) -> str:
+def decimals(value: float, digits: int = 1) -> str:
     return "" if pd.isna(value) else f"{value:.{digits}f}"
 
 
@@ -79,7 +79,7 @@ def main_table(found: pd.DataFrame) -> str:
         if row in told.index:
             wins, losses, p = told.loc[row]
             against = [f"{wins:.0f}–{losses:.0f}", f"{p:.3f}"]
-        lines.append([ROWS[row].title, *map(shown, numbers), *against])
+        lines.append([ROWS[row].title, *map(decimals, numbers), *against])
     tests = ["the ten, best epoch", "rank", "wins–losses", "p (Holm)"]
     return markdown([f"{len(found)} runs", *columns, *tests], lines)
 
@@ -103,7 +103,7 @@ def dataset_table(found: pd.DataFrame, protocol: str) -> str:
 
     def text(row: str, dataset: str) -> str:
         number = seeds.get((row, dataset), 0)
-        return shown(table.loc[row, dataset]) + (f" [{number}]" if number > 1 else "")
+        return decimals(table.loc[row, dataset]) + (f" [{number}]" if number > 1 else "")
 
     lines = [[ROWS[row].title, *(text(row, dataset) for dataset in CUTS)] for row in ROWS]
     return markdown(["", *(DATASETS[dataset].title for dataset in CUTS)], lines)
@@ -112,7 +112,7 @@ def dataset_table(found: pd.DataFrame, protocol: str) -> str:
 def trials_table(known: Known) -> str:
     """Every trial of every row with the number that chooses."""
     lines = [
-        [entry.title, f"`{trial}`", shown(np.nan if score is None else score, 2)]
+        [entry.title, f"`{trial}`", decimals(np.nan if score is None else score, 2)]
         for row, entry in ROWS.items()
         if len(entry.trials) > 1
         for trial, score in zip(entry.trials, trial_scores(known, row))

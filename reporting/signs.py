@@ -230,7 +230,7 @@ def overview(runs: pd.DataFrame) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="a folder of runs, or a ledger")
-    print(overview(tables.load(parser.parse_args(argv).source, "last")))
+    print(overview(tables.load_runs(parser.parse_args(argv).source, "last")))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ OTHERS: Rows = {
 # ---- reading ----
 
 
-def load(*sources: Path | str) -> pd.DataFrame:
+def load_ledgers(*sources: Path | str) -> pd.DataFrame:
     """
     A row a run, as runs.frame() has it, and: study (its source), best (macro-F1 on test texts at
     the best epoch on development texts), and rate (of the heads, times that of the encoder).
@@ -112,7 +112,7 @@ def chosen(runs: pd.DataFrame, rows: Rows) -> dict[str, pd.DataFrame]:
 
 # ---- cells ----
 
-Cell = Callable[[pd.DataFrame], str]  # of a row's runs
+Column = Callable[[pd.DataFrame], str]  # of a row's runs
 
 
 def average(runs: pd.DataFrame, value: str = "macro_f1") -> float:
@@ -120,7 +120,7 @@ def average(runs: pd.DataFrame, value: str = "macro_f1") -> float:
     return runs.groupby("dataset")[value].mean().mean()
 
 
-def mean(value: str = "macro_f1", datasets: int = 1, **wanted) -> Cell:
+def mean(value: str = "macro_f1", datasets: int = 1, **wanted) -> Column:
     """A cell: the average of the runs whose columns have these values, of so many datasets."""
 
     def cell(runs: pd.DataFrame) -> str:
@@ -130,7 +130,7 @@ def mean(value: str = "macro_f1", datasets: int = 1, **wanted) -> Cell:
     return cell
 
 
-def whole(value: str, datasets: int) -> Cell:
+def whole(value: str, datasets: int) -> Column:
     """A cell: the average with its interval at 95 %; empty unless there are so many datasets."""
 
     def cell(runs: pd.DataFrame) -> str:
@@ -144,12 +144,12 @@ def whole(value: str, datasets: int) -> Cell:
     return cell
 
 
-def of_dataset(name: str, cell: Cell) -> Cell:
+def of_dataset(name: str, cell: Column) -> Column:
     """The same cell, of the runs on one dataset."""
     return lambda runs: cell(runs[runs.dataset == name])
 
 
-def grid(groups: dict[str, pd.DataFrame], cells: dict[str, Cell]) -> str:
+def grid(groups: dict[str, pd.DataFrame], cells: dict[str, Column]) -> str:
     lines = [[name, *(cell(own) for cell in cells.values())] for name, own in groups.items()]
     return markdown(["", *cells], lines)
 
@@ -181,13 +181,13 @@ def ranking(groups: dict[str, pd.DataFrame], datasets: Iterable[str] = FIVE) -> 
 
 
 def settings_table() -> str:
-    runs = load(*SETTINGS)
+    runs = load_ledgers(*SETTINGS)
     last, best = (
         {study: mean(value, datasets=5, study=study) for study in SETTINGS}
         for value in ("macro_f1", "best")
     )
 
-    def both(study: str) -> Cell:
+    def both(study: str) -> Column:
         return lambda own: f"{last[study](own)}/{best[study](own)}".strip("/")
 
     cells = {title: both(study) for study, title in SETTINGS.items()}
@@ -195,7 +195,7 @@ def settings_table() -> str:
 
 
 def others_table() -> str:
-    groups = chosen(load("others"), OTHERS)
+    groups = chosen(load_ledgers("others"), OTHERS)
     order = sorted(groups, key=lambda name: -average(groups[name]))
     cells = {"last epoch": mean(), "best epoch": mean("best")}
     return grid({name: groups[name] for name in order}, cells)
@@ -207,11 +207,11 @@ def unseen_table() -> str:
         for name in ("wordnet", "r52")
         for at, value in (("last", "macro_f1"), ("best epoch", "best"))
     }
-    return grid(chosen(load("unseen"), MAIN), cells)
+    return grid(chosen(load_ledgers("unseen"), MAIN), cells)
 
 
 def ratio_table() -> str:
-    runs = load("imbalance")
+    runs = load_ledgers("imbalance")
     groups = {
         f"{name}, {rate}": own
         for rate, factor in (("heads × 10", 10), ("one rate", 1))
@@ -221,7 +221,7 @@ def ratio_table() -> str:
 
 
 def noise_table() -> str:
-    runs = load("noise")
+    runs = load_ledgers("noise")
     cells = {f"{100 * x:g} % wrong": mean(noise=x) for x in sorted(set(runs.noise))}
     return grid(chosen(runs, MAIN | CROSS_ENTROPY), cells)
 
@@ -231,7 +231,7 @@ def strengths_table() -> str:
     The length of the contrastive branch's gradient at feat over that of the classification branch:
     at the end of the first epoch/the median of the second half of the epochs, medians over runs.
     """
-    runs = load("two_layers")
+    runs = load_ledgers("two_layers")
     runs = runs[runs.method == "sharprecl"]
     epochs = epoch_frame(runs)
     share = epochs.diagnostics_gradient_share_cl
@@ -253,7 +253,7 @@ def trials_table() -> str:
     Macro-F1 on development texts after the last epoch, top two layers, on seed 0, and in brackets
     the mean of seeds 0 to 2, of what was run on all three and is a matter of flags.
     """
-    runs = load("variants", "two_layers", "head_lr")
+    runs = load_ledgers("variants", "two_layers", "head_lr")
     runs = runs[runs.method.isin(["la", "sharprecl"]) & (runs.seed < 3)]
     runs = select(runs, {"freeze_layers": 4})
     runs = runs[[record.get("variant", "flags") == "flags" for record in runs.record]].copy()
@@ -276,7 +276,7 @@ def trials_table() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "main": lambda: ranking(chosen(load("head_lr"), MAIN)),
+    "main": lambda: ranking(chosen(load_ledgers("head_lr"), MAIN)),
     "settings": settings_table,
     "others": others_table,
     "unseen": unseen_table,
@@ -331,9 +331,9 @@ def write_figures(folder: Path) -> None:
     """Beside the ledgers, each under the name of its ledger."""
     with figures.style():
         for name in ("head_lr", "thirty_epochs"):
-            figures.save_figure(draw_fade(load(name), MAIN), folder / f"{name}.png")
+            figures.save_figure(draw_fade(load_ledgers(name), MAIN), folder / f"{name}.png")
         for name, kind in (("imbalance", "fig_ir"), ("noise", "fig_noise")):
-            groups = tables.group(tables.load(ROOT / "tables" / f"{name}.jsonl.gz", "last"))
+            groups = tables.group(tables.load_runs(ROOT / "tables" / f"{name}.jsonl.gz", "last"))
             own = next(one for one in groups if "head_lr" in one.settings.iloc[0])
             figures.save_figure(tables.draw(own)[kind], folder / f"{name}.png")
 
@@ -348,7 +348,7 @@ def main(argv: list[str] | None = None) -> None:
             fill(ROOT / "docs" / f"{name}.md")
         write_figures(ROOT / "tables")
         return
-    runs = load(source)
+    runs = load_ledgers(source)
     rates = [f", heads × {rate:g}" if rate > 1 else "" for rate in runs.rate]
     groups = runs.groupby([label + rate for label, rate in zip(runs.label, rates)])
     print(ranking({str(name): own for name, own in groups}, dict.fromkeys(runs.dataset)))

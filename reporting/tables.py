@@ -106,7 +106,7 @@ class Table(NamedTuple):
 MADE_BY = ("eval_every", "micro_batch")  # settings that make no run of their own in a table
 
 
-def load(source: Path, protocol: str) -> pd.DataFrame:
+def load_runs(source: Path, protocol: str) -> pd.DataFrame:
     """
     The finished runs of a folder or a ledger that have this protocol, as runs.frame() has them, and
     is_plain (nothing but the method differs from the default), but_noise (the same but for wrong
@@ -700,7 +700,7 @@ def write_figures(runs: pd.DataFrame, output_dir: Path, suffix: str) -> None:
 
 def report(source: Path, protocol: str, output_dir: Path | None) -> None:
     """The tables of each group of runs: written, with the figures, if it has a folder; printed."""
-    groups, printed = group(load(source, protocol)), []
+    groups, printed = group(load_runs(source, protocol)), []
     own_flags = (Role.SHARED, Role.TRAINING, Role.DATA)
     values = [chosen(members.settings.iloc[0], *own_flags) for members in groups]
     differing = [

@@ -256,7 +256,7 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
     result = json.loads((folder / "result.json").read_text())
     assert result["last"]["accuracy"] == 100 and result["changed"]["epochs"] == 15
     rows = list(csv_rows(folder / "predictions.csv"))
-    model = large.load(folder)
+    model = large.load_adapted(folder)
     scores = model.scores([row["text"] for row in rows])
     predicted = [model.label_names[i] for i in scores.argmax(axis=1)]
     assert predicted == [row["prediction"] for row in rows]
@@ -355,7 +355,7 @@ def test_without_an_epoch_the_model_answers_as_it_is(command, tmp_path):
     assert result["last"]["epoch"] == result["best_val"]["epoch"] == 0
     assert result["seconds"] >= 0 and result["memory_gib"] > 0.1
     rows = list(csv_rows(folder / "predictions.csv"))
-    model = large.load(folder)
+    model = large.load_adapted(folder)
     assert not any(tensor.any() for name, tensor in model.state_dict().items() if "lora_B" in name)
     best = model.scores([row["text"] for row in rows]).argmax(axis=1)
     assert [model.label_names[i] for i in best] == [row["prediction"] for row in rows]

@@ -55,7 +55,7 @@ def write_seeds(folder, values, **options):
 
 def read_tables(folder, protocol="last"):
     """{name: table} of the folder's only group."""
-    (only,) = tables.group(tables.load(folder, protocol))
+    (only,) = tables.group(tables.load_runs(folder, protocol))
     return {table.name: table for table in tables.tables(only, protocol, [])}
 
 
@@ -247,7 +247,7 @@ def test_a_run_that_sets_more_or_less_than_an_ablation_is_none(tmp_path):
     write_run(tmp_path, changed={"n_pos": 0})
     write_run(tmp_path, changed={"mu": 0.0, "tau": 1.0})
     write_run(tmp_path, changed={"mu": 0.0}, augment="noise")
-    assert tables.load(tmp_path, "last").ablation.isna().all()
+    assert tables.load_runs(tmp_path, "last").ablation.isna().all()
 
 
 def test_the_papers_numbers_stand_beside_ours_as_typed_from_the_paper(tmp_path):
@@ -334,7 +334,7 @@ def test_roberta_joins_the_runs_that_share_all_but_its_encoder(tmp_path):
     roberta = {"method": "roberta", "encoder": "roberta-base"}
     write_run(tmp_path, 70.0, epochs=6, **roberta), write_run(tmp_path, 60.0, epochs=4, **roberta)
     write_run(tmp_path, 80.0, epochs=6, encoder="minilm", pooling="mean")
-    first, second = tables.group(tables.load(tmp_path, "last"))
+    first, second = tables.group(tables.load_runs(tmp_path, "last"))
     assert sorted(first.accuracy) == [70.0, 80.0] and second.accuracy.tolist() == [60.0]
     caption = tables.caption(first, "last", ["max_length"])
     assert "encoder minilm, pooling mean, epochs 6" in caption
@@ -452,19 +452,19 @@ def test_a_sweep_holds_the_default_and_its_own_values_in_order(tmp_path):
         write_run(tmp_path, 3.0, seed=seed, changed={"mu": 0.3})
     write_run(tmp_path, 4.0, changed={"mu": 0.0}), write_run(tmp_path, 5.0, method="bert")
     write_run(tmp_path, 6.0, changed={"mu": 0.1}, ir=10.0)
-    swept = tables.sweep(tables.load(tmp_path, "last"), ("trec", "ir 50"), "mu")
+    swept = tables.sweep(tables.load_runs(tmp_path, "last"), ("trec", "ir 50"), "mu")
     assert sorted(zip(swept.x, swept.accuracy)) == [(0, 4), (0.3, 3), (0.3, 3), (1, 1)]
 
 
 def test_an_ablation_alone_is_no_sweep(tmp_path):
     write_run(tmp_path), write_run(tmp_path, changed={"mu": 0.0})
-    assert tables.draw(tables.load(tmp_path, "last")) == {}
+    assert tables.draw(tables.load_runs(tmp_path, "last")) == {}
 
 
 def test_the_curves_are_the_means_and_the_bands_reach_one_deviation(tmp_path):
     write_seeds(tmp_path, [90.0, 92.0, 94.0], changed={"tau": 0.1})
     write_run(tmp_path, 80.0)
-    figure = tables.draw_sweeps([("trec", "ir 50")], tables.load(tmp_path, "last"))
+    figure = tables.draw_sweeps([("trec", "ir 50")], tables.load_runs(tmp_path, "last"))
     mu, tau = figure.axes
     line, band = tau.lines[0], tau.collections[0].get_paths()[0].vertices
     assert line.get_xdata().tolist() == [0.1, 0.5] and line.get_ydata().tolist() == [92, 80]
@@ -479,7 +479,7 @@ def test_macro_f1_against_three_ratios_is_drawn_a_line_a_setting(tmp_path):
         write_run(tmp_path, f1, f1 + 1, ir=ir, changed={"mu": 0.3})
     write_run(tmp_path, ir=None), write_run(tmp_path, ir=10.0, changed={"mu": 0.5})
     write_run(tmp_path, ir=50.0, dataset="cr"), write_run(tmp_path, ir=10.0, dataset="cr")
-    figure = tables.draw(tables.load(tmp_path, "last"))["fig_ir"]
+    figure = tables.draw(tables.load_runs(tmp_path, "last"))["fig_ir"]
     (axes,) = figure.axes  # CR has two ratios, too few for a panel
     assert axes.get_xscale() == "log" and axes.get_title() == "TREC"
     assert {line.get_label(): list(zip(*line.get_data())) for line in axes.lines} == {
@@ -509,7 +509,7 @@ def test_label_noise_has_a_table_and_a_figure_and_stays_out_of_the_others(tmp_pa
     }
     assert list(cells_of(found["table2"].parts[0])) == ["SharpReCL"]
     assert list(cells_of(found["other"].parts[0])) == ["BERT, x 1, 20 % of the labels flipped"]
-    figure = tables.draw(tables.load(tmp_path, "last"))["fig_noise"]
+    figure = tables.draw(tables.load_runs(tmp_path, "last"))["fig_noise"]
     (axes,) = figure.axes
     assert {line.get_label(): list(zip(*line.get_data())) for line in axes.lines} == {
         "SharpReCL": [(0.0, 91), (0.2, 81)]  # the other two have one share each
@@ -522,7 +522,7 @@ def test_a_class_has_the_same_colour_in_every_panel(tmp_path):
         run = write_run(tmp_path, method=method)
         rows = "".join(f"{i},{i + 1},{label}\n" for i, label in enumerate(labels))
         (run / "tsne.csv").write_text("x,y,label\n" + rows)
-    figure = tables.draw_tsne(tables.load(tmp_path, "last"))
+    figure = tables.draw_tsne(tables.load_runs(tmp_path, "last"))
     drawn = [
         {group.get_label(): group.get_facecolor().tolist() for group in axes.collections}
         for axes in figure.axes
@@ -539,14 +539,14 @@ def test_data_sets_with_names_in_other_letters_have_a_figure_each(tmp_path):
     for dataset in ("评论.csv", "新闻.csv"):
         run = write_run(tmp_path, dataset=dataset)
         (run / "tsne.csv").write_text("x,y,label\n1,2,a\n")
-    drawings = tables.draw(tables.load(tmp_path, "last"))
+    drawings = tables.draw(tables.load_runs(tmp_path, "last"))
     assert set(drawings) == {"fig_tsne_评论.csv_ir50", "fig_tsne_新闻.csv_ir50"}
     plt.close("all")
 
 
 def test_a_long_name_of_a_class_is_seen_to_be_cut(tmp_path):
     (write_run(tmp_path, method="spcl") / "tsne.csv").write_text(f"x,y,label\n1,2,{'a' * 25}\n")
-    figure = tables.draw_tsne(tables.load(tmp_path, "last"))
+    figure = tables.draw_tsne(tables.load_runs(tmp_path, "last"))
     (group,) = figure.axes[0].collections
     assert group.get_label() == 23 * "a" + "…"
     plt.close(figure)

@@ -38,7 +38,7 @@ def load(tmp_path):
 
     def make(*kept):
         runs.write(tmp_path / "kept.jsonl.gz", list(kept))
-        return study.load(tmp_path / "kept.jsonl.gz")
+        return study.load_ledgers(tmp_path / "kept.jsonl.gz")
 
     return make
 
