@@ -83,7 +83,8 @@ bash() {
 }
 command_not_found_handle() { note failed "$@"; }
 """
-VARIABLES = ("STARTED_IN", *grids.DEFAULTS[""])  # of run_all.sh
+DEFAULTS = shlex.split(grids.DEFAULTS[""])
+VARIABLES = ("STARTED_IN", *(word.split("=")[0] for word in DEFAULTS))  # of run_all.sh
 DRY_PYTHON = f"""#!/bin/bash
 [ "$2" = engine.environment ] && exit
 for name in {" ".join(VARIABLES)}; do
