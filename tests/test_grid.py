@@ -131,7 +131,7 @@ def wait_for(condition, seconds: float = 600):
 # ---- run_all.sh: which runs ----
 
 
-VARIABLES = grids.DEFAULTS[""]
+VARIABLES = [word.split("=")[0] for word in shlex.split(grids.DEFAULTS[""])]
 
 
 @pytest.fixture
