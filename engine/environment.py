@@ -24,7 +24,12 @@ def missing() -> list[str]:
 
 
 def check() -> None:
-    """Ends the process with one line and exit code 2 where Python is too old or lacks packages."""
+    """
+    Ends the process with one line and exit code 2 where Python is too old or lacks packages. It
+    also sets how long a thread of OpenMP spins while it waits for another: by default so long that,
+    where other processes want the cores too, the thread that it waits for hardly gets one.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # read when torch is loaded
     lacking = missing() if sys.version_info >= (3, 11) else ["Python 3.11"]
     if lacking:
         here, venv = os.path.relpath(ROOT), ROOT / ".venv"

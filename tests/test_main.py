@@ -31,7 +31,7 @@ import losses
 import main as main_module
 import report
 from augment import AUGMENTATIONS
-from engine import files, metrics
+from engine import environment, files, metrics
 from engine.arguments import ABLATIONS, last_of_each, parse_args
 from engine.diagnostics import gradient_shares
 from engine.files import InputError
@@ -952,6 +952,15 @@ def test_overwrite_loses_nothing_when_the_augmentation_is_not_available(command,
     monkeypatch.setitem(AUGMENTATIONS, "word_substitution", entry)
     assert main([*command, "--overwrite"]) == 2
     assert (parse_args(command).folder / "result.json").exists()
+
+
+def test_threads_spin_as_long_as_the_user_says_and_else_not_for_long(monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    environment.check()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    environment.check()
+    assert int(os.environ["GOMP_SPINCOUNT"]) < 100_000  # libgomp's own is 300,000
 
 
 # ---- --test_fraction 0 ----
