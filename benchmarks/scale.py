@@ -76,7 +76,7 @@ class Job:
         self.took, self.peak = time.monotonic() - self.start, used.ru_maxrss / 2**20  # GiB
         code = self.process.returncode = os.waitstatus_to_exitcode(status)
         if code not in (0, 130):
-            raise SystemExit(f"main.py ended with {code}: {text.strip().splitlines()[-1]}")
+            raise SystemExit(f"main.py ended with {code}: {text.strip()}")
         return self
 
     def interrupt_in(self, seconds: float) -> None:

@@ -10,6 +10,8 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
+AT_A_TIME = 4096  # texts
+
 
 def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray) -> dict:
     """
@@ -87,7 +89,9 @@ def auroc(labels: np.ndarray, logits: np.ndarray) -> float | None:
     classes, texts = np.unique(labels, return_counts=True)
     if len(classes) == 1:
         return None
-    odds, areas = log_odds(logits.astype(np.float64)), []
+    odds, areas = np.empty(logits.shape), []
+    for at in range(0, len(logits), AT_A_TIME):  # each copy of all of them may take gigabytes
+        odds[at : at + AT_A_TIME] = log_odds(logits[at : at + AT_A_TIME].astype(np.float64))
     for c, own in zip(classes, texts):  # by ranks, which are finite where odds are not
         pairs_won = rankdata(odds[:, c])[labels == c].sum() - own * (own + 1) / 2
         areas.append(pairs_won / (own * (len(labels) - own)))  # Mann & Whitney 1947

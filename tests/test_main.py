@@ -541,7 +541,7 @@ def test_metrics_by_hand():
     assert got["groups"]["medium"]["macro_f1"] == pytest.approx(80)
 
 
-def test_auroc_counts_the_pairs_in_the_right_order():
+def test_auroc_counts_the_pairs_in_the_right_order(monkeypatch):
     # class 0: of the pairs (0, 2), (0, 3), (1, 2), (1, 3) three are right; two classes mirror
     logits = np.log([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.6, 0.4]])
     labels = np.array([0, 0, 1, 1])
@@ -550,6 +550,9 @@ def test_auroc_counts_the_pairs_in_the_right_order():
     answers = np.where(np.eye(3)[[0, 1, 1, 2]] == 1, 0.0, -np.inf)  # a hosted model's; 2: no label
     assert metrics.auroc(labels, answers) == pytest.approx((75 + 50) / 2)
     assert metrics.auroc(np.array([1, 1]), logits[:2]) is None
+    whole = metrics.auroc(labels, answers)
+    monkeypatch.setattr(metrics, "AT_A_TIME", 1)
+    assert metrics.auroc(labels, answers) == whole
 
 
 def test_auroc_of_three_classes_is_that_of_scikit_learn_on_probabilities():
