@@ -167,8 +167,8 @@ def run_of(
             )
             tokens = list(map(keep, tokens))
         names = corpus.label_names
-        options = "batch_size", "micro_batch", "amp", "device", "seed"
-        options = {name: getattr(own, name) for name in options}
+        names_of_loader = "batch_size", "micro_batch", "amp", "device", "seed"
+        options = {name: getattr(own, name) for name in names_of_loader}
         loader = Loader(model, model.encoder, tokens, corpus.train_labels, len(names), **options)
         optimizer = new_optimizer(model, lr=own.lr, head_lr=None, weight_decay=own.weight_decay)
         return Prepared(own, corpus, model, loader, optimizer, new_scaler(own.device, own.amp))

@@ -259,7 +259,7 @@ class RunFolder:
                     flush=True,
                 )
             self.is_first = False
-            if record in self.evaluated() and self.kept_epoch() == record["epoch"]:
+            if self.kept_epoch() == record["epoch"]:
                 results.write_reports(self.place, self.corpus, record["epoch"], logits, val_logits)
                 self.val_logits = val_logits
                 self.save_best(record["epoch"], logits, val_logits)
