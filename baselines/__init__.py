@@ -92,8 +92,8 @@ METHODS = {
     entry.name: entry
     for entry in (
         Entry("bert", "BERT", "pretrained", "baselines.base.CrossEntropy"),
-        Entry("dice", "BERT + Dice", "pretrained", "baselines.pretrained.Dice"),
-        Entry("focal", "BERT + Focal", "pretrained", "baselines.pretrained.Focal"),
+        Entry("dice", "BERT + Dice", "pretrained", "baselines.simple.Dice"),
+        Entry("focal", "BERT + Focal", "pretrained", "baselines.simple.Focal"),
         Entry("roberta", "RoBERTa", "pretrained", "baselines.base.CrossEntropy", "roberta-base"),
         Entry("simcse", "SimCSE", "contrastive", "baselines.contrastive.SimCSE"),
         Entry("sclce", "SCLCE", "contrastive", "baselines.contrastive.SCLCE"),

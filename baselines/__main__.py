@@ -1,17 +1,11 @@
 """
-The methods of main.py, and what --constants may change.
-
-    python -m baselines             # every method, with its constants
-    python -m baselines table2      # the names of the methods of Table 2, and of ours beside it
-    python -m baselines table3      # of the language models
+python -m baselines shows the methods of main.py, and what --constants may change.
 """
 
 import argparse
 import math
 
 from baselines import GROUPS, METHODS, Constant, find, titles
-
-TABLES = {"table2": [group for group in GROUPS if group != "large"], "table3": ["large"]}
 
 
 def shown(name: str, constant: Constant) -> str:
@@ -40,11 +34,5 @@ if __name__ == "__main__":
     # The constants stand in modules that import torch. By its name, as the registry has it: nothing
     # here imports engine.
     find("engine.environment.check")()
-    parser = argparse.ArgumentParser(
-        prog="python -m baselines",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("table", nargs="?", choices=list(TABLES))
-    table = parser.parse_args().table
-    print(" ".join(titles(*TABLES[table])) if table else overview())
+    argparse.ArgumentParser(prog="python -m baselines", description=__doc__).parse_args()
+    print(overview())

@@ -27,10 +27,8 @@ class SimCSE(CrossEntropy):
         self.head = nn.Sequential(nn.Linear(self.h, self.h), nn.Tanh())
 
     def losses(self, feat, labels, epoch):
-        loss_cls = self.loss(self.classify(feat), labels)
-        loss_cl = losses.info_nce(
-            *self.head(feat).chunk(2), temperature=self.constant["temperature"]
-        )
+        loss_cls, tau = self.loss(self.classify(feat), labels), self.constant["temperature"]
+        loss_cl = losses.info_nce(*self.head(feat).chunk(2), temperature=tau)
         return weighted_sum(loss_cls, loss_cl, self.constant["weight"])
 
 
@@ -40,10 +38,8 @@ class SCLCE(CrossEntropy):
     constants = {"temperature": positive(0.3), "weight": share(0.9)}
 
     def losses(self, feat, labels, epoch):
-        loss_cls = self.loss(self.classify(feat), labels)
-        loss_cl = losses.supervised_contrastive(
-            feat, labels, temperature=self.constant["temperature"]
-        )
+        loss_cls, tau = self.loss(self.classify(feat), labels), self.constant["temperature"]
+        loss_cl = losses.supervised_contrastive(feat, labels, temperature=tau)
         return weighted_sum(loss_cls, loss_cl, self.constant["weight"])
 
 
@@ -64,16 +60,9 @@ class SPCL(Baseline):
     def __init__(self, encoder, task, **constants):
         super().__init__(encoder, task, **constants)
         if self.constant["support"] > self.constant["pool"]:
-            raise InputError(
-                f"spcl: no pool of {self.constant['pool']} ever has the "
-                f"{self.constant['support']} members of a prototype: lower support "
-                "or raise pool with --constants"
-            )
+            raise InputError("spcl: lower support, which is above pool, with --constants")
         if not any(p.requires_grad for p in encoder.parameters()):
-            raise InputError(
-                "spcl trains nothing but the encoder, and --freeze_layers "
-                f"{encoder.frozen_layers} leaves nothing of it to train: give fewer"
-            )
+            raise InputError("spcl trains the encoder alone: give fewer --freeze_layers")
         self.phi = None
         self.register_buffer("centres", torch.zeros(len(task.label_names), self.h))  # (C, h)
         self.register_buffer("difficulty", torch.zeros(len(task.train_labels)))  # (N,)
@@ -108,15 +97,13 @@ class SPCL(Baseline):
 
     def prototypes(self) -> Tensor:
         """T_k, (C, h)."""
-        support = self.constant["support"]
-        return torch.stack(
-            [
-                pool[torch.randperm(len(pool), device=pool.device)[:support]].mean(dim=0)
-                if len(pool) >= support
-                else centre
-                for pool, centre in zip(self.pools, self.centres)
-            ]
-        )
+        support, rows = self.constant["support"], []
+        for pool, centre in zip(self.pools, self.centres):
+            if len(pool) >= support:
+                drawn = torch.randperm(len(pool), device=pool.device)[:support]
+                centre = pool[drawn].mean(dim=0)
+            rows.append(centre)
+        return torch.stack(rows)
 
     def fill_pools(self, feat: Tensor, labels: Tensor) -> None:
         """Puts the batch into its classes' pools, which keep a random `pool` of their members."""
@@ -126,9 +113,8 @@ class SPCL(Baseline):
             self.pools[label] = pool[kept]
 
     def losses(self, feat, labels, epoch):
-        loss = losses.prototypical_contrastive(
-            feat, labels, self.prototypes(), temperature=self.constant["temperature"]
-        )
+        prototypes, tau = self.prototypes(), self.constant["temperature"]
+        loss = losses.prototypical_contrastive(feat, labels, prototypes, temperature=tau)
         self.fill_pools(feat, labels)
         return Losses(loss, torch.zeros_like(loss), loss)
 
@@ -146,9 +132,8 @@ class LabelAwareEncoder(TextEncoder):
         # code puts them on that of [CLS], where MiniLM takes whatever it reads for [CLS].
         position = column.clamp(max=1) + (column - self.num_labels).clamp(min=0)
         position = position + first_position(self.backbone)
-        hidden = self.hidden(
-            input_ids, attention_mask, words, position_ids=position.expand_as(attention_mask)
-        )
+        position = position.expand_as(attention_mask)
+        hidden = self.hidden(input_ids, attention_mask, words, position_ids=position)
         is_label = (column > 0) & (column <= self.num_labels)
         text = self.pool(hidden, attention_mask * ~is_label)  # (rows, h)
         labels = hidden[:, 1 : self.num_labels + 1]  # (rows, C, h)
@@ -174,15 +159,11 @@ class DualCL(Baseline):
             or task.tokenizer.sep_token_id is None
         ):
             raise InputError(
-                "dualcl sets the positions of its label tokens and needs a separator: "
-                f"not to be had with {backbone.config.model_type}, choose a BERT or "
-                "RoBERTa as --encoder"
+                "dualcl needs position ids and a separator, which are not to be had with "
+                f"{backbone.config.model_type}, choose a BERT or RoBERTa as --encoder"
             )
         if encoder.frozen_layers > 0:
-            raise InputError(
-                "dualcl learns an embedding of each label, and --freeze_layers keeps "
-                "the embeddings as they are: leave it out, or choose another --method"
-            )
+            raise InputError("dualcl trains embeddings of the labels: leave --freeze_layers out")
         super().__init__(LabelAwareEncoder(encoder, len(names)), task, **constants)
         self.phi = None
         pieces = [
@@ -192,9 +173,8 @@ class DualCL(Baseline):
         ]
         if getattr(backbone.config, "label_tokens", None) != names:  # else it has them, trained
             vocabulary = backbone.get_input_embeddings().num_embeddings
-            embedding = backbone.resize_token_embeddings(
-                vocabulary + len(names), mean_resizing=False
-            )
+            size = vocabulary + len(names)
+            embedding = backbone.resize_token_embeddings(size, mean_resizing=False)
             with torch.no_grad():
                 for token, ids in enumerate(pieces, start=vocabulary):
                     embedding.weight[token] = embedding.weight[ids].mean(dim=0)
@@ -216,7 +196,6 @@ class DualCL(Baseline):
     def losses(self, feat, labels, epoch):
         theta = feat[torch.arange(len(labels), device=labels.device), 1 + labels]  # (B, h)
         loss_cls = F.cross_entropy(self.classify(feat), labels)
-        loss_cl = losses.dual_contrastive(
-            feat[:, 0], theta, labels, temperature=self.constant["temperature"]
-        )
+        tau = self.constant["temperature"]
+        loss_cl = losses.dual_contrastive(feat[:, 0], theta, labels, temperature=tau)
         return weighted_sum(loss_cls, loss_cl, self.constant["weight"])

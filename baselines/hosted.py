@@ -65,8 +65,7 @@ def server_errors():
     try:
         yield
     except (openai.OpenAIError, ValueError) as error:  # ValueError: an answer that is no JSON
-        reason = " ".join(str(error).split())
-        reason = reason.replace(os.environ["OPENAI_API_KEY"], "***")
+        reason = " ".join(str(error).split()).replace(os.environ["OPENAI_API_KEY"], "***")
         raise InputError(
             f"classifying: {type(error).__name__} ({reason}); the same command goes on from there"
         ) from None
@@ -168,20 +167,13 @@ class HostedModel:
 
     def ask(self, question: str, chat: list) -> None:
         """Sends one question; the journal has its answer under the question's key."""
-        completion = self.client.chat.completions.create(
-            model=self.name,
-            messages=chat,
-            temperature=0,
-            max_completion_tokens=self.answer_length(),
-        )
+        options: dict = {"temperature": 0, "max_completion_tokens": self.answer_length()}
+        completion = self.client.chat.completions.create(model=self.name, messages=chat, **options)
         if not getattr(completion, "choices", None):
             raise ValueError("an answer without choices")
-        usage = completion.usage
-        self.journal.append(
-            prompt=question,
-            answer=completion.choices[0].message.content or "",
-            tokens=usage and [usage.prompt_tokens, usage.completion_tokens],
-        )
+        answer, usage = completion.choices[0].message.content or "", completion.usage
+        tokens = usage and [usage.prompt_tokens, usage.completion_tokens]
+        self.journal.append(prompt=question, answer=answer, tokens=tokens)
 
     def column(self, answer: str) -> int:
         """The label that the answer is, but for case, outer spaces, quotes and a stop; else C."""
@@ -194,7 +186,5 @@ class HostedModel:
         """The tokens that the server counted, and their price."""
         usage = [record["tokens"] for record in self.journal.records if record.get("tokens")]
         asking, answering = map(sum, zip(*usage)) if usage else (0, 0)
-        return (
-            f"the server counted {asking:,} tokens of questions and {answering:,} of answers"
-            + self.cost(asking, answering)
-        )
+        counted = f"the server counted {asking:,} tokens of questions and {answering:,} of answers"
+        return counted + self.cost(asking, answering)

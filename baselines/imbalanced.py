@@ -40,9 +40,8 @@ class HybridSC(CrossEntropy):
     def losses(self, feat, labels, epoch):
         original = len(feat) // 2
         loss_cls = self.loss(self.classify(feat[:original]), labels[:original])
-        loss_cl = losses.supervised_contrastive(
-            self.head(feat), labels, temperature=self.constant["temperature"]
-        )
+        tau = self.constant["temperature"]
+        loss_cl = losses.supervised_contrastive(self.head(feat), labels, temperature=tau)
         return weighted_sum(loss_cls, loss_cl, self.alpha(epoch))
 
 
@@ -72,12 +71,9 @@ class BCL(Baseline):
         batch = len(feat) // 3
         logits = self.classify(feat[:batch])
         loss_cls = logit_compensation(logits, labels[:batch], self.task.class_counts)
-        loss_cl = losses.balanced_contrastive(
-            self.head(feat[batch:]),
-            labels[batch:],
-            self.head_centres(self.phi.weight),
-            temperature=self.constant["temperature"],
-        )
+        z, centres = self.head(feat[batch:]), self.head_centres(self.phi.weight)
+        tau = self.constant["temperature"]
+        loss_cl = losses.balanced_contrastive(z, labels[batch:], centres, temperature=tau)
         loss = self.constant["weight_cls"] * loss_cls + self.constant["weight"] * loss_cl
         return Losses(loss, loss_cls, loss_cl)
 
@@ -120,11 +116,8 @@ class TSC(Baseline):
         self.head = projection_head(self.h, proj_dim, batch_norm=False)
         self.key_encoder = deepcopy(encoder).requires_grad_(False)
         self.key_head = deepcopy(self.head).requires_grad_(False)
-        if num_classes > proj_dim + 1:
-            raise InputError(
-                f"tsc: {num_classes} classes have no uniform targets in {proj_dim} "
-                f"dimensions: --constants proj_dim={num_classes - 1}"
-            )
+        if num_classes > proj_dim + 1:  # there are no uniform targets
+            raise InputError(f"tsc: so many classes need --constants proj_dim={num_classes - 1}")
         self.register_buffer("targets", losses.simplex_targets(num_classes, proj_dim))
         self.register_buffer("centroids", F.normalize(torch.randn(num_classes, proj_dim), dim=1))
         self.register_buffer("queue", torch.zeros(queue, proj_dim))
@@ -133,8 +126,7 @@ class TSC(Baseline):
 
     def encode(self, forward, texts):
         """The original texts by the encoder, the augmented ones by its moving average."""
-        rows = np.arange(len(texts.lengths))
-        original, augmented = np.split(rows, 2)
+        original, augmented = np.split(np.arange(len(texts.lengths)), 2)
         with torch.no_grad():
             self.move_keys()
             key = forward(texts.take(augmented), self.key_encoder)
@@ -166,9 +158,7 @@ class TSC(Baseline):
             self.queue[:filled].clone(),
             self.queue_labels[:filled],
             self.match(query.detach(), labels) if is_targeted else None,
-            num_positives=self.constant["num_positives"],
-            weight=self.constant["weight"],
-            temperature=self.constant["temperature"],
+            **{name: self.constant[name] for name in ("num_positives", "weight", "temperature")},
         )
         self.enqueue(key, labels)
         return Losses(loss, torch.zeros_like(loss), loss)

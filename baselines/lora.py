@@ -35,17 +35,15 @@ def adapted(base, constants: dict, targets: list[str] | None):
         base = prepare_model_for_kbit_training(base, gradient_checkpointing_kwargs=recompute)
     elif base.dtype == torch.bfloat16:
         base.gradient_checkpointing_enable(recompute)
+    config = LoraConfig(
+        r=constants["rank"],
+        lora_alpha=constants["alpha"],
+        lora_dropout=constants["dropout"],
+        task_type="CAUSAL_LM",
+        target_modules=targets or "all-linear",
+    )
     try:
-        return get_peft_model(
-            base,
-            LoraConfig(
-                r=constants["rank"],
-                lora_alpha=constants["alpha"],
-                lora_dropout=constants["dropout"],
-                task_type="CAUSAL_LM",
-                target_modules=targets or "all-linear",
-            ),
-        )
+        return get_peft_model(base, config)
     except ValueError as error:
         raise InputError(f"--lora_targets: {str(error).splitlines()[0]}") from error
 
@@ -128,9 +126,8 @@ class LoraClassifier:
         """
         ends = getattr(base.generation_config, "eos_token_id", None)
         ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-        before, *whole = self.ids(
-            [self.chat(""), *(self.chat("", answer=name) for name in self.label_names)]
-        )
+        answered = [self.chat("", answer=name) for name in self.label_names]
+        before, *whole = self.ids([self.chat(""), *answered])
         answers = [ids[len(before) :] for ids in whole if ids[: len(before)] == before]
         stops = [[i for i, token in enumerate(answer) if token in ends] for answer in answers]
         if len(answers) < len(self.label_names) or not all(stops):
@@ -151,13 +148,8 @@ class LoraClassifier:
     def cut(self, texts: list[str]) -> tuple[list[str], float]:
         """The texts, cut to max_length tokens, and the share of them that was longer."""
         texts, is_cut = cut_characters(texts, self.max_length)
-        encoded = self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            truncation=True,
-            max_length=self.max_length,
-            return_offsets_mapping=True,
-        )
+        options = {"truncation": True, "max_length": self.max_length, "add_special_tokens": False}
+        encoded = self.tokenizer(texts, return_offsets_mapping=True, **options)
         is_long = [bool(encoding.overflowing) for encoding in encoded.encodings]
         return [
             text[: offsets[-1][1]] if long else text
@@ -199,10 +191,9 @@ class LoraClassifier:
         ids   (B, L)            the new tokens
         mask  (B, past + L)     of the tokens in the cache and the new ones
         """
-        inputs = {
-            "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :],
-            "logits_to_keep": keep,
-        }  # of a long prompt all logits would fill the card
+        position = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        # of a long prompt all logits would fill the card
+        inputs = {"position_ids": position, "logits_to_keep": keep}
         known = {name: value for name, value in inputs.items() if name in self.accepted}
         output = self.network(input_ids=ids, attention_mask=mask, **known, **options)
         return output.logits[:, -keep:].float(), output.get("past_key_values")
@@ -243,18 +234,10 @@ class LoraClassifier:
             self.optimizer.step()
             tokens += num_tokens
         if not math.isfinite(total):
-            raise InputError(
-                f"training diverged in epoch {epoch}: its loss is not finite; lower "
-                "--constants lr=..."
-            )
-        mean, seconds = total / tokens, time.perf_counter() - start
-        return {
-            "loss": mean,
-            "loss_cls": mean,
-            "loss_cl": 0.0,
-            "lr": lr,
-            "texts_per_second": round(len(prompts) / seconds, 1),
-        }
+            raise InputError(f"training diverged in epoch {epoch}: lower --constants lr=...")
+        mean, speed = total / tokens, len(prompts) / (time.perf_counter() - start)
+        own = {"loss": mean, "loss_cls": mean, "loss_cl": 0.0}
+        return own | {"lr": lr, "texts_per_second": round(speed, 1)}
 
     # ---- prediction ----
 
@@ -281,13 +264,8 @@ class LoraClassifier:
             if new.shape[1] > 0:
                 whole_mask = torch.cat([mask, torch.ones_like(new)], dim=1)
                 # a copy, as not every kind of cache can forget a label again
-                logits, _ = self.logits(
-                    new,
-                    whole_mask,
-                    new.shape[1],
-                    use_cache=True,
-                    past_key_values=copy.deepcopy(cache),
-                )
+                past = {"use_cache": True, "past_key_values": copy.deepcopy(cache)}
+                logits, _ = self.logits(new, whole_mask, new.shape[1], **past)
                 rest = torch.tensor(answer[1:], device=self.device)
                 rest = rest.expand(len(ids), -1).unsqueeze(2)  # (B, m, 1)
                 score = score + logits.log_softmax(dim=2).gather(2, rest).sum(dim=(1, 2))

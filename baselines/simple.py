@@ -1,6 +1,6 @@
 """
-What a user tries first: one changed line of cross-entropy, or no training of the encoder at all.
-TF-IDF, which has no encoder, is in tfidf.py.
+Methods that change one line of cross-entropy, or do not train the encoder. BERT and RoBERTa are
+CrossEntropy of base.py, each with its own encoder; TF-IDF, which has none, is in tfidf.py.
 """
 
 import torch
@@ -9,6 +9,24 @@ import torch.nn.functional as F
 from baselines import at_least_0, losses
 from baselines.base import Baseline, CrossEntropy, fit_balanced
 from losses import logit_compensation
+
+
+class Dice(CrossEntropy):
+    """Li et al. 2020; constants of its text classification script."""
+
+    constants = {"alpha": at_least_0(0.01), "smooth": at_least_0(1.0)}
+
+    def loss(self, logits, labels):
+        return losses.dice(logits, labels, **self.constant)
+
+
+class Focal(CrossEntropy):
+    """Lin et al. 2017, over a softmax, without class weights."""
+
+    constants = {"gamma": at_least_0(2.0)}
+
+    def loss(self, logits, labels):
+        return losses.focal(logits, labels, **self.constant)
 
 
 class LogitAdjustment(CrossEntropy):

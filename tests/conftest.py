@@ -109,49 +109,36 @@ class Untrained(NamedTuple):
     loader: Loader
 
 
-OF_LOADER = ("batch_size", "micro_batch", "amp", "device", "seed")
-
-
 def untrained(argv: list[str]) -> Untrained:
     """The network and the batches of a run of main.py with these flags."""
     args = parse_args(argv)
     corpus = load_corpus(args)
     model = new_model(args, corpus)
     views, num_classes = views_of(args, corpus, model), len(corpus.label_names)
-    own = {name: getattr(args, name) for name in OF_LOADER}
+    names = ("batch_size", "micro_batch", "amp", "device", "seed")
+    own = {name: getattr(args, name) for name in names}
     loader = Loader(model, model.encoder, views, corpus.train_labels, num_classes, **own)
     return Untrained(args, corpus, model, loader)
 
 
-def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1, layers: int = 1):
-    """An encoder of 32 units, with random weights and a word tokenizer, in folder."""
-    from transformers import AutoConfig, AutoModel, BertTokenizerFast
+def sixty_of_each() -> list[str]:
+    return [text for text, _ in glosses({"noun.food": 60, "noun.animal": 60, "noun.time": 60})]
 
-    texts = [text for text, _ in glosses({"noun.food": 60, "noun.animal": 60, "noun.time": 60})]
-    words = sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(texts).lower())))
-    folder.mkdir(exist_ok=True)
-    vocabulary = {
-        word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
-    }
+
+def tokenizer_of_words(folder):
+    """BERT's tokenizer, for the words of some glosses."""
+    from transformers import BertTokenizerFast
+
+    words = sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(sixty_of_each()).lower())))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
-    tokenizer = BertTokenizerFast.from_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": 130, "pad_token_id": 0}
-    if model_type == "distilbert":
-        sizes |= {"dim": 32, "n_layers": layers, "n_heads": 2, "hidden_dim": 64}
-        sizes |= {"dropout": dropout, "attention_dropout": dropout}
-    else:
-        sizes |= {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2}
-        sizes |= {"intermediate_size": 64}
-        sizes |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
-    torch.manual_seed(0)
-    AutoModel.from_config(AutoConfig.for_model(model_type, **sizes)).save_pretrained(folder)
-    return folder
+    return BertTokenizerFast.from_pretrained(folder)
 
 
-def tokenizer_of_bytes(vocab_size: int, single: str = "$A"):
+def tokenizer_of_bytes(vocab_size: int, single: str = "$A", **special):
     """A tokenizer of bytes, learnt from some glosses, with <s>, </s> and no padding."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -162,49 +149,49 @@ def tokenizer_of_bytes(vocab_size: int, single: str = "$A"):
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    texts = glosses({"noun.food": 60, "noun.animal": 60, "noun.time": 60})
-    bpe.train_from_iterator([text for text, _ in texts], trainer)
+    bpe.train_from_iterator(sixty_of_each(), trainer)
     if single != "$A":
         bpe.post_processor = processors.TemplateProcessing(
             single=single, special_tokens=[("<s>", 0), ("</s>", 1)]
         )
-    return bpe
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", **special)
 
 
-def save_tiny_any_encoder(folder, model_type: str):
-    """As save_tiny_encoder, for any family; GPT-2, Llama, T5 and BART have tokenizers of bytes."""
-    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+BOTH_HALVES = {  # of an encoder-decoder
+    f"{part}_{name}": n
+    for part in ("encoder", "decoder")
+    for name, n in {"layers": 1, "attention_heads": 2, "ffn_dim": 64}.items()
+}
 
-    if model_type in ("bert", "roberta", "distilbert"):
-        return save_tiny_encoder(folder, model_type)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+def save_tiny_encoder(folder, model_type: str = "bert", dropout: float = 0.1, layers: int = 1):
+    """An encoder of 32 units, of any family, with random weights and a tokenizer, in folder."""
+    from transformers import AutoConfig, AutoModel
+
+    folder.mkdir(exist_ok=True)
+    sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 64, "max_position_embeddings": 130, "pad_token_id": 0}
+    sizes |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
+    own = {
+        "albert": {"num_hidden_layers": 2},  # which share their weights
+        "distilbert": {"hidden_dim": 64, "dropout": dropout, "attention_dropout": dropout},
+        "modernbert": {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+        **dict.fromkeys(("qwen3", "gemma3_text"), {"num_key_value_heads": 1, "head_dim": 16}),
+        "gpt2": {"pad_token_id": None},
+        "llama": {"num_key_value_heads": 2, "pad_token_id": None},
+        "t5": {"d_kv": 16, "d_ff": 64, "num_layers": 1},
+        "bart": BOTH_HALVES | {"pad_token_id": 1},
+    }
+    sizes |= own.get(model_type, {})
     if model_type in ("gpt2", "llama", "t5", "bart"):  # no padding token, and no [CLS]
-        bpe = tokenizer_of_bytes(400, "$A </s>" if model_type == "t5" else "$A")
-        PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>").save_pretrained(folder)
-        vocab_size = bpe.get_vocab_size()
-        kinds = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
-        layers = {f"{part}_{k}": n for part in ("encoder", "decoder") for k, n in kinds.items()}
-        sizes = {
-            "gpt2": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 130},
-            "llama": sizes | {"num_key_value_heads": 2, "pad_token_id": None},
-            "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2},
-            "bart": {"d_model": 32, **layers},
-        }[model_type]
+        tokenizer = tokenizer_of_bytes(400, "$A </s>" if model_type == "t5" else "$A")
         sizes |= {"bos_token_id": 0, "eos_token_id": 1}
     else:
-        vocab_size = AutoConfig.from_pretrained(save_tiny_encoder(folder)).vocab_size
-        (folder / "model.safetensors").unlink()
-        if model_type == "modernbert":
-            sizes |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-        if model_type == "albert":  # whose layers share their weights
-            sizes |= {"num_hidden_layers": 2}
-        if model_type in ("qwen3", "gemma3_text"):
-            sizes |= {"num_key_value_heads": 1, "head_dim": 16}
+        tokenizer = tokenizer_of_words(folder)
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    AutoModel.from_config(
-        AutoConfig.for_model(model_type, vocab_size=vocab_size, **sizes)
-    ).save_pretrained(folder)
+    config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **sizes)
+    AutoModel.from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -262,21 +249,19 @@ def two_layers(tmp_path_factory):
 
 def save_tiny_language_model(folder, family: str):
     """A Llama or Bloom of two layers with random weights and a byte-level tokenizer, in folder."""
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     # a Llama puts <s> before a text, as the real one; Bloom does not
-    bpe = tokenizer_of_bytes(500, "<s> $A" if family == "llama" else "$A")
-    sizes = {"hidden_size": 64, "n_layer": 2, "n_head": 4}
+    single = "<s> $A" if family == "llama" else "$A"
+    tokenizer = tokenizer_of_bytes(500, single, bos_token="<s>")
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     if family == "llama":
-        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-        sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+        sizes |= {"intermediate_size": 128, "num_key_value_heads": 2}
         sizes |= {"max_position_embeddings": 512}
-    PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(folder)
     torch.manual_seed(0)
     # the output layer is frozen: with weights as small as usual its logits could never be sure
-    sizes |= {"vocab_size": bpe.get_vocab_size(), "initializer_range": 0.2}
+    sizes |= {"vocab_size": len(tokenizer), "initializer_range": 0.2}
     sizes |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
     config = AutoConfig.for_model(family, **sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
@@ -316,12 +301,9 @@ def save_tiny_translator(folder, texts):
     spm = str(folder / "source.spm")
     names = {"source_lang": "en", "target_lang": "fr"}
     MarianTokenizer(spm, spm, str(folder / "vocab.json"), **names).save_pretrained(folder)
-    sizes = {"vocab_size": len(words), "d_model": 32, "init_std": 0.3}
-    kinds = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
-    sizes |= {f"{part}_{k}": n for part in ("encoder", "decoder") for k, n in kinds.items()}
-    pad = len(words) - 1
+    pad, sizes = len(words) - 1, {"d_model": 32, "init_std": 0.3} | BOTH_HALVES
     ends = {"pad_token_id": pad, "eos_token_id": 0, "decoder_start_token_id": pad}
     torch.manual_seed(0)
-    config = MarianConfig(**sizes, **ends, forced_eos_token_id=0)
+    config = MarianConfig(vocab_size=len(words), **sizes, **ends, forced_eos_token_id=0)
     MarianMTModel(config).save_pretrained(folder)
     return folder

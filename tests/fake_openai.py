@@ -57,12 +57,10 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, answer, garbled=fault == "garble")
 
     def complete(self, request: dict) -> dict:
-        assert request["temperature"] == 0 and [m["role"] for m in request["messages"]] == [
-            "system",
-            "user",
-        ]
-        question = request["messages"][-1]["content"]
-        text = re.fullmatch("Text: (.*)\nLabel:", question, re.DOTALL)[1]
+        assert request["temperature"] == 0
+        roles, contents = zip(*((turn["role"], turn["content"]) for turn in request["messages"]))
+        assert roles == ("system", "user")
+        text = re.fullmatch("Text: (.*)\nLabel:", contents[1], re.DOTALL)[1]
         self.server.asked[text] += 1
         message = {"role": "assistant", "content": self.server.answers[text]}
         return {
@@ -78,9 +76,9 @@ class Handler(BaseHTTPRequestHandler):
         content = json.dumps(answer).encode()
         content = content[: len(content) // 2] if garbled else content
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("retry-after-ms", "1")
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        for name, value in (headers | {"retry-after-ms": "1"}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 

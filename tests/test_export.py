@@ -13,14 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    glosses,
-    needs_own_code,
-    save_tiny_any_encoder,
-    save_tiny_encoder,
-    small_files,
-    write_csv,
-)
+from conftest import glosses, needs_own_code, save_tiny_encoder, small_files, write_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -132,7 +125,7 @@ def alter(folder, **changes):
 @pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("name", ["sharprecl", "bert"])  # without a bias and with one
 def test_transformers_loads_the_folder_and_has_our_logits(tmp_path, model_type, name):
-    encoder = save_tiny_any_encoder(tmp_path / "encoder", model_type)
+    encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
     about = about_of(name)
     method = network(encoder, about)
     if name == "bert":
@@ -153,7 +146,7 @@ def test_transformers_loads_the_folder_and_has_our_logits(tmp_path, model_type, 
 def test_transformers_classifier_of_a_decoder_has_our_logits_where_there_is_no_bias(
     tmp_path, model_type
 ):
-    encoder = save_tiny_any_encoder(tmp_path / "encoder", model_type)
+    encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
     about = about_of("sharprecl", "last")
     method = network(encoder, about)
     assert write(tmp_path / "model", method, encoder, about) == ""
@@ -649,7 +642,7 @@ def test_sentence_transformers_gives_our_embeddings(tmp_path, model_type, poolin
 def test_sentence_transformers_pads_by_a_token_that_was_none_for_it(tmp_path):
     reason = "pip install sentence-transformers (optional)"
     library = pytest.importorskip("sentence_transformers", reason=reason)
-    encoder = save_tiny_any_encoder(tmp_path / "encoder", "gpt2")
+    encoder = save_tiny_encoder(tmp_path / "encoder", "gpt2")
     assert load_tokenizer(str(encoder)).pad_token is None
     about = about_of("la", "mean")
     method = written(tmp_path, encoder, about)

@@ -372,8 +372,8 @@ def test_predict_py_knows_nothing_of_frozen_layers_and_says_the_same(
     "options, message",
     [
         (["--freeze_layers", "3"], "--freeze_layers 3: this encoder has 2 layers; give at most"),
-        (["--method", "dualcl"], "dualcl learns an embedding of each label"),
-        (["--method", "spcl", "--freeze_layers", "2"], "leaves nothing of it to train"),
+        (["--method", "dualcl"], "dualcl trains embeddings of the labels"),
+        (["--method", "spcl", "--freeze_layers", "2"], "give fewer --freeze_layers"),
     ],
 )
 def test_what_cannot_be_frozen_is_one_line_and_exit_code_2(command, options, message, capsys):

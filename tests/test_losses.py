@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,7 +22,7 @@ import losses
 
 quick = settings(deadline=None, derandomize=True, max_examples=40, database=None)
 HALF, F32, F64 = (torch.bfloat16, torch.float16), torch.float32, torch.float64
-TOLERANCE = {F64: dict(rtol=1e-9, atol=1e-9), F32: dict(rtol=1e-5, atol=1e-5)}
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
 # ---- the equations by hand ----
@@ -92,10 +92,10 @@ def assert_same(actual, inputs, by_hand):
     leaf = inputs.clone().requires_grad_()
     value = actual(leaf)
     (gradient,) = torch.autograd.grad(value, leaf)
-    rows, tolerance = inputs.tolist(), TOLERANCE[inputs.dtype]
-    torch.testing.assert_close(value.item(), by_hand(rows).real, **tolerance)
-    expected = torch.tensor(gradient_by_hand(by_hand, rows), dtype=inputs.dtype)
-    torch.testing.assert_close(gradient, expected, **tolerance)
+    rows = inputs.tolist()
+    torch.testing.assert_close(value.item(), by_hand(rows).real, **CLOSE)
+    expected = torch.tensor(gradient_by_hand(by_hand, rows), dtype=F64)
+    torch.testing.assert_close(gradient, expected, **CLOSE)
 
 
 # ---- batches, and the rebalanced dataset as Algorithm 1 builds it ----
@@ -143,13 +143,12 @@ def build(extended, labels, n_pos=10, n_neg=500, k=20):
 # ---- values and gradients ----
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @quick
 @given(rows_y=batches(), counts=st.lists(st.integers(1, 3000), min_size=4, max_size=4))
-def test_logit_compensation_is_equation_6(rows_y, counts, dtype):
+def test_logit_compensation_is_equation_6(rows_y, counts):
     y = rows_y[1]
     counts = counts[: y.max() + 1]
-    phi = 3 * torch.randn(len(y), len(counts), dtype=dtype)
+    phi = 3 * torch.randn(len(y), len(counts), dtype=F64)
     assert_same(
         lambda phi: losses.logit_compensation(phi, y, torch.tensor(counts)),
         phi,
@@ -157,20 +156,6 @@ def test_logit_compensation_is_equation_6(rows_y, counts, dtype):
     )
 
 
-def shortest_mixture(d_hat, built):
-    """
-    The least length of a mixture before it is normalised. Of nearly opposite rows it is near 0, and
-    then the rounding of D_hat itself turns the mixture: by 6e-8 / length in float32, whatever the
-    code does afterwards. In float64 the same batches are within 1e-9 of the equation.
-    """
-    lengths = [
-        (w[..., None] * d_hat[first] + (1 - w[..., None]) * d_hat[second]).norm(dim=-1)
-        for first, second, w in built
-    ]
-    return min([1.0, *torch.cat(lengths, dim=1).flatten().tolist()])
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @quick
 @given(
     rows_y=batches(),
@@ -181,51 +166,22 @@ def shortest_mixture(d_hat, built):
     over_positives=st.sampled_from(["mean", "sum"]),
 )
 def test_rebalanced_contrastive_is_equation_11(
-    rows_y, n_pos, n_neg, tau, reduction, over_positives, dtype
+    rows_y, n_pos, n_neg, tau, reduction, over_positives
 ):
-    rows, y = rows_y[0].to(dtype), rows_y[1]
+    rows, y = rows_y
     weights = [0.5, 2.0, 0.0, 3.0][: len(rows) - len(y)]
     _, labels = extended = extend(rows, y)
     built = build(*extended, n_pos, n_neg, k=3)
-    # which batches are drawn depends on the modules that are loaded: hypothesis reads them, too
-    assume(dtype == F64 or shortest_mixture(extended[0], built) > 0.25)
+    options = {"temperature": tau, "reduction": reduction, "over_positives": over_positives}
     assert_same(
         lambda rows: losses.rebalanced_contrastive(
-            *extend(rows, y),
-            *built,
-            temperature=tau,
-            weights=torch.tensor(weights),
-            reduction=reduction,
-            over_positives=over_positives,
+            *extend(rows, y), *built, weights=torch.tensor(weights), **options
         ),
         rows,
         lambda rows: contrastive_by_hand(
             rows, labels.tolist(), *built, tau, weights, reduction, over_positives
         ),
     )
-
-
-@quick
-@given(rows_y=batches(), num=st.integers(1, 5))
-def test_built_similarity_is_the_dot_product_with_the_materialised_sample(rows_y, num):
-    rows, y = rows_y
-    extended, labels = extend(rows, y)
-    _, built = build(extended, labels, 0, num)
-    # a random factor for each entry, so that the gradient of every entry counts
-    factors = torch.randn(len(labels), num, dtype=F64)
-
-    def actual(rows):
-        extended, labels = extend(rows, y)
-        return (losses.built_similarity(extended @ extended.T, built, labels) * factors).sum()
-
-    def by_hand(rows):
-        d_hat = [unit(row) for row in rows]
-        return sum(
-            dot(f, [dot(z_i, z_k) for z_k in built_by_hand(d_hat, built, c)])
-            for f, z_i, c in zip(factors.tolist(), d_hat, labels.tolist())
-        )
-
-    assert_same(actual, rows, by_hand)
 
 
 def gradient_of_equation_13(z_i, positives, negatives, tau, share):
@@ -248,15 +204,9 @@ def test_equation_13_follows_from_the_mean_over_positives_alone_and_not_as_it_is
     rows = torch.tensor([[0, 1, 3], [1, 2, 4], [2, 4, 0]])
     built = losses.Built(rows, rows.roll(1, dims=1), torch.rand(3, 3))
     extended.requires_grad_()
+    options = {"temperature": tau, "reduction": "mean", "over_positives": over_positives}
     loss = losses.rebalanced_contrastive(
-        extended,
-        labels,
-        built,
-        built,
-        temperature=tau,
-        weights=torch.tensor([0.0, 0.0, 1.0]),
-        reduction="mean",
-        over_positives=over_positives,
+        extended, labels, built, built, weights=torch.tensor([0.0, 0.0, 1.0]), **options
     )
     # the mean over the anchors has the 1 / |D_hat| of Eq. (11), which the mean over P(i) replaces
     scale = len(labels) if over_positives == "mean" else 1
@@ -274,24 +224,10 @@ def test_equation_13_follows_from_the_mean_over_positives_alone_and_not_as_it_is
     assert not follows(1 / len(labels))
 
 
-@pytest.mark.parametrize(
-    "largest, classes, put_in", [(1250, 6, 8572), (2165, 2, 4199), (900, 20, -2258)]
-)
-def test_the_square_of_ir_is_that_of_expected_pairs_and_not_of_expected_counts(
-    largest, classes, put_in
-):
-    # TREC, CR and Biomedical at ir = 50, and batches of 128 texts that are drawn independently
-    sizes = [int(largest * 50 ** (-r / (classes - 1)) + 1e-9) for r in range(classes)]
-    batch_size, shares = 128, [sizes[0] / sum(sizes), sizes[-1] / sum(sizes)]
-    most, fewest = (batch_size * share for share in shares)
-    assert most * (most - 1) / (fewest * (fewest - 1)) == pytest.approx(put_in, abs=0.5)
-
-    n = torch.arange(batch_size + 1.0, dtype=torch.float64)
-    pairs = []
-    for share in shares:
-        chance = torch.distributions.Binomial(batch_size, torch.tensor(share, dtype=torch.float64))
-        pairs.append((chance.log_prob(n).exp() * n * (n - 1)).sum().item())
-    assert pairs[0] / pairs[1] == pytest.approx((sizes[0] / sizes[-1]) ** 2, rel=1e-9)
+def test_expected_counts_put_into_the_papers_fraction_give_the_number_of_our_page():
+    sizes = [int(1250 * 50 ** (-r / 5) + 1e-9) for r in range(6)]  # TREC at ir = 50
+    most, fewest = (128 * size / sum(sizes) for size in (sizes[0], sizes[-1]))  # of a batch
+    assert most * (most - 1) / (fewest * (fewest - 1)) == pytest.approx(8572, abs=0.5)
 
 
 @pytest.mark.parametrize("compensated, mu", [(True, 1.0), (False, 0.3)])
@@ -330,30 +266,10 @@ def test_sharprecl_is_equation_12_whatever_holds_the_class_counts(as_given, comp
 # ---- the rebalanced dataset ----
 
 
-@pytest.mark.parametrize("scale, tolerance", [(1, 0.25), (4, 0.05)])
-def test_pairs_are_imbalanced_by_the_square_of_ir_and_built_targets_not_at_all(scale, tolerance):
-    counts = {0: 50 * scale, 1: 20 * scale, 2: 5 * scale}  # ir = 10, Eq. (3)
-    y = torch.tensor([c for c, n in counts.items() for _ in range(n)])
-    pairs = [
-        sum(i != j for i in members for j in members)
-        for members in (row.nonzero().flatten().tolist() for row in losses.membership(y, 3))
-    ]
-    expected = counts[0] * (counts[0] - 1) / (counts[2] * (counts[2] - 1))
-    assert max(pairs) / min(pairs) == expected == pytest.approx(10**2, rel=tolerance)  # Eq. (4)
-
-    extended, labels = extend(*batch(y.tolist(), 3))
-    positives, negatives = build(extended, labels)
-    own_class = torch.arange(3)[:, None]
-    for positive, negative in zip(positives[:2], negatives[:2]):
-        assert positive.shape == (3, 10) and (labels[positive] == own_class).all()
-        assert negative.shape == (3, 500) and (labels[negative] != own_class).all()
-
-
 @pytest.mark.parametrize("num, total", [(0, 1), (1, 7), (10, 40), (500, 7)])
 def test_the_share_of_mixed_samples_grows_from_a_half_to_one(num, total):
-    assert losses.hard_ratio(0, total) == 0.5 and losses.set_sizes(num, 1.0) == (0, num)
     assert losses.hard_ratio(total, total, start=0.2, end=0.6) == pytest.approx(0.6)
-    for t in range(1, total + 1):
+    for t in range(total + 1):
         share = losses.hard_ratio(t, total)
         num_samp, num_syn = losses.set_sizes(num, share)
         assert share == pytest.approx(0.5 + t / total * 0.5, rel=1e-12)
@@ -417,18 +333,6 @@ def test_mixing_weights_have_the_mean_and_variance_of_beta(lam):
     assert weight.var().item() == pytest.approx(1 / (4 * (2 * lam + 1)), rel=0.03)
 
 
-def test_the_choice_of_samples_carries_no_gradient_and_the_mixture_does():
-    rows, y = batch([0, 0, 1], 2)
-    extended, labels = extend(rows.requires_grad_(), y)
-    _, negatives = built = build(extended, labels)
-    assert not any(tensor.requires_grad for part in built for tensor in part)
-    # the anchors are constants here: what reaches the rows came through the built samples
-    gram = extended.detach() @ extended.T
-    similarity = losses.built_similarity(gram, negatives, labels)[labels == 1]
-    (gradient,) = torch.autograd.grad(similarity.sum(), rows)
-    assert ((gradient != 0).all(dim=1) == (labels != 1)).all()
-
-
 # ---- robustness ----
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
@@ -445,7 +349,6 @@ FEATURES = {
 LABELS = {
     "a missing class": ([0, 0, 0, 1, 1, 0], 4),
     "one-member classes": ([0, 1, 2, 3, 4, 5], 6),
-    "two classes": ([0, 1, 1, 1, 1, 1], 2),
     "one text": ([1], 2),
 }
 
@@ -489,7 +392,7 @@ def test_logit_compensation_is_finite_for_finite_logits(size, dtype):
     assert torch.autograd.grad(loss, logits)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 def test_opposite_rows_mixed_half_and_half_are_finite_and_far_from_every_anchor(dtype):
     rows = torch.cat([X[:1], -X[:1], X[2:4]]).to(dtype).requires_grad_()
     extended, labels = extend(rows, torch.tensor([0, 0]))
@@ -502,22 +405,20 @@ def test_opposite_rows_mixed_half_and_half_are_finite_and_far_from_every_anchor(
 
 
 @pytest.mark.parametrize("tau", [0.01, 0.5])
-def test_autocast_changes_nothing_and_half_precision_little(tau):
-    rows, y = batch([0, 0, 1, 2], 3, dtype=F32)
+def test_autocast_changes_nothing_and_lower_precision_little(tau):
+    rows, y = batch([0, 0, 1, 2], 3)
     logits, counts, built = 5 * rows[:4, :3], torch.tensor([50, 5, 1]), build(*extend(rows, y))
 
     def both(dtype):
-        extended, labels = extend(rows.to(dtype), y)
+        cls = losses.logit_compensation(logits.to(dtype), y, counts)
+        extended = extend(rows.to(dtype), y)
         return torch.stack(
-            [
-                losses.logit_compensation(logits.to(dtype), y, counts),
-                losses.rebalanced_contrastive(extended, labels, *built, temperature=tau),
-            ]
-        )
+            [cls, losses.rebalanced_contrastive(*extended, *built, temperature=tau)]
+        ).double()
 
-    exact = both(F32)
+    exact = both(F64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for dtype, rtol in ((F32, 1e-6), (torch.bfloat16, 0.05), (torch.float16, 0.01)):
+        for dtype, rtol in ((F32, 1e-5), (torch.bfloat16, 0.05), (torch.float16, 0.01)):
             torch.testing.assert_close(both(dtype), exact, rtol=rtol, atol=0)
 
 
@@ -528,31 +429,8 @@ EXTENDED, _ = losses.extend(X[:4], Y[:4], X[4:])  # its labels are Y
 torch.manual_seed(0)
 POSITIVES, NEGATIVES = build(EXTENDED, Y, 2, 3)
 IS_MEMBER = losses.membership(Y, 2)
-BAD_LABELS = {
-    "negative": Y - 1,
-    "too large": Y + 1,
-    "int32": Y.int(),
-    "float": Y.float(),
-    "short": Y[:-1],
-    "one-hot": torch.eye(2, dtype=torch.int64)[Y],
-}
-BAD_ROWS = {
-    "nan": X.where(X < X.max(), math.nan),
-    "inf": X.where(X < X.max(), math.inf),
-    "vector": X[:, 0],
-    "integer": X.long(),
-    "empty": X[:0],
-}
-BAD_COUNTS = {
-    "zero": [5, 0],
-    "short": [5],
-    "long": [5, 3, 1],
-    "matrix": [[5, 3]],
-    "inf": [5, math.inf],
-    "nan": [5, math.nan],
-    "empty": [],
-}
-NO_COUNTS = [None, "ab", {"a": 5}, [[5], [3, 1]], np.array(["5", "3"]), np.array([5, 3])[::-1]]
+SIMILARITY = EXTENDED[4:] @ EXTENDED.T
+NAN = X.where(X < X.max(), math.nan)
 
 
 def cls(logits=X[:, :2], labels=Y, class_counts=COUNTS):
@@ -567,166 +445,95 @@ def cl(extended=EXTENDED, labels=Y, positives=POSITIVES, negatives=NEGATIVES, **
     return losses.rebalanced_contrastive(extended, labels, positives, negatives, **kwargs)
 
 
-def parts(built, classes=2, samples=9):
+def mixed(num=3, **kwargs):
+    return losses.hard_mixup(losses.hard_samples(SIMILARITY, IS_MEMBER), num, **kwargs)
+
+
+def part(built, classes=2, samples=9):
     return losses.Built(*(tensor[:classes, :samples] for tensor in built))
 
 
-WRONG = [  # argument, what is wrong with it, call
+def moved(built, rows):
+    return built._replace(first=built.first + rows)
+
+
+WRONG = [  # argument, call
+    *(("labels", partial(cls, labels=bad)) for bad in (Y - 1, Y + 1, Y.int(), Y[:-1], [0.5])),
+    *(("labels", partial(call, labels=Y[:-1])) for call in (d_hat, cl)),
+    *(("logits", partial(cls, bad)) for bad in (NAN, X[:, 0], X.long(), X[:0], [[0.5]])),
+    ("logits", partial(cls, X.where(X < X.max(), math.inf))),
+    ("z", partial(d_hat, NAN)),
+    ("prototypes", partial(d_hat, prototypes=NAN)),
+    ("prototypes", partial(d_hat, prototypes=X[:2, :3])),
     *(
-        ("labels", f"{what} in {call.__name__}", partial(call, labels=labels))
-        for what, labels in BAD_LABELS.items()
-        for call in ((cls, d_hat, cl) if what == "short" else (cls,))
+        ("class_counts", partial(cls, class_counts=bad))
+        for bad in ([5, 0], [5], [5, 3, 1], [[5, 3]], [5, math.inf], [5, math.nan], [], None, "ab")
     ),
-    *(
-        (name, what, partial(call, **{name: rows}))
-        for name, call in (("logits", cls), ("z", d_hat), ("prototypes", d_hat), ("extended", cl))
-        for what, rows in BAD_ROWS.items()
-    ),
-    *(
-        ("class_counts", what, partial(cls, class_counts=torch.tensor(counts)))
-        for what, counts in BAD_COUNTS.items()
-    ),
-    *(
-        ("class_counts", f"{counts!r} in {call.__name__}", partial(call, counts))
-        for counts in NO_COUNTS
-        for call in (losses.class_weights, lambda counts: cls(class_counts=counts))
-    ),
-    *(
-        (name, f"a list in {call.__name__}", partial(call, **{name: [[0.5]]}))
-        for name, call in (("logits", cls), ("z", d_hat), ("prototypes", d_hat), ("labels", cls))
-    ),
-    *(("temperature", t, partial(cl, temperature=t)) for t in (0, -1, math.nan, math.inf)),
-    ("prototypes", "narrow", partial(d_hat, prototypes=X[:2, :3])),
-    ("class_counts", "zero for weights", partial(losses.class_weights, torch.tensor([5, 0]))),
-    ("scheme", "unknown", partial(losses.class_weights, COUNTS, "inverse")),
-    ("reduction", "unknown", partial(cl, reduction="none")),
-    ("over_positives", "unknown", partial(cl, over_positives="none")),
-    ("weights", "no weight at all", partial(cl, weights=torch.zeros(2))),
-    ("weights", "short", partial(cl, weights=torch.ones(1))),
-    ("weights", "column", partial(cl, weights=torch.ones(2, 1))),
-    ("negatives", "short", partial(cl, negatives=parts(NEGATIVES, classes=1))),
-    ("extended", "alone", partial(cl, X[:1], Y[:1], *[parts(NEGATIVES, samples=0)] * 2)),
-    ("k", 0, partial(losses.hard_samples, EXTENDED[4:] @ EXTENDED.T, IS_MEMBER, k=0)),
-    *(
-        (
-            "lam",
-            lam,
-            partial(losses.hard_mixup, losses.hard_samples(IS_MEMBER * 1.0, IS_MEMBER), 3, lam=lam),
-        )
-        for lam in (0, -1, math.nan)
-    ),
-    ("weights", "nan", partial(cl, weights=torch.tensor([1, math.nan]))),
-    ("extended", "not unit", partial(cl, 2 * EXTENDED)),
-    (
-        "positives",
-        "a row that is not there",
-        partial(cl, positives=POSITIVES._replace(second=POSITIVES.second + 6)),
-    ),
-    (
-        "negatives",
-        "a row below 0",
-        partial(cl, negatives=NEGATIVES._replace(first=NEGATIVES.first - 6)),
-    ),
-    (
-        "positives",
-        "unequal shapes",
-        partial(cl, positives=POSITIVES._replace(weight=POSITIVES.weight[:, :1])),
-    ),
-    ("hardness", "narrow", partial(losses.hard_samples, torch.ones(2, 5), IS_MEMBER)),
-    ("hardness", "nan", partial(losses.hard_samples, torch.full((2, 6), math.nan), IS_MEMBER)),
-    ("num", "negative, drawn", partial(losses.simple_sampling, IS_MEMBER, -1)),
-    (
-        "num",
-        "negative, mixed",
-        partial(losses.hard_mixup, losses.hard_samples(IS_MEMBER * 1.0, IS_MEMBER), -1),
-    ),
-    ("ratio", "above 1", partial(losses.set_sizes, 10, 1.5)),
-    ("num", "negative, sizes", partial(losses.set_sizes, -1, 0.5)),
-    ("is_candidate", "empty", partial(losses.simple_sampling, IS_MEMBER[:, :1], 3)),
-    (
-        "is_candidate",
-        "empty, hard",
-        partial(losses.hard_samples, torch.ones(2, 1), IS_MEMBER[:, :1]),
-    ),
+    ("class_counts", partial(losses.class_weights, [5, 0])),
+    ("class_counts", partial(losses.class_weights, [[5], [3, 1]])),
+    ("scheme", partial(losses.class_weights, COUNTS, "inverse")),
+    *(("temperature", partial(cl, temperature=bad)) for bad in (0, -1, math.nan, math.inf)),
+    ("reduction", partial(cl, reduction="none")),
+    ("over_positives", partial(cl, over_positives="none")),
+    ("weights", partial(cl, weights=torch.zeros(2))),
+    ("weights", partial(cl, weights=torch.ones(1))),
+    ("weights", partial(cl, weights=torch.tensor([1, math.nan]))),
+    ("extended", partial(cl, NAN)),
+    ("extended", partial(cl, 2 * EXTENDED)),  # its rows have no unit length
+    ("extended", partial(cl, X[:1], Y[:1], *[part(NEGATIVES, samples=0)] * 2)),  # no target
+    ("positives", partial(cl, positives=moved(POSITIVES, 6))),  # rows that are not there
+    ("positives", partial(cl, positives=POSITIVES._replace(weight=POSITIVES.weight[:, :1]))),
+    ("negatives", partial(cl, negatives=moved(NEGATIVES, -6))),
+    ("negatives", partial(cl, negatives=part(NEGATIVES, classes=1))),
+    ("k", partial(losses.hard_samples, SIMILARITY, IS_MEMBER, k=0)),
+    ("hardness", partial(losses.hard_samples, SIMILARITY[:, :5], IS_MEMBER)),
+    ("hardness", partial(losses.hard_samples, math.nan * SIMILARITY, IS_MEMBER)),
+    ("is_candidate", partial(losses.hard_samples, SIMILARITY[:, :1], IS_MEMBER[:, :1])),
+    ("is_candidate", partial(losses.simple_sampling, IS_MEMBER[:, :1], 3)),
+    *(("lam", partial(mixed, lam=bad)) for bad in (0, -1, math.nan)),
+    ("num", partial(mixed, -1)),
+    ("num", partial(losses.simple_sampling, IS_MEMBER, -1)),
+    ("num", partial(losses.set_sizes, -1, 0.5)),
+    ("ratio", partial(losses.set_sizes, 10, 1.5)),
 ]
 
 
-@pytest.mark.parametrize(
-    "name, call",
-    [(name, call) for name, _, call in WRONG],
-    ids=[f"{name}: {what}" for name, what, _ in WRONG],
-)
+@pytest.mark.parametrize("name, call", WRONG)
 def test_a_wrong_argument_is_refused_in_one_line_that_names_it(name, call):
     with pytest.raises(ValueError, match=rf"\A(\w+, )*{name}(, \w+)*: expected .+\Z"):
         call()
 
 
-# ---- limits and symmetries ----
+# ---- class weights ----
+
+SIZES = [1000, 100, 10]
 
 
-# 1 + b + ... + b^(n-1) is the (1 - b^n) / (1 - b) of the effective number
-BIG, SMALL = (sum(0.9999**j for j in range(n)) for n in (1000, 10))
-
-
-LOG_BIG, LOG_SMALL = math.log(1010 / 1000), math.log(1010 / 10)  # -log P_y of 1000 and 10 texts
+def normalised(weights):
+    return [len(weights) * weight / sum(weights) for weight in weights]
 
 
 @pytest.mark.parametrize(
     "scheme, expected",
     [
-        ("log_prior", [LOG_BIG, LOG_SMALL]),
-        (
-            "log_prior_normalised",
-            [2 * LOG_BIG / (LOG_BIG + LOG_SMALL), 2 * LOG_SMALL / (LOG_BIG + LOG_SMALL)],
-        ),
-        ("effective_number", [2 * SMALL / (BIG + SMALL), 2 * BIG / (BIG + SMALL)]),
-        ("none", [1, 1]),
+        ("log_prior", [math.log(1110 / n) for n in SIZES]),
+        ("log_prior_normalised", normalised([math.log(1110 / n) for n in SIZES])),
+        # 1 + b + ... + b^(n-1) is the (1 - b^n) / (1 - b) of the effective number
+        ("effective_number", normalised([1 / sum(0.9999**j for j in range(n)) for n in SIZES])),
+        ("none", [1, 1, 1]),
     ],
 )
 def test_class_weights_equal_the_worked_values(scheme, expected):
-    weights = losses.class_weights(torch.tensor([1000, 10]), scheme)
-    assert weights.tolist() == pytest.approx(expected, rel=1e-5)
+    assert losses.class_weights(SIZES, scheme).tolist() == pytest.approx(expected, rel=1e-5)
 
 
-@quick
-@given(counts=st.lists(st.integers(1, 30_000), min_size=2, max_size=40))
-def test_normalised_weights_sum_to_the_number_of_classes_and_rare_classes_weigh_more(counts):
-    for scheme in ("log_prior_normalised", "effective_number"):
-        weights = losses.class_weights(torch.tensor(counts), scheme).tolist()
-        assert sum(weights) == pytest.approx(len(counts), rel=1e-9)
-        of_count = sorted(zip(counts, weights))
-        assert all(a >= b or n == m for (n, a), (m, b) in zip(of_count, of_count[1:]))
-
-
-@quick
-@given(counts=st.lists(st.integers(1, 3000), min_size=2, max_size=2), factor=st.floats(0.01, 100))
-def test_a_factor_of_all_weights_cancels_in_the_weighted_mean_and_scales_the_mean(counts, factor):
-    weights = losses.class_weights(torch.tensor(counts))
-    for reduction, expected in (("weighted_mean", 1.0), ("mean", factor)):
-        ratio = (
-            cl(weights=factor * weights, reduction=reduction)
-            / cl(weights=weights, reduction=reduction)
-        ).item()
-        assert ratio == pytest.approx(expected, rel=1e-4)
-    # so the two schemes of the log prior are one loss under the weighted mean, and -delta too
-    normalised = losses.class_weights(torch.tensor(counts), "log_prior_normalised")
-    for same in (normalised, -weights):
+def test_under_the_weighted_mean_the_schemes_of_the_log_prior_and_its_negative_are_one_loss():
+    weights = losses.class_weights(COUNTS)
+    for same in (losses.class_weights(COUNTS, "log_prior_normalised"), -weights):
         torch.testing.assert_close(cl(weights=same), cl(weights=weights))
 
 
-def test_the_weighted_mean_is_that_of_torchs_weighted_cross_entropy():
-    # with one positive each and nothing built, L_i is the cross-entropy of finding that one
-    extended, labels = losses.extend(X[:2], torch.tensor([0, 1]), X[2:4])
-    nothing = losses.Built(*[torch.zeros(2, 0, dtype=torch.int64)] * 2, torch.zeros(2, 0))
-    weights, tau = torch.tensor([0.3, 4.0]), 0.5
-    logits = (extended @ extended.T / tau).fill_diagonal_(-math.inf)
-    partner = torch.tensor([2, 3, 0, 1])
-    actual = losses.rebalanced_contrastive(
-        extended, labels, nothing, nothing, weights=weights, temperature=tau
-    )
-    # torch weighs a row by the class it is to find: here the row of the partner, of the same class
-    expected = torch.nn.functional.cross_entropy(logits, partner, weight=weights[labels])
-    torch.testing.assert_close(actual, expected)
+# ---- what it costs, and what it needs ----
 
 
 class Launches(TorchDispatchMode):

@@ -15,14 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    glosses,
-    save_tiny_any_encoder,
-    save_tiny_encoder,
-    stopped_after,
-    untrained,
-    write_csv,
-)
+from conftest import glosses, save_tiny_encoder, stopped_after, untrained, write_csv
 from matplotlib.image import imread
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
@@ -368,7 +361,7 @@ def test_the_report_has_the_share_of_unknown_tokens_and_from_a_fifth_on_a_remedy
     rows = [(text.format("ጨዋታው" * (1 + i)), "ab"[i % 2]) for i in range(40)]
     method = ["--method", "tfidf"]
     if model_type:
-        encoder = save_tiny_any_encoder(tmp_path / "encoder", model_type)
+        encoder = save_tiny_encoder(tmp_path / "encoder", model_type)
         method = ["--method", "probe", "--encoder", str(encoder)]
     own, runs = str(write_csv(tmp_path / "own.csv", rows)), tmp_path / "runs"
     options = ["--dataset", own, *method, "--output_dir", str(runs), "--check_only"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from conftest import needs_own_code, save_tiny_any_encoder, save_tiny_encoder
+from conftest import needs_own_code, save_tiny_encoder
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
@@ -39,30 +39,31 @@ class Embedding(torch.nn.Module):
         return types.SimpleNamespace(last_hidden_state=hidden)
 
 
-def test_cls_pooling_takes_the_first_token_and_mean_pooling_the_mean_without_padding():
-    ids = torch.tensor([[3, 5, 100], [2, 4, 6]])
-    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    assert model.TextEncoder(Embedding(), "cls")(ids, mask).tolist() == [[3, 30], [2, 20]]
-    assert model.TextEncoder(Embedding(), "mean")(ids, mask).tolist() == [[4, 40], [4, 40]]
-
-
-def test_last_pooling_takes_the_last_token_whichever_side_is_padded():
+@pytest.mark.parametrize(
+    "pooling, expected",
+    [("cls", [3, 100, 7]), ("mean", [4, 3, 8]), ("last", [5, 4, 9])],  # cls is for padding behind
+)
+def test_a_pooling_takes_its_tokens_whichever_side_is_padded(pooling, expected):
     ids = torch.tensor([[3, 5, 100], [100, 2, 4], [7, 8, 9]])
     mask = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 1, 1]])
     for kind in (mask, mask.bool()):
-        feat = model.TextEncoder(Embedding(), "last")(ids, kind)
-        assert feat.tolist() == [[5, 50], [4, 40], [9, 90]]
+        feat = model.TextEncoder(Embedding(), pooling)(ids, kind)
+        assert feat.tolist() == [[x, 10 * x] for x in expected]
+
+
+def network_of(num_classes, **options):
+    return model.SharpReCL(model.TextEncoder(Embedding(), "cls"), num_classes, **options)
 
 
 def test_logits_are_w_transposed_feat_without_a_bias():
-    network = model.SharpReCL(model.TextEncoder(Embedding(), "cls"), num_classes=3)
+    network = network_of(3)
     with torch.no_grad():
         network.phi.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 3.0]]))
     assert network.classify(torch.tensor([[5.0, 7.0]])).tolist() == [[5, 7, 31]]
 
 
 def test_prototypes_are_the_mlp_of_the_classifier_weights_worked_by_hand():
-    network = model.SharpReCL(model.TextEncoder(Embedding(), "cls"), num_classes=2, proj_dim=1)
+    network = network_of(2, proj_dim=1)
     hidden, output = network.proj_h[0], network.proj_h[-1]
     with torch.no_grad():
         network.phi.weight.copy_(torch.tensor([[1.0, 2.0], [-3.0, 1.0]]))
@@ -74,9 +75,7 @@ def test_prototypes_are_the_mlp_of_the_classifier_weights_worked_by_hand():
 
 @pytest.mark.parametrize("mutual_guidance", [True, False])
 def test_the_prototypes_link_the_branches_only_under_mutual_guidance(mutual_guidance):
-    network = model.SharpReCL(
-        model.TextEncoder(Embedding(), "cls"), num_classes=3, mutual_guidance=mutual_guidance
-    )
+    network = network_of(3, mutual_guidance=mutual_guidance)
     network.prototypes().pow(2).sum().backward()
     assert network.prototypes().shape == (3, 128)
     assert (network.phi.weight.grad is not None) == mutual_guidance
@@ -84,21 +83,17 @@ def test_the_prototypes_link_the_branches_only_under_mutual_guidance(mutual_guid
 
 def test_free_prototypes_turn_to_their_classes_at_the_papers_learning_rate():
     torch.manual_seed(0)
-    network = model.SharpReCL(
-        model.TextEncoder(Embedding(), "cls"), num_classes=4, mutual_guidance=False
-    )
+    network = network_of(4, mutual_guidance=False)
     centres, labels = torch.randn(4, 128), torch.arange(4).repeat(16)
     z = centres[labels] + 0.5 * torch.randn(64, 128)
     start = network.prototypes().detach().clone()
     optimizer = torch.optim.AdamW([network.free_prototypes], lr=5e-5, weight_decay=5e-4)
 
-    def nothing():
-        return losses.Built(*[torch.zeros(4, 0, dtype=torch.int64)] * 2, torch.zeros(4, 0))
-
+    nothing = losses.Built(*[torch.zeros(4, 0, dtype=torch.int64)] * 2, torch.zeros(4, 0))
     for _ in range(300):  # of 540 on TREC at ir 50: 30 epochs of 18 batches
         extended, of_rows = losses.extend(z, labels, network.prototypes())
         optimizer.zero_grad()
-        losses.rebalanced_contrastive(extended, of_rows, nothing(), nothing()).backward()
+        losses.rebalanced_contrastive(extended, of_rows, nothing, nothing).backward()
         optimizer.step()
 
     def degrees(a, b):
@@ -111,8 +106,8 @@ def test_free_prototypes_turn_to_their_classes_at_the_papers_learning_rate():
 
 def test_batch_norm_stands_in_the_heads_only_when_asked_for():
     def norms(**options):
-        network = model.SharpReCL(model.TextEncoder(Embedding(), "cls"), num_classes=3, **options)
-        return sum(isinstance(module, torch.nn.BatchNorm1d) for module in network.modules())
+        modules = network_of(3, **options).modules()
+        return sum(isinstance(module, torch.nn.BatchNorm1d) for module in modules)
 
     assert norms() == 0 and norms(proj_bn=True) == 2
 
@@ -242,7 +237,7 @@ def test_each_family_trains_with_differing_features_under_its_default_pooling(
     """One epoch through main.py; then texts with one first word have features of their own."""
     import main
 
-    folder = save_tiny_any_encoder(tmp_path / model_type, model_type)
+    folder = save_tiny_encoder(tmp_path / model_type, model_type)
     assert encoders.default_pooling(str(folder)) == POOLINGS[model_type]
     command = "--epochs 1 --batch_size 32 --max_length 32 --device cpu".split()
     command += ["--dataset", str(corpus_folder), "--output_dir", str(tmp_path / "runs")]
@@ -338,7 +333,7 @@ def test_the_pooling_is_kept_with_a_model_of_ours(tmp_path, corpus_folder, capsy
 def test_an_encoder_decoder_is_one_line(model_type, tmp_path, corpus_folder, capsys):
     import main
 
-    folder = save_tiny_any_encoder(tmp_path / model_type, model_type)
+    folder = save_tiny_encoder(tmp_path / model_type, model_type)
     command = ["--dataset", str(corpus_folder), "--output_dir", str(tmp_path / "runs")]
     assert main.main([*command, "--encoder", str(folder), "--device", "cpu"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -346,7 +341,7 @@ def test_an_encoder_decoder_is_one_line(model_type, tmp_path, corpus_folder, cap
 
 
 def test_cls_of_an_encoder_that_reads_from_left_to_right_is_refused(tmp_path):
-    folder = save_tiny_any_encoder(tmp_path / "gpt2", "gpt2")
+    folder = save_tiny_encoder(tmp_path / "gpt2", "gpt2")
     with pytest.raises(InputError, match="left to right.*take --pooling mean"):
         encoders.load_encoder(str(folder), "cls")
 

@@ -1,7 +1,5 @@
 """baselines/tfidf.py: what it learns, and that its files give it back."""
 
-import json
-
 import numpy as np
 import pytest
 from conftest import glosses
@@ -57,10 +55,6 @@ def test_files_of_two_models_are_not_taken_for_one(tmp_path):
     tensors = load_file(tmp_path / "tfidf.safetensors")
     save_file(tensors | {"coef": tensors["coef"][:, 1:].copy()}, tmp_path / "tfidf.safetensors")
     with pytest.raises(ValueError, match="do not fit"):
-        Tfidf.load(tmp_path)
-    terms = json.loads((tmp_path / "terms.json").read_text())
-    (tmp_path / "terms.json").write_text(json.dumps(terms | {"words": terms["words"][1:]}))
-    with pytest.raises(ValueError):
         Tfidf.load(tmp_path)
 
 
