@@ -242,12 +242,12 @@ def run(cells: list[GridRun], jobs: int) -> int:
     begin, before = time.monotonic(), len(cells) - len(todo)
     print(f"{len(cells)} runs, {before} of them finished before, {jobs} at a time", flush=True)
     for done, (cell, code) in enumerate(execute(todo, jobs, signals), start=before + 1):
-        is_good, text = ending(cell, code)
+        is_good, found = ending(cell, code)
+        text = f"{cell.folder.name}: {found}"
         if not is_good:
-            failed.append(f"{cell.folder.name}: {text} ({log_of(cell)})")
+            failed.append(f"{text} ({log_of(cell)})")
         left = (time.monotonic() - begin) / (done - before) * (len(cells) - done)
-        name = cell.folder.name
-        print(f"[{done}/{len(cells)}] {name}: {text}; {duration(left)} left", flush=True)
+        print(f"[{done}/{len(cells)}] {text}; {duration(left)} left", flush=True)
     if signals:
         print(
             f"stopped: {sum(state(cell) == 'finished' for cell in cells)} of {len(cells)} runs "
