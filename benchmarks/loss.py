@@ -10,7 +10,7 @@ another loss, a yardstick of speed (pip install --no-deps pytorch-metric-learnin
 from functools import partial
 
 import torch
-from measure import finish, interleaved, parse, peak_memory, ratios, spread, table
+from measure import compare, parse
 from torch import Tensor
 
 import losses
@@ -70,24 +70,11 @@ def main() -> None:
     inputs = problem(args.classes, args.batch, args.dim, args.device)
     kinds = {"ours": ours, "SupCon": supcon()}
     forms = {name: partial(gradients, form, inputs) for name, form in kinds.items() if form}
-    seconds = interleaved(forms, args.repeats, args.device, args.clock)
-    memory = {name: peak_memory(form, args.device) for name, form in forms.items()}
-    rows = [
-        [
-            name,
-            spread([1e3 * s for s in seconds[name]], unit=" ms"),
-            spread(ratios(seconds, name, "ours")),
-            f"{memory[name] / 2**20:.1f} MiB",
-            f"{memory[name] / memory['ours']:.1f}",
-        ]
-        for name in forms
-    ]
-    text = (
+    about = (
         f"C = {args.classes}, B = {args.batch} in two views, d = {args.dim}, {N_POS} and "
-        f"{N_NEG} built samples; forward and backward\n\n"
-        + table(["", "time", "× ours", "peak memory", "× ours"], rows)
+        f"{N_NEG} built samples; forward and backward"
     )
-    finish(args, text, {"seconds": seconds, "peak_bytes": memory})
+    compare(args, forms, about, ["ours"])
 
 
 if __name__ == "__main__":

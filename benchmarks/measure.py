@@ -15,15 +15,13 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["TQDM_DISABLE"] = "1"
 
-import numpy as np  # noqa: E402  after the path
-import torch  # noqa: E402
+import torch  # noqa: E402  after the path
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
 
@@ -148,13 +146,11 @@ def run_of(
     """
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
+    is_random = args.encoder == "bert-base"
     common = ["--dataset", args.dataset, "--data_dir", args.data_dir, "--output_dir", folder]
+    encoder = [random_bert(folder), "--pooling", "cls"] if is_random else [args.encoder]
     common += f"--batch_size {args.batch_size} --amp {args.amp} --device {args.device}".split()
-    common += ["--max_per_class", str(args.per_class), "--encoder"]
-    if args.encoder == "bert-base":
-        common += [random_bert(folder), "--pooling", "cls"]
-    else:
-        common.append(args.encoder)
+    common += ["--max_per_class", str(args.per_class), "--encoder", *encoder]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         own = parse_args([*common, *flags])
         corpus = load_corpus(own)
@@ -162,79 +158,69 @@ def run_of(
         model.views = views or model.views
         tokens = views_of(own, corpus, model)
         if keeps_states:
-            keep = partial(
-                keep_states, encoder=model.encoder, device=own.device, cache_dir=cache_dir(own)
-            )
-            tokens = list(map(keep, tokens))
+            kept_in = own.device, cache_dir(own)
+            tokens = [keep_states(view, model.encoder, *kept_in) for view in tokens]
         names = corpus.label_names
-        names_of_loader = "batch_size", "micro_batch", "amp", "device", "seed"
-        options = {name: getattr(own, name) for name in names_of_loader}
+        of_loader = ("batch_size", "micro_batch", "amp", "device", "seed")
+        options = {name: getattr(own, name) for name in of_loader}
         loader = Loader(model, model.encoder, tokens, corpus.train_labels, len(names), **options)
         optimizer = new_optimizer(model, lr=own.lr, head_lr=None, weight_decay=own.weight_decay)
         return Prepared(own, corpus, model, loader, optimizer, new_scaler(own.device, own.amp))
 
 
-def random_bert(folder: str, **sizes: int) -> str:
-    """bert-base's shape, or another, with random weights and bert-base's tokenizer."""
+def random_bert(folder: str) -> str:
+    """bert-base's shape, with random weights, and a tokenizer of its kind."""
     load_tokenizer("minilm").save_pretrained(folder)
-    BertModel(BertConfig(**sizes)).save_pretrained(folder)
+    BertModel(BertConfig()).save_pretrained(folder)
     return folder
 
 
-def flops(run: Prepared, rows: np.ndarray) -> float:
+# ---- what is printed ----
+
+
+def compare(
+    args: argparse.Namespace,
+    forms: Forms,
+    about: str,
+    bases: list[str],
+    work: float | None = None,
+    has_memory: bool = True,
+) -> None:
     """
-    Of a step: 6 for each weight of the layers and each real token, and 12 h for each pair of tokens
-    of a text and each layer (Chowdhery et al. 2022, Appendix B). Padding counts as waste.
+    Measures the forms and prints a table: of each its time, its time relative to that of the base
+    forms, repeat by repeat, since both saw the same moment of the machine, and its peak memory.
+
+    work  of a call, such as its tokens: the table has the work a second in place of the time
     """
-    layers = [p for name, p in run.model.encoder.named_parameters() if "embeddings" not in name]
-    config = run.model.encoder.backbone.config
-    lengths = [view.lengths[rows].astype(float) for view in run.loader.views]
-    return sum(
-        6 * sum(p.numel() for p in layers) * length.sum()
-        + 12 * config.num_hidden_layers * config.hidden_size * (length**2).sum()
-        for length in lengths
-    )
+    seconds = interleaved(forms, args.repeats, args.device, args.clock)
+    numbers: dict = {"machine": machine(args), "seconds": seconds}
+    head = ["", "a second" if work else "ms", *(f"× {base}" for base in bases)]
+    rows = {}
+    for name, own in seconds.items():
+        rows[name] = [spread([work / s for s in own] if work else [1e3 * s for s in own], 1)]
+        for base in bases:
+            rows[name].append(spread([a / b for a, b in zip(own, seconds[base])], 3))
+    if has_memory:
+        head.append("MiB")
+        numbers["peak_bytes"] = {n: peak_memory(form, args.device) for n, form in forms.items()}
+        for name, size in numbers["peak_bytes"].items():
+            rows[name].append(f"{size / 2**20:,.1f}")
+    print(f"{machine(args)}\n{about}\n")
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([name, *rows[name]] for name in rows)]
+    print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    if args.json:
+        args.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
-def machine_rate(device: str, amp: str) -> float:
-    """FLOP/s of a large matrix product in the precision of --amp: the best of ten."""
-    size = 8192 if torch.device(device).type == "cuda" else 1024
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[amp]
-    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
-    seconds = interleaved({"product": lambda: a @ b}, 10, device)["product"]
-    return 2 * size**3 / min(seconds)
-
-
-def ratios(seconds: dict[str, list[float]], name: str, base: str) -> list[float]:
-    """Of a form's time to the base's, repeat by repeat: both saw the same moment of the machine."""
-    return [a / b for a, b in zip(seconds[name], seconds[base])]
-
-
-def spread(values: list[float], digits: int = 1, unit: str = "") -> str:
+def spread(values: list[float], digits: int) -> str:
     """median (lowest to highest)"""
-    low, middle, high = (
-        f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values))
-    )
-    return f"{middle}{unit} ({low}–{high})"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    ordered = min(values), statistics.median(values), max(values)
+    low, middle, high = (f"{value:,.{digits}f}" for value in ordered)
+    return f"{middle} ({low}–{high})"
 
 
 def machine(args: argparse.Namespace) -> str:
     name = f"{args.threads} threads of {platform.processor() or platform.machine()}"
     if torch.device(args.device).type == "cuda":
         name = torch.cuda.get_device_name(args.device)
-    seconds = {"wall": "by the clock", "cpu": "by CPU time"}[args.clock]
-    return f"{name}, torch {torch.__version__}, {args.repeats} repeats, {seconds}"
-
-
-def finish(args: argparse.Namespace, text: str, numbers: dict) -> None:
-    """Prints the text under a line about the machine, and writes the numbers where asked."""
-    print(f"{machine(args)}\n\n{text}")
-    if args.json:
-        args.json.write_text(
-            json.dumps({"machine": machine(args), **numbers}, indent=1) + "\n", encoding="utf-8"
-        )
+    return f"{name}, torch {torch.__version__}, {args.repeats} repeats, {args.clock} time"

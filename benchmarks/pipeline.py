@@ -12,7 +12,6 @@ Real (unpadded) tokens a second over a whole training epoch, of
     python benchmarks/pipeline.py --encoder bert-base --device cuda --amp bf16
 """
 
-import statistics
 import tempfile
 
 import measure
@@ -68,25 +67,12 @@ def benchmark() -> None:
         "frozen, kept": measure.run_of(args, *layers).epoch,
         "frozen, anew": measure.run_of(args, *layers, keeps_states=False).epoch,
     }
-    seconds = measure.interleaved(forms, args.repeats, args.device, args.clock)
     tokens = sum(int(view.lengths.sum()) for view in run.loader.views)
-    rate = measure.machine_rate(args.device, args.amp)
-    work = sum(measure.flops(run, rows) for rows in run.loader.epoch_batches(1)) / rate
-    rows = [
-        [
-            name,
-            measure.spread([tokens / s for s in seconds[name]], 0),
-            measure.spread(measure.ratios(seconds, name, "ours"), 2),
-            "" if "frozen" in name else f"{work / statistics.median(seconds[name]):.0%}",
-        ]
-        for name in forms
-    ]
-    text = (
+    about = (
         f"{args.encoder}, {len(run.corpus.train_texts):,} texts in two views, {tokens:,} real "
-        f"tokens, --amp {args.amp}; matrix products reach {rate / 1e12:.2f} TFLOP/s here\n\n"
-        + measure.table(["an epoch", "real tokens/s", "time of ours", "of the matrix rate"], rows)
+        f"tokens, --amp {args.amp}"
     )
-    measure.finish(args, text, {"seconds": seconds, "tokens": tokens})
+    measure.compare(args, forms, about, ["ours"], work=tokens, has_memory=False)
 
 
 if __name__ == "__main__":

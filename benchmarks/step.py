@@ -12,30 +12,23 @@ import measure
 from engine.optimizer import autocast
 from main import observe
 
-STEPS = 4  # of a repeat: what the loop does once an epoch weighs as in a short epoch
-
 
 def loop(run: measure.Prepared, rows):
-    """train_epoch on the same batch, so many times."""
+    """train_epoch on one batch."""
     observe(run.model, run.loader)  # SPCL takes its prototypes from this and the next line
     run.loader.epoch_batches(1)
-
-    def steps(number: int = STEPS):
-        run.loader.epoch_batches = lambda epoch: [rows] * number  # shadows the method
-        run.epoch()
-
-    return steps
+    run.loader.epoch_batches = lambda epoch: [rows]  # shadows the method
+    return run.epoch
 
 
 def encoder_alone(run: measure.Prepared, rows):
-    def passes(number: int = STEPS):
+    def passes():
         run.model.train()
-        for _ in range(number):
-            texts, _ = run.loader.batch(rows)
-            with autocast(run.loader.device, run.args.amp):
-                feat = run.model.encode(run.loader.forward, texts)
-            feat.float().sum().backward()
-            run.optimizer.zero_grad()
+        texts, _ = run.loader.batch(rows)
+        with autocast(run.loader.device, run.args.amp):
+            feat = run.model.encode(run.loader.forward, texts)
+        feat.float().sum().backward()
+        run.optimizer.zero_grad()
 
     return passes
 
@@ -57,29 +50,9 @@ def benchmark() -> None:
         forms[method] = loop(measure.run_of(args, "--method", method, views=views), rows)
     micro = measure.run_of(args, "--micro_batch", str(args.micro_batch))
     forms[f"sharprecl, --micro_batch {args.micro_batch}"] = loop(micro, rows)
-    seconds = measure.interleaved(forms, args.repeats, args.device, args.clock)
-    memory = {
-        name: measure.peak_memory(lambda: form(1), args.device) for name, form in forms.items()
-    }
     tokens = sum(int(view.lengths[rows].sum()) for view in ours.loader.views)
-    work, rate = measure.flops(ours, rows), measure.machine_rate(args.device, args.amp)
-    lines = [
-        [
-            name,
-            measure.spread([1e3 * s / STEPS for s in seconds[name]], 0, " ms"),
-            measure.spread(measure.ratios(seconds, name, "encoder alone"), 3),
-            measure.spread(measure.ratios(seconds, name, args.methods[0]), 3),
-            f"{STEPS * work / sorted(seconds[name])[args.repeats // 2] / rate:.0%}",
-            f"{memory[name] / 2**20:,.0f} MiB",
-        ]
-        for name in forms
-    ]
-    head = ["a step", "time", "× encoder", f"× {args.methods[0]}", "of the matrix rate", "memory"]
-    text = (
-        f"{args.encoder}, {len(rows)} texts, {tokens:,} tokens in two views, --amp {args.amp}; "
-        f"matrix products reach {rate / 1e12:.2f} TFLOP/s here\n\n" + measure.table(head, lines)
-    )
-    measure.finish(args, text, {"seconds": seconds, "peak_bytes": memory})
+    about = f"{args.encoder}, {len(rows)} texts, {tokens:,} tokens in two views, --amp {args.amp}"
+    measure.compare(args, forms, about, ["encoder alone", args.methods[0]])
 
 
 if __name__ == "__main__":

@@ -116,41 +116,33 @@ DATASET_HELP = ", ".join(DATASETS) + (
 METHOD_HELP = "; ".join(f"{title}: {', '.join(titles(group))}" for group, title in GROUPS.items())
 
 
-def augmentations() -> str:
-    """The augmentations with what they are good for and their options, for --help."""
-    lines = []
-    for name, entry in AUGMENTATIONS.items():
-        options = " ".join(f"{option}={value}" for option, value in entry.options.items())
-        lines.append(f"{name} {entry.good_for}" + (f" ({options})" if options else ""))
-    return "; ".join(lines)
-
+AUGMENT_HELP = "; ".join(
+    f"{name} {entry.good_for} {entry.options or ''}".strip()
+    for name, entry in AUGMENTATIONS.items()
+)
 
 # fmt: off
 FLAGS = {  # by their groups in --help
     "data (Section 4)": (
         Flag("dataset", None, {"required": True, "metavar": "NAME|PATH"}, VARIES, DATASET_HELP),
-        Flag("ir", None, real(1), VARIES, "imbalance ratio to build, Eq. (3); None: as it is. An "
-             "error where the data are too imbalanced or too small for it"),
+        Flag("ir", None, real(1), VARIES, "imbalance ratio to build, Eq. (3); None: as it is"),
         Flag("profile", "exp", one_of("exp", "step", "consecutive"), SHARED, "the class sizes that --ir gives"),
         Flag("max_per_class", None, SIZE, DATA, "before --ir, keep this many training texts a class"),
         Flag("label_noise", 0.0, SHARE, VARIES, "share of the training labels to flip"),
         Flag("val_fraction", 0.0, real(0, 0.9), DATA, "share of the training texts held out for validation, of data that bring none"),
-        Flag("val_left_out", None, SIZE, DATA, "up to N validation texts of each class, of those that --ir and --max_per_class "
-             "leave out: they have the shares of a balanced test set, and none of its texts"),
+        Flag("val_left_out", None, SIZE, DATA, "up to N validation texts of each class, of those that --ir and --max_per_class leave out"),
         Flag("test_fraction", 0.2, real(0, 0.9), SHARED, "share for testing, of own data without a test file; 0 trains on all texts"),
         Flag("data_seed", 0, COUNT, VARIES, "picks subsets, splits, noise and second views"),
         Flag("data_dir", "data", TEXT, HOW, "where the datasets lie, or go when downloaded"),
         Flag("text_column", "text", {"action": Collect, "nargs": "+"}, SHARED, "of own data; several are joined, a line each"),
         Flag("label_column", "label", TEXT, SHARED, "of own data"),
         Flag("drop_unlabelled", False, SWITCH, SHARED, "leave out the rows of own data that have a text and no label, and say how many"),
-        Flag("group_column", None, {"metavar": "NAME"}, DATA, "of own data, such as its authors: no group is divided between training, "
-             "test and validation texts"),
+        Flag("group_column", None, {"metavar": "NAME"}, DATA, "of own data, such as its authors: no group is divided between the parts"),
         Flag("read", [], PAIRS | {"type": read_option}, SHARED, READ_HELP),
         Flag("max_length", 256, integer(3, MOST), TRAINING, "tokens that a text is cut to"),
         Flag("augment", "word_substitution", one_of(*AUGMENTATIONS, "auto"), VARIES, "makes the second view of a text; "
-             f"{augmentations()}; auto tries all that are available, and takes the one with the best macro-F1 on held-out training texts"),
-        Flag("augment_options", [], PAIRS, VARIES, "other values for its options, as rate=0.2; language=any makes an "
-             "augmentation for English treat texts that do not look English"),
+             f"{AUGMENT_HELP}; auto tries all that are available, and takes the one with the best macro-F1 on held-out training texts"),
+        Flag("augment_options", [], PAIRS, VARIES, "other values for its options, as rate=0.2; language=any: also of texts that do not look English"),
         Flag("check_only", False, SWITCH, HOW, "print the data report and stop"),
     ),
     "method": (
@@ -167,10 +159,8 @@ FLAGS = {  # by their groups in --help
         Flag("hard_ratio_start", 0.5, SHARE, SHARPRECL, "share of mixed samples at the first step"),
         Flag("hard_ratio_end", 1.0, SHARE, SHARPRECL, "share of mixed samples at the last step"),
         Flag("positives", "mean", one_of("mean", "sum"), SHARPRECL, "over the positives of an anchor, Eq. (11); sum is its letter"),
-        Flag("cl_weight", "log_prior", one_of("log_prior", "log_prior_normalised", "effective_number", "none"), SHARPRECL,
-             "weight w of an anchor's class, Eq. (11)"),
-        Flag("cl_reduction", "weighted_mean", one_of("weighted_mean", "mean"), SHARPRECL,
-             "over the N anchors, Eq. (11): sum of w L / sum of w, or sum of w L / N, which grows with the weights"),
+        Flag("cl_weight", "log_prior", one_of("log_prior", "log_prior_normalised", "effective_number", "none"), SHARPRECL, "weight w of an anchor's class, Eq. (11)"),
+        Flag("cl_reduction", "weighted_mean", one_of("weighted_mean", "mean"), SHARPRECL, "over the N anchors, Eq. (11): sum of w L / sum of w, or sum of w L / N"),
         Flag("no_delta_cls", False, SWITCH, SHARPRECL, "no class prior in Eq. (6)"),
         Flag("no_delta_cl", False, SWITCH, SHARPRECL, "no class weight in Eq. (11)"),
         Flag("no_mutual_guidance", False, SWITCH, SHARPRECL, "free prototypes instead of proj_h(w)"),
@@ -180,12 +170,10 @@ FLAGS = {  # by their groups in --help
         Flag("proj_bn", False, SWITCH, SHARPRECL, "batch norm in both heads, as in the authors' code"),
     ),
     f"language models ({', '.join(titles('large'))})": (
-        Flag("base_model", None, {"metavar": "NAME|FOLDER"}, LARGE, "any causal model of Hugging Face; for gpt35 a model of OpenAI, or "
-             "of the server at OPENAI_BASE_URL; None: the paper's"),
+        Flag("base_model", None, {"metavar": "NAME|FOLDER"}, LARGE, "a causal model of Hugging Face; gpt35: of the server at OPENAI_BASE_URL; None: the paper's"),
         Flag("base_type", "4bit", one_of(*language_models.BASE_TYPES), LORA, "how the frozen base is held; 4bit and 8bit need bitsandbytes"),
         Flag("lora_targets", None, {"nargs": "+"}, LORA, "layers that get adapters; None: all linear ones but the last"),
-        Flag("prices", None, NOT_NEGATIVE | {"nargs": 2, "metavar": ("INPUT", "OUTPUT")}, HOSTED, "gpt35: today's dollars for a "
-             "million tokens, of the server's price list, to estimate the cost; they change, so there is no default"),
+        Flag("prices", None, NOT_NEGATIVE | {"nargs": 2, "metavar": ("INPUT", "OUTPUT")}, HOSTED, "gpt35: today's dollars for a million tokens, to estimate the cost"),
         Flag("yes", False, SWITCH, HOSTED, "gpt35: agree to sending the texts"),
     ),
     "encoder": (
@@ -194,13 +182,11 @@ FLAGS = {  # by their groups in --help
              "model of sentence-transformers says of itself, else cls where the encoder's tokenizer begins a text with "
              "[CLS], and mean where it does not (as GPT-2's)"),
         Flag("prefix", "", {"metavar": "TEXT"}, TRAINING, "is put before each text, as E5, BGE and Nomic want it: --prefix 'query: '"),
-        Flag("freeze_layers", 0, COUNT, TRAINING, "the embeddings and the lowest N layers stay as pretrained: an epoch takes half "
-             "the time or less, with a model that is nearly as good"),
+        Flag("freeze_layers", 0, COUNT, TRAINING, "the embeddings and the lowest N layers stay as pretrained: an epoch takes half the time or less"),
     ),
     "training": (
         Flag("epochs", 30, SIZE, TRAINING, "over the training texts"),
-        Flag("eval_every", 1, SIZE, VARIES, "evaluate after every N-th epoch and after the last; best_test and best_val are "
-             "chosen among the evaluated epochs"),
+        Flag("eval_every", 1, SIZE, VARIES, "evaluate after every N-th epoch and after the last; the best is one of these"),
         Flag("batch_size", 128, SIZE, TRAINING, "texts, each in two views"),
         Flag("micro_batch", None, SIZE, VARIES, "texts that are in memory at a time; the gradient stays that of the whole batch"),
         Flag("lr", 5e-5, POSITIVE, TRAINING, "of AdamW"),
@@ -266,11 +252,10 @@ class Arguments(argparse.Namespace):
         values = {
             name: getattr(self, name)
             for name, flag in BY_NAME.items()
-            if flag.role not in (HOW, HOSTED) and concerns(flag.role, self.method)
+            if flag.role not in (HOW, HOSTED)
+            and concerns(flag.role, self.method)
+            and (name not in ADDED_LATER or getattr(self, name))
         }
-        for name in ADDED_LATER:
-            if not getattr(self, name):
-                values.pop(name, None)
         return values | {"dataset": Path(self.dataset).name}  # the data's hash says which file
 
     @property
@@ -350,14 +335,13 @@ def parse_args(argv: list[str] | None = None, description: str | None = None) ->
     if isinstance(args.text_column, list) and len(args.text_column) == 1:
         (args.text_column,) = args.text_column  # one name is a string, as the default is
     try:
+        check(args)
         for name, value in ABLATIONS.get(args.ablation, {}).items():
             if getattr(args, name) not in (value, DEFAULTS[name]):
                 raise ValueError(f"--ablation {args.ablation} sets --{name} {value}: leave it out")
             setattr(args, name, value)
-        check(args)
-        args.constants = constants_of(args.method) | parse_constants(args.method, args.constants)
+        args.constants = parse_constants(args.method, args.constants)
         args.augment_options = parse_augment_options(args.augment, args.augment_options)
-        check_together(args)
     except ValueError as error:
         parser.error(str(error))
     if args.base_model is None:
@@ -378,37 +362,28 @@ def pooling_of(method: str, encoder: str) -> str:
 def check(args: Arguments) -> None:
     """ValueError for a flag that has no meaning for the method."""
     method = METHODS[args.method]
-    if method.group != "ours" and args.ablation:
-        raise ValueError(f"--ablation belongs to sharprecl, not to {args.method}")
     for name, flag in BY_NAME.items():
-        if concerns(flag.role, args.method) or getattr(args, name) == flag.default:
-            continue
-        if flag.role is SHARPRECL:
+        is_known = concerns(SHARPRECL if name == "ablation" else flag.role, args.method)
+        if not is_known and getattr(args, name) != flag.default:
             raise ValueError(
-                f"--{name} belongs to sharprecl, not to {args.method}; what that has is set by "
-                f"--constants ({constants_of(args.method) or 'nothing'})"
+                f"--{name} does not concern {args.method}: leave it out; its own constants are set "
+                f"by --constants ({constants_of(args.method) or 'none'})"
             )
-        raise ValueError(f"--{name} does not concern {args.method}")
     if args.augment != DEFAULTS["augment"] and not method.has_second_view:
         raise ValueError(f"--augment makes second views of the texts, and {args.method} has none")
-
-
-def check_together(args: Arguments) -> None:
-    """ValueError for flags that contradict or need each other."""
-    if args.val_left_out is not None:
-        if args.ir is None and args.max_per_class is None:
-            raise ValueError(
-                "--val_left_out takes what --ir and --max_per_class leave out: give one of them, "
-                "or take --val_fraction"
-            )
-        if args.val_fraction > 0:
-            raise ValueError(
-                "--val_left_out and --val_fraction both make validation texts: give one"
-            )
-    if args.plots and METHODS[args.method].group == "large":
+    if args.plots and method.group == "large":
         raise ValueError(
             f"--plots draws what an encoder makes of the texts, and {args.method} has none"
         )
+    if args.val_left_out is None:
+        return
+    if args.ir is None and args.max_per_class is None:
+        raise ValueError(
+            "--val_left_out takes what --ir and --max_per_class leave out: give one of them, or "
+            "take --val_fraction"
+        )
+    if args.val_fraction > 0:
+        raise ValueError("--val_left_out and --val_fraction both make validation texts: give one")
 
 
 # ---- NAME=VALUE ----
@@ -419,73 +394,79 @@ def constants_of(method: str) -> dict[str, float]:
     return {name: constant.default for name, constant in METHODS[method].constants.items()}
 
 
-def parse_pairs(given: list[str], known: dict, read: Callable, where: str, owner: str) -> dict:
+def parse_pairs(
+    flag: str, given: list[str], owner: str, known: dict, types: dict[str, Callable]
+) -> dict:
     """
-    NAME=VALUE strings as a dict.
+    The NAME=VALUE strings of a flag as a dict.
 
     known   the names that the owner has, with their defaults
-    read    (name, text) -> value; it raises ValueError, or argparse's error of a bad type
-    where   the flag, as errors name it
-    raises  ValueError for a name that the owner lacks, and for a value that read refuses
+    types   an argparse type for each name; one that has none stays text
+    raises  ValueError for another name, and for a value that is none of its type
     """
     parsed = {}
     for item in given:
         name, _, text = item.partition("=")
         if name not in known or not text:
-            raise ValueError(f"{where} {item}: {owner} has {known or 'none'}")
+            raise ValueError(f"--{flag} {item}: {owner} has {known or 'none'}")
         try:
-            parsed[name] = read(name, text)
+            parsed[name] = types.get(name, str)(text)
         except (argparse.ArgumentTypeError, ValueError) as error:
-            raise ValueError(f"{where} {item}: {error}") from error
+            raise ValueError(f"--{flag} {item}: {error}") from error
     return parsed
 
 
 def parse_constants(method: str, given: list[str]) -> dict[str, float]:
-    """The values of --constants; ValueError for an unknown name or a value out of range."""
+    """All constants of a method, with the values of --constants; ValueError as parse_pairs()."""
+    types = {
+        name: number(type(c.default), c.lowest, c.highest, c.is_open)
+        for name, c in METHODS[method].constants.items()
+    }
+    known = constants_of(method)
+    return known | parse_pairs("constants", given, method, known, types)
 
-    def read(name: str, text: str) -> float:
-        constant = METHODS[method].constants[name]
-        kind = type(constant.default)
-        try:
-            return number(kind, constant.lowest, constant.highest, constant.is_open)(text)
-        except ValueError as error:  # what int() and float() say names no type
-            raise ValueError(f"not {kind.__name__}") from error
 
-    return parse_pairs(given, constants_of(method), read, "--constants", method)
+def language(text: str) -> str:
+    """An argparse type: the language of an augmentation."""
+    if text not in ("english", "any"):
+        raise argparse.ArgumentTypeError("it is english or any")
+    return text
 
 
 def parse_augment_options(augmentation: str, given: list[str]) -> dict:
-    """The values of --augment_options that are not the default; ValueError as above."""
+    """The values of --augment_options that are not the default; ValueError as parse_pairs()."""
     entry = AUGMENTATIONS.get(augmentation)  # "auto" has none
     known, ranges = (entry.options, entry.ranges) if entry else ({}, {})
-
-    def read(name: str, text: str):
-        if name in ranges:
-            kind = type(known[name])
-            low, high = ranges[name]
-            return number(kind, low, high, open_interval=kind is float)(text)
-        if name == "language" and text not in ("english", "any"):
-            raise ValueError("it is english or any")
-        return text
-
-    parsed = parse_pairs(given, known, read, "--augment_options", augmentation)
+    types: dict[str, Callable] = {"language": language}
+    for name, (low, high) in ranges.items():
+        kind = type(known[name])
+        types[name] = number(kind, low, high, open_interval=kind is float)
+    parsed = parse_pairs("augment_options", given, augmentation, known, types)
     return {name: value for name, value in parsed.items() if value != known[name]}
 
 
 # ---- a command line as it was typed ----
 
 
-def last_of_each(argv: list[str]) -> list[str]:
-    """The arguments without what a later value of the same flag replaces."""
+def by_flag(argv: list[str]) -> dict[str, list[str]]:
+    """
+    The words of a command line by the flag that they belong to, without what a later value of the
+    same flag replaces; those of --text_column are collected.
+    """
     flags: dict[str, list[str]] = {}
     name = ""
     for word in argv:
         if word.startswith("--"):
             name = word.partition("=")[0]
-            if name != "--text_column":  # whose values are collected
+            if name != "--text_column":
                 flags.pop(name, None)
         flags.setdefault(name, []).append(word)
-    return [word for words in flags.values() for word in words]
+    return flags
+
+
+def last_of_each(argv: list[str]) -> list[str]:
+    """The arguments without what a later value of the same flag replaces."""
+    return [word for words in by_flag(argv).values() for word in words]
 
 
 def typed(argv: list[str]) -> dict[str, list[str]]:
@@ -494,19 +475,13 @@ def typed(argv: list[str]) -> dict[str, list[str]]:
     main.py. The paths of OF_PATHS become relative to the current folder, since a command that is
     kept or published should not tell how a disk is laid out.
     """
-    flags: dict[str, list[str]] = {}
-    values: list[str] = []
-    for word in argv:
-        if not word.startswith("--"):
-            values.append(word)
-            continue
-        name, is_joined, value = word[2:].partition("=")
-        values = [value] if is_joined else []
-        if name in BY_NAME:
-            before = flags.get(name, []) if BY_NAME[name].kind.get("nargs") == "+" else []
-            values = flags[name] = before + values
-    for name in flags.keys() & OF_PATHS:
-        flags[name] = [os.path.relpath(v) if os.path.isabs(v) else v for v in flags[name]]
+    flags = {}
+    for flag, own in by_flag(argv).items():
+        if (name := flag.removeprefix("--")) in BY_NAME:
+            values = [word.removeprefix(f"{flag}=") for word in own if word != flag]
+            if name in OF_PATHS:
+                values = [os.path.relpath(v) if os.path.isabs(v) else v for v in values]
+            flags[name] = values
     return flags
 
 

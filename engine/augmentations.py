@@ -9,14 +9,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
-from augment import AUGMENTATIONS, MODEL_HINT, STOP_WORDS, Augmentation
+from augment import AUGMENTATIONS, MODEL_HINT, STOP_WORDS
 from data import InputError, load_wordnet
 from engine.files import load_pretrained, save
 
@@ -24,7 +23,6 @@ CACHE_FORMAT = 1  # raise it when the same settings would give other texts
 
 PIECE = 10_000  # texts that are augmented, and kept, together
 MODEL_PIECE = 500  # the same where a model does it, some minutes without a GPU
-SAMPLE = 10_000  # texts that the shares of what was changed are counted on
 
 
 def augmented_texts(
@@ -37,8 +35,8 @@ def augmented_texts(
     **options,
 ) -> list[str]:
     """
-    Applies AUGMENTATIONS[method] to all texts once, keeps the result in cache_dir, and prints what
-    it changed.
+    Applies AUGMENTATIONS[method] to all texts once, keeps the result in cache_dir, and prints how
+    many texts it changed.
 
     texts      N strings
     cache_dir  is made where missing; it gets one JSON file for each (method, options, seed, piece
@@ -46,10 +44,10 @@ def augmented_texts(
     device     is the model's, where there is one
     options    other values for the options of the entry
     returns    N strings
-    raises     InputError for an unknown method, an unusable cache_dir, something that the method
-               needs and that is missing, and texts that are not in its language
+    raises     InputError for something that the method needs and that is missing, and for texts
+               that are not in its language
     """
-    entry = entry_of(method)
+    entry = AUGMENTATIONS[method]
     if entry.function is None:
         print("augment: none, the two views of a text differ by dropout alone")
         return list(texts)
@@ -58,7 +56,8 @@ def augmented_texts(
     pieces = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
     keys = [_digest([CACHE_FORMAT, method, settings, piece])[:16] for piece in pieces]
     paths = [Path(cache_dir) / f"{method}-{key}.json" for key in keys]
-    changed = _read_caches(Path(cache_dir), paths)
+    Path(cache_dir).mkdir(parents=True, exist_ok=True)  # an error comes before hours of work
+    changed = {i: kept for i, path in enumerate(paths) if (kept := _read_cache(path)) is not None}
     missing = [i for i in range(len(pieces)) if i not in changed]
     if settings.pop("language", "any") != "any" and missing:
         check_english(texts, method)
@@ -66,14 +65,10 @@ def augmented_texts(
         settings |= of_models(device)  # not in the key: it makes no difference
     for i in tqdm(missing, f"{method}, pieces of {size:,} texts", disable=len(missing) < 2):
         changed[i] = entry.function(pieces[i], **settings)
-        kept = {"sha256": _digest(changed[i]), "texts": changed[i]}
-        save(paths[i], json.dumps(kept).encode())
+        save(paths[i], json.dumps({"texts": changed[i]}).encode())
     result = [text for i in range(len(pieces)) for text in changed[i]]
-    share_texts, share_words = change_shares(texts[:SAMPLE], result[:SAMPLE])
-    print(
-        f"augment: {method} changed {100 * share_texts:.1f} % of {len(texts[:SAMPLE]):,} texts, "
-        f"{100 * share_words:.1f} % of their words (cached: {cache_dir})"
-    )
+    share = sum(a != b for a, b in zip(texts, result, strict=True)) / max(1, len(texts))
+    print(f"augment: {method} changed {share:.1%} of {len(texts):,} texts (cached: {cache_dir})")
     return result
 
 
@@ -86,51 +81,15 @@ def _digest(value: list) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _read_caches(cache_dir: Path, paths: list[Path]) -> dict[int, list[str]]:
-    """The kept pieces by number. InputError, before hours of work, for a folder of no use."""
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        kept = {i: _read_cache(path) for i, path in enumerate(paths)}
-    except OSError as error:
-        raise InputError(
-            f"the augmentation cache {cache_dir} cannot be used ({error.strerror}); "
-            "name a folder that you can write to"
-        ) from error
-    return {i: texts for i, texts in kept.items() if texts is not None}
-
-
 def _read_cache(path: Path) -> list[str] | None:
-    """Reads the texts of a piece that is kept; returns None where they are missing or damaged."""
+    """The texts of a piece that is kept; None, and a line about it, where the file is damaged."""
     if not path.exists():
         return None
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["sha256"] == _digest(stored["texts"]):
-            return stored["texts"]
+        return json.loads(path.read_text(encoding="utf-8"))["texts"]
     except (ValueError, KeyError, TypeError):  # it is not JSON, or not ours
-        pass
-    print(f"augment: {path} is damaged and computed anew")
-    return None
-
-
-def change_shares(texts: Sequence[str], changed: Sequence[str]) -> tuple[float, float]:
-    """
-    Returns (share of texts that differ, share of the texts' words that the changed texts lack),
-    both in [0, 1].
-
-    Words are split at white space and aligned in order (difflib): a word counts as changed where
-    no equal word of the changed text stands in line with it. Insertions alone count as 0 words.
-    The first 1,000 words of a text count: the time of aligning grows with the square of them.
-    """
-    num_texts = num_words = num_lost = 0
-    for before, after in zip(texts, changed, strict=True):
-        words = before.split()[:1000]
-        num_words += len(words)
-        if before != after:
-            num_texts += 1
-            blocks = SequenceMatcher(None, words, after.split()[:1500], autojunk=False)
-            num_lost += len(words) - sum(block.size for block in blocks.get_matching_blocks())
-    return num_texts / max(1, len(texts)), num_lost / max(1, num_words)
+        print(f"augment: {path} is damaged and computed anew")
+        return None
 
 
 # ---- are the texts English? ----
@@ -178,21 +137,12 @@ def check_english(texts: Sequence[str], method: str) -> None:
     )
 
 
-def entry_of(method: str) -> Augmentation:
-    """Returns the entry of an augmentation; InputError for an unknown name."""
-    if method not in AUGMENTATIONS:
-        raise InputError(
-            f"augmentation {method!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}"
-        )
-    return AUGMENTATIONS[method]
-
-
 def check_augmentation(method: str, texts: Sequence[str]) -> None:
     """
     Raises InputError where something that the augmentation needs is missing, or where the texts are
     not in its language.
     """
-    entry = entry_of(method)
+    entry = AUGMENTATIONS[method]
     if entry.english:
         check_english(texts, method)
     if entry.function:

@@ -122,7 +122,10 @@ class EpochLog:
         self.steps, self.texts, self.lr = self.steps + 1, self.texts + num_texts, lr
         is_last = self.steps == self.num_steps
         self.sums += torch.stack([step.loss, step.loss_cls, step.loss_cl]).detach()
-        self.fitted += count_fitted(self.model, feat[:num_texts], labels[:num_texts])
+        if self.model.phi is not None:  # a linear classifier, as it would predict
+            with torch.no_grad():
+                predicted = self.model.phi(feat[:num_texts]).argmax(dim=1)
+                self.fitted += (predicted == labels[:num_texts]).sum()
         if isinstance(self.model, SharpReCL):
             projected = step.extended[: len(labels)].detach()
             if self.steps == 1:
@@ -160,11 +163,3 @@ class EpochLog:
         if self.model.phi is not None:
             record["train_accuracy"] = 100 * self.fitted.item() / self.texts
         return record
-
-
-@torch.no_grad()
-def count_fitted(model: Method, feat: Tensor, labels: Tensor) -> Tensor:
-    """Texts that a linear classifier, as it would predict, gets right; 0 where it is not linear."""
-    if model.phi is None:
-        return torch.zeros((), device=feat.device)
-    return (model.phi(feat).argmax(dim=1) == labels).sum()

@@ -18,11 +18,7 @@ def fetch_missing(dataset: str, data_dir: str | Path) -> None:
         if not path.is_file():
             fetch(path, f"{DATASETS[dataset].address}/{file}", expected)
             continue
-        try:
-            got = sha256(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-        if got != expected:
+        if (got := sha256(path)) != expected:
             raise InputError(
                 f"{path} is truncated or altered ({path.stat().st_size} bytes, "
                 f"SHA-256 {got[:12]}, expected {expected[:12]}); delete it and run again"

@@ -3,8 +3,7 @@ Encoders whose lowest layers stay as pretrained (--freeze_layers), and what thes
 texts, computed once and kept: both views of a text are fixed, and so are these states.
 
 They are kept as float16 in a file below the cache folder, which is mapped into memory: several
-times the machine's memory has room, and the next run on the same texts finds them. The file ends in
-the SHA-256 of all before it, which each start checks.
+times the machine's memory has room, and the next run on the same texts finds them.
 """
 
 import hashlib
@@ -27,7 +26,6 @@ from model import TextEncoder, last_states
 
 MOST_BYTES = 20e9  # of one part's states; beyond it they are computed anew at each step
 BATCH = 256  # texts at a time
-CHUNK = 2**24  # bytes at a time, to check them
 
 
 class FrozenEncoder(TextEncoder):
@@ -219,23 +217,10 @@ def keep_states(
         return tokens
     path = Path(cache_dir) / f"states-{_digest(tokens, encoder)[:16]}.f16"
     with distributed.main_first():
-        if distributed.is_main() and not _is_whole(path, size):
+        # a file appears whole or not at all; those of older versions had another size
+        if distributed.is_main() and not (path.exists() and path.stat().st_size == size):
             _write(path, tokens, encoder, torch.device(device))
     return replace(tokens, states=np.memmap(path, np.float16, mode="r", shape=shape))
-
-
-def _is_whole(path: Path, size: int) -> bool:
-    """Whether the states are there, as they were written; a line says so where they are damaged."""
-    if not path.exists():
-        return False
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for start in range(0, size, CHUNK):
-            digest.update(file.read(min(CHUNK, size - start)))
-        is_whole = file.read(digest.digest_size + 1) == digest.digest()
-    if not is_whole:
-        print(f"{path} is damaged, or of an older version, and made anew", flush=True)
-    return is_whole
 
 
 def _digest(tokens: data.Tokens, encoder: FrozenEncoder) -> str:
@@ -252,7 +237,6 @@ def _digest(tokens: data.Tokens, encoder: FrozenEncoder) -> str:
 @torch.inference_mode()
 def _write(path: Path, tokens: data.Tokens, encoder: FrozenEncoder, device: torch.device) -> None:
     """Computes the states batch by batch, and leaves them under this path, whole or not at all."""
-    written = hashlib.sha256()
     with saving(path) as file:
         starts = range(0, len(tokens.lengths), BATCH)
         for start in tqdm(starts, "frozen layers", leave=False):
@@ -263,7 +247,4 @@ def _write(path: Path, tokens: data.Tokens, encoder: FrozenEncoder, device: torc
                 mask = loader.to_device(piece.is_token, device)
                 lower = encoder.lower_states(ids, mask).half().cpu().numpy()
                 states[piece.places[piece.is_token]] = lower[piece.is_token]
-            content = states.tobytes()
-            file.write(content)
-            written.update(content)
-        file.write(written.digest())
+            file.write(states.tobytes())

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from pathlib import Path
 from statistics import mean
 from typing import Iterable, Iterator, NamedTuple
@@ -26,13 +26,14 @@ from typing import Iterable, Iterator, NamedTuple
 import torch
 
 from data import DATASETS
-from engine.arguments import DEFAULTS, Arguments, last_of_each, number, parse_args
+from engine.arguments import Arguments, last_of_each, number, parse_args
 from engine.corpus import load_corpus
 from engine.escape import shell
-from engine.files import InputError, duration, one_line_errors, printable, read_json
+from engine.files import InputError, Parser, duration, one_line_errors, read_json
 from engine.run_folder import Busy, last_plot
 from engine.signals import ENDING
 
+MAIN = Path(__file__).parents[1] / "main.py"  # runs a line
 STARTUP = 6  # seconds of a process beside those that its result.json counts
 
 # ---- the runs ----
@@ -74,14 +75,13 @@ def cells_of(runs: Iterable[list[str]]) -> list[GridRun]:
             reason = errors.getvalue().strip().split("error: ")[-1]
             raise InputError(f"line {shlex.join(words)!r}: {reason}") from error
         cell = GridRun(argv, args, args.folder)
-        before = cells.setdefault(cell.folder, cell)
+        before = cells.get(cell.folder, cell)
         if identity(before) != identity(cell):
             raise InputError(
                 f"line {shlex.join(words)!r} and {shlex.join(before.argv)!r} are different runs "
                 f"for one folder, {cell.folder.name}: give them two --output_dir"
             )
-        if args.plots:
-            cells[cell.folder] = cell
+        cells[cell.folder] = cell if args.plots else before
     if not cells:
         raise InputError("standard input: no runs are left of what was asked for")
     return list(cells.values())
@@ -93,10 +93,8 @@ def identity(cell: GridRun) -> dict:
 
 def is_whole(cell: GridRun) -> bool:
     """Whether the result is there, with the plots where they are asked for."""
-    wanted = ["result.json"]
-    if cell.args.plots:
-        wanted.append(last_plot(cell.args.method))
-    return all((cell.folder / name).exists() for name in wanted)
+    has_plots = not cell.args.plots or (cell.folder / last_plot(cell.args.method)).exists()
+    return has_plots and (cell.folder / "result.json").exists()
 
 
 def has_younger_texts(cell: GridRun) -> bool:
@@ -117,18 +115,8 @@ def state(cell: GridRun) -> str:
     except BlockingIOError:
         return "running"
     except OSError:  # no lock file yet; or a file system without locks, as main.py will say
-        return "open"
+        pass
     return "open"
-
-
-def label(cell: GridRun) -> str:
-    """trec ir50 bert seed 0, with what the method does otherwise than by default in between."""
-    args, own = cell.args, cell.args.changed
-    if args.augment != DEFAULTS["augment"]:
-        own["augment"] = args.augment
-    ir = "original" if args.ir is None else f"ir{args.ir:g}"
-    others = "".join(f"{name} {value} " for name, value in own.items())
-    return printable(f"{Path(args.dataset).stem} {ir} {args.method} {others}seed {args.seed}")
 
 
 def log_of(cell: GridRun) -> Path:
@@ -156,9 +144,9 @@ def environment(cell: GridRun, slot: int, jobs: int) -> dict[str, str]:
     return env
 
 
-def start(cell: GridRun, slot: int, jobs: int, script: str) -> subprocess.Popen:
+def start(cell: GridRun, slot: int, jobs: int) -> subprocess.Popen:
     """In a session of its own: Ctrl-C reaches it once, through us."""
-    command = [sys.executable, script, *cell.argv]
+    command = [sys.executable, str(MAIN), *cell.argv]
     log_of(cell).parent.mkdir(parents=True, exist_ok=True)
     with open(log_of(cell), "a", encoding="utf-8") as log:
         print("$", shell(command), file=log, flush=True)
@@ -172,9 +160,7 @@ def start(cell: GridRun, slot: int, jobs: int, script: str) -> subprocess.Popen:
         )
 
 
-def execute(
-    cells: list[GridRun], jobs: int, script: str, signals: list[int]
-) -> Iterator[tuple[GridRun, int]]:
+def execute(cells: list[GridRun], jobs: int, signals: list[int]) -> Iterator[tuple[GridRun, int]]:
     """
     Runs the cells and yields each with its exit code; leaves none running when it is left. A cell
     that another process has goes to the end of the line, until it is finished, or free.
@@ -187,7 +173,7 @@ def execute(
                 for _ in range(len(waiting)):
                     cell = waiting.popleft()
                     if (now := state(cell)) == "open":
-                        running[slot] = cell, start(cell, slot, jobs, script)
+                        running[slot] = cell, start(cell, slot, jobs)
                         break
                     if now == "finished":
                         yield cell, 0
@@ -214,23 +200,13 @@ def execute(
 # ---- what is shown ----
 
 
-def estimate(todo: list[GridRun], finished: list[GridRun], jobs: int) -> str:
-    """By the finished runs of the same method, dataset and ratio; else of the method; else all."""
-
-    def keys(args: Arguments) -> list[tuple]:
-        return [(args.method, args.dataset, args.ir), (args.method,), ()]
-
+def estimate(num_open: int, finished: list[GridRun], jobs: int) -> str:
+    """Of the time that the open runs take, by the mean of the finished ones."""
     if not finished:
         return "no run is finished yet, so there is no estimate"
-    seconds = defaultdict(list)
-    for cell in finished:
-        for key in keys(cell.args):
-            seconds[key].append(read_json(cell.folder / "result.json")["seconds"])
-    total = sum(
-        STARTUP + mean(next(seconds[key] for key in keys(cell.args) if key in seconds))
-        for cell in todo
-    )
-    return f"about {duration(total / jobs)}, by the times of {len(finished)} finished"
+    seconds = mean(read_json(cell.folder / "result.json")["seconds"] for cell in finished)
+    total = num_open * (STARTUP + seconds) / jobs
+    return f"about {duration(total)}, by the mean of {len(finished)} finished"
 
 
 def ending(cell: GridRun, code: int) -> tuple[bool, str]:
@@ -250,15 +226,14 @@ def dry_run(cells: list[GridRun], all_cells: list[GridRun], jobs: int) -> None:
     for cell in cells:
         print(f"{states[cell.folder]:<9} {shell(['python', 'main.py', *cell.argv])}")
     count = Counter(states[cell.folder] for cell in cells)
-    todo = [cell for cell in cells if states[cell.folder] == "open"]
     finished = [cell for cell in all_cells if states[cell.folder] == "finished"]
     print(
         f"{len(cells)} runs: {count['finished']} finished, {count['running']} running elsewhere, "
-        f"{count['open']} open, {jobs} at a time: {estimate(todo, finished, jobs)}"
+        f"{count['open']} open, {jobs} at a time: {estimate(count['open'], finished, jobs)}"
     )
 
 
-def run(cells: list[GridRun], jobs: int, script: str) -> int:
+def run(cells: list[GridRun], jobs: int) -> int:
     """Runs what is open, with a line for each end; returns the exit code."""
     signals, failed = [], []
     for name in ENDING:
@@ -266,12 +241,13 @@ def run(cells: list[GridRun], jobs: int, script: str) -> int:
     todo = [cell for cell in cells if state(cell) != "finished"]
     begin, before = time.monotonic(), len(cells) - len(todo)
     print(f"{len(cells)} runs, {before} of them finished before, {jobs} at a time", flush=True)
-    for done, (cell, code) in enumerate(execute(todo, jobs, script, signals), start=before + 1):
-        is_good, text = ending(cell, code)
+    for done, (cell, code) in enumerate(execute(todo, jobs, signals), start=before + 1):
+        is_good, found = ending(cell, code)
+        text = f"{cell.folder.name}: {found}"
         if not is_good:
-            failed.append(f"{label(cell)}: {text} ({log_of(cell)})")
+            failed.append(f"{text} ({log_of(cell)})")
         left = (time.monotonic() - begin) / (done - before) * (len(cells) - done)
-        print(f"[{done}/{len(cells)}] {label(cell)}: {text}; {duration(left)} left", flush=True)
+        print(f"[{done}/{len(cells)}] {text}; {duration(left)} left", flush=True)
     if signals:
         print(
             f"stopped: {sum(state(cell) == 'finished' for cell in cells)} of {len(cells)} runs "
@@ -304,19 +280,12 @@ def main(
     runs          the arguments of each run; the lines of standard input otherwise
     checks_first  reads the texts of the first run, so that a table with a fault fails once
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        usage=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--jobs", type=number(int, 1), default=1, help="processes at a time")
     add("--shard", type=shard, default=(1, 1), metavar="i/n", help="every n-th run, from the i-th")
     add("--dry_run", action="store_true", help="show the runs, and start none")
-    add("--script", default=str(Path(__file__).parents[1] / "main.py"), help="what runs a line")
     args = parser.parse_args(argv)
-    if runs is None and isinstance(sys.stdin, io.TextIOWrapper):  # a file's name may hold \r, and
-        sys.stdin.reconfigure(newline="\n", errors="surrogateescape")  # any bytes
     all_cells, (i, n) = read_cells(sys.stdin) if runs is None else cells_of(runs), args.shard
     cells = all_cells[i - 1 :: n]
     if args.dry_run:
@@ -324,7 +293,7 @@ def main(
         return 0
     if checks_first:
         load_corpus(all_cells[0].args)
-    return run(cells, args.jobs, args.script)
+    return run(cells, args.jobs)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from engine.files import InputError, one_line_errors
 from engine.own_data import PARTS
 
 ALL = ("table2", "table4", "tableA1", "tableA2", "fig1", "fig3", "figA1", "figA2", "fig4")
-ON_REQUEST = ("table3", "tableA1_full", "study_a", "study_b")
+ON_REQUEST = ("table3", "tableA1_full", "study_b")
 ROOT = Path(__file__).parents[1]
 
 Run = list[str]  # the arguments of one run of main.py
@@ -36,7 +36,7 @@ DEFAULTS = {  # of the variables of run_all.sh, as a shell has them; "" is for a
     "OUTPUT_DIR=runs/quick",
     "own": "SEEDS='0 1 2' ENCODER=minilm EPOCHS=5 OUTPUT_DIR=runs/own "
     "METHODS='tfidf probe spcl la wce sharprecl'",  # the cheap ones come first
-    "study": "SEEDS='0 1 2' ENCODER=minilm EPOCHS=15 OUTPUT_DIR=runs/study "
+    "study_b": "SEEDS='0 1 2' ENCODER=minilm EPOCHS=15 OUTPUT_DIR=runs/study "
     "DATASETS='cr biomedical trec ohsumed dblp' METHODS='la sharprecl w/o_cl vs bert wce bcl spcl'",
     "": f"DATASETS='{' '.join(n for n, e in DATASETS.items() if e.paper_irs is not None)}' "
     "SEEDS='0 1 2 3 4 5 6 7 8 9' IRS='original 50 20 10' JOBS=1 SHARD=1/1 OUTPUT_DIR=runs/all "
@@ -57,8 +57,9 @@ class Choice:
     flags: list[str]  # that every run has
     is_quick: bool
 
-    def of_seeds(self, *seeds: str) -> "Choice":
-        return replace(self, seeds=list(seeds))
+    @property
+    def first_seed(self) -> "Choice":
+        return replace(self, seeds=self.seeds[:1])
 
 
 # ---- the paper's tables and figures ----
@@ -103,59 +104,43 @@ def table3(choice: Choice) -> Iterator[Run]:
         print("gpt35 is left out: set PRICES to pay for it", file=sys.stderr)
     for dataset in choice.datasets:
         for method in [*titles("large"), "sharprecl"]:
-            if method != "gpt35":
-                yield from runs(choice, dataset, ir_of(dataset), method)
-            elif choice.prices:
-                consent = ["--prices", *choice.prices, "--yes"]
+            consent = ["--prices", *choice.prices, "--yes"] if method == "gpt35" else []
+            if choice.prices or not consent:
                 yield from runs(choice, dataset, ir_of(dataset), method, *consent)
 
 
-def table4(choice: Choice) -> Iterator[Run]:
-    for dataset in choice.datasets:
-        yield from runs(choice, dataset, ir_of(dataset), "sharprecl")
-        for name in ("cl", "mi", "delta_cl") if choice.is_quick else ABLATIONS:
-            yield from runs(choice, dataset, ir_of(dataset), "sharprecl", "--ablation", name)
+def varied(
+    choice: Choice,
+    flags: dict[str, tuple[str, list[str], list[str]]],
+    datasets: tuple[str, ...] = (),
+    ir: str = "",
+) -> Iterator[Run]:
+    """SharpReCL with other values of these flags: the default, the values, and those of quick."""
+    for dataset in datasets or choice.datasets:
+        for flag, (default, values, few) in flags.items():
+            for value in few if choice.is_quick else values:
+                own = [] if value == default else [flag, value]
+                yield from runs(choice, dataset, ir or ir_of(dataset), "sharprecl", *own)
 
 
-def table_a1(choice: Choice, in_full: bool = False) -> Iterator[Run]:
-    """The augmentations that need no download, or all."""
-    names = [n for n, entry in AUGMENTATIONS.items() if not (entry.models or entry.packages)]
-    if in_full:
-        names = [*AUGMENTATIONS, "auto"]
-    elif choice.is_quick:
-        names = ["word_substitution", "none"]
-    for dataset in choice.datasets:
-        for name in names:
-            yield from runs(choice, dataset, "original", "sharprecl", "--augment", name)
-
-
-def vary(choice: Choice, dataset: str, flag: str, default: str, value: str) -> Iterator[Run]:
-    """A run of SharpReCL with one other value; the default needs no flag."""
-    flags = [] if value == default else [flag, value]
-    return runs(choice, dataset, ir_of(dataset), "sharprecl", *flags)
-
-
-def table_a2(choice: Choice) -> Iterator[Run]:
-    for dataset in choice.datasets:
-        for k in ("10", "20") if choice.is_quick else ("10", "20", "30", "40", "50"):
-            yield from vary(choice, dataset, "--k", "20", k)
-
-
-def mu_and_tau(choice: Choice, datasets: tuple[str, str]) -> Iterator[Run]:
-    for dataset in datasets:
-        for value in ("0.5 1" if choice.is_quick else "0.1 0.3 0.5 0.7 0.9 1").split():
-            yield from vary(choice, dataset, "--mu", "1", value)
-            yield from vary(choice, dataset, "--tau", "0.5", value)
+FULL = ""  # no ablation
+SHARES = ["0.1", "0.3", "0.5", "0.7", "0.9", "1"]
+MU_AND_TAU = {"--mu": ("1", SHARES, ["0.5", "1"]), "--tau": ("0.5", SHARES, ["0.5", "1"])}
+ABLATED = {"--ablation": (FULL, [FULL, *ABLATIONS], [FULL, "cl", "mi", "delta_cl"])}
+K = {"--k": ("20", ["10", "20", "30", "40", "50"], ["10", "20"])}
+NO_DOWNLOAD = [n for n, entry in AUGMENTATIONS.items() if not (entry.models or entry.packages)]
+AUGMENTED = {"--augment": ("", NO_DOWNLOAD, ["word_substitution", "none"])}
+ALL_AUGMENTED = {"--augment": ("", list(AUGMENTATIONS), list(AUGMENTATIONS))}
 
 
 def fig1(choice: Choice) -> Iterator[Run]:
     """Any run shows class sizes."""
-    return runs(choice.of_seeds(choice.seeds[0]), "ohsumed", "original", "sharprecl")
+    return runs(choice.first_seed, "ohsumed", "original", "sharprecl")
 
 
 def fig4(choice: Choice) -> Iterator[Run]:
     for method in ("sclce", "spcl", "sharprecl"):
-        yield from runs(choice.of_seeds(choice.seeds[0]), "trec", "50", method)
+        yield from runs(choice.first_seed, "trec", "50", method)
 
 
 # ---- own texts ----
@@ -181,8 +166,7 @@ def own_texts(choice: Choice) -> Iterator[Run]:
 
 def has_validation_texts(path: Path) -> bool:
     """Whether a folder brings validation texts of its own."""
-    names = [file.name.lower().split(".")[0] for file in path.iterdir()] if path.is_dir() else []
-    return any(PARTS.get(name) == "val" for name in names)
+    return any(PARTS.get(file.name.lower().split(".")[0]) == "val" for file in path.glob("*"))
 
 
 # ---- the study of docs/results.md ----
@@ -207,28 +191,6 @@ def study_runs(choice: Choice, dataset: str, *flags: str) -> Iterator[Run]:
         ]
 
 
-def study_a(choice: Choice) -> Iterator[Run]:
-    """Development texts choose the reading, mu and tau; what leads comes first."""
-    mean = ("--cl_reduction", "mean")
-    mus = [("--mu", mu) for mu in ("1", "0.3")]
-    first = [("--method", "la"), *mus, *((*mu, *mean) for mu in mus)]
-    first += [("--method", method) for method in ("vs", "bcl")]
-    # then tau, and weights that a weighted mean does not cancel
-    second = [
-        (*mu, "--tau", tau, *reduction)
-        for mu in mus
-        for tau in ("0.1", "1")
-        for reduction in ((), mean)
-    ]
-    weights = ("log_prior_normalised", "effective_number", "none")
-    second += [("--cl_weight", name, *mean) for name in weights]
-    for settings in (first, second):
-        for seed in choice.seeds:  # the first seed of all comes before the second of any
-            for dataset in ("cr", "biomedical"):
-                for flags in settings:
-                    yield from study_runs(choice.of_seeds(seed), dataset, *flags)
-
-
 def study_b(choice: Choice) -> Iterator[Run]:
     """The test table; METHODS takes some of its rows."""
     for row in choice.methods:
@@ -241,16 +203,15 @@ def study_b(choice: Choice) -> Iterator[Run]:
 GRIDS: dict[str, Callable[[Choice], Iterator[Run]]] = {
     "table2": table2,
     "table3": table3,
-    "table4": table4,
-    "tableA1": table_a1,
-    "tableA1_full": partial(table_a1, in_full=True),
-    "tableA2": table_a2,
+    "table4": partial(varied, flags=ABLATED),
+    "tableA1": partial(varied, flags=AUGMENTED, ir="original"),
+    "tableA1_full": partial(varied, flags=ALL_AUGMENTED, ir="original"),
+    "tableA2": partial(varied, flags=K),
     "fig1": fig1,
-    "fig3": partial(mu_and_tau, datasets=("ohsumed", "r52")),
-    "figA1": partial(mu_and_tau, datasets=("trec", "dblp")),
-    "figA2": partial(mu_and_tau, datasets=("biomedical", "cr")),
+    "fig3": partial(varied, flags=MU_AND_TAU, datasets=("ohsumed", "r52")),
+    "figA1": partial(varied, flags=MU_AND_TAU, datasets=("trec", "dblp")),
+    "figA2": partial(varied, flags=MU_AND_TAU, datasets=("biomedical", "cr")),
     "fig4": fig4,
-    "study_a": study_a,
     "study_b": study_b,
     "own": own_texts,
 }
@@ -261,32 +222,31 @@ GRIDS: dict[str, Callable[[Choice], Iterator[Run]]] = {
 
 def parse(words: list[str]) -> tuple[list[str], bool, bool, str]:
     """The grids that the words name, whether quick and --dry_run are there, and the own file."""
-    words, own = list(words), ""
-    if "own" in words:
-        place = words.index("own")
-        # run_all.sh has left the folder in which the name was typed
-        own = os.path.join(os.environ.get("STARTED_IN", ""), *words[place + 1 : place + 2])
-        if not os.path.isfile(own) and not (words[place + 1 :] and os.path.isdir(own)):
-            raise InputError(
-                "own needs your file, such as: bash run_all.sh own reviews.csv; there is no "
-                f"{own or 'file'}"
-            )
-        del words[place : place + 2]
-    for word in words:
-        if word not in (*ALL, *ON_REQUEST, "quick", "--dry_run"):
+    tables, own, rest = [], "", iter(words)
+    for word in rest:
+        if word == "own":
+            # run_all.sh has left the folder in which the name was typed
+            own = os.path.join(os.environ.get("STARTED_IN", ""), next(rest, "FILE"))
+            if not os.path.exists(own):
+                raise InputError(
+                    "own needs your file, such as: bash run_all.sh own reviews.csv; there is no "
+                    f"{own}"
+                )
+        elif word in ALL + ON_REQUEST:
+            tables.append(word)
+        elif word not in ("quick", "--dry_run"):
             raise InputError(
                 f"{word} is neither quick, own, --dry_run nor one of: {' '.join(ALL + ON_REQUEST)}"
             )
-    tables = [word for word in words if word in GRIDS] or list(ALL)
-    return ["own"] if own else tables, "quick" in words, "--dry_run" in words, own
+    tables = ["own"] if own else tables or list(ALL)
+    return tables, "quick" in words, "--dry_run" in words, own
 
 
 def variables(tables: list[str], is_quick: bool) -> dict[str, str]:
     """The variables of run_all.sh: what the environment sets, else the defaults."""
-    has_study = any(table.startswith("study") for table in tables)
     values: dict[str, str] = {}
-    for kind in ["", *["study"] * has_study, *["own"] * ("own" in tables), *["quick"] * is_quick]:
-        values |= dict(word.split("=", 1) for word in shlex.split(DEFAULTS[kind]))
+    for kind in ("", *tables, *["quick"] * is_quick):
+        values |= dict(word.split("=", 1) for word in shlex.split(DEFAULTS.get(kind, "")))
     values |= {name: os.environ[name] for name in values if os.environ.get(name)}
     if values["OUTPUT_DIR"].startswith("-"):
         values["OUTPUT_DIR"] = f"./{values['OUTPUT_DIR']}"  # report.py would take it for a flag
@@ -306,8 +266,8 @@ def choose(values: dict[str, str], is_quick: bool, own: str) -> Choice:
     if encoder and not named:
         print(f"roberta is left out: its row needs roberta-base, not {encoder}", file=sys.stderr)
         methods.remove("roberta")
-    flags = [f"--encoder={encoder}"] * bool(encoder)
-    flags += [f"--data_dir={values['DATA_DIR']}"] * bool(values["DATA_DIR"])
+    flags = [f"--encoder={encoder}"] if encoder else []
+    flags += [f"--data_dir={values['DATA_DIR']}"] if values["DATA_DIR"] else []
     flags += ["--epochs", values["EPOCHS"]] if values["EPOCHS"] else []
     try:
         flags += QUICK.split() * is_quick + shlex.split(values["FLAGS"])

@@ -246,14 +246,5 @@ class Loader:
         return distributed.sum_rows(logits, self.device), distributed.sum_rows(feats, self.device)
 
     def summary(self) -> str:
-        """A line on the first epoch: its batches, and the share of padding in them."""
-        is_token = [
-            piece.is_token
-            for rows in self.epoch_batches(1)
-            for piece in pieces(self.texts(rows), START_COST[self.device.type])
-        ]
-        padding = 1 - sum(mask.sum() for mask in is_token) / sum(mask.size for mask in is_token)
-        return (
-            f"{self.batch_size} texts a batch, each in {len(self.views)} "
-            f"view{'s' * (len(self.views) > 1)}; padding: {padding:.1%}"
-        )
+        views = len(self.views)
+        return f"{self.batch_size} texts a batch, each in {views} view{'s' * (views > 1)}"

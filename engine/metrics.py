@@ -20,9 +20,12 @@ def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray)
     texts; each class's F1; the classes never predicted. A class without a test text has no F1:
     means are over the others.
     """
-    tested = np.unique(labels)
-    accuracy = 100 * accuracy_score(labels, predicted)
-    macro_f1 = 100 * f1_score(labels, predicted, labels=tested, average="macro", zero_division=0)
+    tested, classes = np.unique(labels), np.arange(len(train_counts))
+
+    def f1(of, average: str | None = "macro"):
+        return 100 * f1_score(labels, predicted, labels=of, average=average, zero_division=0)
+
+    accuracy, macro_f1 = 100 * accuracy_score(labels, predicted), f1(tested)
     result = {
         "accuracy": accuracy,
         "macro_f1": macro_f1,
@@ -39,16 +42,10 @@ def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray)
                 "classes": len(members),
                 "texts": int(is_member.sum()),
                 "accuracy": 100 * accuracy_score(labels[is_member], predicted[is_member]),
-                "macro_f1": 100
-                * f1_score(labels, predicted, labels=members, average="macro", zero_division=0),
+                "macro_f1": f1(members),
             }
-    result["f1"] = (
-        100
-        * f1_score(
-            labels, predicted, labels=range(len(train_counts)), average=None, zero_division=0
-        )
-    ).tolist()
-    result["never_predicted"] = np.setdiff1d(np.arange(len(train_counts)), predicted).tolist()
+    result["f1"] = f1(classes, average=None).tolist()
+    result["never_predicted"] = np.setdiff1d(classes, predicted).tolist()
     return result
 
 

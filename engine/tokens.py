@@ -65,8 +65,12 @@ def _tokenized_chunk(
     if cache_dir is not None:
         digest = hashlib.sha256(json.dumps([settings, texts]).encode()).hexdigest()
         path = Path(cache_dir) / f"tokens-{digest[:16]}.npz"
-        if path.exists() and (chunk := _read_chunk(path)) is not None:
-            return chunk
+        if path.exists():
+            try:
+                with np.load(path) as chunk:  # its zip has a checksum of each array
+                    return chunk["ids"], chunk["lengths"], chunk["truncated"]
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                print(f"{path} is damaged ({type(error).__name__}), and made anew")
     rows: list[np.ndarray] = []
     truncated: list[bool] = []
     start, characters = 0, 0
@@ -83,16 +87,6 @@ def _tokenized_chunk(
         np.savez(content, ids=ids, lengths=lengths, truncated=truncated)
         save(path, content.getvalue())
     return ids, lengths, np.array(truncated)
-
-
-def _read_chunk(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """What _tokenized_chunk kept; None, and a line about it, where the file is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as chunk:  # its zip has a checksum of each array
-            return chunk["ids"], chunk["lengths"], chunk["truncated"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        print(f"{path} is damaged ({type(error).__name__}), and made anew")
-        return None
 
 
 def unknown_tokens(tokens: Tokens, tokenizer) -> np.ndarray:

@@ -83,7 +83,7 @@ def load_ledgers(*sources: Path | str) -> pd.DataFrame:
         path = source if isinstance(source, Path) else ROOT / "tables" / f"{source}.jsonl.gz"
         own = records(path)
         if not own:
-            raise InputError(f"{path}: no finished runs; bash run_all.sh study_a makes them")
+            raise InputError(f"{path}: no finished runs; bash run_all.sh study_b makes them")
         found += [record | {"study": str(source)} for record in own]
     runs = frame(found)
     unknown = sorted(set(runs.dataset) - set(DATASETS))

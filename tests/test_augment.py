@@ -1,9 +1,9 @@
 """augment.py: properties of each augmentation, the registry, languages, the cache, WordNet."""
 
 import importlib.util
-import json
 import re
 import socket
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import data
 from augment import AUGMENTATIONS, STOP_WORDS, noise, synonyms, word_substitution
 from data import InputError, load_wordnet
 from engine import augmentations
-from engine.augmentations import augmented_texts, change_shares, check_augmentation, check_english
+from engine.augmentations import augmented_texts, check_augmentation, check_english
 
 TEXTS = [
     "Visual results and complications of intraocular lenses in 24 patients.",
@@ -126,8 +126,7 @@ def test_rate_says_how_many_words_change():
     text = "dogs films cities studies doctors dogs films cities studies doctors"
     for rate, expected in [(0.01, 1), (0.2, 2), (0.5, 5), (1.0, 10)]:
         [changed] = word_substitution([text], rate=rate)
-        lost = change_shares([text], [changed])[1]
-        assert round(10 * lost) == expected
+        assert (Counter(text.split()) - Counter(changed.split())).total() == expected
 
 
 def test_stop_words_numbers_and_unknown_words_are_left_alone():
@@ -556,13 +555,7 @@ def test_method_seed_settings_and_texts_have_files_of_their_own(monkeypatch, tmp
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [
-        lambda text: "",
-        lambda text: "[1]",
-        lambda text: text.replace("patients", "potients"),
-        lambda text: json.dumps({"sha256": 1}),
-    ],
+    "damage", [lambda text: "", lambda text: "[1]", lambda text: text[:-5], lambda text: "{}"]
 )
 def test_a_damaged_cache_is_named_and_computed_anew(damage, tmp_path, capsys):
     expected = augmented_texts(TEXTS, "noise", cache_dir=tmp_path)
@@ -584,10 +577,8 @@ def test_noise_is_one_piece_because_its_words_come_from_all_texts(monkeypatch, t
 def test_one_line_says_what_was_changed(tmp_path, capsys):
     augmented_texts(["dogs", "qwzx qwzx qwzx"], "word_substitution", cache_dir=tmp_path)
     captured = capsys.readouterr()
-    assert captured.out == (
-        "augment: word_substitution changed 50.0 % of 2 texts, "
-        f"25.0 % of their words (cached: {tmp_path})\n"
-    )
+    said = f"augment: word_substitution changed 50.0% of 2 texts (cached: {tmp_path})\n"
+    assert captured.out == said
     assert "word substitution" in captured.err  # the progress bar
 
 
@@ -595,20 +586,3 @@ def test_none_gives_the_texts_and_writes_nothing(tmp_path, capsys):
     assert augmented_texts(TEXTS, "none", cache_dir=tmp_path) == TEXTS
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr().out.startswith("augment: none, ")
-
-
-def test_a_wrong_method_or_cache_folder_is_one_clear_line(tmp_path):
-    with pytest.raises(InputError, match="'typo' is unknown; choose one of word_substitution"):
-        augmented_texts(TEXTS, "typo", cache_dir=tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cache .* cannot be used") as error:
-        augmented_texts(TEXTS, "noise", cache_dir=tmp_path / "file")
-    assert "\n" not in str(error.value)
-
-
-def test_change_shares_by_hand():
-    before = ["a b c d", "a b", "x", ""]
-    after = ["a q c", "a new b", "x", ""]
-    # two of four texts differ; of seven words b and d are lost, the insertion costs none
-    assert change_shares(before, after) == (2 / 4, 2 / 7)
-    assert change_shares([], []) == (0, 0)

@@ -44,21 +44,6 @@ def kept(encoder, texts, cache_dir):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("has_states", [False, True])
-def test_the_frozen_part_gets_no_gradient_and_all_else_does(tmp_path, shape, layers, has_states):
-    encoder = encoder_of(shape, frozen_layers=layers)
-    texts = texts_of(LENGTHS)
-    texts = kept(encoder, texts, tmp_path) if has_states else texts
-    feat = loader.encode(encoder, texts, CPU)
-    assert feat.requires_grad == (layers < 2)
-    if layers < 2:
-        feat.pow(2).sum().backward()
-    without = {name for name, p in encoder.backbone.named_parameters() if p.grad is None}
-    assert without == frozen_names(encoder, layers) and len(without) > 10
-
-
-@pytest.mark.parametrize("shape", SHAPES)
 def test_the_frozen_part_has_no_dropout_and_the_trained_part_has(shape):
     texts = texts_of(LENGTHS)
     encoder = encoder_of(shape, frozen_layers=1, dropout=True).eval().train()
@@ -229,31 +214,12 @@ def test_states_are_found_again_but_not_by_other_weights_layers_or_texts(tmp_pat
     assert len(list(tmp_path.iterdir())) == 6
 
 
-def flipped(content: bytes, bit: int) -> bytes:
-    """The content with one bit changed, counted from its end where it is below zero."""
-    number = np.frombuffer(content, np.uint8).copy()
-    number[bit // 8] ^= 1 << bit % 8
-    return number.tobytes()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: content[:-2],
-        lambda content: content + b"x",
-        lambda content: content[:-32],  # as older versions left it
-        *(lambda content, bit=bit: flipped(content, bit) for bit in (4242, -257, -1)),
-    ],
-)
-def test_a_damaged_file_of_states_is_named_and_made_anew(tmp_path, capsys, damage):
+def test_a_file_of_states_of_another_size_as_older_versions_left_it_is_made_anew(tmp_path):
     encoder, texts = encoder_of(frozen_layers=1), texts_of(LENGTHS)
     expected = np.array(kept(encoder, texts, tmp_path).states)
     (path,) = tmp_path.iterdir()
-    path.write_bytes(damage(path.read_bytes()))
+    path.write_bytes(path.read_bytes() + 32 * b"x")
     assert np.array_equal(kept(encoder, texts, tmp_path).states, expected)
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{path} is damaged") and line.endswith("made anew")
 
 
 def test_states_that_would_be_too_large_are_computed_at_each_step_and_it_is_said(
@@ -276,16 +242,6 @@ def test_where_one_views_states_are_too_large_those_of_all_views_are_computed(
     plain = data.join([short, texts_of([6, 9])][order])
     got, expected = (loader.encode(encoder, texts, CPU) for texts in (data.join(views), plain))
     assert torch.equal(got, expected)
-
-
-def test_a_stop_while_states_are_computed_leaves_no_half_file(tmp_path, monkeypatch):
-    def stop(*inputs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(frozen.loader, "to_device", stop)
-    with pytest.raises(KeyboardInterrupt):
-        kept(encoder_of(frozen_layers=1), texts_of(LENGTHS), tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 # ---- through main.py ----

@@ -79,14 +79,15 @@ def line(seed: int, output_dir, *more: str) -> str:
 
 @pytest.fixture
 def grid(stub, tmp_path, monkeypatch, capsys):
-    """Runs these seeds, or lines, in this process; returns the exit code and the output."""
+    """Runs these seeds, or lines, here; the exit code, and what was printed, or the error."""
     handlers = [(name, signal.getsignal(name)) for name in (signal.SIGINT, signal.SIGTERM)]
 
-    def run(seeds, *options: str):
+    def run(seeds, *options: str, script=stub):
         lines = [line(seed, tmp_path) if isinstance(seed, int) else seed for seed in seeds]
         monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
-        code = grid_module.main(["--script", str(stub), *options])
-        return code, capsys.readouterr().out
+        monkeypatch.setattr(grid_module, "MAIN", script)
+        code, printed = grid_module.main(list(options)), capsys.readouterr()
+        return code, printed.err if code == 2 else printed.out
 
     yield run
     for name, handler in handlers:
@@ -96,12 +97,21 @@ def grid(stub, tmp_path, monkeypatch, capsys):
 def starts(folder: Path) -> Counter:
     """How often each seed was started."""
     path = folder / "starts.txt"
-    return Counter(int(row.split()[0]) for row in path.read_text().splitlines() if path.exists())
+    rows = path.read_text().splitlines() if path.exists() else []
+    return Counter(int(row.split()[0]) for row in rows)
+
+
+IN_BACKGROUND = """
+import sys
+from engine import grid
+grid.MAIN = sys.argv[1]
+sys.exit(grid.main(sys.argv[2:]))
+"""
 
 
 def in_background(stub, folder, seeds, *options) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, "-m", "engine.grid", "--script", str(stub), *options],
+        [sys.executable, "-c", IN_BACKGROUND, str(stub), *options],
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -202,36 +212,19 @@ def test_table_3_is_off_unless_asked_for_and_pays_only_with_prices(lines_of):
     assert found(one, "method") == {"llama2": 1}
 
 
-def test_table_a1_in_full_has_the_papers_augmentations_and_ours(lines_of):
-    cells = cells_of(lines_of("tableA1_full", SEEDS="1", DATASETS="trec"))
-    assert set(found(cells, "augment", "ir")) == {(a, None) for a in (*AUGMENTATIONS, "auto")}
-
-
-def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["my reviews.csv", "sie ist's für 資料.csv"])
+def test_own_texts_are_found_from_any_folder_and_under_any_name(
+    lines_of, tmp_path, monkeypatch, name
+):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my reviews.csv").write_text("text,label\ngood,yes\nbad,no\n")
-    cells = cells_of(lines_of("own", "my reviews.csv", SEEDS="0"))
-    assert set(found(cells, "dataset")) == {str(tmp_path / "my reviews.csv")}
+    (tmp_path / name).write_text("text,label\ngood,yes\nbad,no\n")
+    cells = cells_of(lines_of("own", name, SEEDS="0"))
+    assert set(found(cells, "dataset")) == {str(tmp_path / name)}
     augments = dict(found(cells, "method", "augment").keys())
     assert augments.pop("sharprecl") == "none"  # word substitution is for English alone
     assert set(augments) == {"tfidf", "probe", "spcl", "la", "wce"}
     rates = dict(found(cells, "method", "head_lr").keys())
     assert {name for name, rate in rates.items() if rate == 1e-3} == {"la", "wce", "sharprecl"}
-    (tmp_path / "sie ist's für 資料.csv").write_text("text,label\ngood,yes\nbad,no\n")
-    cells = cells_of(lines_of("own", "sie ist's für 資料.csv", SEEDS="0"))
-    assert set(found(cells, "dataset")) == {str(tmp_path / "sie ist's für 資料.csv")}
-
-
-def test_a_line_end_in_a_name_starts_no_other_runs(lines_of, tmp_path):
-    path = tmp_path / "one\n--dataset trec.csv"
-    path.write_text("text,label\ngood,yes\nbad,no\n")
-    chosen = {"SEEDS": "0", "METHODS": "la wce", "OUTPUT_DIR": "a\n--plots", "DATA_DIR": "-d"}
-    flags = "--max_length 20\n--batch_size 8"
-    cells = cells_of(lines_of("own", str(path), FLAGS=flags, **chosen))
-    assert [cell.args.method for cell in cells] == ["la", "wce"]
-    for args in (cell.args for cell in cells):
-        assert (args.dataset, args.output_dir, args.data_dir) == (str(path), "a\n--plots", "-d")
-        assert (args.max_length, args.batch_size, args.plots) == (20, 8, False)
 
 
 def test_a_table_that_cannot_be_read_is_one_error_and_no_run(run_all, tmp_path, capsys):
@@ -242,13 +235,9 @@ def test_a_table_that_cannot_be_read_is_one_error_and_no_run(run_all, tmp_path, 
 
 @pytest.mark.slow
 def test_run_all_says_in_one_line_that_there_is_no_such_file_where_it_was_started(tmp_path):
-    done = subprocess.run(
-        ["bash", str(ROOT / "run_all.sh"), "own", "nothing.csv"],
-        text=True,
-        capture_output=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHON": sys.executable},
-    )
+    command = ["bash", str(ROOT / "run_all.sh"), "own", "nothing.csv"]
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(command, text=True, capture_output=True, cwd=tmp_path, env=environment)
     assert done.returncode == 2 and done.stdout == ""
     (error,) = done.stderr.splitlines()
     assert str(tmp_path / "nothing.csv") in error
@@ -266,15 +255,13 @@ def test_own_validation_texts_are_taken_where_a_folder_brings_them(lines_of, tmp
 
 
 def test_the_study_draws_texts_of_its_own_for_each_seed_and_takes_the_rows_asked_for(lines_of):
-    cells = cells_of(lines_of("study_b", METHODS="la w/o_cl", DATASETS="cr trec", SEEDS="0 1"))
+    cells = cells_of(lines_of("study_b", METHODS="la w/o_cl", DATASETS="cr r52", SEEDS="0 1"))
     assert found(cells, "method", "mu") == {("la", 1.0): 4, ("sharprecl", 0.0): 4}
-    assert found(cells, "dataset", "val_left_out") == {("cr", 200): 4, ("trec", 200): 4}
+    assert found(cells, "dataset", "ir", "val_left_out", "val_fraction") == {
+        ("cr", 50, 200, 0): 4,
+        ("r52", None, None, 0.25): 4,  # as it is
+    }
     assert all(cell.args.seed == cell.args.data_seed for cell in cells)
-
-
-def test_the_study_takes_any_other_data_set_as_it_is(lines_of):
-    (cell,) = cells_of(lines_of("study_b", METHODS="la", DATASETS="r52", SEEDS="0"))
-    assert (cell.args.dataset, cell.args.ir, cell.args.val_fraction) == ("r52", None, 0.25)
 
 
 SETTING = {
@@ -290,6 +277,7 @@ ORIGINAL = {(name, None) for name, _ in SETTING}
     [
         ("table4", "ablation", {None, *ABLATIONS}, SETTING),
         ("tableA1", "augment", {"word_substitution", "noise", "none"}, ORIGINAL),
+        ("tableA1_full", "augment", set(AUGMENTATIONS), ORIGINAL),
         ("tableA2", "k", {10, 20, 30, 40, 50}, SETTING),
     ],
 )
@@ -430,11 +418,9 @@ def test_a_wrong_shard_is_one_line(grid, capsys, shard):
         "--dataset trec --method la --tau 1",
     ],
 )
-def test_a_wrong_line_is_named_before_anything_runs(grid, tmp_path, monkeypatch, capsys, wrong):
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{line(1, tmp_path)}\n{wrong}\n"))
-    assert grid_module.main(["--script", str(tmp_path / "stub.py")]) == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert repr(wrong) in error and not (tmp_path / "starts.txt").exists()
+def test_a_wrong_line_is_named_before_anything_runs(grid, tmp_path, wrong):
+    code, error = grid([1, wrong])
+    assert code == 2 and error.count("\n") == 1 and repr(wrong) in error and not starts(tmp_path)
 
 
 def test_no_lines_at_all_are_an_error(grid):
@@ -444,18 +430,18 @@ def test_no_lines_at_all_are_an_error(grid):
 def test_finished_runs_are_not_run_again_and_the_numbers_are_shown(grid, tmp_path):
     code, output = grid([1, 2, 2], "--jobs", "2")
     assert code == 0 and starts(tmp_path) == {1: 1, 2: 1}
-    assert "trec original bert seed 1: accuracy 91.0, macro-F1 81.0, 10 s" in output
+    assert "trec_original_method-bert_seed1: accuracy 91.0, macro-F1 81.0, 10 s" in output
     code, output = grid([1, 2, 3])
     assert code == 0 and starts(tmp_path) == {1: 1, 2: 1, 3: 1}
     assert "3 runs, 2 of them finished before" in output
-    assert "[3/3] trec original bert seed 3: accuracy 93.0" in output
+    assert "[3/3] trec_original_method-bert_seed3: accuracy 93.0" in output
 
 
 def test_a_failed_run_is_listed_at_the_end_and_the_rest_goes_on(grid, tmp_path):
     code, output = grid([13, 1])
     assert code == 1 and starts(tmp_path) == {13: 1, 1: 1}
     last = output.splitlines()[-1]
-    assert "seed 13: FAILED (exit 2): error: seed 13 brings bad luck" in last
+    assert "seed13: FAILED (exit 2): error: seed 13 brings bad luck" in last
     assert str(tmp_path / "logs") in last
     assert grid([13, 1])[0] == 1 and starts(tmp_path) == {13: 2, 1: 1}
 
@@ -503,54 +489,27 @@ def test_texts_that_changed_after_the_result_are_not_passed_over(tmp_path):
 
 def test_two_runs_for_one_folder_are_refused(grid, tmp_path):
     lines = [line(1, tmp_path).replace("trec", f"{folder}/mine.csv") for folder in "ab"]
-    assert grid(lines)[0] == 2 and not (tmp_path / "starts.txt").exists()
+    assert grid(lines)[0] == 2 and not starts(tmp_path)
 
 
-def test_a_damaged_result_is_named(grid, tmp_path, monkeypatch, capsys):
+def test_a_damaged_result_is_named(grid, tmp_path):
     grid([1])
     next(tmp_path.glob("*/result.json")).write_text("{")
-    monkeypatch.setattr("sys.stdin", io.StringIO(line(1, tmp_path)))
-    assert grid_module.main(["--dry_run"]) == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert "result.json is damaged" in error and "--overwrite" in error
+    code, error = grid([1], "--dry_run")
+    assert code == 2 and "result.json is damaged" in error and "--overwrite" in error
 
 
-def test_a_dry_run_starts_nothing_and_estimates_by_the_nearest_runs(grid, tmp_path):
+def test_a_dry_run_starts_nothing_and_estimates_by_the_finished_ones(grid, tmp_path):
     code, output = grid([2, 3], "--dry_run")
     assert code == 0 and "2 runs: 0 finished, 0 running elsewhere, 2 open" in output
-    assert "no estimate" in output and not (tmp_path / "starts.txt").exists()
+    assert "no estimate" in output and not starts(tmp_path)
     grid([2, 4])  # 20 and 40 s
     other = "--dataset cr --method dice --output_dir " + shlex.quote(str(tmp_path))
     output = grid([2, 4, 6, line(7, tmp_path, "--mu", "1"), other], "--dry_run", "--jobs", "2")[1]
     states = [row.split()[0] for row in output.splitlines()[:-1]]
     assert states == ["finished", "finished", "open", "open", "open"]
     # three open runs of 30 s and 6 s to start, two at a time
-    assert "3 open, 2 at a time: about 54 s, by the times of 2 finished" in output
-
-
-def test_the_estimate_prefers_the_same_method_dataset_and_ratio(tmp_path):
-    def cell(options, seconds=None):
-        (cell,) = read_cells([f"{options} --output_dir {shlex.quote(str(tmp_path))}"])
-        if seconds is not None:
-            cell.folder.mkdir()
-            (cell.folder / "result.json").write_text(json.dumps({"seconds": seconds}))
-        return cell
-
-    done = [
-        cell("--dataset trec --ir 50", 4),
-        cell("--dataset trec --ir 50 --mu 0.5", 8),
-        cell("--dataset trec", 24),
-        cell("--dataset trec --method bert", 64),
-    ]
-    for options, seconds in [
-        ("--dataset trec --ir 50 --seed 1", 6),
-        ("--dataset trec --seed 1", 24),
-        ("--dataset cr", 12),
-        ("--dataset cr --method bcl", 25),
-    ]:
-        assert grid_module.estimate([cell(options)], done, 1).startswith(
-            f"about {seconds + grid_module.STARTUP} s"
-        ), options
+    assert "3 open, 2 at a time: about 54 s, by the mean of 2 finished" in output
 
 
 def test_times_are_written_in_the_unit_that_fits():
@@ -586,7 +545,7 @@ def test_two_runners_at_once_run_each_cell_once(stub, tmp_path, grid):
 
     def let_them_end():
         try:
-            wait_for(lambda: (tmp_path / "starts.txt").exists() and len(starts(tmp_path)) == 4)
+            wait_for(lambda: len(starts(tmp_path)) == 4)
         finally:
             (tmp_path / "go").touch()
 
@@ -602,7 +561,7 @@ def test_two_runners_at_once_run_each_cell_once(stub, tmp_path, grid):
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_runner_stops_its_children_and_says_how_to_go_on(grid, tmp_path, name):
     def stop():
-        wait_for(lambda: (tmp_path / "starts.txt").exists() and len(starts(tmp_path)) == 3)
+        wait_for(lambda: len(starts(tmp_path)) == 3)
         os.kill(os.getpid(), name)
 
     threading.Thread(target=stop, daemon=True).start()
@@ -616,7 +575,7 @@ def test_a_stopped_runner_stops_its_children_and_says_how_to_go_on(grid, tmp_pat
 @pytest.mark.slow
 def test_a_killed_runner_goes_on_and_leaves_its_living_child_alone(stub, tmp_path, grid):
     process = in_background(stub, tmp_path, [1, 100, 2])
-    wait_for(lambda: (tmp_path / "starts.txt").exists() and 100 in starts(tmp_path))
+    wait_for(lambda: 100 in starts(tmp_path))
     child = int((tmp_path / "starts.txt").read_text().splitlines()[-1].split()[1])
     process.kill()
     process.communicate()
@@ -639,18 +598,15 @@ def test_a_killed_runner_goes_on_and_leaves_its_living_child_alone(stub, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_real_run_leaves_its_result(
-    corpus_folder, tiny_encoder, tmp_path, monkeypatch, capsys, grid
-):
-    common = (
+def test_a_real_run_leaves_its_result(corpus_folder, tiny_encoder, tmp_path, grid):
+    command = (
         f"--dataset {corpus_folder} --encoder {tiny_encoder} --epochs 1 --device cpu "
-        f"--batch_size 32 --no_weights --output_dir {tmp_path}"
+        f"--batch_size 32 --no_weights --output_dir {tmp_path} --method bert"
     )
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{common} --method bert\n" * 2))
-    assert grid_module.main([]) == 0
-    output = capsys.readouterr().out
+    code, output = grid([command, command], script=grid_module.MAIN)
     result = json.loads(next(tmp_path.glob("*method-bert*/result.json")).read_text())
-    assert f"original bert seed 0: accuracy {result['last']['accuracy']:.1f}" in output
+    assert code == 0
+    assert f"_seed0: accuracy {result['last']['accuracy']:.1f}" in output
     assert len(list(tmp_path.glob("*/result.json"))) == len(list(tmp_path.glob("logs/*.log"))) == 1
 
 

@@ -310,7 +310,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(command, monkeypatch, tmp
         (["--plots"], "llama2 has none"),
         (["--prices", "1", "1"], "--prices does not concern"),
         (["--augment", "noise"], "llama2 has none"),
-        (["--tau", "1"], "--tau belongs to sharprecl"),
+        (["--tau", "1"], "--tau does not concern"),
         (["--constants", "dropout=2"], "at most 1"),
         (["--constants", "epochs=-1"], "at least 0"),
     ],

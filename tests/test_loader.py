@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import untrained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel
@@ -176,18 +175,6 @@ def test_at_most_8_percent_of_what_the_encoder_reads_is_padding(both_views, batc
     tokens = 2 * sum(view.lengths.sum() for view in both_views)
     assert sum(mask.sum().item() for mask in encoder.masks) == tokens
     assert 0 < 1 - tokens / read <= 0.08
-
-
-def test_the_summary_names_the_padding_of_the_first_epoch(corpus_folder, tiny_encoder, tmp_path):
-    command = ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder), "--device", "cpu"]
-    run = untrained([*command, "--output_dir", str(tmp_path), "--batch_size", "16"])
-    encoder = Sums()
-    for rows in run.loader.epoch_batches(1):
-        run.loader.forward(run.loader.batch(rows)[0], encoder)
-    masks = encoder.masks
-    padding = 1 - sum(mask.sum() for mask in masks) / sum(mask.numel() for mask in masks)
-    assert run.loader.summary() == f"16 texts a batch, each in 2 views; padding: {padding:.1%}"
-    assert padding > 0
 
 
 # ---- micro batches ----

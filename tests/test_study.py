@@ -120,7 +120,7 @@ def test_the_command_prints_the_table_and_its_errors_are_one_line(tmp_path, caps
     for changed, line in (
         ([*kept, kept[0] | {"settings": kept[0]["settings"] | {"ir": 20.0}}], "two runs of logit"),
         ([record("reviews.csv", 0, (1.0,))], "and not of reviews.csv"),
-        ([], "run_all.sh study_a"),
+        ([], "run_all.sh study_b"),
     ):
         runs.write(path, changed)
         assert study.main([str(path)]) == 2
