@@ -147,8 +147,7 @@ FLAGS = {  # by their groups in --help
              "test and validation texts"),
         Flag("read", [], PAIRS | {"type": read_option}, SHARED, READ_HELP),
         Flag("max_length", 256, integer(3, MOST), TRAINING, "tokens that a text is cut to"),
-        Flag("augment", "word_substitution", one_of(*AUGMENTATIONS, "auto"), VARIES, "makes the second view of a text; "
-             f"{augmentations()}; auto tries all that are available, and takes the one with the best macro-F1 on held-out training texts"),
+        Flag("augment", "word_substitution", one_of(*AUGMENTATIONS), VARIES, f"makes the second view of a text; {augmentations()}"),
         Flag("augment_options", [], PAIRS, VARIES, "other values for its options, as rate=0.2; language=any makes an "
              "augmentation for English treat texts that do not look English"),
         Flag("check_only", False, SWITCH, HOW, "print the data report and stop"),
@@ -256,10 +255,6 @@ def concerns(role: Role, method: str) -> bool:
 class Arguments(argparse.Namespace):
     """The values of all flags, and what follows from them for a run: its settings and folder."""
 
-    def but(self, **values) -> "Arguments":
-        """The arguments of another run, with these values in place of ours."""
-        return Arguments(**vars(self) | values)
-
     @property
     def settings(self) -> dict:
         """The values that decide the numbers of this method."""
@@ -364,7 +359,6 @@ def parse_args(argv: list[str] | None = None, description: str | None = None) ->
         args.base_model = language_models.MODELS.get(args.method)
     if args.encoder is None:
         args.encoder = METHODS[args.method].encoder or ENCODER
-    args.chosen_augment = args.augment  # engine.auto replaces it where it is "auto"
     if args.pooling is None:
         args.pooling = pooling_of(args.method, args.encoder)
     return args
@@ -456,8 +450,8 @@ def parse_constants(method: str, given: list[str]) -> dict[str, float]:
 
 def parse_augment_options(augmentation: str, given: list[str]) -> dict:
     """The values of --augment_options that are not the default; ValueError as above."""
-    entry = AUGMENTATIONS.get(augmentation)  # "auto" has none
-    known, ranges = (entry.options, entry.ranges) if entry else ({}, {})
+    entry = AUGMENTATIONS[augmentation]
+    known, ranges = entry.options, entry.ranges
 
     def read(name: str, text: str):
         if name in ranges:

@@ -11,7 +11,6 @@ import transformers
 
 from engine import distributed
 from engine.arguments import Arguments, parse_args
-from engine.auto import decide
 from engine.files import InputError, lacks_memory, plain_output, system_error
 from engine.run_folder import Busy
 from engine.signals import exit_code
@@ -28,8 +27,6 @@ def run(argv: list[str] | None, doc: str | None, work: Callable[[Arguments], Non
     try:
         args = parse_args(argv, doc)
         with distributed.joined(args.device) as args.device, distributed.quiet_but_main():
-            if args.augment == "auto" and not args.check_only:
-                decide(args, work)
             work(args)
     except (Exception, KeyboardInterrupt) as error:
         if not (isinstance(error, EXPECTED) or lacks_memory(error) or system_error(error)):

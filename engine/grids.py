@@ -121,7 +121,7 @@ def table_a1(choice: Choice, in_full: bool = False) -> Iterator[Run]:
     """The augmentations that need no download, or all."""
     names = [n for n, entry in AUGMENTATIONS.items() if not (entry.models or entry.packages)]
     if in_full:
-        names = [*AUGMENTATIONS, "auto"]
+        names = list(AUGMENTATIONS)
     elif choice.is_quick:
         names = ["word_substitution", "none"]
     for dataset in choice.datasets:

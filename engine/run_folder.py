@@ -53,7 +53,6 @@ FILES = {
     *("openai.jsonl", "training.jsonl"),
 }
 FOLDERS = re.compile(r"model|adapter|(checkpoint|best)-[0-9]+")
-TRIALS = ("augmentations", "augmentations.json")  # those of --augment auto come before the run
 
 Epoch = tuple[dict, np.ndarray | None, np.ndarray | None]
 
@@ -98,7 +97,7 @@ class RunFolder:
             if self.is_finished:
                 tidy(self.path)
         has_swapped = distributed.of_main(has_swapped)
-        if has_swapped or self.args.overwrite == "others":
+        if has_swapped:
             self.args.overwrite = bool(self.args.overwrite and self.difference())
         only_new = (self.new / "args.json").exists() and not (self.path / "args.json").exists()
         if self.args.overwrite or (only_new and not self.is_finished):
@@ -400,7 +399,7 @@ class RunFolder:
         if (self.new / "args.json").exists():
             clear(self.path, but=set(os.listdir(self.new)) - {"result.json"})
             os.replace(self.new / "args.json", self.path / "args.json")
-        for entry in reversed([*own(self.new), *(self.new / name for name in TRIALS)]):
+        for entry in reversed(own(self.new)):
             if entry.is_dir():
                 files.remove(self.path / entry.name)
             if entry.exists():

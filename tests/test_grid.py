@@ -204,7 +204,7 @@ def test_table_3_is_off_unless_asked_for_and_pays_only_with_prices(lines_of):
 
 def test_table_a1_in_full_has_the_papers_augmentations_and_ours(lines_of):
     cells = cells_of(lines_of("tableA1_full", SEEDS="1", DATASETS="trec"))
-    assert set(found(cells, "augment", "ir")) == {(a, None) for a in (*AUGMENTATIONS, "auto")}
+    assert set(found(cells, "augment", "ir")) == {(a, None) for a in AUGMENTATIONS}
 
 
 def test_own_texts_are_found_from_any_folder_and_under_any_name(lines_of, tmp_path, monkeypatch):

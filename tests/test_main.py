@@ -934,7 +934,7 @@ def test_options_of_an_augmentation_reach_it_and_have_a_folder_of_their_own(comm
     [
         (["--augment_options", "rate=2"], "at most 1"),
         (["--augment_options", "n=2"], "has {'rate'"),
-        (["--augment", "auto", "--augment_options", "rate=0.1"], "auto has none"),
+        (["--augment", "none", "--augment_options", "rate=0.1"], "none has none"),
         (["--augment", "contextual", "--augment_options", "top_n=0"], "at least 1"),
         (["--augment", "back_translation", "--augment_options", "back="], "has {'forth'"),
     ],
