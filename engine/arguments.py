@@ -21,7 +21,7 @@ from augment import AUGMENTATIONS
 from baselines import GROUPS, METHODS, language_models, titles
 from data import DATASETS
 from engine.encoders import default_pooling, device
-from engine.files import Collect, Parser
+from engine.files import Parser
 from engine.reading import ENDINGS, READ_HELP, read_option
 from model import POOLINGS
 
@@ -140,7 +140,7 @@ FLAGS = {  # by their groups in --help
         Flag("test_fraction", 0.2, real(0, 0.9), SHARED, "share for testing, of own data without a test file; 0 trains on all texts"),
         Flag("data_seed", 0, COUNT, VARIES, "picks subsets, splits, noise and second views"),
         Flag("data_dir", "data", TEXT, HOW, "where the datasets lie, or go when downloaded"),
-        Flag("text_column", "text", {"action": Collect, "nargs": "+"}, SHARED, "of own data; several are joined, a line each"),
+        Flag("text_column", "text", {"nargs": "+"}, SHARED, "of own data; several are joined, a line each"),
         Flag("label_column", "label", TEXT, SHARED, "of own data"),
         Flag("drop_unlabelled", False, SWITCH, SHARED, "leave out the rows of own data that have a text and no label, and say how many"),
         Flag("group_column", None, {"metavar": "NAME"}, DATA, "of own data, such as its authors: no group is divided between training, "
@@ -399,6 +399,8 @@ def check_together(args: Arguments) -> None:
             raise ValueError(
                 "--val_left_out and --val_fraction both make validation texts: give one"
             )
+    if args.plots and args.no_weights:
+        raise ValueError("--plots draws what the kept model makes of the texts: no --no_weights")
     if args.plots and METHODS[args.method].group == "large":
         raise ValueError(
             f"--plots draws what an encoder makes of the texts, and {args.method} has none"
@@ -476,8 +478,7 @@ def last_of_each(argv: list[str]) -> list[str]:
     for word in argv:
         if word.startswith("--"):
             name = word.partition("=")[0]
-            if name != "--text_column":  # whose values are collected
-                flags.pop(name, None)
+            flags.pop(name, None)
         flags.setdefault(name, []).append(word)
     return [word for words in flags.values() for word in words]
 
