@@ -467,7 +467,8 @@ def test_a_strangers_record_puts_nothing_but_flags_of_main_into_a_command(tmp_pa
             script = f"python() {{ printf '%s\\0' \"$@\"; }}; {line}"
             said = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout
             script, *options = said.split("\0")[:-1]
-            assert script == "predict.py" or parse_args(options).dataset == evil
+            shown = files.printable(evil, but="\n")
+            assert script == "predict.py" or parse_args(options).dataset == shown
     assert not (tmp_path / "owned").exists()
     for command in ("main.py --dataset x", [], ["main.py", "--seed", "1"], ["main.py", 1]):
         files.write_json(folder / "args.json", recorded | {"command": command})
