@@ -43,9 +43,9 @@ from tqdm import tqdm
 from engine import arguments, files, reading
 from engine.data_report import MANY_UNKNOWN, UNKNOWN_REMEDY
 from engine.encoders import device as available_device
-from engine.escape import is_formula
+from engine.encoders import quiet_transformers
 from engine.files import InputError
-from engine.predictor import Predictor, TextRow, named_texts, quiet_transformers
+from engine.predictor import Predictor, TextRow, named_texts
 from engine.results import csv_line
 from reporting import export
 
@@ -53,7 +53,6 @@ from reporting import export
 
 # a .txt file has lines here; whether a packed file is one is seen when it is opened
 FORMATS = tuple(form for form in reading.FORMS if form != "txt")
-STREAMED = ("lines", "txt", "csv", "tsv", "jsonl")  # are read row by row, others at once
 
 
 class Source(NamedTuple):
@@ -62,16 +61,6 @@ class Source(NamedTuple):
     name: str
     stream: BinaryIO
     form: str
-
-    @property
-    def size(self) -> int | None:
-        """In bytes, for the bar; None of a pipe, and of formats that are read at once."""
-        if self.form not in STREAMED or not self.stream.seekable():
-            return None
-        position = self.stream.tell()
-        size = self.stream.seek(0, os.SEEK_END)
-        self.stream.seek(position)
-        return size
 
 
 def is_file_name(given: str) -> bool:
@@ -93,21 +82,14 @@ def source(args: argparse.Namespace) -> Iterator[Source | None]:
         return
     if len(args.inputs) > 1:
         raise InputError(
-            f"{named[0]} is a file (it exists, is named like one, or --format says "
-            "so) beside other arguments: give one file, or texts alone; a text that "
-            "is named like a file goes through stdin"
+            f"{named[0]} is a file (it exists, is named like one, or --format says so) beside "
+            "other arguments: give one file, or texts alone, and a text like that through stdin"
         )
     (file,) = args.inputs or ["-"]
     if file == "-":
-        if sys.stdin is None:
-            raise InputError("stdin is closed: name a file, or give texts")
         yield Source("stdin", sys.stdin.buffer, args.format or "lines")
         return
-    try:
-        stream = reading.open_file(file)
-    except InputError as error:
-        raise InputError(f"{error}; a text that is named like a file goes through stdin") from None
-    with stream:
+    with reading.open_file(file) as stream:
         form = args.format or reading.form_of(file)
         if not form and not reading.PACKED.search(file.lower()):  # which may have another name
             raise InputError(
@@ -160,7 +142,6 @@ class Writer:
 
     form: str  # csv, jsonl
     header: list[str] = field(default_factory=list)
-    formulas: int = 0  # cells of the CSV that a spreadsheet would run
 
     def lines(self, pool: list[dict], answers: list[dict]) -> bytes:
         """The rows of a pool with their new columns; CSV begins with its header."""
@@ -190,7 +171,6 @@ class Writer:
                 f"{', '.join(self.header)[:200]}), as CSV cannot: write JSONL, with "
                 "--output_format jsonl"
             )
-        self.formulas += sum(map(is_formula, row.values()))
         cells = (row[name] for name in self.header)
         plain = (str, int, float, type(None))
         return csv_line(x if isinstance(x, plain) else json_text(x) for x in cells)
@@ -211,28 +191,13 @@ def standard_output() -> Iterator[BinaryIO]:
     stdout, to which all is written or an OSError raised. Under python -u or PYTHONUNBUFFERED,
     sys.stdout.buffer is raw: its write() may take a part and say nothing. Hence a buffer of ours.
     """
-    if sys.stdout is None:
-        raise InputError("stdout is closed: open it, or name a file with --output")
-    if not hasattr(sys.stdout, "buffer"):  # a stand-in for text alone, as in a notebook
-        content = io.BytesIO()
-        yield content
-        sys.stdout.write(content.getvalue().decode())
-        return
     try:
         number = sys.stdout.fileno()
     except io.UnsupportedOperation:  # a stand-in in memory, as in a test
         yield sys.stdout.buffer
         return
-    kind = Screen if os.isatty(number) else io.BufferedWriter
-    with kind(io.FileIO(number, "w", closefd=False)) as out:
+    with open(number, "wb", closefd=False) as out:
         yield out
-
-
-class Screen(io.BufferedWriter):
-    """stdout where it is a terminal, for bytes: what files.Terminal is for text."""
-
-    def write(self, content) -> int:
-        return super().write(files.printable(content.decode(), but="\n\t").encode())
 
 
 def sink(output: Path | None) -> AbstractContextManager[BinaryIO]:
@@ -247,16 +212,14 @@ def sink(output: Path | None) -> AbstractContextManager[BinaryIO]:
     return files.saving(output)
 
 
-def spare_input(output: Path | None, stream: BinaryIO) -> None:
+def spare_input(given: Source, output: Path | None) -> None:
     """InputError where the output is the input itself, also by a link or another path to it."""
-    try:
-        if output and os.path.samestat(os.fstat(stream.fileno()), output.stat()):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # a new file, or stdin
+        if output and os.path.samefile(given.name, output):
             raise InputError(
                 f"--output {output} is the input itself: name another file, or "
                 "replace it with --overwrite"
             )
-    except (FileNotFoundError, NotADirectoryError, io.UnsupportedOperation):
-        return  # a new file; or a stand-in for stdin, which is no file
 
 
 def output_form(output: Path | None, given: str | None) -> str:
@@ -290,31 +253,23 @@ def classify(args: argparse.Namespace) -> None:
     table = Writer(output_form(args.output, args.output_format))
     with source(args) as given:
         if given and not args.overwrite:
-            spare_input(args.output, given.stream)
-        predictor = predictor_of(args)
+            spare_input(given, args.output)
+        predictor, texts = predictor_of(args), 0
         rows_of = (
             table_rows(given, columns_of(args, predictor), args.read)
             if given
             else contextlib.nullcontext(named_texts(args.inputs, " of the command line"))
         )
-        size, texts = given and given.size, 0
-        unit = " texts" if size is None else "B"
-        bar = tqdm(total=size, unit=unit, unit_scale=True, disable=None)
+        bar = tqdm(unit=" texts", unit_scale=True, disable=None)
         with rows_of as rows, sink(args.output) as out, bar:
             for pool, answers in predictor.stream(rows):
                 out.write(table.lines(pool, answers))
                 out.flush()
                 texts += len(pool)
-                bar.set_postfix_str(f"{texts:,} texts", refresh=False)
-                bar.update((given.stream.tell() if given and size is not None else texts) - bar.n)
+                bar.update(len(pool))
             if given and texts == 0:
                 raise InputError(f"{given.name}: no rows; it needs a text")
     say_what_happened(predictor, texts)
-    if args.output and table.formulas:
-        say(
-            f"note: {table.formulas:,} cells begin with =, +, -, @ or a control character, which a "
-            "spreadsheet runs as a formula: import their columns as text, or write .jsonl"
-        )
 
 
 def say_what_happened(predictor: Predictor, texts: int) -> None:
@@ -369,7 +324,7 @@ FLAGS: dict[str, dict] = {
         "beside others. Left out, or -: stdin"),
     "--format": dict(choices=FORMATS, help="of the input, which then is a file; default: by its "
         "name, lines of stdin"),
-    "--text_column": dict(action=files.Collect, nargs="+", metavar="NAME", help="several are "
+    "--text_column": dict(nargs="+", metavar="NAME", help="several are "
         "joined, a line each; default: as in the training data"),
     "--read": dict(type=reading.read_option, nargs="+", default=[], metavar="NAME=VALUE",
         help=reading.READ_HELP),
@@ -382,8 +337,8 @@ FLAGS: dict[str, dict] = {
     "--probabilities": dict(action="store_true", help="a column for each class's probability"),
     "--embedding": dict(action="store_true", help="a column for the text's embedding, feat"),
     "--test_prior": dict(metavar="train|uniform|FILE", help="the class shares of these texts, if "
-        "they are known: as in training, all equal, or those in a CSV (label, share or count) or "
-        "JSON file; default: what the model was trained to predict for"),
+        "they are known: as in training, all equal, or those in a CSV file (label, share or "
+        "count); default: what the model was trained to predict for"),
     "--calibrated": dict(action="store_true", help="divide the logits by the temperature found on "
         "the validation texts of the training"),
     "--abstain": dict(type=arguments.number(float, 0, 1), metavar="P", help="no prediction where "
@@ -417,8 +372,8 @@ def export_model(args: argparse.Namespace) -> None:
     """The model for another tool, and the folder's name on stdout."""
     if args.inputs:
         raise InputError(f"--export classifies no texts: leave {args.inputs[0]} out")
-    with quiet_transformers():
-        folder = export.export(args.model_dir, args.export, args.output)
+    quiet_transformers()
+    folder = export.export(args.model_dir, args.export, args.output)
     with standard_output() as out:
         out.write(f"{folder}\n".encode())
 

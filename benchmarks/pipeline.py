@@ -23,12 +23,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from engine.encoders import load_tokenizer, minilm_folder
+from engine.encoders import load_tokenizer, minilm_source
 
 
 def trainer(run: measure.Prepared, folder: str):
     """An epoch of Trainer, cross-entropy on both views as so many texts."""
-    source = minilm_folder() if run.args.encoder == "minilm" else run.args.encoder
+    source = minilm_source() if run.args.encoder == "minilm" else run.args.encoder
     model = AutoModelForSequenceClassification.from_pretrained(
         source, num_labels=len(run.corpus.label_names), trust_remote_code=False
     )

@@ -21,7 +21,7 @@ from augment import AUGMENTATIONS
 from baselines import GROUPS, METHODS, language_models, titles
 from data import DATASETS
 from engine.encoders import default_pooling, device
-from engine.files import Collect, Parser
+from engine.files import Parser
 from engine.reading import ENDINGS, READ_HELP, read_option
 from model import POOLINGS
 
@@ -134,14 +134,13 @@ FLAGS = {  # by their groups in --help
         Flag("test_fraction", 0.2, real(0, 0.9), SHARED, "share for testing, of own data without a test file; 0 trains on all texts"),
         Flag("data_seed", 0, COUNT, VARIES, "picks subsets, splits, noise and second views"),
         Flag("data_dir", "data", TEXT, HOW, "where the datasets lie, or go when downloaded"),
-        Flag("text_column", "text", {"action": Collect, "nargs": "+"}, SHARED, "of own data; several are joined, a line each"),
+        Flag("text_column", "text", {"nargs": "+"}, SHARED, "of own data; several are joined, a line each"),
         Flag("label_column", "label", TEXT, SHARED, "of own data"),
         Flag("drop_unlabelled", False, SWITCH, SHARED, "leave out the rows of own data that have a text and no label, and say how many"),
         Flag("group_column", None, {"metavar": "NAME"}, DATA, "of own data, such as its authors: no group is divided between the parts"),
         Flag("read", [], PAIRS | {"type": read_option}, SHARED, READ_HELP),
         Flag("max_length", 256, integer(3, MOST), TRAINING, "tokens that a text is cut to"),
-        Flag("augment", "word_substitution", one_of(*AUGMENTATIONS, "auto"), VARIES, "makes the second view of a text; "
-             f"{AUGMENT_HELP}; auto tries all that are available, and takes the one with the best macro-F1 on held-out training texts"),
+        Flag("augment", "word_substitution", one_of(*AUGMENTATIONS), VARIES, f"makes the second view of a text; {AUGMENT_HELP}"),
         Flag("augment_options", [], PAIRS, VARIES, "other values for its options, as rate=0.2; language=any: also of texts that do not look English"),
         Flag("check_only", False, SWITCH, HOW, "print the data report and stop"),
     ),
@@ -241,10 +240,6 @@ def concerns(role: Role, method: str) -> bool:
 
 class Arguments(argparse.Namespace):
     """The values of all flags, and what follows from them for a run: its settings and folder."""
-
-    def but(self, **values) -> "Arguments":
-        """The arguments of another run, with these values in place of ours."""
-        return Arguments(**vars(self) | values)
 
     @property
     def settings(self) -> dict:
@@ -348,7 +343,6 @@ def parse_args(argv: list[str] | None = None, description: str | None = None) ->
         args.base_model = language_models.MODELS.get(args.method)
     if args.encoder is None:
         args.encoder = METHODS[args.method].encoder or ENCODER
-    args.chosen_augment = args.augment  # engine.auto replaces it where it is "auto"
     if args.pooling is None:
         args.pooling = pooling_of(args.method, args.encoder)
     return args
@@ -371,6 +365,8 @@ def check(args: Arguments) -> None:
             )
     if args.augment != DEFAULTS["augment"] and not method.has_second_view:
         raise ValueError(f"--augment makes second views of the texts, and {args.method} has none")
+    if args.plots and args.no_weights:
+        raise ValueError("--plots draws what the kept model makes of the texts: no --no_weights")
     if args.plots and method.group == "large":
         raise ValueError(
             f"--plots draws what an encoder makes of the texts, and {args.method} has none"
@@ -435,8 +431,8 @@ def language(text: str) -> str:
 
 def parse_augment_options(augmentation: str, given: list[str]) -> dict:
     """The values of --augment_options that are not the default; ValueError as parse_pairs()."""
-    entry = AUGMENTATIONS.get(augmentation)  # "auto" has none
-    known, ranges = (entry.options, entry.ranges) if entry else ({}, {})
+    entry = AUGMENTATIONS[augmentation]
+    known, ranges = entry.options, entry.ranges
     types: dict[str, Callable] = {"language": language}
     for name, (low, high) in ranges.items():
         kind = type(known[name])
@@ -458,8 +454,7 @@ def by_flag(argv: list[str]) -> dict[str, list[str]]:
     for word in argv:
         if word.startswith("--"):
             name = word.partition("=")[0]
-            if name != "--text_column":
-                flags.pop(name, None)
+            flags.pop(name, None)
         flags.setdefault(name, []).append(word)
     return flags
 

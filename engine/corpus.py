@@ -267,7 +267,7 @@ def views_of(args: argparse.Namespace, corpus: Corpus, model: Method) -> list[To
             with distributed.main_first():
                 texts = augmented_texts(
                     data.cut_characters(corpus.train_texts, args.max_length)[0],
-                    args.chosen_augment,
+                    args.augment,
                     seed=seed,
                     cache_dir=cache_dir(args),
                     device=args.device,

@@ -36,8 +36,16 @@ def is_main() -> bool:
     return rank() == 0
 
 
-class Ended(Exception):
+class Ended(InputError):
     """Another process of the job is gone."""
+
+    exit_code = 1
+
+    def __init__(self, reason: str):
+        super().__init__(
+            f"another process of this job has ended ({reason}); the same command, with any number "
+            "of processes, goes on from the last checkpoint"
+        )
 
 
 @contextlib.contextmanager
@@ -110,15 +118,6 @@ def main_first() -> Iterator[None]:
     yield
     if is_main():
         barrier()
-
-
-def of_main(value: bool) -> bool:
-    """Rank 0's value, in all processes; they wait for it."""
-    values = [value]
-    if world_size() > 1:
-        with _others():
-            dist.broadcast_object_list(values)
-    return values[0]
 
 
 def all_agree(value: object) -> bool:

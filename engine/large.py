@@ -40,7 +40,7 @@ def load_base(name: str, base_type: str, device: str):
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    base, info = load_pretrained(
+    base = load_pretrained(
         AutoModelForCausalLM.from_pretrained,
         name,
         "language model",
@@ -48,11 +48,6 @@ def load_base(name: str, base_type: str, device: str):
         output_loading_info=True,
         **options,
     )
-    if info["missing_keys"] or info["mismatched_keys"]:
-        raise InputError(
-            f"language model {name}: its weights do not fit its config.json; save it "
-            "anew with save_pretrained"
-        )
     return base if base_type in ("4bit", "8bit") else base.to(device)
 
 
@@ -89,18 +84,6 @@ def check_alone(method: str) -> None:
         raise InputError(f"{method} runs in one process: start it without torchrun")
 
 
-def in_words(model: LoraClassifier, args, texts: list[str]) -> str:
-    """How a run fine-tunes, for the screen; texts are those of the training."""
-    _, share = model.cut(texts)
-    constants = ", ".join(f"{name} {value:g}" for name, value in args.constants.items())
-    return (
-        f"{args.method}: {args.base_model}, {args.base_type}, asked "
-        f"{'by its chat template' if model.uses_chat_template else 'in plain text'}, {constants}; "
-        f"{share:.2%} of the texts are longer than {args.max_length} of its tokens, and cut. "
-        "The flags of encoders and of their training do not concern it"
-    )
-
-
 def fine_tune(args, corpus, folder):
     """
     The epochs of an open model, whose adapters alone are kept. With epochs=0 it is asked as it is,
@@ -109,7 +92,12 @@ def fine_tune(args, corpus, folder):
     check_alone(args.method)
     distributed.set_seed(args.seed)
     model = new_classifier(vars(args), corpus.label_names, args.device)
-    print(in_words(model, args, corpus.train_texts), flush=True)
+    _, share = model.cut(corpus.train_texts)
+    print(
+        f"{args.method}: {args.base_model}, {args.base_type}; {share:.2%} of the texts are longer "
+        f"than {args.max_length} of its tokens, and cut",
+        flush=True,
+    )
     epochs = args.constants["epochs"]
     done = folder.begin(model, epochs, weights=model, optimizer=model.optimizer)
     for epoch in range(done + 1, epochs + 1) if epochs > 0 else [0]:
@@ -133,7 +121,7 @@ def ask(args, corpus, folder):
     journal = Journal(folder.place / "openai.jsonl", is_new=folder.starts_anew)
     model = HostedModel(args.base_model, corpus.label_names, args.prices, journal)
     model.confirm(corpus.test_texts + corpus.val_texts, is_confirmed=args.yes)
-    folder.begin()
+    folder.begin(epochs=0)
     journal.append(confirmed=True)
     logits, unknown = model.scores(corpus.test_texts)
     val_logits = model.scores(corpus.val_texts)[0] if corpus.val_texts else None

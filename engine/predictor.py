@@ -5,23 +5,21 @@ Classifies texts with a trained model: Predictor, and the class shares that it c
 """
 
 import argparse
-import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
-import data
 from engine import loader, reading
 from engine.calibration import coverage_line, in_words, reweighted
 from engine.encoders import device as available_device
+from engine.encoders import quiet_transformers
 from engine.files import InputError
 from engine.saved_model import About, read_model
 from engine.tokens import tokenize, unknown_tokens
@@ -63,14 +61,12 @@ class Predictor:
         probabilities: bool = False,
         embedding: bool = False,
     ):
-        if batch_size < 1:
-            raise InputError(f"a batch_size of {batch_size}: it must be at least 1")
         try:
             device = available_device(device)
         except argparse.ArgumentTypeError as error:
             raise InputError(f"{error}: take another device, or auto") from None
-        with quiet_transformers():
-            self.trained = read_model(folder, device)
+        quiet_transformers()
+        self.trained = read_model(folder, device)
         self.about, self.batch_size = self.trained.about, batch_size
         self.shares = prior(test_prior, self.about)  # (C,), or None
         self.fit = calibration_of(self.about, calibrated, abstain)  # None: not asked for
@@ -120,40 +116,34 @@ class Predictor:
             line = coverage_line(self.fit["coverage"], self.fit["texts"], self.abstain)
             yield line + (" (measured without --test_prior)" if has_prior else "")
 
-    def _inputs(
-        self, pool: list[TextRow]
-    ) -> tuple[list[dict], list[bool], data.Tokens | list[str] | None]:
+    def _inputs(self, pool: list[TextRow]) -> tuple[list[dict], list[bool], Any]:
         """The rows, which have a text, and these as the model takes them; None: no row has."""
         has_text = [bool(text.strip()) for _, text in pool]
-        texts = [text for _, text in pool if text.strip()]
-        inputs: data.Tokens | list[str] | None = texts or None
-        if texts and self.about.max_length is not None:  # else the method takes strings
-            texts = [self.about.prefix + text for text in texts]
+        inputs: Any = [text for _, text in pool if text.strip()] or None
+        if inputs and self.about.max_length is not None:  # else the method takes strings
+            texts = [self.about.prefix + text for text in inputs]
             inputs = tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
         return [row for row, _ in pool], has_text, inputs
 
     def _answers(self, inputs) -> list[dict]:
         """The new columns of each text that is not empty, from what _inputs() made of them."""
-        logits, feats = self._encode(inputs)
-        temperature = 1.0 if self.fit is None else self.fit["temperature"]
-        scores = reweighted(logits.double(), self.about.own_shares(), self.shares, temperature)
+        method, tokenizer = self.trained.method, self.trained.tokenizer
+        feats: Iterable[np.ndarray | None]
+        if tokenizer is None:
+            logits, feats = method.scores(inputs), [None] * len(inputs)
+        else:
+            logits, feats = loader.predict(
+                method,
+                method.prepare(inputs),
+                len(self.about.label_names),
+                batch_size=self.batch_size,
+                device=next(method.parameters()).device,
+            )
+            self.cut += round(inputs.truncated * len(logits))
+            self.tokens += unknown_tokens(inputs, tokenizer)
+        own, temperature = self.about.own_shares(), self.fit["temperature"] if self.fit else 1.0
+        scores = reweighted(torch.from_numpy(logits).double(), own, self.shares, temperature)
         return list(map(self._answer, scores.softmax(dim=1).numpy(), feats))
-
-    def _encode(self, inputs) -> tuple[Tensor, Iterable[np.ndarray | None]]:
-        """Logits (n, C) as trained, on the CPU, and feat (n, h) where there is an encoder."""
-        method = self.trained.method
-        if self.trained.tokenizer is None:
-            return torch.from_numpy(method.scores(inputs)), [None] * len(inputs)
-        logits, feats = loader.predict(
-            method,
-            method.prepare(inputs),
-            len(self.about.label_names),
-            batch_size=self.batch_size,
-            device=next(method.parameters()).device,
-        )
-        self.cut += round(inputs.truncated * len(logits))
-        self.tokens += unknown_tokens(inputs, self.trained.tokenizer)
-        return torch.from_numpy(logits), feats
 
     def _answer(self, p: np.ndarray | None = None, feat: np.ndarray | None = None) -> dict:
         """The new columns of one text, from its probabilities (C,); of an empty text all None."""
@@ -178,23 +168,6 @@ class Predictor:
 
 def rounded(p: float) -> float:
     return round(float(p), 6)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """
-    Without transformers' lines on loading, which take a layer that is not used for a missing one;
-    afterwards it speaks as before, for it may be at work elsewhere in the caller's program.
-    """
-    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bar:
-            logging.enable_progress_bar()
 
 
 # ---- rows on their way ----
@@ -251,43 +224,25 @@ def prior(given: str | None, about: About) -> Tensor | None:
 
 def read_shares(path: Path, label_names: list[str]) -> Tensor:
     """
-    Class shares (C,) from shares or counts: a CSV file with the columns label and share (or count),
-    or a JSON object. InputError unless each class stands there once.
+    Class shares (C,) from the shares or counts of a CSV file with the columns label and share (or
+    count). InputError unless each class stands there once.
     """
-
-    def refuse(what: str) -> NoReturn:
+    with reading.open_table(path) as table:
+        pairs = [(row.pop("label", None), *row.values()) for _, row in table.rows]
+    try:
+        shares = {label.strip(): float(value) for label, value in pairs}
+        fault = ", ".join(map(repr, sorted(shares.keys() ^ set(label_names))))
+        if fault or len(shares) < len(pairs):
+            raise ValueError(fault or "a class stands there twice")
+        in_order = torch.tensor([shares[name] for name in label_names], dtype=torch.float64)
+        if in_order.min() < 0 or not 0 < in_order.sum() < math.inf:
+            raise ValueError("a number below 0, or a sum of 0 or of infinity")
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            f"{path}: {what}; class shares are a CSV file with the columns label and share (or "
-            'count), or a JSON object {"label": share}, in which each class of the model stands '
+            f"{path} does not fit the classes of the model ({str(error)[:300]}): class shares are "
+            "a CSV file with the columns label and share (or count), in which each class stands "
             "once, with 0 if it does not occur"
-        )
-
-    if path.suffix.lower() == ".csv":
-        with reading.open_table(path) as table:
-            pairs = [(row.pop("label", None), *row.values()) for _, row in table.rows]
-    else:
-        content = reading.load_json(path)
-        pairs = list(content.items()) if isinstance(content, dict) else [()]
-    shares = {}
-    for pair in pairs:
-        if len(pair) != 2 or not isinstance(pair[0], str):
-            refuse("no labels with a number each")
-        label, value = pair[0].strip(), pair[1]
-        if label not in label_names:
-            refuse(f"the model has no class {label!r:.60}")
-        if label in shares:
-            refuse(f"the class {label!r:.60} stands there twice")
-        try:
-            shares[label] = float(value)
-        except (TypeError, ValueError, OverflowError):
-            shares[label] = math.nan
-        if not 0 <= shares[label] < math.inf:
-            refuse(f"{value!r:.40} is no share or count for the class {label!r:.60}")
-    if missing := [name for name in label_names if name not in shares]:
-        refuse(f"no share for the classes {', '.join(map(repr, missing))[:300]}")
-    if not 0 < sum(shares.values()) < math.inf:
-        refuse(f"the shares sum to {sum(shares.values())}")
-    in_order = torch.tensor([shares[name] for name in label_names], dtype=torch.float64)
+        ) from error
     return in_order / in_order.sum()
 
 

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from engine.files import InputError
-from engine.formats import ENDINGS, FORMS, TAKES, Source, Table, parse_json, short
+from engine.formats import ENDINGS, FORMS, TAKES, Source, Table, short
 
 # ---- the options of --read: what is found in a file, and what overrules it ----
 
@@ -205,13 +205,6 @@ def open_table(
             raise InputError(
                 f"{name}: packed in another way, or damaged ({line}); unpack it yourself"
             ) from None
-
-
-def load_json(path: Path) -> object:
-    """The value of a JSON file. InputError where it is damaged or has a name twice."""
-    with open_file(path) as stream:
-        lines = Source(str(path), stream, {}, lambda columns: False, False).lines()
-        return parse_json(str(path), "\n".join(line for _, line in lines))
 
 
 # ---- columns: those that are asked for, or leave no doubt ----

@@ -18,37 +18,28 @@ import torch
 from sklearn.metrics import classification_report
 
 from data import Corpus
-from engine.escape import from_cell, to_cell
 from engine.files import InputError, printable, read_json, write_json, write_text
 
 
 def csv_line(fields: Iterable) -> str:
-    """
-    A record without its end. Quoted is also what ends a record or a field only for others: a
-    carriage return, and the separator of a spreadsheet in another language.
-    """
+    """A record without its end. Python's writer leaves a lone carriage return without quotes."""
 
     def quoted(field) -> str:
         text = "" if field is None else str(field)
-        return '"' + text.replace('"', '""') + '"' if re.search('[",;\t\r\n]', text) else text
+        return '"' + text.replace('"', '""') + '"' if re.search('[",\r\n]', text) else text
 
     return ",".join(map(quoted, fields))
 
 
 def csv_text(header: list[str], rows: Iterable[Iterable]) -> str:
-    """
-    A table that people open in a spreadsheet: with an apostrophe before what that would run as a
-    formula, which csv_rows() takes away again.
-    """
-    return "".join(csv_line(map(to_cell, row)) + "\r\n" for row in [header, *rows])
+    return "".join(csv_line(row) + "\r\n" for row in [header, *rows])
 
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """The rows of such a file, by column."""
     csv.field_size_limit(2**31 - 1)  # a text may be a whole book
     with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            yield {name: from_cell(value) for name, value in row.items()}
+        yield from csv.DictReader(file)
 
 
 def read_ledger(path: Path) -> list[dict]:
@@ -60,7 +51,6 @@ def read_ledger(path: Path) -> list[dict]:
         raise InputError(f"{path}: it is not a whole ledger of runs ({error})") from error
 
 
-AVERAGES = ("accuracy", "micro avg", "macro avg", "weighted avg")  # rows of scikit-learn's report
 UNKNOWN = "(no label)"  # an answer of a language model; its column comes after the classes
 
 
@@ -111,7 +101,7 @@ def write_reports(
         return
     write_predictions(folder / "predictions.csv", corpus.test_texts, labels, logits, names, epoch)
     tested = np.unique(labels)  # as in metrics(): the same classes, the same means
-    titles = [f"class {names[c]}" if names[c] in AVERAGES else names[c] for c in tested]
+    titles = [names[c] for c in tested]
     options = dict(labels=tested, zero_division=0)
     predicted = logits.argmax(axis=1)
     write_text(
@@ -140,35 +130,22 @@ def peak_memory(device: str) -> float:
 # ---- lines for the screen ----
 
 
-def epoch_lines(record: dict) -> str:
-    """The epoch in a line or two: how good it is, and how SharpReCL fares inside."""
-    test, inside = record.get("test"), record.get("diagnostics")
-    lines = [f"epoch {record['epoch']}"]
+def epoch_line(record: dict) -> str:
+    """How good the epoch is, in a line."""
+    line, test = f"epoch {record['epoch']}", record.get("test")
     if test:
         groups = ", ".join(
             f"{name} {group['macro_f1']:.1f}" for name, group in test["groups"].items()
         )
-        lines[0] += f"  accuracy {test['accuracy']:.2f}, macro-F1 {test['macro_f1']:.2f} ({groups})"
+        line += f"  accuracy {test['accuracy']:.2f}, macro-F1 {test['macro_f1']:.2f} ({groups})"
     if "val" in record:
-        lines[0] += f"  val {record['val']['accuracy']:.2f}, {record['val']['macro_f1']:.2f}"
+        line += f"  val {record['val']['accuracy']:.2f}, {record['val']['macro_f1']:.2f}"
     if "loss" in record:
-        lines[0] += (
+        line += (
             f"  cls {record['loss_cls']:.3f}, cl {record['loss_cl']:.3f}, "
             f"{record['texts_per_second']:.0f} texts/s"
         )
-    if inside:
-        mixed = [
-            f"{name} {inside[f'mixed_to_prototype_{name}']:.2f}"
-            for name in ("pos", "neg")
-            if f"mixed_to_prototype_{name}" in inside
-        ]
-        lines.append(
-            f"  cosine of prototypes to class means {inside['prototype_cosine']:.2f}, "
-            f"to mixed samples {', '.join(mixed) or '-'}"
-        )
-        if "gradient_share_cls" in inside:
-            lines[-1] += f"; gradient from cls {inside['gradient_share_cls']:.0%}"
-    return "\n".join(lines)
+    return line
 
 
 PROTOCOLS = {
@@ -188,12 +165,7 @@ def print_result(folder: Path) -> None:
     labels = read_json(folder / "args.json")["label_names"]
     kept = result.get("best_val", result["last"])  # the epoch of the report
     missing = [printable(labels[label]) for label in kept["never_predicted"]]
-    try:
-        print((folder / "classification_report.txt").read_text())
-    except OSError as error:
-        raise InputError(
-            f"{error.filename}: {error.strerror}; run its command again with --overwrite"
-        ) from error
+    print((folder / "classification_report.txt").read_text())
     print(
         f"above: epoch {result['kept_epoch']}; never predicted: "
         + (", ".join(missing) or "no class")

@@ -18,10 +18,9 @@ import json
 import os
 import platform
 import re
-import stat
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,11 +37,10 @@ from engine.arguments import typed, words
 from engine.corpus import cache_dir, report
 from engine.files import InputError, duration, json_of, read_json, sha256, write_json, write_text
 from engine.loader import check_finite
-from engine.saved_model import keep_model, not_ours
+from engine.saved_model import keep_model
 
 SLOW = 0.5  # seconds that a checkpoint may take and still be written after each epoch
 MOST_SHARE = 0.1  # of a run's time for slower ones: MiniLM's take as long as a short epoch on a GPU
-FOR_PLOTS = "model/for_plots"  # marks a model that is kept until the plots are drawn, and no longer
 
 # What a run leaves in its folder; nothing else there is touched.
 FILES = {
@@ -53,7 +51,6 @@ FILES = {
     *("openai.jsonl", "training.jsonl"),
 }
 FOLDERS = re.compile(r"model|adapter|(checkpoint|best)-[0-9]+")
-TRIALS = ("augmentations", "augmentations.json")  # those of --augment auto come before the run
 
 Epoch = tuple[dict, np.ndarray | None, np.ndarray | None]
 
@@ -75,7 +72,9 @@ class RunFolder:
     def __init__(self, args: argparse.Namespace, corpus: data.Corpus):
         self.args, self.corpus = args, corpus
         self.path = self.place = args.folder
-        self.new = beside(self.path)
+        self.new = self.path / "new"
+        if self.new.is_symlink() or (self.new.exists() and not self.new.is_dir()):
+            raise InputError(f"{self.new} is in the way of --overwrite: move it away")
         self.summary: dict = {}  # of the texts, see engine.corpus.report
         self.clock = 0.0
         self.history: list[dict] = []
@@ -85,21 +84,15 @@ class RunFolder:
 
     def __enter__(self) -> "RunFolder":
         """Keeps other runs out while this process lives; ends what a kill cut short."""
-        has_swapped = False
         if distributed.is_main():
             self.stack.enter_context(locked(self.path))
             for folder in (self.path, self.new):
-                files.remove_parts(folder, alone=True)
-                files.remove_parts(folder / "model", alone=True)  # of its mark, see FOR_PLOTS
+                files.remove_parts(folder, unchanged_for=0)
             files.remove_parts(cache_dir(self.args))
-            if self.args.overwrite or not self.is_finished:
-                check_own(self.path, self.new)
-            has_swapped = self.swap()
+            self.swap()
             if self.is_finished:
                 tidy(self.path)
-        has_swapped = distributed.of_main(has_swapped)
-        if has_swapped or self.args.overwrite == "others":
-            self.args.overwrite = bool(self.args.overwrite and self.difference())
+        distributed.barrier()
         only_new = (self.new / "args.json").exists() and not (self.path / "args.json").exists()
         if self.args.overwrite or (only_new and not self.is_finished):
             self.place = self.new
@@ -138,14 +131,11 @@ class RunFolder:
         if not path.exists():
             return ""
         before, now = read_json(path), self.args.settings
-        own = before.get("settings", {})
-        differing = [
-            name
-            for name in {**own, **now}
-            if own.get(name) != now.get(name) or (name in own) != (name in now)
-        ]  # a setting that a version lacks
+        then = before.get("settings", {})
+        lacks = object()  # as a version that has no such setting
+        differing = [name for name in then | now if then.get(name, lacks) != now.get(name, lacks)]
         if differing:
-            return "settings (" + ", ".join(differing) + ")"
+            return f"settings ({', '.join(differing)})"
         return "data" if before.get("data_hash") != self.data_hash else ""
 
     def check_settings(self) -> None:
@@ -168,7 +158,6 @@ class RunFolder:
                  weights is what is kept of the best epoch
         """
         self.model, self.epochs, self.parts = model, epochs, parts
-        self.val_logits: np.ndarray | None = None  # of the kept epoch
         with distributed.main_first():
             if distributed.is_main():
                 if self.starts_anew:
@@ -184,7 +173,7 @@ class RunFolder:
         if self.history:
             print(f"goes on after epoch {len(self.history)}", flush=True)
         self.clock = self.saved_at = time.perf_counter()
-        self.saving_takes, self.is_first = 0.0, True  # seconds of a checkpoint
+        self.saving_takes = 0.0  # seconds of a checkpoint
         return len(self.history)
 
     def record_settings(self) -> None:
@@ -222,10 +211,11 @@ class RunFolder:
 
     def restore(self) -> list[dict]:
         """Loads the newest whole epoch into the parts; returns the history up to it."""
-        newest = max(numbered(self.place, "checkpoint"), default=None)
-        if newest is None:
+        found = [entry for entry in own(self.place) if entry.name.startswith("checkpoint-")]
+        if not found:
             return []
-        return load_whole(self.place / f"checkpoint-{newest}", self.parts)["history"]
+        newest = max(found, key=lambda entry: int(entry.name.removeprefix("checkpoint-")))
+        return load_whole(newest, self.parts)["history"]
 
     # ---- after each epoch ----
 
@@ -244,24 +234,18 @@ class RunFolder:
             self.finish()
 
     def note(self, record: dict, logits: np.ndarray | None, val_logits: np.ndarray | None) -> None:
-        """Keeps an epoch's metrics, its predictions if it is the best so far, and a checkpoint."""
+        """Keeps an epoch's metrics, its weights if it is the best so far, and a checkpoint."""
         self.check_finite(record["epoch"], logits, val_logits)
         record |= evaluation(self.corpus, record.pop("extra", {}), logits, val_logits)
         record["seconds"] = round(time.perf_counter() - self.clock, 2)
         self.history.append(record)
+        self.logits = logits, val_logits
         lines = "".join(json_of(line, "metrics.jsonl") + "\n" for line in self.history)
         if distributed.is_main():
-            print(results.epoch_lines(record), flush=True)
-            left = self.epochs - record["epoch"]
-            if self.is_first and left > 0:
-                print(
-                    f"about {duration(left * record['seconds'])} for the other {left} epochs",
-                    flush=True,
-                )
-            self.is_first = False
-            if self.kept_epoch() == record["epoch"]:
-                results.write_reports(self.place, self.corpus, record["epoch"], logits, val_logits)
-                self.val_logits = val_logits
+            left = (self.epochs - record["epoch"]) * record["seconds"]
+            estimate = f"  about {duration(left)} left" if left > 0 else ""
+            print(results.epoch_line(record) + estimate, flush=True)
+            if self.kept() is record:
                 self.save_best(record["epoch"], logits, val_logits)
             write_text(self.place / "metrics.jsonl", lines)
             self.save_checkpoint(record["epoch"])
@@ -285,17 +269,15 @@ class RunFolder:
         }
         check_finite(best | weights, f"in epoch {epoch}")
 
-    def kept_epoch(self) -> int:
+    def kept(self) -> dict:
         """
-        Whose model is kept: that of the best validation macro-F1 (of equals, the later), without
-        validation texts that of the last evaluated epoch.
+        Whose model is kept: the epoch of the best validation macro-F1 (of equals, the later),
+        without validation texts the last evaluated one.
         """
         evaluated = self.evaluated()
         if "val" not in evaluated[-1]:
-            return evaluated[-1]["epoch"]
-        return max(evaluated, key=lambda record: (record["val"]["macro_f1"], record["epoch"]))[
-            "epoch"
-        ]
+            return evaluated[-1]
+        return max(evaluated, key=lambda record: (record["val"]["macro_f1"], record["epoch"]))
 
     def is_patience_over(self) -> bool:
         waited = [record for record in self.history if "val" in record]
@@ -303,11 +285,6 @@ class RunFolder:
             return False
         best = max(waited, key=lambda record: record["val"]["macro_f1"])["epoch"]  # the first
         return sum(record["epoch"] > best for record in waited) >= self.args.patience
-
-    @property
-    def keeps_model(self) -> bool:
-        """--plots look at the model, so that it is kept for as long as they are drawn."""
-        return self.model is not None and (not self.args.no_weights or self.args.plots)
 
     def save_best(
         self, epoch: int, logits: np.ndarray | None, val_logits: np.ndarray | None
@@ -334,52 +311,44 @@ class RunFolder:
         save_whole(self.place / f"checkpoint-{epoch}", self.parts, {"history": self.history})
         self.saved_at = time.perf_counter()
         self.saving_takes = self.saved_at - start
-        kept = self.kept_epoch()
-        for kind, newest in (("checkpoint", epoch), ("best", kept)):
-            for number in numbered(self.place, kind):
-                if number != newest:
-                    files.remove(self.place / f"{kind}-{number}")
+        tidy(self.place, but=(f"checkpoint-{epoch}", f"best-{self.kept()['epoch']}"))
 
     # ---- the end ----
 
     def finish(self) -> None:
-        """The model, and result.json, which marks the run as finished."""
-        kept = next(record for record in self.history if record["epoch"] == self.kept_epoch())
-        best, val_logits = self.place / f"best-{kept['epoch']}", self.val_logits
-        # where the last epoch is the one that is kept, the model still has its weights
-        if best.exists() or self.parts and kept is not self.history[-1]:
+        """Reports and model of the kept epoch, and result.json, which says that all is there."""
+        kept, (logits, val_logits) = self.kept(), self.logits
+        if kept is not self.history[-1]:
+            best = self.place / f"best-{kept['epoch']}"
             values = load_whole(best, {"weights": self.parts["weights"]})
             val_logits = values["val_logits"].numpy()
-            # a run that was cut short may have reported a later epoch
             logits = values["logits"].numpy() if "logits" in values else None
-            results.write_reports(self.place, self.corpus, kept["epoch"], logits, val_logits)
-        if self.keeps_model:
-            keep_model(self.args, self.corpus, self.model, self.place, kept, val_logits)
-            if self.args.no_weights:
-                write_text(self.place / FOR_PLOTS, "")
+        if self.model is not None and not self.args.no_weights:
+            val_logits = keep_model(
+                self.args, self.corpus, self.model, self.place, kept, val_logits
+            )
         else:
             files.remove(self.place / "model")  # of a start that was killed here, and wanted one
             files.remove(self.place / "adapter")
-        write_json(self.place / "result.json", self.result(kept["epoch"]))
+        results.write_reports(self.place, self.corpus, kept["epoch"], logits, val_logits)
+        write_json(self.place / "result.json", self.result(kept))
         tidy(self.place)
         self.swap()
 
-    def result(self, kept_epoch: int) -> dict:
+    def result(self, kept: dict) -> dict:
         """Metrics under each protocol, the settings, and which epoch is kept."""
         evaluated = self.evaluated()  # the last epoch is none where a run was cut short
         chosen = {"last": evaluated[-1]}
         if self.corpus.test_texts:
             chosen["best_test"] = max(evaluated, key=lambda record: record["test"]["accuracy"])
         if "val" in evaluated[-1]:
-            chosen["best_val"] = next(
-                record for record in evaluated if record["epoch"] == kept_epoch
-            )
+            chosen["best_val"] = kept
         by_protocol = {
             name: {"epoch": record["epoch"], **record.get("test", {})}
             for name, record in chosen.items()
         }
         return by_protocol | {
-            "kept_epoch": kept_epoch,
+            "kept_epoch": kept["epoch"],
             "seconds": round(sum(record["seconds"] for record in self.history), 1),
             "memory_gib": round(results.peak_memory(self.args.device), 2),
             "settings": self.args.settings,
@@ -387,53 +356,33 @@ class RunFolder:
             "data_hash": self.data_hash,
         }
 
-    def swap(self) -> bool:
+    def swap(self) -> None:
         """
-        A run in new/ that is complete takes the place of what is in path; returns whether it did.
-        A swap that a kill cut short goes on: while new/ has its args.json, what is of the old run
-        alone is removed; after that, what new/ has moves. result.json moves last, since it marks a
-        complete run.
+        A run in new/ that is complete takes the place of what is in path. A swap that a kill cut
+        short goes on: while new/ has its args.json, the old run is removed; after that, what new/
+        has moves. result.json moves last, since it marks a complete run.
         """
         if not (self.new / "result.json").exists():
-            return False
+            return
         tidy(self.new)
         if (self.new / "args.json").exists():
-            clear(self.path, but=set(os.listdir(self.new)) - {"result.json"})
+            clear(self.path)
             os.replace(self.new / "args.json", self.path / "args.json")
-        for entry in reversed([*own(self.new), *(self.new / name for name in TRIALS)]):
-            if entry.is_dir():
-                files.remove(self.path / entry.name)
-            if entry.exists():
-                os.replace(entry, self.path / entry.name)
+        for entry in reversed(own(self.new)):
+            os.replace(entry, self.path / entry.name)
         with contextlib.suppress(OSError):  # what is not ours stays there
             self.new.rmdir()
         self.place = self.path
-        return True
 
     def end(self, was_finished: bool) -> None:
-        """
-        When all is drawn: a model that was kept for the plots alone goes, or is kept for good if it
-        is wanted. Then the result is shown.
-        """
-        if not distributed.is_main():
-            return
-        marker = self.path / FOR_PLOTS
-        if marker.exists():
-            files.remove(marker.parent if self.args.no_weights else marker)
-        results.print_result(self.path)
-        if was_finished:
-            print("finished already; --overwrite runs it again")
+        """Shows the result, when all is drawn."""
+        if distributed.is_main():
+            results.print_result(self.path)
+            if was_finished:
+                print("finished already; --overwrite runs it again")
 
 
 # ---- parts of the above that need no run ----
-
-
-def beside(folder: Path) -> Path:
-    """new/ of a run's folder. InputError where that name is taken by a link or a file."""
-    new = folder / "new"
-    if new.is_symlink() or (new.exists() and not new.is_dir()):
-        raise InputError(f"{new} is in the way of --overwrite, which works there: move it away")
-    return new
 
 
 @contextlib.contextmanager
@@ -477,31 +426,17 @@ def last_plot(method: str) -> str:
     return "tsne.csv" if METHODS[method].has_encoder else "confusion_matrix.png"
 
 
-def check_own(*folders: Path) -> None:
-    """
-    InputError where something is in the way of a run: a link with a name of ours, a folder where a
-    file belongs, or what somebody else put into a folder of ours, which goes with it.
-    """
-    for entry in (entry for folder in folders for entry in own(folder)):
-        belongs = stat.S_ISREG if entry.name in FILES else stat.S_ISDIR
-        if not belongs(entry.lstat().st_mode):
-            raise InputError(f"{entry} is in the way of a run's file or folder: move it away")
-        for other in not_ours(entry):
-            raise InputError(f"{other} is no file of a run, which would remove it: move it away")
-
-
-def clear(folder: Path, but: Iterable[str] = ()) -> None:
+def clear(folder: Path) -> None:
     """Removes what an earlier run left, so that nothing of it mixes with the new one."""
     for entry in own(folder):
-        if entry.name not in but:
+        files.remove(entry)
+
+
+def tidy(folder: Path, but: tuple[str, ...] = ()) -> None:
+    """Removes checkpoints: a finished run has no use for any, and another one for the newest."""
+    for entry in own(folder):
+        if "-" in entry.name and entry.name not in but:
             files.remove(entry)
-
-
-def tidy(folder: Path) -> None:
-    """A finished run has no use for its checkpoints."""
-    for kind in ("checkpoint", "best"):
-        for number in numbered(folder, kind):
-            files.remove(folder / f"{kind}-{number}")
 
 
 def evaluation(
@@ -524,12 +459,6 @@ def evaluation(
     if val_logits is not None:
         record["val"] = of("val", corpus.val_labels, val_logits)
     return record
-
-
-def numbered(folder: Path, kind: str) -> list[int]:
-    """N of each folder that is called kind-N."""
-    names = (path.name for path in folder.glob(f"{kind}-*"))
-    return [int(name.split("-")[1]) for name in names if re.fullmatch(rf"{kind}-[0-9]+", name)]
 
 
 def save_whole(folder: Path, parts: dict[str, Any], values: dict) -> None:
@@ -570,13 +499,6 @@ def load_whole(folder: Path, parts: dict[str, Any]) -> dict:
 
 def code_version() -> str:
     """git's name for this state of the code, or "unknown" outside a clone."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            text=True,
-            check=True,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    command, here = "git describe --always --dirty", Path(__file__).parent
+    said = subprocess.run(command, shell=True, text=True, capture_output=True, cwd=here).stdout
+    return said.strip() or "unknown"

@@ -14,16 +14,12 @@ top, transformers would take it for a classifier, and its random last layer for 
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
-import math
 import os
-import shutil
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
@@ -43,7 +39,6 @@ from engine.encoders import load_encoder, load_tokenizer, longest_text
 from engine.escape import markdown
 from engine.files import (
     InputError,
-    lacks_memory,
     read_json,
     reason_of,
     save,
@@ -52,12 +47,11 @@ from engine.files import (
     write_json,
     write_text,
 )
-from engine.results import without_leaked_words, write_predictions
+from engine.results import without_leaked_words
 from engine.stock import Unfit, stock_classifier
-from model import POOLINGS, Method
+from model import Method
 
 FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
-NOT_LISTED = ("sharprecl.json", "README.md", "for_plots")  # files of it that nothing loads
 EXPORTED = ("onnx", "embeddings", "projected")  # folders in it that predict.py --export writes
 
 
@@ -102,27 +96,7 @@ def about_adapter(run: Path) -> About:
     )
 
 
-def about_tfidf(text_column: str | list[str], label_names: list[str], counts: list[int]) -> About:
-    """Of the one method without an encoder; its SVM is balanced, as if all classes were equal."""
-    return About("tfidf", {}, None, None, text_column, label_names, counts, compensated=True)
-
-
 # ---- writing ----
-
-
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """
-    A folder to fill, which has this path when the block ends, whole or not at all. Its files have
-    the rights that the umask grants; safetensors' would be for their owner alone.
-    """
-    with saving_folder(path) as folder:
-        yield folder
-        probe = folder / ".rights"
-        probe.touch()
-        for file in filter(Path.is_file, folder.rglob("*")):
-            shutil.copymode(probe, file)
-        probe.unlink()
 
 
 def for_other_tools(tokenizer, max_length: int | None):
@@ -152,7 +126,7 @@ def write_model(
 
     returns    why there is no transformers classifier in it, or ""
     """
-    with new_folder(path) as folder:
+    with saving_folder(path) as folder:
         if isinstance(method, Tfidf):
             reason = "transformers has no TF-IDF"
             method.save(folder)
@@ -194,33 +168,26 @@ def keep_model(
     folder: Path,
     record: dict,
     val_logits: np.ndarray | None,
-) -> None:
+) -> np.ndarray | None:
     """
     Leaves a run's model in its folder: model/ for predict.py and other tools, or adapter/ of a
-    language model; and calibrates it, so that validation.csv has the calibrated probabilities.
+    language model.
 
     record       of the epoch that is kept
     val_logits   (n, C) of the validation texts, of that epoch; None without such texts
+    returns      these logits, calibrated
     """
     if not isinstance(model, (Method, Tfidf)):
         with saving_folder(folder / "adapter") as part:
             model.save(part)
-        return
+        return val_logits
     about, facts = about_run(args, corpus, model), facts_of(args, corpus)
     tokenizer = None if isinstance(model, Tfidf) else load_tokenizer(args.encoder)
     if val_logits is not None:
         fit = calibrate(val_logits, corpus.val_labels, about.own_shares())
         about = replace(about, calibration=fit)
         facts["kept epoch"] = record["epoch"]
-        if not args.no_weights:  # else nobody could have these probabilities again
-            write_predictions(
-                folder / "validation.csv",
-                corpus.val_texts,
-                corpus.val_labels,
-                val_logits / np.float32(fit["temperature"]),
-                corpus.label_names,
-                record["epoch"],
-            )
+        val_logits = val_logits / np.float32(fit["temperature"])
     tested, test = set(corpus.test_labels.tolist()), record.get("test", {})
     f1 = [value if label in tested else None for label, value in enumerate(test.get("f1", []))]
     reason = write_model(
@@ -228,13 +195,15 @@ def keep_model(
     )
     if reason and tokenizer is not None:
         print(f"model/ is for predict.py and its --export, not for transformers: {reason}")
+    return val_logits
 
 
 def about_run(args: argparse.Namespace, corpus: Corpus, model: Method | Tfidf) -> About:
     """The About of a run's model, without its calibration."""
     counts = class_counts(corpus.train_labels, len(corpus.label_names)).tolist()
-    if isinstance(model, Tfidf):
-        return about_tfidf(args.text_column, corpus.label_names, counts)
+    if isinstance(model, Tfidf):  # its SVM is balanced, as if all classes were equal
+        names = corpus.label_names
+        return About("tfidf", {}, None, None, args.text_column, names, counts, compensated=True)
     return About(
         method=args.method,
         options=args.model_options,
@@ -279,19 +248,6 @@ def possible_length(method: Method, max_length: int) -> int:
 
 def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
     """README.md: use, data, settings, results and limits, by templates/model_card.md.jinja."""
-    # a file or folder is named without its path: where it lay is nobody's business
-    facts = {
-        name: Path(value).name if isinstance(value, str) and os.path.exists(value) else value
-        for name, value in facts.items()
-    }
-    settings = {"method": about.method, **facts}
-    f1 = metrics.get("f1", [None] * len(about.label_names))
-    if about.pooling is not None:
-        settings |= {
-            "pooling": about.pooling,
-            "longest text": f"{about.max_length} tokens, what is longer is cut",
-            **({"prefix of each text": repr(about.prefix)} if about.prefix else {}),
-        }
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         trim_blocks=True,
@@ -299,18 +255,19 @@ def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    templates.filters["markdown"] = markdown
+    templates.filters |= {"markdown": markdown, "without_leaked_words": without_leaked_words}
+    # a file or folder is named without its path: where it lay is nobody's business
+    facts = {
+        name: Path(value).name if isinstance(value, str) and os.path.exists(value) else value
+        for name, value in facts.items()
+    }
+    f1 = metrics.get("f1", [None] * len(about.label_names))
     return templates.get_template("model_card.md.jinja").render(
         about=about,
-        reason=reason,
-        settings=settings,
+        facts=facts,
         metrics=metrics,
-        without_leaked=without_leaked_words(metrics["without_leaked"])
-        if "without_leaked" in metrics
-        else None,
+        reason=reason,
         classes=zip(about.label_names, about.class_counts, f1),
-        calibration=about.calibration,
-        kept_epoch=facts.get("kept epoch"),
     )
 
 
@@ -319,15 +276,9 @@ def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
 
 def model_folder(path: Path) -> Path:
     """The model folder that this is or has; InputError that says why there is none."""
-    # new/: of a run of --overwrite that was whole when it was killed; main.py's next start puts it
-    # into its place
-    new = path / "new"
-    is_whole = (new / "result.json").is_file() and not new.is_symlink()
-    for folder in ([new / "model"] if is_whole else []) + [path, path / "model"]:
+    for folder in (path, path / "model"):
         if (folder / "sharprecl.json").is_file():
             return folder
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder; give that of a run of main.py, or its model/")
     if not (path / "args.json").is_file():
         raise InputError(
             f"{path}: neither a run's folder nor its model/ (no sharprecl.json); give "
@@ -337,101 +288,21 @@ def model_folder(path: Path) -> Path:
         raise InputError(f"{path}: this run is not finished; its command, given again, goes on")
     if (path / "adapter").is_dir():  # of a language model
         return path / "adapter"
-    if read_json(path / "args.json").get("settings", {}).get("method") == "gpt35":
-        raise InputError(
-            f"{path}: the model of this run lies with its provider, and predict.py "
-            "reads models on this machine alone: give another run's folder"
-        )
     raise InputError(
-        f"{path}: its weights were not kept in model/ (--no_weights, or an older "
-        "version of main.py): its command with --overwrite and without --no_weights "
-        "trains it again and keeps them"
+        f"{path}: this run has no model here (--no_weights, or it lies with its provider): its "
+        "command with --overwrite and without --no_weights trains it again and keeps it"
     )
-
-
-def not_ours(folder: Path) -> list[Path]:
-    """
-    What neither write_model() nor LoraClassifier.save() left in their folder, nor --export of
-    predict.py below it. Nothing where the list of it cannot be read.
-    """
-    ours = {"README.md", "sharprecl.json", "for_plots"}
-    if folder.name == "adapter":
-        ours |= {"adapter_config.json", "adapter_model.safetensors"}
-    else:
-        try:
-            ours |= set(json.loads((folder / "sharprecl.json").read_text())["files"])
-        except (OSError, ValueError, LookupError, TypeError):
-            return []
-    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-    names = {path: path.relative_to(folder) for path in found}
-    return [p for p in found if str(names[p]) not in ours and names[p].parts[0] not in EXPORTED]
-
-
-def is_number(value: object, lowest: float = -math.inf, highest: float = math.inf) -> bool:
-    """Whether it is a number in this range: neither NaN nor true or false."""
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and lowest <= value <= highest
-        and abs(value) < math.inf
-    )
-
-
-def is_calibration(fit: dict) -> bool:
-    """Whether it is what calibrate() writes."""
-    rows = fit["coverage"]
-    numbers = [fit["texts"], fit["ece_before"], fit["ece_after"]]
-    for row in rows:
-        numbers += [row["p"], row["answered"], 0 if row["accuracy"] is None else row["accuracy"]]
-    return (
-        is_number(fit["temperature"], 1e-3, 1e3)
-        and all(map(is_number, numbers))
-        and isinstance(fit["why_not"], str)
-        and (rows == [] or rows[0]["p"] == 0)  # the row below any other p
-    )
-
-
-def check_about(about: About) -> None:
-    """ValueError, or another error, that says which value main.py cannot have written."""
-    has_encoder, columns = about.method != "tfidf", about.text_column
-    counts = list(about.class_counts)
-    strings = [about.prefix, *about.label_names]
-    strings += [columns] if isinstance(columns, str) else columns
-    for name, is_right in {
-        "options": all(is_number(value, -1e6, 1e6) for value in map(float, about.options.values())),
-        "pooling": about.pooling in (POOLINGS if has_encoder else (None,)),
-        "max_length": not has_encoder or is_number(about.max_length, 1, 2**31),
-        "label_names": all(isinstance(value, str) for value in strings),
-        "class_counts": len(counts) == len(set(about.label_names))
-        and all(isinstance(n, int) and is_number(n, 1, 2**31) for n in counts),
-        "compensated": isinstance(about.compensated, bool),
-        "calibration": about.calibration is None or is_calibration(about.calibration),
-    }.items():
-        if not is_right:
-            raise ValueError(f"{name} is {getattr(about, name)!r:.60}")
 
 
 def check_files(folder: Path, digests: dict[str, str]) -> None:
-    """InputError unless these files, as they were written, are all that is loaded."""
-    again = "copy the folder again, or train with --overwrite"
-    # transformers reads what it finds: an adapter_config.json beside the weights changes the model
-    found = {
-        str(file.relative_to(folder))
-        for file in (*folder.glob("[!.]*"), *folder.glob("encoder/[!.]*"))
-        if file.is_file() and file.name not in NOT_LISTED
-    }
-    if added := found - digests.keys():
-        raise InputError(
-            f"{folder / min(added)} is not one of the files that sharprecl.json lists: move it "
-            "away if you have put it there, else " + again
-        )
+    """InputError unless these files are as they were written."""
     for name, digest in digests.items():
-        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-            raise InputError(f"{folder / 'sharprecl.json'}: {name!r:.80} is not in this folder")
-        if not (folder / name).is_file():
-            raise InputError(f"{folder / name} is missing: {again}")
-        if sha256(folder / name) != digest:
-            raise InputError(f"{folder / name} was truncated or altered: {again}")
+        path = folder / name
+        if not path.is_file() or sha256(path) != digest:
+            raise InputError(
+                f"{path} is missing, truncated or altered: copy the folder again, or train with "
+                "--overwrite"
+            )
 
 
 def read_about(folder: Path) -> About:
@@ -446,7 +317,8 @@ def read_about(folder: Path) -> About:
             )
         content.setdefault("prefix", "")  # added later
         about = About(**{field.name: content[field.name] for field in dataclasses.fields(About)})
-        check_about(about)
+        if len(set(about.label_names)) != len(about.class_counts) or min(about.class_counts) < 1:
+            raise ValueError("label_names and class_counts do not fit")
         check_files(folder, content["files"])
     except InputError:
         raise
@@ -480,11 +352,6 @@ def read_model(path: str | Path, device: str) -> Trained:
     except InputError:
         raise
     except Exception as error:  # of torch, safetensors, json: the files are what a stranger wrote
-        if lacks_memory(error):
-            raise InputError(
-                f"{folder}: this model needs more memory than there is: take a machine with more, "
-                "or another --device; if its files are small, sharprecl.json is damaged"
-            ) from error
         raise InputError(
             f"{folder}: its settings and its weights are not those of "
             f"{about.method} as this code has it ({reason_of(error)}): use "

@@ -6,7 +6,6 @@ type in one way: one line, the exit code 128 + the signal's number, and nothing 
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 
 ENDING = [
@@ -14,7 +13,6 @@ ENDING = [
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     if signal.getsignal(number) != signal.SIG_IGN  # as nohup has it, and a shell's background
 ]
-TWICE = 1.0  # seconds in which the same end may be told twice, as by the kernel and by a shell
 
 
 class Interrupted(KeyboardInterrupt):
@@ -44,13 +42,11 @@ def end_at_once() -> None:
 
 def run(main: Callable[[], int]) -> None:
     """Ends the process with main's exit code; a signal raises Interrupted wherever main is."""
-    last = -TWICE
 
     def interrupt(number: int, _) -> None:
-        nonlocal last
-        if (now := time.monotonic()) >= last + TWICE:
-            last = now
-            raise Interrupted(number)
+        for each in ENDING:  # the same end may be told twice, as by the kernel and by a shell
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
 
     for number in ENDING:
         signal.signal(number, interrupt)

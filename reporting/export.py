@@ -17,15 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from engine.files import InputError, save, write_json
-from engine.saved_model import (
-    EXPORTED,
-    Trained,
-    for_other_tools,
-    model_folder,
-    new_folder,
-    read_model,
-)
+from engine.files import InputError, save, saving_folder, write_json
+from engine.saved_model import EXPORTED, Trained, for_other_tools, model_folder, read_model
 from engine.stock import with_labels
 from model import Method
 
@@ -178,6 +171,6 @@ def export(path: str | Path, kind: str, output: Path | None) -> Path:
             f"{trained.about.method} is not exported: its classifier is not linear on "
             "the text's embedding; predict.py classifies with it"
         )
-    with new_folder(output) as folder:
+    with saving_folder(output) as folder:
         EXPORTS[kind](trained, folder)
     return output

@@ -566,7 +566,7 @@ def tsne(run: Run) -> dict:
             )
         changes: dict[str, Any] = {"overwrite": True} if is_anew else {}
         said = f"{why} adds it; then make this page again."
-        return {"why": said, "command": main_command(run, plots=True, **changes)}
+        return {"why": said, "command": main_command(run, ("no_weights",), plots=True, **changes)}
     points, prototypes = (
         figures.read_points(run.folder / name) for name in ("tsne.csv", "tsne_prototypes.csv")
     )

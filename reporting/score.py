@@ -10,7 +10,6 @@ from sklearn.metrics import classification_report
 
 from engine import files
 from engine.files import InputError, printable
-from engine.results import AVERAGES
 from engine.saved_model import About
 from reporting import page
 
@@ -61,7 +60,7 @@ def in_words(found: Labelled) -> str:
             found.test.label,
             found.test.predicted,
             labels=tested,
-            target_names=[f"class {name}" if name in AVERAGES else name for name in names],
+            target_names=names,
             digits=4,
             zero_division=0,
         )

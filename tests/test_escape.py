@@ -3,8 +3,6 @@
 import contextlib
 import csv
 import io
-import os
-import pty
 import re
 import subprocess
 import sys
@@ -12,13 +10,13 @@ from html.parser import HTMLParser
 
 import pytest
 from conftest import write_csv
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import main
 import predict
 from engine import files, results
-from engine.escape import is_formula, markdown, shell
+from engine.escape import markdown, shell
 
 EVIL = "\x1b[31mred\x07\x9b2J\r\u202eab"  # colours, a bell, C1's escape, a line's start, a turn
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -28,27 +26,11 @@ marks = st.text("=+-@＝'\"\t\r\n ;,1.eE<>|*_[]()`&#x\\$~!a", max_size=12)  # wh
 # ---- a shell ----
 
 
-@pytest.mark.parametrize(
-    "word",
-    [
-        EVIL,
-        "",
-        "it's",
-        "a\nb",
-        "x\x03\n$(touch owned)`touch owned`!!",
-        r"back\slash \x41 \n",
-        "-x",
-        "é\x01f",
-        "a'\t'b",
-        "caf\udce9 1",  # of a name in Latin-1, as the operating system gives it
-    ],
-)
-def test_bash_reads_a_pasted_command_as_it_was_and_no_terminal_obeys_it(word):
-    command = shell(["printf", "%s", word])
-    assert not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f\u202e\udc80-\udcff]", command)
-    env = os.environ | {"LC_ALL": "C.UTF-8"}
-    done = subprocess.run(["bash", "-c", command], capture_output=True, env=env)
-    assert done.stdout == word.encode("utf-8", "surrogateescape")
+def test_bash_reads_a_pasted_command_as_it_was_and_no_terminal_obeys_it():
+    words = ["", "it's", "a\nb", "$(touch owned)`touch owned`!!", r"back\slash \x41 \n", "-x", "é"]
+    done = subprocess.run(["bash", "-c", shell(["printf", "%s|", *words])], capture_output=True)
+    assert done.stdout.decode() == "".join(f"{word}|" for word in words)
+    assert shell(["cat", f"a\x03{EVIL}"]).isprintable()
 
 
 # ---- a terminal ----
@@ -103,71 +85,23 @@ def test_labels_and_file_names_reach_no_terminal_and_no_report_raw(evil_run):
     assert names[EVIL]["support"] == 4  # a file for programs has the name itself
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_predictions_are_exact_in_a_pipe_and_harmless_on_a_screen(evil_run, monkeypatch, form):
-    shown = []
-    for ours, theirs in (os.pipe(), pty.openpty()):
-        with open(ours, "rb", buffering=0) as end, open(theirs, "w") as stdout:
-            monkeypatch.setattr(sys, "stdout", stdout)
-            assert predict.main([str(evil_run[0]), "word0", "--output_format", form]) == 0
-            shown.append(end.read(10_000).decode().replace("\r\n", "\n"))
-    piped, screen = shown
-    assert ("\x9b" in piped) and ("\u202e" in piped)
-    assert "\\x9b2J" in screen and all(line.isprintable() for line in screen.split("\n"))
-
-
-# ---- a spreadsheet ----
-
-RUNS = ["=1+1", "+cmd|x", "-2+3", "@SUM(1)", "\t=1", "\r=1", "＝1+1", "-", "\n=1"]
-STAYS = ["-1", "+3.5", "-1e-5", "-.5", "1=1", " =1", "'tis", "", "a-b", "12", "'=1", "''@a", "’=1"]
-
-
-def test_what_a_spreadsheet_runs_is_told_from_numbers_and_words():
-    assert [text for text in RUNS if not is_formula(text)] == []
-    assert [text for text in STAYS if is_formula(text)] == []
+# ---- a table ----
 
 
 @given(st.lists(st.tuples(texts | marks, marks), min_size=1))
-def test_a_table_for_people_has_no_formula_and_comes_back_as_it_was(tmp_path_factory, rows):
+def test_a_table_comes_back_as_it_was(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "table.csv"
     files.write_text(path, results.csv_text(["one", "two"], rows))
     assert [(row["one"], row["two"]) for row in results.csv_rows(path)] == rows
-    with open(path, newline="", encoding="utf-8") as file:
-        cells = [cell for row in csv.reader(file) for cell in row]
-    for cell in cells:  # a number is no formula
-        assert not re.match("[=+@\t\r\n＝-]", cell) or re.fullmatch(r"[+-][0-9.eE+-]+", cell)
 
 
-def test_a_separator_of_another_language_opens_no_new_cell():
-    text = results.csv_text(["text"], [['good;=1+1;"x'], ["a\t=1"]])
-    for separator in ";\t":
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        assert [len(row) for row in rows] == [1, 1, 1]
-
-
-def test_labels_of_a_run_are_harmless_in_its_files_and_known_to_its_page(evil_run):
-    run, _, _ = evil_run
-    with open(run / "predictions.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["label"] for row in rows} == {EVIL, "'=1+1", "<b>|"}
-    assert all(row["text"].startswith(("'=2", "'@", "'+3", "'-")) for row in rows)
-    read = list(results.csv_rows(run / "predictions.csv"))
-    assert {row["label"] for row in read} == {EVIL, "=1+1", "<b>|"}
-    assert all(row["text"].startswith(("=2", "@", "+3", "-")) for row in read)
-
-
-def test_predict_keeps_every_cell_and_says_which_a_spreadsheet_would_run(
-    evil_run, tmp_path, capsys
-):
+def test_predict_keeps_every_cell(evil_run, tmp_path):
     run, path, _ = evil_run
     output = tmp_path / "labelled.csv"
     assert predict.main([str(run), str(path), "--output", str(output)]) == 0
     with open(path, newline="") as before, open(output, newline="") as after:
         pairs = list(zip(csv.DictReader(before), csv.DictReader(after), strict=True))
     assert all(new[name] == old[name] for old, new in pairs for name in old)
-    named = [row["prediction"] == "=1+1" for _, row in pairs]
-    count = 60 + 20 + sum(named)  # texts, labels, predictions
-    assert f"note: {count} cells begin with =" in capsys.readouterr().err
 
 
 # ---- Markdown ----
@@ -203,6 +137,7 @@ def test_markdown_by_hand(text, expected):
     assert markdown(text) == expected
 
 
+@settings(deadline=None)  # the first call imports the renderer
 @given(marks | texts)
 def test_markdown_renders_as_the_text_in_one_cell(text):
     renderer = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True})

@@ -212,6 +212,11 @@ def test_table_3_is_off_unless_asked_for_and_pays_only_with_prices(lines_of):
     assert found(one, "method") == {"llama2": 1}
 
 
+def test_table_a1_in_full_has_the_papers_augmentations_and_ours(lines_of):
+    cells = cells_of(lines_of("tableA1_full", SEEDS="1", DATASETS="trec"))
+    assert set(found(cells, "augment", "ir")) == {(a, None) for a in AUGMENTATIONS}
+
+
 @pytest.mark.parametrize("name", ["my reviews.csv", "sie ist's für 資料.csv"])
 def test_own_texts_are_found_from_any_folder_and_under_any_name(
     lines_of, tmp_path, monkeypatch, name

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import glosses, save_tiny_encoder, stopped_after, untrained, write_csv
+from conftest import glosses, save_tiny_encoder, untrained, write_csv
 from matplotlib.image import imread
 from scipy.special import logsumexp
 
@@ -372,7 +372,7 @@ def test_a_run_leaves_its_results_and_is_not_run_twice(command, tmp_path, capsys
 
 def test_plots_that_were_cut_anywhere_are_drawn_by_the_same_command(command, tmp_path, monkeypatch):
     """A stop before each file that --plots leaves; the grid does not take the run for finished."""
-    command = [*command, "--plots", "--no_weights"]
+    command = [*command, "--plots"]
     (cell,) = read_cells([shlex.join(command)])
     plots = ["confusion_matrix.png", "tsne_prototypes.csv", "tsne.png", "tsne.csv"]
     saving = files.saving
@@ -389,7 +389,6 @@ def test_plots_that_were_cut_anywhere_are_drawn_by_the_same_command(command, tmp
         assert (cell.folder / "result.json").exists() and state(cell) == "open", cut
     assert main(command) == 0 and state(cell) == "finished"
     assert all((cell.folder / name).exists() for name in plots)
-    assert not (cell.folder / "model").exists()
 
 
 def test_only_evaluated_epochs_count_and_the_last_is_always_one(command, tmp_path, capsys):
