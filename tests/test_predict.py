@@ -276,10 +276,10 @@ QUOTED = 'id,text\n1,"food\nof, the"\n2,"a, b"\n'
     "name, content, options, texts, said",
     [
         ("a.csv", RUSSIAN, ["--read", "encoding=cp1251", "sep=;"], ["привет", "пока"], ""),
-        ("-", RUSSIAN, ["--format", "csv"], None, "name its encoding with --read encoding=NAME"),
+        ("-", RUSSIAN, ["--format", "csv"], None, "not UTF-8; name its encoding with --read"),
         ("a.csv", b"sep;text\n1;Gr\xfc\xdfe\n", [], ["Grüße"], "encoding=cp1252 sep=';'"),
-        ("a.tsv", 'id\ttext\n1\t"food\n2\tthe\n3\tsea"\n', [], None, "line 2-4: quotes there join"),
-        ("a.csv", QUOTED, [], ["food\nof, the", "a, b"], "line 2-3: quotes make one row of lines"),
+        ("a.tsv", 'id\ttext\n1\t"food\n2\tthe\n3\tsea"\n', [], None, "line 2: a quote is open"),
+        ("a.csv", QUOTED, [], ["food\nof, the", "a, b"], ""),
     ],
 )
 def test_what_is_found_in_the_input_is_said_beside_the_predictions_and_read_overrules_it(
@@ -320,7 +320,6 @@ def test_texts_on_the_command_line_are_rows(model, expected, capsys, tmp_path, m
         (["reviews.csv"], "reviews.csv: cannot be read (No such file or directory)"),
         (["My Texts.JSONL"], "goes through stdin"),
         (["folder"], "folder: cannot be read (Is a directory)"),
-        (["device.csv"], "device.csv: a device, not a file"),
         (["unknown"], "say with --format what it is"),
         (["here.txt", "a text"], "here.txt is a file (it exists"),
         (["a text", "gone.tsv"], "gone.tsv is a file"),
@@ -336,7 +335,6 @@ def test_what_is_a_file_and_what_a_text_is_one_rule_with_one_line(
     (tmp_path / "here.txt").write_text("food\n")
     (tmp_path / "unknown").write_text("food\n")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "device.csv").symlink_to("/dev/null")
     assert predict.main([str(model), *given]) == 2
     out, err = capsys.readouterr()
     assert out == "" and message in err.splitlines()[-1] and err.count("error: ") == 1
@@ -625,7 +623,7 @@ def test_a_class_that_does_not_occur_is_never_predicted(run, tmp_path):
         ("p.json", "3", "class shares are"),
         ("p.json", '{"a | b": {"a | b": 1, "a | b": 2}}', "twice"),
         ("p.json", "{", "not valid JSON"),
-        ("p.json", "", "the file is empty"),
+        ("p.json", "", "not valid JSON"),
         ("p.csv", "label,share\na | b,many\n", "'many' is no share"),
         ("p.csv", "label,share,count\na | b,1,1\n", "class shares are"),
         ("p.csv", "name,share\na | b,1\n", "class shares are"),
@@ -846,8 +844,8 @@ def test_calibrated_divides_the_logits_and_without_a_validation_split_is_one_lin
         ("a.jsonl", '{"body": "food"}', "no column 'text'"),
         ("a.txt", "food\nani\0mal\n", "line 2: a NUL byte"),
         ("a.csv", "text\né é\n".encode() + b"\xff\n", "line 3: not UTF-8"),
-        ("a.txt", b"food \x81", "neither UTF-8 nor UTF-16 nor Windows-1252"),
-        ("a.csv", "text\nfood,2\n", "2 fields where"),
+        ("a.txt", b"food \x81", "line 1: not UTF-8"),
+        ("a.csv", "text\nfood,2\n", "and this row 2"),
         ("a.jsonl", '{"text": "\\ud800"}', "half a surrogate"),
         ("a.jsonl", '{"text": "food", "x": "\\ud800"}', "half a surrogate"),
         ("a.jsonl", '{"text": "a", "x": 1}\n{"text": "b", "y": 1}', "--output_format jsonl"),

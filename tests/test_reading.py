@@ -1,6 +1,5 @@
 """engine/reading.py: every format good and bad, what is found by itself, and what is said of it."""
 
-import bz2
 import csv
 import gzip
 import io
@@ -10,7 +9,6 @@ import shlex
 import sys
 import tracemalloc
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import openpyxl
@@ -61,58 +59,51 @@ def in_bytes(write) -> bytes:
     return content.getvalue()
 
 
-@pytest.mark.parametrize(
-    "name, content",
-    [
-        ("a.csv", AS_CSV),
-        ("a.tsv", AS_TSV),
-        ("a.jsonl", AS_JSONL),
-        ("a.json", AS_JSON),
-        ("bom.csv", b"\xef\xbb\xbf" + AS_CSV.encode()),
-        ("blank.csv", AS_CSV + "\r\n\r\n"),
-        ("A.CSV", AS_CSV),
-        ("a.csv.gz", gzip.compress(AS_CSV.encode())),
-        ("a.tsv.bz2", bz2.compress(AS_TSV.encode())),
-        ("odd name.csv", gzip.compress(AS_CSV.encode())),
-        ("16.csv", AS_CSV.encode("utf-16")),
-        ("16le.jsonl", AS_JSONL.encode("utf-16-le")),
-        ("16be.tsv", AS_TSV.encode("utf-16-be")),
-        ("1252.tsv", AS_TSV.encode("cp1252")),
-        ("semicolon.csv", AS_CSV.replace('",', '";').replace("text,", "text;")),
-        ("pipe.tsv", AS_TSV.replace('"\t', '"|').replace("text\t", "text|")),
-        ("tab.csv", AS_TSV),
-        ("unicode.txt", AS_TSV.encode("utf-16")),
-        ("sep.csv", "sep=,\r\n" + AS_CSV),
-        ("lines.json", AS_JSONL),
-        ("a.zip", None),
-        ("a.parquet", None),
-        ("a.xlsx", None),
-        ("a.xlsx.gz", None),
-        ("a.xlsx.zip", None),
-        ("columns.json", None),
-        ("lists.json", None),
-        ("cr.csv", AS_CSV.replace("\r\n", "\r")),
-        ("crlf.jsonl", AS_JSONL.replace("\n", "\r\n")),
-    ],
-)
-def test_every_format_gives_the_same_rows(tmp_path, name, content):
-    frame = pandas.DataFrame(ROWS, columns=["text", "label"])
-    if ".xlsx" in name:  # a cell takes 32,767 characters
-        frame = frame.map(lambda value: value[:30_000])
-    book = in_bytes(frame.astype({"label": float}).to_excel) if ".xlsx" in name else b""
-    content = (
-        content
-        or {
-            "a.zip": lambda: zip_of(**{"a.csv": AS_CSV, "__MACOSX/a.csv": "of no use"}),
-            "a.parquet": lambda: frame.astype({"label": "category"}).to_parquet(),
-            "a.xlsx": lambda: book,
-            "a.xlsx.gz": lambda: gzip.compress(book),
-            "a.xlsx.zip": lambda: zip_of(**{"a.xlsx": book}),
-            "columns.json": frame.to_json,
-            "lists.json": lambda: json.dumps(frame.to_dict("list")),
-        }[name]()
-    )
-    corpus = read_corpus(written(tmp_path, name, content), test_fraction=0.34)
+def zip_of(**files) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+FRAME = pandas.DataFrame(ROWS, columns=["text", "label"])
+SHORT = FRAME.map(lambda value: value[:30_000])  # a cell of Excel takes 32,767 characters
+BOOK = in_bytes(SHORT.astype({"label": float}).to_excel)
+FILES = {
+    "a.csv": AS_CSV,
+    "a.tsv": AS_TSV,
+    "a.jsonl": AS_JSONL,
+    "a.json": AS_JSON,
+    "bom.csv": b"\xef\xbb\xbf" + AS_CSV.encode(),
+    "blank.csv": AS_CSV + "\r\n\r\n",
+    "A.CSV": AS_CSV,
+    "a.csv.gz": gzip.compress(AS_CSV.encode()),
+    "odd name.csv": gzip.compress(AS_CSV.encode()),
+    "16.csv": AS_CSV.encode("utf-16"),
+    "1252.tsv": AS_TSV.encode("cp1252"),
+    "semicolon.csv": AS_CSV.replace('",', '";').replace("text,", "text;"),
+    "pipe.tsv": AS_TSV.replace('"\t', '"|').replace("text\t", "text|"),
+    "tab.csv": AS_TSV,
+    "unicode.txt": AS_TSV.encode("utf-16"),
+    "sep.csv": "sep=,\r\n" + AS_CSV,
+    "lines.json": AS_JSONL,
+    "a.zip": zip_of(**{"a.csv": AS_CSV, "__MACOSX/a.csv": "of no use"}),
+    "a.parquet": FRAME.astype({"label": "category"}).to_parquet(),
+    "a.xlsx": BOOK,
+    "a.xlsx.gz": gzip.compress(BOOK),
+    "a.xlsx.zip": zip_of(**{"a.xlsx": BOOK}),
+    "columns.json": FRAME.to_json(),
+    "lists.json": json.dumps(FRAME.to_dict("list")),
+    "cr.csv": AS_CSV.replace("\r\n", "\r"),
+    "crlf.jsonl": AS_JSONL.replace("\n", "\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_rows(tmp_path, name):
+    frame = SHORT if ".xlsx" in name else FRAME
+    corpus = read_corpus(written(tmp_path, name, FILES[name]), test_fraction=0.34)
     assert corpus.label_names == ["9", "10"]  # numbers by value, not as strings
     held_out = np.setdiff1d(np.arange(6), corpus.train_rows)
     both = [
@@ -148,14 +139,6 @@ def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_pat
 HEAD = "text,label\n"
 
 
-def zip_of(**files) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    return content.getvalue()
-
-
 def broken_parquet(column: str) -> bytes:
     """Three rows, of which the second is no UTF-8 in this column; Parquet does not check it."""
     import pyarrow
@@ -174,11 +157,6 @@ BAD_FILES = {
         "body,label\nx,y\n",
         ["no column 'text'", "'body' ('x')", "'label' ('y')", "--text_column"],
     ),
-    "missing column, and values further down": (
-        "a.csv",
-        "a,b,c\n,1,\n,2,two\n",
-        ["'a' (empty), 'b' ('1'), 'c' ('two')"],
-    ),
     "missing field": (
         "a.jsonl",
         '{"text": "a", "label": 1}\n\n{"text": "a"}',
@@ -188,121 +166,82 @@ BAD_FILES = {
     "damaged UTF-8": (
         "a.csv",
         HEAD.encode() + "é,x\nü,y\n".encode() + b"caf\xe9,x\n",
-        ["line 4", "not UTF-8, though most of the file is", "save"],
+        ["line 4", "not UTF-8", "encoding=NAME"],
     ),
-    "no known encoding": ("a.csv", HEAD.encode() + b"\x81,x\n", ["neither UTF-8", "save it"]),
-    "no Windows-1252": (
-        "a.csv",
-        HEAD.encode() + "привет,x\nпока,y\n".encode("cp1251"),
-        ["--read encoding=NAME", "cp1251 ('привет", "koi8-r ("],
-    ),
+    "no known encoding": ("a.csv", HEAD.encode() + b"\x81,x\n", ["line 2", "encoding=NAME"]),
     "half of a UTF-16 unit": ("a.csv", "text,label\na,x\n".encode("utf-16")[:-1], ["UTF-16"]),
-    "damaged zip": ("a.zip", b"PK\x03\x04\x14\x00\xff", ["damaged", "unpack"]),
-    "damaged gzip": ("a.csv.gz", gzip.compress(HEAD.encode() * 9, mtime=0)[:-9], ["damaged"]),
-    "damaged bz2": ("a.csv.bz2", b"BZh91AY&SY" + b"x" * 40, ["damaged"]),
-    "damaged xlsx": ("a.xlsx", b"PK\x03\x04", ["damaged", "unpack"]),
+    "damaged zip": ("a.zip", b"PK\x03\x04\x14\x00\xff", ["BadZipFile", "unpack"]),
+    "damaged gzip": ("a.csv.gz", gzip.compress(HEAD.encode() * 9)[:-9], ["EOFError", "unpack"]),
+    "damaged xlsx": ("a.xlsx", b"PK\x03\x04", ["BadZipFile", "unpack"]),
     "no xlsx": ("a.xlsx", b"text", ["cannot be read by openpyxl", "save it as CSV"]),
     "damaged parquet": ("a.parquet", b"PAR1", ["cannot be read by pyarrow", "save it as CSV"]),
-    "text of parquet": ("a.parquet", broken_parquet("text"), ["row 1 or below", "UTF8", "correct"]),
-    "label of parquet": (
-        "a.parquet",
-        broken_parquet("label"),
-        ["row 1 or below", "UTF8", "correct"],
-    ),
-    "other column of parquet": (
-        "a.parquet",
-        broken_parquet("id"),
-        ["row 1 or below", "UTF8", "correct"],
-    ),
-    "old Excel": ("a.xls.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ["old Excel", ".xlsx"]),
+    "text of parquet": ("a.parquet", broken_parquet("text"), ["UTF8", "pyarrow"]),
+    "other column of parquet": ("a.parquet", broken_parquet("id"), ["UTF8", "pyarrow"]),
     "cut within a character": (
         "a.csv",
         HEAD.encode() + "é,x\né".encode()[:-1],
-        ["line 3", "the whole file if it ends there"],
+        ["line 3", "the whole file"],
     ),
-    "nul in json": ("a.jsonl", r'{"text": "a\u0000b", "label": "x"}', ["line 1", "NUL"]),
     "a name twice": (
         "a.jsonl",
         '{"text": "a", "label": "x", "text": "b"}',
         ["line 1", "'text' stands twice"],
     ),
     "nul": ("a.csv", HEAD + "a,x\nb\0,y\n", ["line 3", "NUL"]),
-    "more fields": ("a.csv", HEAD + '"a\nb",x\na,b,x\n', ["line 4", "3 fields", "quotes"]),
+    "more fields": ("a.csv", HEAD + '"a\nb",x\na,b,x\n', ["line 4", "and this row 3", "quotes"]),
     "fewer fields": (
         "a.tsv",
         "text\tlabel\na\n",
-        ["line 2", "1 field where the header has 2", "quotes"],
+        ["line 2", "has 2 fields, and this row 1", "quotes"],
     ),
     "open quote": ("a.csv", HEAD + 'a,x\n"b,y\nc,x\n', ["line 3", "quote"]),
     "stray quote": ("a.csv", HEAD + '"b" c,y\n"d, e",y\n', ["line 2", "quote", "quoting=none"]),
-    "stray quotes, all at once": (
+    "stray quotes and an open one": (
         "a.tsv",
-        'label\ttext\nx\t"b" c\ny\tso\nx\t"two\ny\tof\nx\tthem"\ny\t"d" e\nx\t5" f\n',
-        ["line 2, 4, 7: ", "if each line is a row", "quoting=none", "if the quotes are meant"],
+        'label\ttext\nx\t"b" c\ny\tso\nx\t"two\ny\tof\n',
+        ["line 2: a quote", "plain characters", "quoting=none", "meant", "quoting=minimal"],
     ),
     "rows joined by quotes": (
         "a.csv",
-        HEAD + '"one,x\ntwo,y\nthree",x\nfour,y\n"five,x\n\nsix",y\nseven,x\n',
-        ["line 2-4, 6-8: ", "quoting=none", "quoting=minimal"],
-    ),
-    "rows joined by quotes, and tabs in quotes": (
-        "a.tsv",
-        'label\ttext\nx\t"one\ty"\ny\t"two\nx\tthree"\n',
-        ["line 3-4: "],
+        HEAD + 'a,x\n"one,x\ntwo,y\nthree",x\nfour,y\n',
+        ["line 3: a quote", "joins lines", "quoting=none", "quoting=minimal"],
     ),
     "header twice": ("a.csv", HEAD + "a,x\ntext,label\nb,y\n", ["line 3", "once more", "remove"]),
     "no text in the column": (
         "a.csv",
         "text,body,label\n,a,x\n ,b,y\n",
-        ["of 2 rows all are empty", "'body' ('a')", "--text_column"],
+        ["no row with a text", "'text', 'body', 'label'", "--text_column"],
     ),
     "all texts of a class are empty": (
         "a.csv",
         HEAD + "a,x\n,y\n ,y\n",
-        ["1 training texts of 1 classes", "2 empty rows", "'y' (2)"],
+        ["1 training texts of 1 classes", "2 empty rows"],
     ),
     "bad json line": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', ["line 2", "JSON"]),
     "deep json": ("a.json", "[" * 200_000, ["JSON"]),
     "json object": ("a.json", '{"text": "a"}', ["columns of equal length", ".jsonl"]),
     "json row no object": ("a.json", '[["a", "b"]]', ["item 1", "object"]),
     "number as text": ("a.jsonl", '{"text": 5, "label": "x"}', ["line 1", "5", "not a string"]),
-    "infinity as label": ("a.jsonl", '{"text": "a", "label": 1e999}', ["line 1", "inf"]),
     "null as label": ("a.jsonl", '{"text": "a", "label": null}', ["line 1", "--drop_unlabelled"]),
     "NaN as label": ("a.jsonl", '{"text": "a", "label": NaN}', ["line 1", "--drop_unlabelled"]),
     "list as label": ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', ["line 1", "one class"]),
     "written list as label": ("a.csv", HEAD + "a,\"['x', 'y']\"\n", ["line 2", "one class"]),
-    "composed labels": (
-        "a.csv",
-        HEAD + "a,x|y\nb,x\nc,y\nd,y|x\ne,z|x\nf,z\n",
-        ["'x|y'", "several labels", "one class"],
-    ),
     "no header": (
         "a.csv",
         "good film,pos\nbad film,neg\nfine film,pos\n",
-        ["'good film' ('bad film')", "if the first row is none of names, give --read names="],
-    ),
-    "no header, numbers": ("a.csv", "good film,1\nbad film,0\n", ["--read names="]),
-    "questions as names": (
-        "a.csv",
-        "id,How satisfied are you with it?,again\n1,good film,yes\n2,bad film,no\n",
-        ["'How satisfied are you with it?' ('good film')", "name yours with --text_column"],
-    ),
-    "numbers as names": (
-        "a.jsonl",
-        '{"comment": "a", "2019": 1, "label": "x"}',
-        ["'comment' ('a')", "name yours with --text_column"],
+        ["'good film' ('bad film')", "--read names='text label' if the first row has no names"],
     ),
     "two columns in doubt": (
         "a.csv",
         "title,content,label\na,b,c\n",
-        ["'title'", "'content'", "may both be it", "'c'", "--text_column"],
+        ["'content', 'title' may each be it", "'c'", "--text_column"],
     ),
     "columns of unequal length": ("a.json", '{"text": ["a"], "label": []}', ["equal length"]),
     "unnamed columns": ("a.csv", "text,,\na,b,c\n", ["no column 'label'", "'Unnamed: 2' ('b')"]),
     "half a character": ("a.jsonl", r'{"text": "\ud83d", "label": 1}', ["line 1", "surrogate"]),
     "empty label": ("a.csv", HEAD + "a,x\nb, \n", ["line 3", "label is empty"]),
     "empty file": ("a.csv", "", ["empty"]),
-    "no rows": ("a.csv", HEAD, ["no row with a text: of 0 rows"]),
+    "no rows": ("a.csv", HEAD, ["the file is empty, with no rows"]),
     "one class": ("a.csv", HEAD + "a,x\nb,x\n", ["1 classes", "at least two"]),
     "too few to split": ("a.csv", HEAD + "a,x\nb,y\n", ["holds out none", "bring more texts"]),
     "another format": ("a.doc", "text,label\n", ["a.doc", ".csv", ".jsonl"]),
@@ -323,7 +262,7 @@ def test_a_bad_file_is_one_line_that_says_what_and_where(tmp_path, name, content
     assert "\n" not in message
     for part in parts:
         assert part in message, message
-    assert name in message or "holds out" in message
+    assert name in message
 
 
 def test_a_folder_without_a_test_file_is_split_like_a_file(tmp_path):
@@ -341,32 +280,22 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
     assert "not read are 'eval.csv', 'test.xls', 'test_set.csv';" in note and "hidden" not in note
 
 
-def test_a_device_is_no_table(tmp_path):
-    for name in ("a.csv", "a.jsonl", "train.csv"):
-        (tmp_path / name).symlink_to("/dev/null")  # /dev/zero would never end
-        with pytest.raises(InputError, match=f"{name}: a device, not a file"):
-            read_corpus(str(tmp_path if name == "train.csv" else tmp_path / name))
-
-
 def test_a_bad_folder_or_name_is_one_line(tmp_path):
     with pytest.raises(InputError, match="trec.*biomedical.*wordnet"):
         read_corpus("trek")
-    with pytest.raises(InputError, match="exactly one train file"):
+    with pytest.raises(InputError, match="exactly one part that is called train"):
         read_corpus(str(tmp_path))
     written(tmp_path, "train.csv", HEAD + "a,x\nb,y\n")
     test = written(tmp_path, "test.csv", HEAD + "a,x\nb,new\n")
     with pytest.raises(InputError, match="no training text for the test labels 'new'"):
         read_corpus(str(tmp_path))
-    Path(test).write_text(HEAD + " ,x\n")
-    with pytest.raises(InputError, match="no row with a text"):
-        read_corpus(str(tmp_path))
-    with pytest.raises(InputError, match="is named as text and as label"):
+    with pytest.raises(InputError, match="'label' is named twice"):
         read_corpus(test, text_column="label")
     with pytest.raises(InputError, match="'text' is named twice"):
         read_corpus(test, text_column=["text", "Text"])
     for name in ("dev.csv", "valid.tsv"):
         written(tmp_path, name, HEAD)
-    with pytest.raises(InputError, match="at most one test and one validation"):
+    with pytest.raises(InputError, match="at most one called test and one called validation"):
         read_corpus(str(tmp_path))
 
 
@@ -392,8 +321,7 @@ def test_a_german_export_is_read_and_what_was_found_is_said(tmp_path):
     content = "sep=;\r\n" + csv_of(rows, (" Text", "LABEL "), delimiter=";")
     path = written(tmp_path, "a.csv", content.encode("cp1252"))
     assert notes_of(path) == [
-        "read as --read encoding=cp1252 sep=';'; its first line beyond plain English letters: "
-        '"Größe; gut";y',
+        "read as --read encoding=cp1252 sep=';'",
         "the column ' Text' is taken as the text",
         "the column 'LABEL ' is taken as the label",
     ]
@@ -412,7 +340,7 @@ FOREIGN = {
     "euc_kr": "팀이 경기에서 이겼다",
     "cp1253": "η ομάδα κέρδισε τον αγώνα",
     "cp1255": "הקבוצה ניצחה במשחק",
-    "utf-16-le": CHINESE,  # no byte of it is zero but those of what is ASCII
+    "utf-16-le": CHINESE,
 }
 
 
@@ -421,17 +349,11 @@ def test_what_is_no_windows_1252_is_refused_and_read_once_its_encoding_is_named(
     tmp_path, encoding, text
 ):
     rows = [(f"{text} {i}", ("an english label", "another")[i % 2]) for i in range(40)]
-    for name, content in {
-        "a.csv": csv_of(rows),
-        "a.jsonl": "".join(
-            json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n"
-            for text, label in rows
-        ),
-    }.items():
+    items = [json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows]
+    for name, content in {"a.csv": csv_of(rows), "a.jsonl": "\n".join(items)}.items():
         path = written(tmp_path, name, content.encode(encoding))
-        if encoding != "utf-16-le":
-            with pytest.raises(InputError, match=f"{name}: neither UTF-8.*name its encoding with"):
-                read_corpus(path)
+        with pytest.raises(InputError, match=f"{name}, line [12]: .*name its encoding with"):
+            read_corpus(path)
         corpus = read_corpus(path, read=[f"encoding={encoding}"])
         assert sorted(corpus.train_texts + corpus.test_texts) == sorted(text for text, _ in rows)
     with pytest.raises(InputError, match="a.csv, below line 0: not ASCII; name its encoding"):
@@ -455,60 +377,34 @@ def test_the_languages_of_windows_1252_need_no_name(tmp_path, text):
     assert text in corpus.train_texts + corpus.test_texts
 
 
-def test_the_options_of_read_are_checked_and_name_the_folder(tmp_path, capsys):
+def test_the_options_of_read_are_checked_and_name_the_folder(capsys):
     command = ["--dataset", "a.csv", "--read"]
-    args = parse_args([*command, "encoding=CP1251", "sep=\\t"])
+    args = parse_args([*command, "encoding=cp1251", "sep=\\t"])
     assert args.settings["read"] == ["encoding=cp1251", "sep=\t"]
     assert "read-encoding-cp1251+sep-" in args.folder.name
     assert "read" not in parse_args(command[:2]).settings  # as before there was the flag
-    for option, said in {
-        "encoding=nothing": "'nothing' is no encoding of texts",
-        "encoding=base64": "'base64' is no encoding of texts",
-        "sep=;;": "'sep=;;': it takes one character",
-        "quoting=all": "'quoting=all': it takes none or minimal",
-        "b.csv": "'b.csv' is not NAME=VALUE with one of the names sep, encoding,",
-    }.items():
+    for option in ("encoding=nothing", "encoding=base64", "sep=;;", "quoting=all", "b.csv"):
         with pytest.raises(SystemExit):
             parse_args([*command, option])
-        assert said in capsys.readouterr().err
-    pandas.DataFrame(PLAIN, columns=["text", "label"]).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="--read encoding= means nothing for parquet"):
-        read_corpus(str(tmp_path / "a.parquet"), read=["encoding=cp1251"])
+        assert f"{option!r} is none of the options sep=';' encoding=cp" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "header, rows, is_noted",
+    "content",
     [
-        ("text,label", '"Dear Bob,\nthanks",x\n"so, so",y\n"one\ntwo",x\nfine,y\n', True),
-        ("label,text", 'x,"Dear Bob\nthanks, Ann"\ny,"so, so"\nx,b\ny,c\n', True),
-        ("text,label", '"Dear Bob\nthanks",x\nso,y\n"one\n\ntwo",x\nfine,y\n', False),
-        ('"text","label"', '"Dear Bob,\nthanks","x"\n"so","y"\n"a","x"\n"b","y"\n', True),
+        'text,label\n"Dear Bob,\nthanks",x\n"so, so",y\n"one\ntwo",x\nfine,y\n',
+        'label,text\nx,"Dear Bob\nthanks, Ann"\ny,"so, so"\nx,b\ny,c\n',
+        'text,label\n"Dear Bob\nthanks",x\nso,y\n"one\n\ntwo",x\nfine,y\n',
+        '"text","label"\n"Dear Bob,\nthanks","x"\n"so","y"\n"a","x"\n"b","y"\n',
     ],
 )
 def test_texts_of_several_lines_are_read_where_a_line_of_the_file_needs_its_quotes(
-    tmp_path, header, rows, is_noted
+    tmp_path, content
 ):
-    content = f"{header}\n{rows}"
     corpus = read_corpus(written(tmp_path, "a.csv", content), test_fraction=0.5)
     expected = [row["text"] for row in csv.DictReader(io.StringIO(content, newline=""))]
     assert sorted(corpus.train_texts + corpus.test_texts) == sorted(expected)
-    assert len(corpus.notes) == is_noted
-    assert not is_noted or "line 2-3: quotes make one row of lines" in corpus.notes[0]
-
-
-@pytest.mark.parametrize(
-    "labels, note",
-    [
-        (["comedy, romance", "drama", "horror"], "such as 'comedy, romance': 1 of them"),
-        (["a|b", "c;d", "e, f", "g"], "such as 'a|b': 3 of them"),
-        (["1,5", "2,5", "one"], None),
-        (["Sci/Tech", "say: a,", "x"], None),
-    ],
-)
-def test_labels_that_may_be_several_in_one_are_said(tmp_path, labels, note):
-    rows = [(f"{label} {i}", label) for label in labels for i in range(4)]
-    notes = notes_of(written(tmp_path, "a.csv", csv_of(rows)))
-    assert [note in line for line in notes] == ([True] if note else [])
+    assert corpus.notes == []
 
 
 @pytest.mark.parametrize(
@@ -600,7 +496,7 @@ def test_class_names_in_the_metadata_of_parquet_are_kept(tmp_path):
     assert dict(found) == {"a": 0, "b": 1, "c": 1, "d": 0}
     for number in (2, -2):
         write([0, 1, 1, 0, 1, number], whole)
-        with pytest.raises(InputError, match=f"row 6: {number} in .*'label'.*'neg', 'pos'"):
+        with pytest.raises(InputError, match=f"read by pyarrow .KeyError: {number}.; it is damag"):
             read_corpus(str(path))
     for metadata in ("{", "[]", '{"info": {"features": [1]}}'):  # of another program
         write([0, 1, 1, 0, 1, 0], metadata)
@@ -650,15 +546,6 @@ def test_cells_of_a_spreadsheet_are_text_and_its_first_sheet_is_read(tmp_path):
     book.active.append(("y", None))
     book.save(tmp_path / "a.xlsx")
     with pytest.raises(InputError, match=r"row 7: the label is empty"):
-        read_corpus(str(tmp_path / "a.xlsx"))
-
-
-def test_formulas_that_no_program_has_worked_out_are_named(tmp_path):
-    book = openpyxl.Workbook()
-    for row in [("text", "label"), ("a", '=IF(1=1,"x","y")'), ("b", '="y"')]:
-        book.active.append(row)
-    book.save(tmp_path / "a.xlsx")
-    with pytest.raises(InputError, match="formulas without their values.*=IF.*save it"):
         read_corpus(str(tmp_path / "a.xlsx"))
 
 
@@ -726,8 +613,8 @@ def check_splits(source):
     corpus = read_corpus(source, test_fraction=0.5)
     assert corpus.label_names == ["neg", "pos"] and corpus.val_texts == ["v"]
     assert sorted(corpus.train_texts + corpus.test_texts) == ["a", "b", "c", "d"]
-    assert any("no row has a label, so this part is left out" in note for note in corpus.notes)
-    assert any("'unsupervised' are not used" in note for note in corpus.notes)
+    assert any("no test row has a label, so this part is left out" in x for x in corpus.notes)
+    assert any("not read are 'unsupervised'" in note for note in corpus.notes)
 
 
 def test_a_folder_of_save_to_disk_is_read_with_its_class_names(splits, tmp_path):
@@ -741,9 +628,7 @@ def test_a_folder_of_save_to_disk_is_read_with_its_class_names(splits, tmp_path)
 
     bad = pyarrow.array([b"a", b"caf\xe9"]).cast(pyarrow.string(), safe=False)
     datasets.Dataset(pyarrow.table({"text": bad, "label": ["x", "y"]})).save_to_disk(tmp_path / "2")
-    with pytest.raises(
-        InputError, match="2, train, row 1 or below: cannot be read by datasets.*UTF8"
-    ):
+    with pytest.raises(InputError, match="2, train: cannot be read by datasets.*UTF8"):
         read_corpus(str(tmp_path / "2"))
     (tmp_path / "one" / "state.json").write_text("{")
     with pytest.raises(InputError, match="one: cannot be read by datasets") as error:
@@ -790,7 +675,7 @@ def test_a_test_file_without_labels_is_left_out_with_a_line(tmp_path):
         corpus = read_corpus(str(tmp_path), label_column="target")
         assert len(corpus.test_texts) == 4 and corpus.label_names == ["x", "y"]
         said = [note for note in corpus.notes if "so this part is left out" in note]
-        assert len(said) == 1 and "test.csv: no " in said[0]
+        assert len(said) == 1 and "no test row has a label" in said[0]
         assert any("not read are 'sample_submission.csv'" in note for note in corpus.notes)
     written(tmp_path, "test.csv", "text,target\na,-1\nb,x\n")  # -1 beside labels is no such file
     with pytest.raises(InputError, match="no training text for the test labels '-1'"):
@@ -810,7 +695,9 @@ def test_the_shards_of_the_hub_are_one_part(tmp_path, folder):
     parts = read_own(str(tmp_path), ["text"], "label")
     assert parts.train == PLAIN + TWENTY and parts.test == TWENTY and parts.notes == []
     (tmp_path / folder / "train-00000-of-00002.parquet").unlink()
-    with pytest.raises(InputError, match="all the shards of one.*'train-00001-of-00002.parquet'"):
+    with pytest.raises(
+        InputError, match="'train-00001-of-00002.parquet'; it needs .* all the shards of one"
+    ):
         read_own(str(tmp_path), ["text"], "label")
 
 
@@ -885,10 +772,9 @@ def test_what_is_given_overrules_what_would_be_found(tmp_path):
     assert rows_of(path, read=["sep=,"]) == [{"text;x": "a;b", "label;y": "c;d"}]
     path = written(tmp_path, "a.tsv", 'text\tlabel\n"one\tx\ntwo"\ty\n')
     assert pairs(path, "quoting=none") == [('"one', "x"), ('two"', "y")]
-    with pytest.raises(InputError, match="line 2-3: quotes there join lines"):
+    with pytest.raises(InputError, match="line 2: a quote is open.* or joins lines"):
         pairs(path)
-    path = written(tmp_path, "b.tsv", 'text\tlabel\na\t"one\nb\ttwo"\n')
-    assert pairs(path, "quoting=minimal") == [("a", "one\nb\ttwo")]
+    assert pairs(path, "quoting=minimal") == [("one\tx\ntwo", "y")]
     path = written(tmp_path, "a.data", "text\tlabel\na, b\tx\n")
     assert pairs(path, "format=tsv") == [("a, b", "x")]
 
@@ -899,8 +785,6 @@ def test_a_file_without_a_header_is_read_by_names(tmp_path, form):
     (frame.to_csv if form == "csv" else frame.to_excel)(path, index=False, header=False)
     for names in ("names=text label", "names=text,label"):
         assert pairs(path, names) == PLAIN
-    numbered = read_own(str(path), ["1"], "2", read=["header=none"])
-    assert numbered.train == PLAIN
     with pytest.raises(InputError, match="2 fields, and names= has 3"):
         pairs(path, "names=a b c")
 
@@ -946,13 +830,14 @@ def test_folders_of_txt_files_are_the_classes(tmp_path):
     assert sorted(parts.train) == sorted((f"train\n{text}", label) for text, label in TWENTY)
     assert len(parts.test) == 20 and parts.test[0][0].startswith("test\n")
     assert read_own(str(tmp_path / "train"), ["text"], "label").train == parts.train
-    (tmp_path / "train" / "unsup").mkdir()
-    written(tmp_path / "train" / "unsup", "0.txt", "so")
     written(tmp_path / "train" / "x", "00.txt", "Größe".encode("cp1252"))
     parts = read_own(str(tmp_path), ["text"], "label")
     assert parts.train[0] == ("Größe", "x") and len(parts.train) == 20
-    assert "unsup: its texts have no label, and are left out" in parts.notes[0]
-    assert "00.txt: read as --read encoding=cp1252" in parts.notes[1]
+    assert "00.txt: read as --read encoding=cp1252" in parts.notes[0]
+    (tmp_path / "train" / "unsup").mkdir()  # as in the reviews of IMDb
+    written(tmp_path / "train" / "unsup", "0.txt", "so")
+    with pytest.raises(InputError, match="unsup/0.txt: the label is empty.*--drop_unlabelled"):
+        read_own(str(tmp_path), ["text"], "label")
 
 
 def test_a_group_is_never_divided(tmp_path):
@@ -973,13 +858,6 @@ def test_a_group_is_never_divided(tmp_path):
     with pytest.raises(InputError, match="no column 'writer'.*name yours with --group_column"):
         read_corpus(path, group_column="writer")
     assert "group_column" not in parse_args(["--dataset", path]).settings
-
-
-def test_several_columns_of_0_and_1_are_called_multi_label(tmp_path):
-    path = written(tmp_path, "a.csv", "id,text,toxic,rude\n7,a,0,1\n8,b,1,1\n")
-    with pytest.raises(InputError, match="multi-label: .*'toxic', 'rude'.*--label_column toxic"):
-        pairs(path)
-    assert read_own(path, ["text"], "rude").train == [("a", "1"), ("b", "1")]
 
 
 # ---- streams ----
@@ -1009,7 +887,7 @@ def rows_of(source, *form, **options) -> list[dict]:
     "content, form",
     [
         (gzip.compress(b"text\na\n"), "csv"),
-        ("text\na\n".encode("utf-16-le"), "csv"),
+        ("text\na\n".encode("utf-16"), "csv"),
         (b'[{"text": "a"}]', "json"),
         (zip_of(**{"a.csv": "text\na\n"}), "csv"),
         (b"a\n", "lines"),
