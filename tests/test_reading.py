@@ -118,11 +118,9 @@ def test_every_format_gives_the_same_rows(tmp_path, name):
 
 
 def test_a_json_line_may_hold_an_unescaped_line_separator(tmp_path):
-    texts = ["a\u2028b", "a\u2028c", "d", "e"]
-    lines = [f'{{"text": "{text}", "label": "{"xxyy"[i]}"}}' for i, text in enumerate(texts)]
+    lines = [f'{{"text": "a\u2028{i}", "label": "x"}}' for i in range(3)]
     path = written(tmp_path, "a.jsonl", "\n".join(lines))
-    corpus = read_corpus(path, test_fraction=0.5)
-    assert sorted(corpus.train_texts + corpus.test_texts) == texts
+    assert pairs(path) == [(f"a\u2028{i}", "x") for i in range(3)]
 
 
 def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_path):
@@ -169,19 +167,11 @@ BAD_FILES = {
         ["line 4", "not UTF-8", "encoding=NAME"],
     ),
     "no known encoding": ("a.csv", HEAD.encode() + b"\x81,x\n", ["line 2", "encoding=NAME"]),
-    "half of a UTF-16 unit": ("a.csv", "text,label\na,x\n".encode("utf-16")[:-1], ["UTF-16"]),
     "damaged zip": ("a.zip", b"PK\x03\x04\x14\x00\xff", ["BadZipFile", "unpack"]),
     "damaged gzip": ("a.csv.gz", gzip.compress(HEAD.encode() * 9)[:-9], ["EOFError", "unpack"]),
-    "damaged xlsx": ("a.xlsx", b"PK\x03\x04", ["BadZipFile", "unpack"]),
     "no xlsx": ("a.xlsx", b"text", ["cannot be read by openpyxl", "save it as CSV"]),
     "damaged parquet": ("a.parquet", b"PAR1", ["cannot be read by pyarrow", "save it as CSV"]),
     "text of parquet": ("a.parquet", broken_parquet("text"), ["UTF8", "pyarrow"]),
-    "other column of parquet": ("a.parquet", broken_parquet("id"), ["UTF8", "pyarrow"]),
-    "cut within a character": (
-        "a.csv",
-        HEAD.encode() + "é,x\né".encode()[:-1],
-        ["line 3", "the whole file"],
-    ),
     "a name twice": (
         "a.jsonl",
         '{"text": "a", "label": "x", "text": "b"}',
@@ -220,10 +210,8 @@ BAD_FILES = {
     "bad json line": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', ["line 2", "JSON"]),
     "deep json": ("a.json", "[" * 200_000, ["JSON"]),
     "json object": ("a.json", '{"text": "a"}', ["columns of equal length", ".jsonl"]),
-    "json row no object": ("a.json", '[["a", "b"]]', ["item 1", "object"]),
     "number as text": ("a.jsonl", '{"text": 5, "label": "x"}', ["line 1", "5", "not a string"]),
     "null as label": ("a.jsonl", '{"text": "a", "label": null}', ["line 1", "--drop_unlabelled"]),
-    "NaN as label": ("a.jsonl", '{"text": "a", "label": NaN}', ["line 1", "--drop_unlabelled"]),
     "list as label": ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', ["line 1", "one class"]),
     "written list as label": ("a.csv", HEAD + "a,\"['x', 'y']\"\n", ["line 2", "one class"]),
     "no header": (
@@ -271,13 +259,6 @@ def test_a_folder_without_a_test_file_is_split_like_a_file(tmp_path):
     alone, folder = read_corpus(written(tmp_path, "alone.csv", rows)), read_corpus(str(tmp_path))
     assert folder.train_texts == alone.train_texts and folder.test_texts == alone.test_texts
     assert len(folder.test_texts) == 8
-
-
-def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
-    for name in ("train.csv", "eval.csv", "test_set.csv", "test.xls", ".hidden.csv"):
-        written(tmp_path, name, csv_of(PLAIN))
-    (note,) = read_corpus(str(tmp_path), test_fraction=0.5).notes
-    assert "not read are 'eval.csv', 'test.xls', 'test_set.csv';" in note and "hidden" not in note
 
 
 def test_a_bad_folder_or_name_is_one_line(tmp_path):
@@ -360,21 +341,17 @@ def test_what_is_no_windows_1252_is_refused_and_read_once_its_encoding_is_named(
         read_corpus(str(tmp_path / "a.csv"), read=["encoding=ascii"])
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_the_languages_of_windows_1252_need_no_name(tmp_path):
+    texts = [
         "il va à la plage où l'été a été déjà très chaud",
         "Größe gut, schöne Grüße aus Köln, ä ö ü",
         "hyvää yötä, öljyä ja äitiä päivää",
         "“I said—no”, he wrote… it’s £5 and 20 °C",
         "på en ø å være, ærlig talt",
-    ],
-)
-def test_the_languages_of_windows_1252_need_no_name(tmp_path, text):
-    rows = [(text, "x"), ("b", "y"), ("c", "x"), ("d", "y")]
-    path = written(tmp_path, "a.csv", csv_of(rows).encode("cp1252"))
-    corpus = read_corpus(path, test_fraction=0.5)
-    assert text in corpus.train_texts + corpus.test_texts
+    ]
+    for text in texts:
+        path = written(tmp_path, "a.csv", csv_of([*PLAIN, (text, "x")]).encode("cp1252"))
+        assert pairs(path) == [*PLAIN, (text, "x")]
 
 
 def test_the_options_of_read_are_checked_and_name_the_folder(capsys):
@@ -541,12 +518,6 @@ def test_cells_of_a_spreadsheet_are_text_and_its_first_sheet_is_read(tmp_path):
     assert sorted(corpus.train_texts + corpus.test_texts) == ["1.5", "5", "=1", "x"]
     assert corpus.label_names == ["1", "two"]
     assert corpus.notes[0].endswith("read as --read sheet=Sheet")
-    book.active["A6"] = None
-    book.active["B6"] = None
-    book.active.append(("y", None))
-    book.save(tmp_path / "a.xlsx")
-    with pytest.raises(InputError, match=r"row 7: the label is empty"):
-        read_corpus(str(tmp_path / "a.xlsx"))
 
 
 def test_a_missing_package_is_one_line_that_names_it(tmp_path, monkeypatch):
@@ -669,14 +640,15 @@ def pairs(path, *read, **options) -> list[tuple]:
 
 def test_a_test_file_without_labels_is_left_out_with_a_line(tmp_path):
     written(tmp_path, "train.csv", csv_of(TWENTY, ("text", "target")))
-    written(tmp_path, "sample_submission.csv", "id,target\n0,0\n")
+    for name in ("sample_submission.csv", "test.xls", ".hidden.csv"):
+        written(tmp_path, name, "id,target\n0,0\n")
     for content in ("id,text\n0,a\n1,b\n", "text,target\na,-1\nb,-1\n", "text,target\na,\n"):
         written(tmp_path, "test.csv", content)
         corpus = read_corpus(str(tmp_path), label_column="target")
         assert len(corpus.test_texts) == 4 and corpus.label_names == ["x", "y"]
         said = [note for note in corpus.notes if "so this part is left out" in note]
         assert len(said) == 1 and "no test row has a label" in said[0]
-        assert any("not read are 'sample_submission.csv'" in note for note in corpus.notes)
+        assert any("not read are 'sample_submission.csv', 'test.xls';" in x for x in corpus.notes)
     written(tmp_path, "test.csv", "text,target\na,-1\nb,x\n")  # -1 beside labels is no such file
     with pytest.raises(InputError, match="no training text for the test labels '-1'"):
         read_corpus(str(tmp_path), label_column="target")
@@ -701,11 +673,10 @@ def test_the_shards_of_the_hub_are_one_part(tmp_path, folder):
         read_own(str(tmp_path), ["text"], "label")
 
 
-@pytest.mark.parametrize("label", [["x"], "['x']", '["x"]', ("x",)])
+@pytest.mark.parametrize("label", [["x"], "['x']", ' ["x"]'])
 def test_a_list_of_one_label_is_that_label(tmp_path, label):
     rows = json.dumps([{"text": "a", "label": label}, {"text": "b", "label": []}])
-    path = written(tmp_path, "a.json", rows)
-    parts = read_own(path, ["text"], "label", drop_unlabelled=True)
+    parts = read_own(written(tmp_path, "a.json", rows), ["text"], "label", drop_unlabelled=True)
     assert parts.train == [("a", "x"), ("b", None)]
 
 
@@ -916,14 +887,14 @@ def test_a_pipe_that_stops_being_utf_8_is_one_line():
         rows_of(Pipe(b"a\n" * 9000 + b"caf\xe9\n"), "lines", "stdin")
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_eight_thousand_rows_are_streamed_in_little_memory(tmp_path, form):
     path = tmp_path / f"a.{form}"
     frame = pandas.DataFrame({"text": [f"{i} text of a row " * 100 for i in range(8_000)]})
-    options = {"orient": "records", "lines": True} if form == "jsonl" else {"index": False}
-    {"csv": frame.to_csv, "jsonl": frame.to_json, "parquet": frame.to_parquet}[form](
-        path, **options
-    )
+    if form == "csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_json(path, orient="records", lines=True)
     tracemalloc.start()
     with open_table(path) as table:
         assert sum(1 for row in table.rows) == 8_000
