@@ -408,11 +408,11 @@ def read_parquet(source: Source) -> Table:
 
         file = parquet.ParquetFile(source.stream)
         metadata = file.schema_arrow.metadata or {}
+        features = (
+            json.loads(metadata.get(b"huggingface", "{}")).get("info", {}).get("features", {})
+        )
+        classes = {c: f["names"] for c, f in features.items() if f.get("_type") == "ClassLabel"}
         parts = file.iter_batches(batch_size=1000)
-    classes = {}
-    with suppress(ValueError, LookupError, TypeError, AttributeError):  # of another program
-        features = json.loads(metadata[b"huggingface"])["info"]["features"].items()
-        classes = {c: f["names"] for c, f in features if f.get("_type") == "ClassLabel"}
     return arrow_table(source.name, parts, "pyarrow", classes)
 
 

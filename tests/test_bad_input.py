@@ -5,6 +5,7 @@ that says what, where and what to do, exit code 2, and nothing lost that was the
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -72,17 +73,14 @@ def last_line(capsys) -> str:
 # ---- the data ----
 
 
-SOME_FILES = dict(list(BAD_FILES.items())[::9])  # test_reading.py has them all
-
-
 @pytest.mark.parametrize("check", [[], ["--check_only"]], ids=["run", "check"])
-@pytest.mark.parametrize("name, content, parts", SOME_FILES.values(), ids=SOME_FILES)
-def test_a_bad_file_ends_in_one_line(options, tmp_path, capsys, name, content, parts, check):
+@pytest.mark.parametrize("name, content, message", BAD_FILES[::9])  # test_reading.py has them all
+def test_a_bad_file_ends_in_one_line(options, tmp_path, capsys, name, content, message, check):
     path, content = tmp_path / name, content if isinstance(content, bytes) else content.encode()
     path.write_bytes(content)
     assert main(["--dataset", str(path), *options, *check]) == 2
     line = last_line(capsys)
-    assert str(path) in line and all(part in line for part in parts)
+    assert str(path) in line and re.search(message, line)
     assert path.read_bytes() == content and not (tmp_path / "runs").exists()
 
 

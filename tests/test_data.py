@@ -145,14 +145,6 @@ def test_texts_and_labels_of_known_datasets_stand_side_by_side():
 
 
 @needs_datasets
-def test_trec_at_50_has_the_sizes_of_equation_3():
-    corpus = read_corpus("trec", data_dir=PUBLISHED)
-    rows = data.imbalanced_rows(corpus.train_labels, 50.0)
-    counts = sorted(sizes(corpus.train_labels, rows).values(), reverse=True)
-    assert counts == [1250, 571, 261, 119, 54, 25]
-
-
-@needs_datasets
 @pytest.mark.parametrize("name, rows", [("trec", 11), ("ohsumed", 2), ("r52", 6)])
 def test_the_test_texts_that_are_training_texts_are_counted_in_rows(name, rows):
     corpus = published(name)

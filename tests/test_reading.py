@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shlex
 import sys
 import tracemalloc
@@ -137,120 +138,72 @@ def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_pat
 HEAD = "text,label\n"
 
 
-def broken_parquet(column: str) -> bytes:
-    """Three rows, of which the second is no UTF-8 in this column; Parquet does not check it."""
+def broken_parquet() -> bytes:
+    """Three rows, of which the second is no UTF-8; Parquet does not check it."""
     import pyarrow
     from pyarrow import parquet
 
-    good = pyarrow.array(["a", "b", "c"])
     bad = pyarrow.array([b"a", b"caf\xe9", b"c"]).cast(pyarrow.string(), safe=False)
     content = io.BytesIO()
-    parquet.write_table(pyarrow.table({"text": good, "label": good} | {column: bad}), content)
+    parquet.write_table(pyarrow.table({"text": bad, "label": ["a", "b", "c"]}), content)
     return content.getvalue()
 
 
-BAD_FILES = {
-    "missing column": (
+UTF8, TAB = HEAD.encode() + "é,x\nü,y\n".encode(), "text\tlabel\n"
+BAD_FILES = [  # a name, a content, and what is said of it
+    (
         "a.csv",
         "body,label\nx,y\n",
-        ["no column 'text'", "'body' ('x')", "'label' ('y')", "--text_column"],
+        r"no column 'text'.*'body' \('x'\), 'label' \('y'\).*--text_column",
     ),
-    "missing field": (
-        "a.jsonl",
-        '{"text": "a", "label": 1}\n\n{"text": "a"}',
-        ["line 3", "'label'"],
-    ),
-    "two columns of a name": ("a.csv", "text,label,text\na,b,c\n", ["line 1", "'text'", "rename"]),
-    "damaged UTF-8": (
-        "a.csv",
-        HEAD.encode() + "é,x\nü,y\n".encode() + b"caf\xe9,x\n",
-        ["line 4", "not UTF-8", "encoding=NAME"],
-    ),
-    "no known encoding": ("a.csv", HEAD.encode() + b"\x81,x\n", ["line 2", "encoding=NAME"]),
-    "damaged zip": ("a.zip", b"PK\x03\x04\x14\x00\xff", ["BadZipFile", "unpack"]),
-    "damaged gzip": ("a.csv.gz", gzip.compress(HEAD.encode() * 9)[:-9], ["EOFError", "unpack"]),
-    "no xlsx": ("a.xlsx", b"text", ["cannot be read by openpyxl", "save it as CSV"]),
-    "damaged parquet": ("a.parquet", b"PAR1", ["cannot be read by pyarrow", "save it as CSV"]),
-    "text of parquet": ("a.parquet", broken_parquet("text"), ["UTF8", "pyarrow"]),
-    "a name twice": (
-        "a.jsonl",
-        '{"text": "a", "label": "x", "text": "b"}',
-        ["line 1", "'text' stands twice"],
-    ),
-    "nul": ("a.csv", HEAD + "a,x\nb\0,y\n", ["line 3", "NUL"]),
-    "more fields": ("a.csv", HEAD + '"a\nb",x\na,b,x\n', ["line 4", "and this row 3", "quotes"]),
-    "fewer fields": (
-        "a.tsv",
-        "text\tlabel\na\n",
-        ["line 2", "has 2 fields, and this row 1", "quotes"],
-    ),
-    "open quote": ("a.csv", HEAD + 'a,x\n"b,y\nc,x\n', ["line 3", "quote"]),
-    "stray quote": ("a.csv", HEAD + '"b" c,y\n"d, e",y\n', ["line 2", "quote", "quoting=none"]),
-    "stray quotes and an open one": (
-        "a.tsv",
-        'label\ttext\nx\t"b" c\ny\tso\nx\t"two\ny\tof\n',
-        ["line 2: a quote", "plain characters", "quoting=none", "meant", "quoting=minimal"],
-    ),
-    "rows joined by quotes": (
-        "a.csv",
-        HEAD + 'a,x\n"one,x\ntwo,y\nthree",x\nfour,y\n',
-        ["line 3: a quote", "joins lines", "quoting=none", "quoting=minimal"],
-    ),
-    "header twice": ("a.csv", HEAD + "a,x\ntext,label\nb,y\n", ["line 3", "once more", "remove"]),
-    "no text in the column": (
-        "a.csv",
-        "text,body,label\n,a,x\n ,b,y\n",
-        ["no row with a text", "'text', 'body', 'label'", "--text_column"],
-    ),
-    "all texts of a class are empty": (
-        "a.csv",
-        HEAD + "a,x\n,y\n ,y\n",
-        ["1 training texts of 1 classes", "2 empty rows"],
-    ),
-    "bad json line": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', ["line 2", "JSON"]),
-    "deep json": ("a.json", "[" * 200_000, ["JSON"]),
-    "json object": ("a.json", '{"text": "a"}', ["columns of equal length", ".jsonl"]),
-    "number as text": ("a.jsonl", '{"text": 5, "label": "x"}', ["line 1", "5", "not a string"]),
-    "null as label": ("a.jsonl", '{"text": "a", "label": null}', ["line 1", "--drop_unlabelled"]),
-    "list as label": ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', ["line 1", "one class"]),
-    "written list as label": ("a.csv", HEAD + "a,\"['x', 'y']\"\n", ["line 2", "one class"]),
-    "no header": (
-        "a.csv",
-        "good film,pos\nbad film,neg\nfine film,pos\n",
-        ["'good film' ('bad film')", "--read names='text label' if the first row has no names"],
-    ),
-    "two columns in doubt": (
-        "a.csv",
-        "title,content,label\na,b,c\n",
-        ["'content', 'title' may each be it", "'c'", "--text_column"],
-    ),
-    "columns of unequal length": ("a.json", '{"text": ["a"], "label": []}', ["equal length"]),
-    "unnamed columns": ("a.csv", "text,,\na,b,c\n", ["no column 'label'", "'Unnamed: 2' ('b')"]),
-    "half a character": ("a.jsonl", r'{"text": "\ud83d", "label": 1}', ["line 1", "surrogate"]),
-    "empty label": ("a.csv", HEAD + "a,x\nb, \n", ["line 3", "label is empty"]),
-    "empty file": ("a.csv", "", ["empty"]),
-    "no rows": ("a.csv", HEAD, ["the file is empty, with no rows"]),
-    "one class": ("a.csv", HEAD + "a,x\nb,x\n", ["1 classes", "at least two"]),
-    "too few to split": ("a.csv", HEAD + "a,x\nb,y\n", ["holds out none", "bring more texts"]),
-    "another format": ("a.doc", "text,label\n", ["a.doc", ".csv", ".jsonl"]),
-    "two files in a zip": (
-        "a.zip",
-        zip_of(**{"a.csv": HEAD, "b.csv": HEAD}),
-        ["2 files", "a.csv, b.csv", "alone"],
-    ),
-}
+    ("a.csv", "film,pos\nfoo,neg\n", r"'film' \('foo'\), .*--read names='text label' if the first"),
+    ("a.csv", "title,content,label\na,b,c\n", "'content', 'title' may each be it.*--text_column"),
+    ("a.csv", "text,,\na,b,c\n", r"no column 'label'.*'Unnamed: 2' \('b'\)"),
+    ("a.csv", "text,label,text\na,b,c\n", "line 1: .*'text' stands twice; rename"),
+    ("a.csv", UTF8 + b"caf\xe9,x\n", "line 4: not UTF-8; .*encoding=NAME.*the whole file"),
+    ("a.csv", HEAD.encode() + b"\x81,x\n", "line 2: not UTF-8.*encoding=NAME"),
+    ("a.csv", HEAD + "a,x\nb\0,y\n", "line 3: a NUL"),
+    ("a.csv", HEAD + '"a\nb",x\na,b,x\n', "line 4: the header has 2 fields, .*row 3; put quotes"),
+    ("a.tsv", TAB + "a\n", "line 2: the header has 2 fields, and this row 1"),
+    ("a.csv", HEAD + 'a,x\n"b,y\nc,x\n', "line 3: a quote is open"),
+    ("a.csv", HEAD + '"b" c,y\n"d, e",y\n', "line 2: a quote .* encloses no whole field"),
+    ("a.tsv", TAB + '"b" c\tx\n"two\ty\nof\tx\n', "line 2: .*plain.*quoting=none.*meant.*=minimal"),
+    ("a.csv", HEAD + 'a,x\n"one,x\ntwo,y\nthree",x\nfour,y\n', "line 3: .*joins lines"),
+    ("a.csv", HEAD + "a,x\ntext,label\nb,y\n", "line 3: .*once more.*remove"),
+    ("a.csv", "text,body,label\n,a,x\n ,b,y\n", "no row with a text.*'body', 'label'.*--text_col"),
+    ("a.csv", HEAD + "a,x\n,y\n ,y\n", "1 training texts of 1 classes; 2 empty rows.*at least two"),
+    ("a.csv", HEAD + "a,x\nb, \n", "line 3: the label is empty.*--drop_unlabelled"),
+    ("a.csv", HEAD + "a,x\nb,y\n", "holds out none.*bring more texts"),
+    ("a.csv", HEAD + "a,\"['x', 'y']\"\n", "line 2: the label is a list"),
+    ("a.csv", "", "empty, with no rows"),
+    ("a.csv", HEAD, "empty, with no rows"),
+    ("a.doc", HEAD, r"\.csv.*\.jsonl.*--read format="),
+    ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "a"}', "line 3: no column 'label'"),
+    ("a.jsonl", '{"text": "a", "text": "b"}', "line 1: .*'text' stands twice"),
+    ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2: not valid JSON"),
+    ("a.jsonl", '{"text": 5, "label": "x"}', "line 1: the text is 5, not a string"),
+    ("a.jsonl", '{"text": "a", "label": null}', "line 1: the label is empty"),
+    ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', "line 1: the label is a list.*one class"),
+    ("a.jsonl", r'{"text": "\ud83d", "label": 1}', "line 1: half a surrogate"),
+    ("a.json", "[" * 200_000, "not valid JSON"),
+    ("a.json", '["a"]', "item 1: 'a' is not an object"),
+    ("a.json", '{"text": "a"}', r"columns of equal length.*\.jsonl"),
+    ("a.json", '{"text": ["a"], "label": []}', "columns of equal length"),
+    ("a.zip", b"PK\x03\x04\x14\x00\xff", "BadZipFile.*unpack it"),
+    ("a.zip", zip_of(**{"a.csv": HEAD, "b.csv": HEAD}), r"2 files \(a.csv, b.csv\).*alone"),
+    ("a.csv.gz", gzip.compress(HEAD.encode() * 9)[:-9], "EOFError.*unpack it"),
+    ("a.xlsx", b"text", "cannot be read by openpyxl.*save it as CSV"),
+    ("a.parquet", b"PAR1", "cannot be read by pyarrow.*save it as CSV"),
+    ("a.parquet", broken_parquet(), "cannot be read by pyarrow.*UTF8"),
+]
 
 
-@pytest.mark.parametrize("name, content, parts", BAD_FILES.values(), ids=BAD_FILES)
-def test_a_bad_file_is_one_line_that_says_what_and_where(tmp_path, name, content, parts):
+@pytest.mark.parametrize("name, content, message", BAD_FILES, ids=[bad[2] for bad in BAD_FILES])
+def test_a_bad_file_is_one_line_that_says_what_and_where(tmp_path, name, content, message):
     path = written(tmp_path, name, content)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=rf"^[^\n]*{re.escape(path)}[^\n]*$") as error:
         read_corpus(path)
-    message = str(error.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
-    assert name in message
+    assert re.search(message, str(error.value)), error.value
 
 
 def test_a_folder_without_a_test_file_is_split_like_a_file(tmp_path):
@@ -475,9 +428,6 @@ def test_class_names_in_the_metadata_of_parquet_are_kept(tmp_path):
         write([0, 1, 1, 0, 1, number], whole)
         with pytest.raises(InputError, match=f"read by pyarrow .KeyError: {number}.; it is damag"):
             read_corpus(str(path))
-    for metadata in ("{", "[]", '{"info": {"features": [1]}}'):  # of another program
-        write([0, 1, 1, 0, 1, 0], metadata)
-        assert read_corpus(str(path), test_fraction=0.5).label_names == ["0", "1"]
 
 
 @pytest.mark.parametrize(
