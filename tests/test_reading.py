@@ -236,9 +236,9 @@ def test_a_bad_folder_or_name_is_one_line(tmp_path):
 # ---- what is found by itself, and said ----
 
 
-def notes_of(path, **options) -> list[str]:
-    notes = read_corpus(path, test_fraction=0.5, **options).notes
-    return [note.removeprefix(f"{path}: ") for note in notes]
+def pairs(path, *read, **options) -> list[tuple]:
+    """Text and label of each training row."""
+    return read_own(str(path), options.get("texts", ["text"]), "label", read=list(read)).train
 
 
 PLAIN = [("fine, a", "x"), ("poor", "y"), ("good", "x"), ("bad", "y")]
@@ -254,13 +254,12 @@ def test_a_german_export_is_read_and_what_was_found_is_said(tmp_path):
     rows = [("plain", "x"), ("Größe; gut", "y"), ("Straße", "x"), ("gut", "y")]
     content = "sep=;\r\n" + csv_of(rows, (" Text", "LABEL "), delimiter=";")
     path = written(tmp_path, "a.csv", content.encode("cp1252"))
-    assert notes_of(path) == [
-        "read as --read encoding=cp1252 sep=';'",
-        "the column ' Text' is taken as the text",
-        "the column 'LABEL ' is taken as the label",
+    parts = read_own(path, ["text"], "label")
+    assert parts.train == rows and parts.notes == [
+        f"{path}: read as --read encoding=cp1252 sep=';'",
+        f"{path}: the column ' Text' is taken as the text",
+        f"{path}: the column 'LABEL ' is taken as the label",
     ]
-    corpus = read_corpus(path, test_fraction=0.5)
-    assert sorted(corpus.train_texts + corpus.test_texts) == sorted(text for text, _ in rows)
 
 
 RUSSIAN, CHINESE = "команда выиграла матч, да", "他打进了两个球，记者报道"
@@ -288,8 +287,7 @@ def test_what_is_no_windows_1252_is_refused_and_read_once_its_encoding_is_named(
         path = written(tmp_path, name, content.encode(encoding))
         with pytest.raises(InputError, match=f"{name}, line [12]: .*name its encoding with"):
             read_corpus(path)
-        corpus = read_corpus(path, read=[f"encoding={encoding}"])
-        assert sorted(corpus.train_texts + corpus.test_texts) == sorted(text for text, _ in rows)
+        assert pairs(path, f"encoding={encoding}") == rows
     with pytest.raises(InputError, match="a.csv, below line 0: not ASCII; name its encoding"):
         read_corpus(str(tmp_path / "a.csv"), read=["encoding=ascii"])
 
@@ -331,56 +329,38 @@ def test_the_options_of_read_are_checked_and_name_the_folder(capsys):
 def test_texts_of_several_lines_are_read_where_a_line_of_the_file_needs_its_quotes(
     tmp_path, content
 ):
-    corpus = read_corpus(written(tmp_path, "a.csv", content), test_fraction=0.5)
-    expected = [row["text"] for row in csv.DictReader(io.StringIO(content, newline=""))]
-    assert sorted(corpus.train_texts + corpus.test_texts) == sorted(expected)
-    assert corpus.notes == []
+    parts = read_own(written(tmp_path, "a.csv", content), ["text"], "label")
+    rows = csv.DictReader(io.StringIO(content, newline=""))
+    assert parts.train == [(row["text"], row["label"]) for row in rows] and parts.notes == []
 
 
 @pytest.mark.parametrize(
-    "header, columns, options, found",
+    "header, text, label, said",
     [
-        (("Review", "Category"), ["Review", "Category"], {}, 2),
-        (("title", "class"), ["title", "class"], {}, 2),
-        (("text", "Text"), ["text", "Text"], {"label_column": "Text"}, 0),
-        (("BODY ", "tag"), ["BODY ", "tag"], {"text_column": "body"}, 2),
+        (("Review", "Category"), "text", "label", ["'Review'", "'Category'"]),
+        (("title", "class"), "text", "label", ["'title'", "'class'"]),
+        (("text", "Text"), "text", "Text", []),
+        (("BODY ", "tag"), "body", "label", ["'BODY '", "'tag'"]),
     ],
 )
-def test_columns_that_leave_no_doubt_are_taken_and_said(tmp_path, header, columns, options, found):
+def test_columns_that_leave_no_doubt_are_taken_and_said(tmp_path, header, text, label, said):
     path = written(tmp_path, "a.csv", csv_of(PLAIN, header))
-    notes = notes_of(path, **options)
-    assert (
-        notes
-        == [
-            f"the column {column!r} is taken as the {role}"
-            for column, role in zip(columns, ("text", "label"))
-        ][:found]
-    )
+    parts = read_own(path, [text], label)
+    roles = [f"{path}: the column {c} is taken as the {r}" for c, r in zip(said, ("text", "label"))]
+    assert parts.train == PLAIN and parts.notes == roles
 
 
 def test_a_column_that_is_named_is_never_replaced_by_a_usual_one(tmp_path):
     path = written(tmp_path, "a.csv", csv_of(PLAIN, ("review", "label")))
     with pytest.raises(InputError, match="no column 'body'.*'review' .'fine, a'."):
-        read_corpus(path, text_column="body")
+        pairs(path, texts=["body"])
 
 
 def test_several_text_columns_are_joined_a_line_each(tmp_path):
-    rows = [
-        ("Hello", "how are you", "x"),
-        (" ", "alone", "y"),
-        ("Hi", "", "x"),
-        ("", " ", "y"),
-        ("Bye", "now", "y"),
-    ]
+    rows = [("Hello", "how are you", "x"), (" ", "alone", "y"), ("Hi", "", "x"), ("", " ", "y")]
     path = written(tmp_path, "a.csv", csv_of(rows, ("title", "body", "label")))
-    corpus = read_corpus(path, text_column=["title", "body"], test_fraction=0.5)
-    assert sorted(corpus.train_texts + corpus.test_texts) == [
-        "Bye\nnow",
-        "Hello\nhow are you",
-        "Hi",
-        "alone",
-    ]
-    assert corpus.dropped == 1
+    joined = [("Hello\nhow are you", "x"), ("alone", "y"), ("Hi", "x"), ("", "y")]
+    assert pairs(path, texts=["title", "body"]) == joined
 
 
 def in_every_format(frame, folder):
@@ -420,14 +400,12 @@ def test_class_names_in_the_metadata_of_parquet_are_kept(tmp_path):
     }
     whole = json.dumps({"info": {"features": features}})
     write([0, 1, 1, 0, -1, None], whole)
-    corpus = read_corpus(str(path), drop_unlabelled=True, test_fraction=0.5)
-    found = zip(corpus.train_texts + corpus.test_texts, [*corpus.train_labels, *corpus.test_labels])
-    assert corpus.label_names == ["neg", "pos"] and corpus.unlabelled == 2
-    assert dict(found) == {"a": 0, "b": 1, "c": 1, "d": 0}
+    rows = read_own(str(path), ["text"], "label", drop_unlabelled=True).train
+    assert rows == list(zip("abcdef", ["neg", "pos", "pos", "neg", None, None]))
     for number in (2, -2):
         write([0, 1, 1, 0, 1, number], whole)
         with pytest.raises(InputError, match=f"read by pyarrow .KeyError: {number}.; it is damag"):
-            read_corpus(str(path))
+            pairs(path)
 
 
 @pytest.mark.parametrize(
@@ -464,10 +442,9 @@ def test_cells_of_a_spreadsheet_are_text_and_its_first_sheet_is_read(tmp_path):
     book.active["A4"].data_type = "s"  # a text that begins with =, no formula
     book.create_sheet("notes")
     book.save(tmp_path / "a.xlsx")
-    corpus = read_corpus(str(tmp_path / "a.xlsx"), test_fraction=0.5)
-    assert sorted(corpus.train_texts + corpus.test_texts) == ["1.5", "5", "=1", "x"]
-    assert corpus.label_names == ["1", "two"]
-    assert corpus.notes[0].endswith("read as --read sheet=Sheet")
+    parts = read_own(str(tmp_path / "a.xlsx"), ["text"], "label")
+    assert parts.train == [("5", "1"), ("=1", "two"), ("1.5", "1"), ("x", "two")]
+    assert parts.notes[0].endswith("read as --read sheet=Sheet")
 
 
 def test_a_missing_package_is_one_line_that_names_it(tmp_path, monkeypatch):
@@ -580,12 +557,6 @@ def test_a_dataset_of_the_hub_is_asked_for_by_name_and_configuration(splits, mon
 # ---- files that people bring ----
 
 TWENTY = [(f"text {i}, so", "xy"[i % 2]) for i in range(20)]
-OPTIONS = {"texts": ["text"], "label": "label"}
-
-
-def pairs(path, *read, **options) -> list[tuple]:
-    """Text and label of each training row."""
-    return read_own(str(path), options.get("texts", ["text"]), "label", read=list(read)).train
 
 
 def test_a_test_file_without_labels_is_left_out_with_a_line(tmp_path):
@@ -650,11 +621,6 @@ LAYOUTS = {  # a file, what is found in it, and its rows
         "skipinitialspace=yes",
         [("one, two", "x"), ("three", "y")],
     ),
-    "a blank before quotes that hold no comma": (
-        'label, text\nx, "one"\ny, "three"\n',
-        "skipinitialspace=yes",
-        [("one", "x"), ("three", "y")],
-    ),
     "a backslash before quotes": (
         'text,label\n"so, \\"really\\"",x\n"b",y\n',
         "escapechar='\\'",
@@ -676,7 +642,7 @@ def test_what_is_found_in_a_file_is_said_as_options_that_read_it_so(tmp_path, co
     assert parts.train == rows and parts.notes == [f"{path}: read as --read {found}"]
     (option,) = shlex.split(found)
     option = read_option(option)
-    with open_table(path, read=[option], **OPTIONS) as table:
+    with open_table(path, read=[option], texts=["text"], label="label") as table:
         assert [(row["text"], row["label"]) for _, row in table.rows] == rows
         assert table.notes == []
 
