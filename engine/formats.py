@@ -134,6 +134,8 @@ def find_encoding(source: Source) -> str:
     """
     faulty, is_western = 0, True
     for number, line in enumerate(source.stream, 1):
+        if line.isascii():
+            continue
         is_western = is_western and not NOT_WESTERN.search(line)
         try:
             line.decode()
@@ -446,13 +448,16 @@ def read_xlsx(source: Source) -> Table:
     with needing(source.name, "openpyxl"):
         import pandas
 
-        sheets = pandas.read_excel(
+        frames = pandas.read_excel(
             source.stream, None, header=None, dtype=object, na_filter=False, engine="openpyxl"
         )
+        sheets = {
+            sheet: frame.map(lambda value: str(value) if value == value else "")
+            for sheet, frame in frames.items()
+        }
 
     def table(sheet: str) -> Table:
-        cells = sheets[sheet].map(lambda value: str(value) if value == value else "")
-        rows = enumerate(cells.itertuples(index=False, name=None), 1)
+        rows = enumerate(sheets[sheet].itertuples(index=False, name=None), 1)
         filled = ((f"{source.name}, row {i}", list(row)) for i, row in rows if any(row))
         return table_of(source, filled)
 

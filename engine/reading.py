@@ -100,7 +100,7 @@ def unpacked(
 ) -> tuple[BufferedReader, str]:
     """The stream, or what is inside of a .gz or .zip file, and its format."""
     start = stream.peek(4)[:4]
-    with needing(name, "gzip or zip", "it is damaged: unpack it yourself"):
+    with needing(name, "gzip or zip", "it is damaged, or there is no room: unpack it yourself"):
         if start[:2] == b"\x1f\x8b":
             stream = copied(gzip.open(stream), closing)
             start = stream.peek(4)[:4]
