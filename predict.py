@@ -319,7 +319,7 @@ def score(args: argparse.Namespace) -> None:
 FLAGS: dict[str, dict] = {
     "model_dir": dict(help="the folder of a run, or its model/"),
     "inputs": dict(nargs="*", metavar="FILE|TEXT", help="one file, or one or more texts. What "
-        f"exists as a path, or ends in {reading.ENDINGS}, .gz, .bz2 or .zip, is a file; all else "
+        f"exists as a path, or ends in {reading.ENDINGS}, .gz or .zip, is a file; all else "
         "is a text. A .txt file has a text a line, unless its first line names the text column "
         "beside others. Left out, or -: stdin"),
     "--format": dict(choices=FORMATS, help="of the input, which then is a file; default: by its "

@@ -109,7 +109,7 @@ COUNT, SIZE, WIDTH = integer(0), integer(1), integer(1, MOST)
 POSITIVE, NOT_NEGATIVE, SHARE = real(0, open_interval=True), real(0), real(0, 1)
 
 DATASET_HELP = ", ".join(DATASETS) + (
-    f"; or a file of your own ({ENDINGS}, or these with .gz, .bz2 or .zip), a folder with train.* "
+    f"; or a file of your own ({ENDINGS}, or these with .gz or .zip), a folder with train.* "
     "and perhaps test.* and validation.* of these, a folder of datasets' save_to_disk, or "
     "hf:NAME[:CONFIG] of the Hugging Face hub"
 )

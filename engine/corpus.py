@@ -16,8 +16,7 @@ from engine import data_report, distributed, tokens
 from engine.augmentations import augmented_texts
 from engine.download import fetch_missing
 from engine.encoders import load_tokenizer, longest_text
-from engine.own_data import read_own
-from engine.rows import own_corpus
+from engine.own_data import own_corpus, read_own
 from model import Method
 
 
@@ -57,23 +56,18 @@ def read_corpus(
     corpus = own_corpus(dataset, train, test or [], val or [], notes)
     if groups:
         corpus = replace(corpus, groups=[groups[row] for row in corpus.train_rows])
-    for part, rows, texts in (
-        ("validation", val, corpus.val_texts),
-        ("test", test, corpus.test_texts),
-    ):
-        if rows is not None and not texts:
-            raise InputError(
-                f"{dataset}: the {part} file has no row with a text; add some, or remove it"
-            )
-    if test is None and test_fraction > 0:
-        try:
-            split = data.stratified_split(
-                corpus.train_labels, test_fraction, seed=seed, same=data.same_texts(corpus)
-            )
-        except InputError as error:
-            raise InputError(f"{dataset}: {error}") from None
-        return data.hold_out(corpus, "test", *split)
-    return corpus
+    is_whole = test is not None or test_fraction == 0
+    return corpus if is_whole else divided(corpus, "test", test_fraction, seed)
+
+
+def divided(corpus: Corpus, part: str, fraction: float, seed: int) -> Corpus:
+    """The corpus with a stratified share of its training texts as its `part`, "test" or "val"."""
+    same = data.same_texts(corpus)
+    try:
+        split = data.stratified_split(corpus.train_labels, fraction, seed=seed, same=same)
+    except InputError as error:
+        raise InputError(f"{corpus.name}: {error}") from None
+    return data.hold_out(corpus, part, *split)
 
 
 def load_corpus(args: argparse.Namespace) -> Corpus:
@@ -95,34 +89,29 @@ def load_corpus(args: argparse.Namespace) -> Corpus:
             f"{args.dataset} brings {len(corpus.val_texts)} validation texts of its "
             "own: leave --val_fraction and --val_left_out out"
         )
-    rows, labels = np.arange(len(corpus.train_labels)), corpus.train_labels
+    labels = corpus.train_labels
+    rows = np.arange(len(labels))
     if args.max_per_class is not None:
-        rows = rows[cap_per_class(labels[rows], args.max_per_class, seed=seed)]
+        rows = cap_per_class(labels, args.max_per_class, seed=seed)
     if args.ir is not None:
         capped = rows
         rows = rows[data.imbalanced_rows(labels[rows], args.ir, profile=args.profile, seed=seed)]
         corpus = check_ratio(corpus, capped, rows, args.ir, args.profile)
     if args.val_left_out is not None:
-        corpus = data.hold_out(
-            corpus,
-            "val",
-            *left_out(labels, rows, args.val_left_out, seed=seed, same=data.same_texts(corpus)),
-        )
+        same = data.same_texts(corpus)
+        split = left_out(labels, rows, args.val_left_out, seed=seed, same=same)
+        corpus = data.hold_out(corpus, "val", *split)
     else:
         corpus = data.select(corpus, rows)
     if args.val_fraction > 0:
-        split = data.stratified_split(
-            corpus.train_labels, args.val_fraction, seed=seed, same=data.same_texts(corpus)
-        )
-        corpus = data.hold_out(corpus, "val", *split)
+        corpus = divided(corpus, "val", args.val_fraction, seed)
     if args.patience is not None and not corpus.val_texts:
         raise InputError("--patience needs validation texts: give --val_fraction or --val_left_out")
     if not corpus.test_texts and (args.plots or args.method == "gpt35"):
         raise InputError("--plots and --method gpt35 need test texts: leave --test_fraction 0 out")
     if args.label_noise > 0:
-        noisy = flip_labels(
-            corpus.train_labels, args.label_noise, len(corpus.label_names), seed=seed
-        )
+        num_classes = len(corpus.label_names)
+        noisy = flip_labels(corpus.train_labels, args.label_noise, num_classes, seed=seed)
         corpus = replace(corpus, train_labels=noisy)
     return corpus
 
@@ -130,53 +119,39 @@ def load_corpus(args: argparse.Namespace) -> Corpus:
 # ---- which texts are trained on: beside data.py's imbalance builder and splits ----
 
 
-def unreached_ratio(before: np.ndarray, after: np.ndarray, ir: float, profile: str) -> str:
-    """
-    "" where the builder made class sizes (C,) `before` such that the largest is `ir` times the
-    smallest, up to whole numbers; else what stands in the way, and what can be asked for instead.
-    """
-    largest, smallest = before.max(), before[before > 0].min()
-    if profile == "consecutive":  # there `ir` is the step from one class to the next
-        return ""
-    wanted = data.profile_size("step", len(before), largest, len(before), ir)
-    if wanted < 1:
-        return (
-            f"its largest class has {largest} texts, so that a ratio of {largest} is the most "
-            f"that can be built: ask for --ir {largest}"
-        )
-    if after.min() < wanted:
-        built = data.imbalance_ratio(after)
-        return (
-            f"its smallest class has {smallest} texts where --ir {ir:g} asks for {wanted}, so "
-            f"that {built:.4g} is built: ask for --ir {built:.4g}, or for fewer texts of the "
-            f"large classes with --max_per_class {math.ceil(smallest * ir)}"
-        )
-    return ""
-
-
 def check_ratio(
     corpus: Corpus, before: np.ndarray, after: np.ndarray, ir: float, profile: str
 ) -> Corpus:
     """
-    The corpus, if imbalanced_rows() has made of the rows `before` rows `after` with this ratio.
+    The corpus, if imbalanced_rows() has made of the rows `before` rows `after` with this ratio, up
+    to whole numbers.
 
-    InputError where it could not: runs and tables are named after what was asked. Only for the
-    paper's own ratios of a dataset (TREC at 10 has 14.5) it is a note instead.
+    InputError, with what can be asked for instead, where it could not: runs and tables are named
+    after what was asked. Only for the paper's own ratios of a dataset (TREC at 10 has 14.5) it is a
+    note instead. In the profile "consecutive" `ir` is the step from one class to the next.
     """
     sizes, built = (
         data.class_counts(corpus.train_labels[rows], len(corpus.label_names))
         for rows in (before, after)
     )
-    problem = unreached_ratio(sizes, built, ir, profile)
-    if problem and not (corpus.name in DATASETS and ir in (DATASETS[corpus.name].paper_irs or ())):
-        raise InputError(f"{corpus.name}: {problem}")
-    return replace(corpus, notes=[*corpus.notes, problem]) if problem else corpus
+    wanted = data.profile_size("step", len(sizes), sizes.max(), len(sizes), ir)
+    if profile == "consecutive" or built.min() == wanted:
+        return corpus
+    smallest, reached = sizes[sizes > 0].min(), data.imbalance_ratio(built)
+    problem = (
+        f"its classes of {smallest} to {sizes.max()} texts cannot have the ratio {ir:g}, so that "
+        f"{reached:.4g} is built: ask for --ir {reached:.4g}"
+    )
+    if wanted > 0:
+        most = math.ceil(smallest * ir)
+        problem += f", or for fewer texts of the large classes with --max_per_class {most}"
+    if corpus.name in DATASETS and ir in (DATASETS[corpus.name].paper_irs or ()):
+        return replace(corpus, notes=[*corpus.notes, problem])
+    raise InputError(f"{corpus.name}: {problem}")
 
 
 def cap_per_class(labels: np.ndarray, most: int, *, seed: int) -> np.ndarray:
     """Rows, ascending, of at most `most` texts a class."""
-    if most < 1:
-        raise InputError(f"a class keeps at least 1 text, got a limit of {most}")
     return data.first_rows(labels, dict.fromkeys(np.unique(labels).tolist(), most), seed)
 
 
@@ -218,8 +193,6 @@ def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int
 
     One text of each class, drawn at random, keeps its label; hence at most N - C labels flip.
     """
-    if not 0 <= share <= 1:
-        raise InputError(f"the share of flipped labels lies between 0 and 1, got {share}")
     spared = data.first_rows(labels, dict.fromkeys(np.unique(labels).tolist(), 1), seed)
     rng = np.random.default_rng(seed)
     candidates = rng.permutation(np.setdiff1d(np.arange(len(labels)), spared))

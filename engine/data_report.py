@@ -5,14 +5,12 @@ texts, cut and unknown tokens; and the digest that tells two corpora apart.
 
 import hashlib
 import json
-import textwrap
-from collections import Counter
-from pathlib import Path
+import unicodedata
+from collections import Counter, defaultdict
 
 import numpy as np
 
 from data import Corpus, class_counts, imbalance_ratio
-from engine.rows import alike
 
 # what leaks() finds: texts of a part, and the other part that they must not stand in
 LEAKS = {
@@ -25,16 +23,24 @@ LEAKS = {
 def leaks(corpus: Corpus) -> dict[str, np.ndarray]:
     """Of each of LEAKS, which texts of the first part stand in the second part too, bool."""
     texts = {
-        "training": corpus.train_texts,
-        "validation": corpus.val_texts,
-        "test": corpus.test_texts,
+        "training": [text.strip() for text in corpus.train_texts],
+        "validation": [text.strip() for text in corpus.val_texts],
+        "test": [text.strip() for text in corpus.test_texts],
     }
-    stripped = {part: [text.strip() for text in texts[part]] for part in texts}
-    known = {part: set(stripped[part]) for part in texts}
+    known = {part: set(texts[part]) for part in texts}
     return {
-        leak: np.array([text in known[other] for text in stripped[part]], dtype=bool)
+        leak: np.array([text in known[other] for text in texts[part]], dtype=bool)
         for leak, (part, other) in LEAKS.items()
     }
+
+
+def alike(names: list[str]) -> list[list[str]]:
+    """Names that look the same: equal but for case, white space or Unicode's forms of a letter."""
+    groups = defaultdict(list)
+    for name in names:
+        key = unicodedata.normalize("NFKC", name).casefold()
+        groups[" ".join(key.split())].append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def data_report(corpus: Corpus) -> dict:
@@ -49,11 +55,9 @@ def data_report(corpus: Corpus) -> dict:
                 be said)
     """
     num_classes = len(corpus.label_names)
-    train, test = (
-        class_counts(labels, num_classes) for labels in (corpus.train_labels, corpus.test_labels)
-    )
+    train = class_counts(corpus.train_labels, num_classes)
+    test = class_counts(corpus.test_labels, num_classes)
     texts = [text.strip() for text in corpus.train_texts]
-    distinct = set(texts)
     labels_per_text = Counter(text for text, _ in set(zip(texts, corpus.train_labels.tolist())))
     return {
         "name": corpus.name,
@@ -64,7 +68,7 @@ def data_report(corpus: Corpus) -> dict:
             for label, n, m in zip(corpus.label_names, train, test)
         ],
         "ir": imbalance_ratio(train),
-        "repeated": len(texts) - len(distinct),
+        "repeated": len(texts) - len(labels_per_text),
         "two_labels": sum(times > 1 for times in labels_per_text.values()),
         **{leak: int(texts.sum()) for leak, texts in leaks(corpus).items()},
         "dropped": corpus.dropped,
@@ -75,37 +79,23 @@ def data_report(corpus: Corpus) -> dict:
     }
 
 
-def shorten(text: str, longest: int) -> str:
-    """The text on one line of at most this many characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= longest else line[: longest - 3] + "..."
-
-
 def format_report(report: dict) -> str:
-    """The report as lines of at most 100 characters: a table of the classes, then the findings."""
-    widest = max(len("class"), *(len(row["label"]) for row in report["classes"]))
-    width = min(widest, 60)
-    head = (
-        f": {len(report['classes'])} classes, imbalance ratio {report['ir']:.1f} (largest over "
-        "smallest, Eq. 3)"
-    )
-    name, room = report["name"], 100 - len(head)
-    name = name if len(name) <= room else Path(name).name  # of a long path the last part
+    """The report as lines: a table of the classes, then the findings."""
+    names = [" ".join(row["label"].split())[:60] for row in report["classes"]]
+    width = max(map(len, ["class", *names]))
     lines = [
-        shorten(name, room) + head,
+        f"{report['name']}: {len(names)} classes, imbalance ratio {report['ir']:.1f} (largest over "
+        "smallest, Eq. 3)",
         f"  {'class':<{width}} {'train':>9} {'share':>8} {'test':>9}",
     ]
-    for row in report["classes"]:
-        lines.append(
-            f"  {shorten(row['label'], width):<{width}} {row['train']:>9,} "
-            f"{row['train'] / report['train']:>8.2%} {row['test']:>9,}"
-        )
-    lines.append(f"  {'all':<{width}} {report['train']:>9,} {1:>8.2%} {report['test']:>9,}")
-    lines += [finding(name, value) for name, value in findings(report)]
+    whole = {"train": report["train"], "test": report["test"]}
+    for name, row in zip([*names, "all"], [*report["classes"], whole]):
+        share = row["train"] / report["train"]
+        lines.append(f"  {name:<{width}} {row['train']:>9,} {share:>8.2%} {row['test']:>9,}")
+    lines += [finding(name, value) for name, value in findings(report).items()]
     leaked = {leak.partition("_")[0] for leak in LEAKS if report[leak]}  # "test", "val"
-    for note in [*report["notes"], *(LEAK_NOTES[part] for part in sorted(leaked))]:
-        lines += wrapped(note)
-    return "\n".join(lines)
+    notes = [*report["notes"], *(LEAK_NOTES[part] for part in sorted(leaked))]
+    return "\n".join([*lines, *(f"  {note}" for note in notes)])
 
 
 # said where such texts are; all of them stay in one part where a single file is divided
@@ -116,8 +106,6 @@ LEAK_NOTES = {
     "heart, or a test text. In files of your own, remove them, or leave the validation file out "
     "and give --val_fraction 0.1.",
 }
-
-
 MANY_UNKNOWN = 0.2  # share of unknown tokens from which a remedy is named
 UNKNOWN_REMEDY = (
     "Unknown tokens are all the same to it: train with an encoder that knows these letters, as "
@@ -132,51 +120,38 @@ def format_tokens(report: dict, max_length: int) -> str:
         finding("tokens unknown to the encoder", f"{report['unknown']:.2%}"),
     ]
     if report["unknown"] >= MANY_UNKNOWN:
-        lines += wrapped(UNKNOWN_REMEDY)
+        lines.append(f"  {UNKNOWN_REMEDY}")
     return "\n".join(lines)
 
 
 def finding(name: str, value: str) -> str:
     """A line of the report."""
-    return f"  {name + ':':<42} {value}"[:100]
+    return f"  {name + ':':<42} {value}"
 
 
-def wrapped(note: str) -> list[str]:
-    """A note as lines of the report."""
-    return textwrap.wrap(note, 100, initial_indent="  ", subsequent_indent="    ")
-
-
-def findings(report: dict) -> list[tuple[str, str]]:
+def findings(report: dict) -> dict[str, str]:
     """What the report says below its table: names and values."""
-    found = [
-        ("training texts that repeat an earlier one", f"{report['repeated']:,}"),
-        ("training texts under more than one label", f"{report['two_labels']:,}"),
-    ]
+    found = {
+        "training texts that repeat an earlier one": f"{report['repeated']:,}",
+        "training texts under more than one label": f"{report['two_labels']:,}",
+        "empty rows dropped": f"{report['dropped']:,}",
+        "rows without a label left out": f"{report['unlabelled']:,}",
+        "validation texts": f"{report['val']:,}",
+    }
     for leak, (part, other) in LEAKS.items():
-        texts = report["test" if part == "test" else "val"]
-        if texts:
-            found.append(
-                (f"{part} texts in the {other} part too", f"{report[leak]:,} of {texts:,}")
-            )
-    found.append(("empty rows dropped", f"{report['dropped']:,}"))
-    if report["unlabelled"]:
-        found.append(("rows without a label left out", f"{report['unlabelled']:,}"))
-    if report["val"]:
-        found.append(("validation texts", f"{report['val']:,}"))
+        if texts := report["test" if part == "test" else "val"]:
+            found[f"{part} texts in the {other} part too"] = f"{report[leak]:,} of {texts:,}"
     if report["alike"]:  # ascii: to see what looks the same
         names = ", ".join(map(ascii, report["alike"][0]))
-        found.append(("classes that look the same", f"{len(report['alike']):,}, the first {names}"))
+        found["classes that look the same"] = f"{len(report['alike']):,}, the first {names}"
     return found
 
 
 def data_hash(corpus: Corpus) -> str:
     """SHA-256 over the label names and every text with its label, of all parts, in order."""
     digest = hashlib.sha256(json.dumps(corpus.label_names).encode())
-    for part, texts, labels in (
-        ("train", corpus.train_texts, corpus.train_labels),
-        ("val", corpus.val_texts, corpus.val_labels),
-        ("test", corpus.test_texts, corpus.test_labels),
-    ):
-        for text, label in zip(texts, labels.tolist()):
+    for part in ("train", "val", "test"):
+        labels = getattr(corpus, f"{part}_labels").tolist()
+        for text, label in zip(getattr(corpus, f"{part}_texts"), labels):
             digest.update(json.dumps([part, text, label]).encode())
     return digest.hexdigest()

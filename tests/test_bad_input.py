@@ -5,6 +5,7 @@ that says what, where and what to do, exit code 2, and nothing lost that was the
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from test_main import folder_of, outcome
 from test_reading import BAD_FILES
 
 import main as main_module
-from engine.arguments import last_of_each, parse_args
+from engine.arguments import last_of_each
 from engine.run_folder import RunFolder
 from main import main
 
@@ -71,28 +72,15 @@ def last_line(capsys) -> str:
 # ---- the data ----
 
 
-SOME_FILES = dict(list(BAD_FILES.items())[::9])  # test_reading.py has them all
-
-
 @pytest.mark.parametrize("check", [[], ["--check_only"]], ids=["run", "check"])
-@pytest.mark.parametrize("name, content, parts", SOME_FILES.values(), ids=SOME_FILES)
-def test_a_bad_file_ends_in_one_line(options, tmp_path, capsys, name, content, parts, check):
+@pytest.mark.parametrize("name, content, message", BAD_FILES[::9])  # test_reading.py has them all
+def test_a_bad_file_ends_in_one_line(options, tmp_path, capsys, name, content, message, check):
     path, content = tmp_path / name, content if isinstance(content, bytes) else content.encode()
     path.write_bytes(content)
     assert main(["--dataset", str(path), *options, *check]) == 2
     line = last_line(capsys)
-    assert str(path) in line and all(part in line for part in parts)
+    assert str(path) in line and re.search(message, line)
     assert path.read_bytes() == content and not (tmp_path / "runs").exists()
-
-
-def test_a_test_label_that_training_lacks_is_named(command, corpus_folder, tmp_path, capsys):
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "train.csv").write_bytes((corpus_folder / "train.csv").read_bytes())
-    write_csv(mine / "test.csv", [("bread", "noun.food"), ("a bird", "Noun.Animal")])
-    assert main([*command, "--dataset", str(mine)]) == 2
-    line = last_line(capsys)
-    assert "'Noun.Animal'" in line and "'noun.animal'? Write it so" in line
 
 
 def run_rows(rows, options, tmp_path, *more) -> dict:
@@ -113,7 +101,7 @@ def test_what_surprises_but_is_no_fault_works(options, tmp_path):
     counts = {row["label"]: row["train"] + row["test"] for row in got["classes"]}
     assert counts["1"] == 16 and counts["1.0"] == 5 and counts["only once"] == 1
     assert got["dropped"] == 2
-    assert got["alike"] == [["01", "1", "1.0"], ["A b", "a  b", "a\u00a0b"]]
+    assert got["alike"] == [["A b", "a  b", "a\u00a0b"]]
 
 
 def test_a_hundred_thousand_rows_with_a_class_of_three_are_checked_in_seconds(options, tmp_path):
@@ -152,21 +140,6 @@ def small_disk(folder: Path, size: str):
         yield lambda options: mount("mount", "-o", f"remount,{options}")
     finally:
         mount("umount")
-
-
-@pytest.mark.parametrize("size", ["4k", "40k", "500k"])
-def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_with_room(
-    command, whole, tmp_path, capsys, size
-):
-    with small_disk(tmp_path / "disk", size) as remount:
-        small = [*command, "--output_dir", str(tmp_path / "disk")]
-        capsys.readouterr()
-        assert main(small) == 2
-        line = last_line(capsys)
-        assert str(tmp_path / "disk") in line and "No space left" in line
-        assert remount("size=64m")
-        assert main(small) == 0
-        assert outcome(tmp_path / "disk") == outcome(whole)
 
 
 @pytest.mark.parametrize("room", [200, 5_000, 30_000, 70_000])  # of records, tokens, weights
@@ -212,47 +185,22 @@ def stopped(command, monkeypatch):
         assert main(command) == 130
 
 
-DAMAGES = {
-    "empty": lambda content: b"",
-    "cut": lambda content: content[: len(content) // 2],
-    "one byte less": lambda content: content[:-1],
-    "longer": lambda content: content + b"\0",
-    "first byte": lambda content: bytes([content[0] ^ 1]) + content[1:],
-    "middle byte": lambda content: (
-        content[: len(content) // 2]
-        + bytes([content[len(content) // 2] ^ 1])
-        + content[len(content) // 2 + 1 :]
-    ),
-}
-
-
 @pytest.mark.parametrize("name", ["trainer.pt", "model.safetensors", "sha256.json"])
-def test_a_checkpoint_with_any_damage_is_named_and_the_remedy_works(
+def test_a_damaged_checkpoint_is_named_and_the_remedy_works(
     command, whole, tmp_path, capsys, monkeypatch, name
 ):
-    stopped(command, monkeypatch)
+    stopped(command, monkeypatch)  # test_fuzz.py damages it in every way
     checkpoint = folder_of(tmp_path / "runs") / "checkpoint-1"
-    content = (checkpoint / name).read_bytes()
-    for what, damage in DAMAGES.items():
-        if what == "one byte less" and name == "sha256.json":
-            continue  # its last line end: the same JSON
-        (checkpoint / name).write_bytes(damage(content))
-        capsys.readouterr()
-        assert main(command) == 2, what
-        line = last_line(capsys)
-        assert f"{checkpoint} is damaged" in line and "delete this folder" in line
-        assert (checkpoint / name).read_bytes() == damage(content)
-    for file in checkpoint.iterdir():
-        file.unlink()
-    checkpoint.rmdir()
+    damaged = (checkpoint / name).read_bytes()[:-2]
+    (checkpoint / name).write_bytes(damaged)
+    capsys.readouterr()
+    assert main(command) == 2
+    line = last_line(capsys)
+    assert f"{checkpoint} is damaged" in line and "delete this folder" in line
+    assert (checkpoint / name).read_bytes() == damaged
+    shutil.rmtree(checkpoint)
     assert main(command) == 0
     assert outcome(tmp_path / "runs") == outcome(whole)
-
-
-def test_folders_that_only_look_like_checkpoints_are_left_alone(command):
-    folder = parse_args(command).folder
-    (folder / "checkpoint-of mine").mkdir(parents=True)
-    assert main(command) == 0
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: "", lambda text: "[]"])
@@ -410,59 +358,3 @@ def test_a_signal_that_nohup_or_a_shell_has_ignored_stays_ignored(ignored):
         [sys.executable, "-c", code], cwd=ROOT, text=True, stdout=-1, preexec_fn=set_signals
     )
     assert ran.stdout.strip() == str([number in ignored for number in SIGNALS])
-
-
-# Forks of a process that has the libraries loaded, and runs nothing itself: it has no threads.
-LOOP = """
-import os, random, signal, sys, time
-import main, torch._dynamo, transformers.models.bert.modeling_bert
-from data import load_wordnet
-load_wordnet()
-signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell's background ignores it
-send, seconds, folder, *command = sys.argv[1:]
-rng, killed, finished = random.Random(0), 0, 0
-
-def attempt(wait):
-    child = os.fork()
-    if child == 0:
-        command[command.index("--output_dir") + 1] = f"{folder}/{finished}"
-        os._exit(main.main(command))
-    if wait is not None:
-        time.sleep(wait)
-        os.kill(child, getattr(signal, send))
-    return os.waitpid(child, 0)[1]
-
-began = time.monotonic()
-assert attempt(None) == 0
-finished, end, duration = 1, time.monotonic() + float(seconds), time.monotonic() - began
-while time.monotonic() < end or killed < 3:
-    status = attempt(rng.uniform(0.1, duration))
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in (0, 130)
-    killed += status != 0
-    finished += status == 0
-assert attempt(None) == 0
-print(killed, finished + 1, flush=True)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("send, seconds", [("SIGKILL", 8), ("SIGINT", 8)])
-def test_a_run_stopped_again_and_again_at_random_moments_ends_as_if_nothing_had_happened(
-    command, tmp_path, send, seconds
-):
-    ran = subprocess.run(
-        [sys.executable, "-c", LOOP, send, str(seconds), str(tmp_path)]
-        + last_of_each([*command, "--epochs", "6"]),
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        timeout=300,
-        env=ONE_THREAD,
-    )
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    killed, runs = map(int, ran.stdout.splitlines()[-1].split())
-    outcomes = [outcome(tmp_path / str(number)) for number in range(runs)]
-    assert killed >= 3 and runs >= 2 and all(one == outcomes[0] for one in outcomes)
-    # Python itself drops a Ctrl-C that arrives in the callback of a weak reference, and says so
-    dropped = ran.stderr.count("Exception ignored in")
-    assert send == "SIGKILL" or ran.stderr.count("Traceback") == dropped

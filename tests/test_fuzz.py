@@ -3,7 +3,6 @@ Any bytes: the readers give rows or an InputError of one line, and a checkpoint 
 as damaged. What was written as a valid table is read as it was. Derandomised: the same every time.
 """
 
-import bz2
 import contextlib
 import csv
 import gzip
@@ -43,7 +42,7 @@ PIECES = [
     *(b"\\u0000", b"\\ud83d", b"\0", b"9" * 5000),
     *(b"\xef\xbb\xbf", b"\xff\xfe", b"\xc3\xa9", b"\xc3", b"\xe2\x80\xa8", b"\xf0\x9f\x98\x80"),
     *(b"text,label\n", b"text\tlabel\n", b"text;label\n", b"a;b\n", b"a|b\n", b"sep=;\n"),
-    *(b"PK\x03\x04", b"\x1f\x8b\x08", b"BZh91AY&SY", b"PAR1"),
+    *(b"PK\x03\x04", b"\x1f\x8b\x08", b"PAR1"),
     *("text,label\na,\u00e9\n".encode(name) for name in ("utf-16", "latin-1")),
 ]
 some_bytes = st.one_of(
@@ -59,7 +58,7 @@ def zip_of(content: bytes) -> bytes:
     return file.getvalue()
 
 
-PACKINGS = {"plain": bytes, "gzip": gzip.compress, "bz2": bz2.compress, "zip": zip_of}
+PACKINGS = {"plain": bytes, "gzip": gzip.compress, "zip": zip_of}
 
 
 def rows_of(path, drop_unlabelled=False):
@@ -83,7 +82,7 @@ def check_rows(read, *arguments) -> None:
         assert isinstance(rows, list)
         for text, label in rows:
             (text + (label or "")).encode()
-            assert "\0" not in text and (label is None or label == label.strip() != "")
+            assert label is None or label == label.strip() != ""
             assert label or not text.strip() or arguments[-1] is True
 
 
@@ -106,7 +105,6 @@ def whole_files():
         "a.xlsx": book.getvalue(),
         "a.zip": zip_of(table),
         "a.csv.gz": gzip.compress(table),
-        "a.csv.bz2": bz2.compress(table),
     }
 
 
@@ -152,10 +150,8 @@ labels = st.text(characters, min_size=1, max_size=10).map(str.strip).filter(bool
 
 
 def may_be_refused(rows) -> bool:
-    """For several labels in one, or for no text at all, which test_reading.py is about."""
-    return not any(text.strip() for text, _ in rows) or any(
-        label[0] in "[({" or any(mark in label for mark in "|;,") for _, label in rows
-    )
+    """For a written list as a label, or for no text at all, which test_reading.py is about."""
+    return not any(text.strip() for text, _ in rows) or any(label[0] == "[" for _, label in rows)
 
 
 tables = st.lists(st.tuples(texts, labels), min_size=1, max_size=12)
@@ -166,7 +162,7 @@ tables = st.lists(st.tuples(texts, labels), min_size=1, max_size=12)
     tables,
     st.sampled_from(["a.csv", "a.tsv", "a.txt"]),
     st.sampled_from(",;\t|"),
-    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     st.booleans(),
 )
 def test_a_written_table_is_read_as_it_was(folder, rows, name, separator, encoding, quotes_all):
@@ -175,8 +171,6 @@ def test_a_written_table_is_read_as_it_was(folder, rows, name, separator, encodi
     options = {"quoting": csv.QUOTE_ALL, "lineterminator": "\n"} if quotes_all else {}
     writer = csv.writer(file, delimiter=separator, **options)
     writer.writerows([("label", "more", "text"), *((label, "", text) for text, label in rows)])
-    if encoding == "utf-16-be" and any(ord(c) > 255 for c in file.getvalue()):
-        encoding = "utf-16"  # found without its mark by the zeros of Western text alone
     (folder / name).write_bytes(file.getvalue().encode(encoding))
     if may_be_refused(rows):
         return

@@ -1,16 +1,15 @@
 """engine/reading.py: every format good and bad, what is found by itself, and what is said of it."""
 
-import bz2
 import csv
 import gzip
 import io
 import json
 import os
+import re
 import shlex
 import sys
 import tracemalloc
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import openpyxl
@@ -61,58 +60,51 @@ def in_bytes(write) -> bytes:
     return content.getvalue()
 
 
-@pytest.mark.parametrize(
-    "name, content",
-    [
-        ("a.csv", AS_CSV),
-        ("a.tsv", AS_TSV),
-        ("a.jsonl", AS_JSONL),
-        ("a.json", AS_JSON),
-        ("bom.csv", b"\xef\xbb\xbf" + AS_CSV.encode()),
-        ("blank.csv", AS_CSV + "\r\n\r\n"),
-        ("A.CSV", AS_CSV),
-        ("a.csv.gz", gzip.compress(AS_CSV.encode())),
-        ("a.tsv.bz2", bz2.compress(AS_TSV.encode())),
-        ("odd name.csv", gzip.compress(AS_CSV.encode())),
-        ("16.csv", AS_CSV.encode("utf-16")),
-        ("16le.jsonl", AS_JSONL.encode("utf-16-le")),
-        ("16be.tsv", AS_TSV.encode("utf-16-be")),
-        ("1252.tsv", AS_TSV.encode("cp1252")),
-        ("semicolon.csv", AS_CSV.replace('",', '";').replace("text,", "text;")),
-        ("pipe.tsv", AS_TSV.replace('"\t', '"|').replace("text\t", "text|")),
-        ("tab.csv", AS_TSV),
-        ("unicode.txt", AS_TSV.encode("utf-16")),
-        ("sep.csv", "sep=,\r\n" + AS_CSV),
-        ("lines.json", AS_JSONL),
-        ("a.zip", None),
-        ("a.parquet", None),
-        ("a.xlsx", None),
-        ("a.xlsx.gz", None),
-        ("a.xlsx.zip", None),
-        ("columns.json", None),
-        ("lists.json", None),
-        ("cr.csv", AS_CSV.replace("\r\n", "\r")),
-        ("crlf.jsonl", AS_JSONL.replace("\n", "\r\n")),
-    ],
-)
-def test_every_format_gives_the_same_rows(tmp_path, name, content):
-    frame = pandas.DataFrame(ROWS, columns=["text", "label"])
-    if ".xlsx" in name:  # a cell takes 32,767 characters
-        frame = frame.map(lambda value: value[:30_000])
-    book = in_bytes(frame.astype({"label": float}).to_excel) if ".xlsx" in name else b""
-    content = (
-        content
-        or {
-            "a.zip": lambda: zip_of(**{"a.csv": AS_CSV, "__MACOSX/a.csv": "of no use"}),
-            "a.parquet": lambda: frame.astype({"label": "category"}).to_parquet(),
-            "a.xlsx": lambda: book,
-            "a.xlsx.gz": lambda: gzip.compress(book),
-            "a.xlsx.zip": lambda: zip_of(**{"a.xlsx": book}),
-            "columns.json": frame.to_json,
-            "lists.json": lambda: json.dumps(frame.to_dict("list")),
-        }[name]()
-    )
-    corpus = read_corpus(written(tmp_path, name, content), test_fraction=0.34)
+def zip_of(**files) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+FRAME = pandas.DataFrame(ROWS, columns=["text", "label"])
+SHORT = FRAME.map(lambda value: value[:30_000])  # a cell of Excel takes 32,767 characters
+BOOK = in_bytes(SHORT.astype({"label": float}).to_excel)
+FILES = {
+    "a.csv": AS_CSV,
+    "a.tsv": AS_TSV,
+    "a.jsonl": AS_JSONL,
+    "a.json": AS_JSON,
+    "bom.csv": b"\xef\xbb\xbf" + AS_CSV.encode(),
+    "blank.csv": AS_CSV + "\r\n\r\n",
+    "A.CSV": AS_CSV,
+    "a.csv.gz": gzip.compress(AS_CSV.encode()),
+    "odd name.csv": gzip.compress(AS_CSV.encode()),
+    "16.csv": AS_CSV.encode("utf-16"),
+    "1252.tsv": AS_TSV.encode("cp1252"),
+    "semicolon.csv": AS_CSV.replace('",', '";').replace("text,", "text;"),
+    "pipe.tsv": AS_TSV.replace('"\t', '"|').replace("text\t", "text|"),
+    "tab.csv": AS_TSV,
+    "unicode.txt": AS_TSV.encode("utf-16"),
+    "sep.csv": "sep=,\r\n" + AS_CSV,
+    "lines.json": AS_JSONL,
+    "a.zip": zip_of(**{"a.csv": AS_CSV, "__MACOSX/a.csv": "of no use"}),
+    "a.parquet": FRAME.astype({"label": "category"}).to_parquet(),
+    "a.xlsx": BOOK,
+    "a.xlsx.gz": gzip.compress(BOOK),
+    "a.xlsx.zip": zip_of(**{"a.xlsx": BOOK}),
+    "columns.json": FRAME.to_json(),
+    "lists.json": json.dumps(FRAME.to_dict("list")),
+    "cr.csv": AS_CSV.replace("\r\n", "\r"),
+    "crlf.jsonl": AS_JSONL.replace("\n", "\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_rows(tmp_path, name):
+    frame = SHORT if ".xlsx" in name else FRAME
+    corpus = read_corpus(written(tmp_path, name, FILES[name]), test_fraction=0.34)
     assert corpus.label_names == ["9", "10"]  # numbers by value, not as strings
     held_out = np.setdiff1d(np.arange(6), corpus.train_rows)
     both = [
@@ -127,11 +119,9 @@ def test_every_format_gives_the_same_rows(tmp_path, name, content):
 
 
 def test_a_json_line_may_hold_an_unescaped_line_separator(tmp_path):
-    texts = ["a\u2028b", "a\u2028c", "d", "e"]
-    lines = [f'{{"text": "{text}", "label": "{"xxyy"[i]}"}}' for i, text in enumerate(texts)]
+    lines = [f'{{"text": "a\u2028{i}", "label": "x"}}' for i in range(3)]
     path = written(tmp_path, "a.jsonl", "\n".join(lines))
-    corpus = read_corpus(path, test_fraction=0.5)
-    assert sorted(corpus.train_texts + corpus.test_texts) == texts
+    assert pairs(path) == [(f"a\u2028{i}", "x") for i in range(3)]
 
 
 def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_path):
@@ -148,182 +138,72 @@ def test_a_folder_is_read_as_its_train_and_test_files_with_named_columns(tmp_pat
 HEAD = "text,label\n"
 
 
-def zip_of(**files) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    return content.getvalue()
-
-
-def broken_parquet(column: str) -> bytes:
-    """Three rows, of which the second is no UTF-8 in this column; Parquet does not check it."""
+def broken_parquet() -> bytes:
+    """Three rows, of which the second is no UTF-8; Parquet does not check it."""
     import pyarrow
     from pyarrow import parquet
 
-    good = pyarrow.array(["a", "b", "c"])
     bad = pyarrow.array([b"a", b"caf\xe9", b"c"]).cast(pyarrow.string(), safe=False)
     content = io.BytesIO()
-    parquet.write_table(pyarrow.table({"text": good, "label": good} | {column: bad}), content)
+    parquet.write_table(pyarrow.table({"text": bad, "label": ["a", "b", "c"]}), content)
     return content.getvalue()
 
 
-BAD_FILES = {
-    "missing column": (
+UTF8, TAB = HEAD.encode() + "é,x\nü,y\n".encode(), "text\tlabel\n"
+BAD_FILES = [  # a name, a content, and what is said of it
+    (
         "a.csv",
         "body,label\nx,y\n",
-        ["no column 'text'", "'body' ('x')", "'label' ('y')", "--text_column"],
+        r"no column 'text'.*'body' \('x'\), 'label' \('y'\).*--text_column",
     ),
-    "missing column, and values further down": (
-        "a.csv",
-        "a,b,c\n,1,\n,2,two\n",
-        ["'a' (empty), 'b' ('1'), 'c' ('two')"],
-    ),
-    "missing field": (
-        "a.jsonl",
-        '{"text": "a", "label": 1}\n\n{"text": "a"}',
-        ["line 3", "'label'"],
-    ),
-    "two columns of a name": ("a.csv", "text,label,text\na,b,c\n", ["line 1", "'text'", "rename"]),
-    "damaged UTF-8": (
-        "a.csv",
-        HEAD.encode() + "é,x\nü,y\n".encode() + b"caf\xe9,x\n",
-        ["line 4", "not UTF-8, though most of the file is", "save"],
-    ),
-    "no known encoding": ("a.csv", HEAD.encode() + b"\x81,x\n", ["neither UTF-8", "save it"]),
-    "no Windows-1252": (
-        "a.csv",
-        HEAD.encode() + "привет,x\nпока,y\n".encode("cp1251"),
-        ["--read encoding=NAME", "cp1251 ('привет", "koi8-r ("],
-    ),
-    "half of a UTF-16 unit": ("a.csv", "text,label\na,x\n".encode("utf-16")[:-1], ["UTF-16"]),
-    "damaged zip": ("a.zip", b"PK\x03\x04\x14\x00\xff", ["damaged", "unpack"]),
-    "damaged gzip": ("a.csv.gz", gzip.compress(HEAD.encode() * 9, mtime=0)[:-9], ["damaged"]),
-    "damaged bz2": ("a.csv.bz2", b"BZh91AY&SY" + b"x" * 40, ["damaged"]),
-    "damaged xlsx": ("a.xlsx", b"PK\x03\x04", ["damaged", "unpack"]),
-    "no xlsx": ("a.xlsx", b"text", ["cannot be read by openpyxl", "save it as CSV"]),
-    "damaged parquet": ("a.parquet", b"PAR1", ["cannot be read by pyarrow", "save it as CSV"]),
-    "text of parquet": ("a.parquet", broken_parquet("text"), ["row 1 or below", "UTF8", "correct"]),
-    "label of parquet": (
-        "a.parquet",
-        broken_parquet("label"),
-        ["row 1 or below", "UTF8", "correct"],
-    ),
-    "other column of parquet": (
-        "a.parquet",
-        broken_parquet("id"),
-        ["row 1 or below", "UTF8", "correct"],
-    ),
-    "old Excel": ("a.xls.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ["old Excel", ".xlsx"]),
-    "cut within a character": (
-        "a.csv",
-        HEAD.encode() + "é,x\né".encode()[:-1],
-        ["line 3", "the whole file if it ends there"],
-    ),
-    "nul in json": ("a.jsonl", r'{"text": "a\u0000b", "label": "x"}', ["line 1", "NUL"]),
-    "a name twice": (
-        "a.jsonl",
-        '{"text": "a", "label": "x", "text": "b"}',
-        ["line 1", "'text' stands twice"],
-    ),
-    "nul": ("a.csv", HEAD + "a,x\nb\0,y\n", ["line 3", "NUL"]),
-    "more fields": ("a.csv", HEAD + '"a\nb",x\na,b,x\n', ["line 4", "3 fields", "quotes"]),
-    "fewer fields": (
-        "a.tsv",
-        "text\tlabel\na\n",
-        ["line 2", "1 field where the header has 2", "quotes"],
-    ),
-    "open quote": ("a.csv", HEAD + 'a,x\n"b,y\nc,x\n', ["line 3", "quote"]),
-    "stray quote": ("a.csv", HEAD + '"b" c,y\n"d, e",y\n', ["line 2", "quote", "quoting=none"]),
-    "stray quotes, all at once": (
-        "a.tsv",
-        'label\ttext\nx\t"b" c\ny\tso\nx\t"two\ny\tof\nx\tthem"\ny\t"d" e\nx\t5" f\n',
-        ["line 2, 4, 7: ", "if each line is a row", "quoting=none", "if the quotes are meant"],
-    ),
-    "rows joined by quotes": (
-        "a.csv",
-        HEAD + '"one,x\ntwo,y\nthree",x\nfour,y\n"five,x\n\nsix",y\nseven,x\n',
-        ["line 2-4, 6-8: ", "quoting=none", "quoting=minimal"],
-    ),
-    "rows joined by quotes, and tabs in quotes": (
-        "a.tsv",
-        'label\ttext\nx\t"one\ty"\ny\t"two\nx\tthree"\n',
-        ["line 3-4: "],
-    ),
-    "header twice": ("a.csv", HEAD + "a,x\ntext,label\nb,y\n", ["line 3", "once more", "remove"]),
-    "no text in the column": (
-        "a.csv",
-        "text,body,label\n,a,x\n ,b,y\n",
-        ["of 2 rows all are empty", "'body' ('a')", "--text_column"],
-    ),
-    "all texts of a class are empty": (
-        "a.csv",
-        HEAD + "a,x\n,y\n ,y\n",
-        ["1 training texts of 1 classes", "2 empty rows", "'y' (2)"],
-    ),
-    "bad json line": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', ["line 2", "JSON"]),
-    "deep json": ("a.json", "[" * 200_000, ["JSON"]),
-    "json object": ("a.json", '{"text": "a"}', ["columns of equal length", ".jsonl"]),
-    "json row no object": ("a.json", '[["a", "b"]]', ["item 1", "object"]),
-    "number as text": ("a.jsonl", '{"text": 5, "label": "x"}', ["line 1", "5", "not a string"]),
-    "infinity as label": ("a.jsonl", '{"text": "a", "label": 1e999}', ["line 1", "inf"]),
-    "null as label": ("a.jsonl", '{"text": "a", "label": null}', ["line 1", "--drop_unlabelled"]),
-    "NaN as label": ("a.jsonl", '{"text": "a", "label": NaN}', ["line 1", "--drop_unlabelled"]),
-    "list as label": ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', ["line 1", "one class"]),
-    "written list as label": ("a.csv", HEAD + "a,\"['x', 'y']\"\n", ["line 2", "one class"]),
-    "composed labels": (
-        "a.csv",
-        HEAD + "a,x|y\nb,x\nc,y\nd,y|x\ne,z|x\nf,z\n",
-        ["'x|y'", "several labels", "one class"],
-    ),
-    "no header": (
-        "a.csv",
-        "good film,pos\nbad film,neg\nfine film,pos\n",
-        ["'good film' ('bad film')", "if the first row is none of names, give --read names="],
-    ),
-    "no header, numbers": ("a.csv", "good film,1\nbad film,0\n", ["--read names="]),
-    "questions as names": (
-        "a.csv",
-        "id,How satisfied are you with it?,again\n1,good film,yes\n2,bad film,no\n",
-        ["'How satisfied are you with it?' ('good film')", "name yours with --text_column"],
-    ),
-    "numbers as names": (
-        "a.jsonl",
-        '{"comment": "a", "2019": 1, "label": "x"}',
-        ["'comment' ('a')", "name yours with --text_column"],
-    ),
-    "two columns in doubt": (
-        "a.csv",
-        "title,content,label\na,b,c\n",
-        ["'title'", "'content'", "may both be it", "'c'", "--text_column"],
-    ),
-    "columns of unequal length": ("a.json", '{"text": ["a"], "label": []}', ["equal length"]),
-    "unnamed columns": ("a.csv", "text,,\na,b,c\n", ["no column 'label'", "'Unnamed: 2' ('b')"]),
-    "half a character": ("a.jsonl", r'{"text": "\ud83d", "label": 1}', ["line 1", "surrogate"]),
-    "empty label": ("a.csv", HEAD + "a,x\nb, \n", ["line 3", "label is empty"]),
-    "empty file": ("a.csv", "", ["empty"]),
-    "no rows": ("a.csv", HEAD, ["no row with a text: of 0 rows"]),
-    "one class": ("a.csv", HEAD + "a,x\nb,x\n", ["1 classes", "at least two"]),
-    "too few to split": ("a.csv", HEAD + "a,x\nb,y\n", ["holds out none", "bring more texts"]),
-    "another format": ("a.doc", "text,label\n", ["a.doc", ".csv", ".jsonl"]),
-    "two files in a zip": (
-        "a.zip",
-        zip_of(**{"a.csv": HEAD, "b.csv": HEAD}),
-        ["2 files", "a.csv, b.csv", "alone"],
-    ),
-}
+    ("a.csv", "film,pos\nfoo,neg\n", r"'film' \('foo'\), .*--read names='text label' if the first"),
+    ("a.csv", "title,content,label\na,b,c\n", "'content', 'title' may each be it.*--text_column"),
+    ("a.csv", "text,,\na,b,c\n", r"no column 'label'.*'Unnamed: 2' \('b'\)"),
+    ("a.csv", "text,label,text\na,b,c\n", "line 1: .*'text' stands twice; rename"),
+    ("a.csv", UTF8 + b"caf\xe9,x\n", "line 4: not UTF-8; .*encoding=NAME.*the whole file"),
+    ("a.csv", HEAD.encode() + b"\x81,x\n", "line 2: not UTF-8.*encoding=NAME"),
+    ("a.csv", HEAD + "a,x\nb\0,y\n", "line 3: a NUL"),
+    ("a.csv", HEAD + '"a\nb",x\na,b,x\n', "line 4: the header has 2 fields, .*row 3; put quotes"),
+    ("a.tsv", TAB + "a\n", "line 2: the header has 2 fields, and this row 1"),
+    ("a.csv", HEAD + 'a,x\n"b,y\nc,x\n', "line 3: a quote is open"),
+    ("a.csv", HEAD + '"b" c,y\n"d, e",y\n', "line 2: a quote .* encloses no whole field"),
+    ("a.tsv", TAB + '"b" c\tx\n"two\ty\nof\tx\n', "line 2: .*plain.*quoting=none.*meant.*=minimal"),
+    ("a.csv", HEAD + 'a,x\n"one,x\ntwo,y\nthree",x\nfour,y\n', "line 3: .*joins lines"),
+    ("a.csv", HEAD + "a,x\ntext,label\nb,y\n", "line 3: .*once more.*remove"),
+    ("a.csv", "text,body,label\n,a,x\n ,b,y\n", "no row with a text.*'body', 'label'.*--text_col"),
+    ("a.csv", HEAD + "a,x\n,y\n ,y\n", "1 training texts of 1 classes; 2 empty rows.*at least two"),
+    ("a.csv", HEAD + "a,x\nb, \n", "line 3: the label is empty.*--drop_unlabelled"),
+    ("a.csv", HEAD + "a,x\nb,y\n", "holds out none.*bring more texts"),
+    ("a.csv", HEAD + "a,\"['x', 'y']\"\n", "line 2: the label is a list"),
+    ("a.csv", "", "empty, with no rows"),
+    ("a.csv", HEAD, "empty, with no rows"),
+    ("a.doc", HEAD, r"\.csv.*\.jsonl.*--read format="),
+    ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "a"}', "line 3: no column 'label'"),
+    ("a.jsonl", '{"text": "a", "text": "b"}', "line 1: .*'text' stands twice"),
+    ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2: not valid JSON"),
+    ("a.jsonl", '{"text": 5, "label": "x"}', "line 1: the text is 5, not a string"),
+    ("a.jsonl", '{"text": "a", "label": null}', "line 1: the label is empty"),
+    ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', "line 1: the label is a list.*one class"),
+    ("a.jsonl", r'{"text": "\ud83d", "label": 1}', "line 1: half a surrogate"),
+    ("a.json", "[" * 200_000, "not valid JSON"),
+    ("a.json", '["a"]', "item 1: 'a' is not an object"),
+    ("a.json", '{"text": "a"}', r"columns of equal length.*\.jsonl"),
+    ("a.json", '{"text": ["a"], "label": []}', "columns of equal length"),
+    ("a.zip", b"PK\x03\x04\x14\x00\xff", "BadZipFile.*unpack it"),
+    ("a.zip", zip_of(**{"a.csv": HEAD, "b.csv": HEAD}), r"2 files \(a.csv, b.csv\).*alone"),
+    ("a.csv.gz", gzip.compress(HEAD.encode() * 9)[:-9], "EOFError.*unpack it"),
+    ("a.xlsx", b"text", "cannot be read by openpyxl.*save it as CSV"),
+    ("a.parquet", b"PAR1", "cannot be read by pyarrow.*save it as CSV"),
+    ("a.parquet", broken_parquet(), "cannot be read by pyarrow.*UTF8"),
+]
 
 
-@pytest.mark.parametrize("name, content, parts", BAD_FILES.values(), ids=BAD_FILES)
-def test_a_bad_file_is_one_line_that_says_what_and_where(tmp_path, name, content, parts):
+@pytest.mark.parametrize("name, content, message", BAD_FILES, ids=[bad[2] for bad in BAD_FILES])
+def test_a_bad_file_is_one_line_that_says_what_and_where(tmp_path, name, content, message):
     path = written(tmp_path, name, content)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=rf"^[^\n]*{re.escape(path)}[^\n]*$") as error:
         read_corpus(path)
-    message = str(error.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
-    assert name in message or "holds out" in message
+    assert re.search(message, str(error.value)), error.value
 
 
 def test_a_folder_without_a_test_file_is_split_like_a_file(tmp_path):
@@ -334,48 +214,31 @@ def test_a_folder_without_a_test_file_is_split_like_a_file(tmp_path):
     assert len(folder.test_texts) == 8
 
 
-def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
-    for name in ("train.csv", "eval.csv", "test_set.csv", "test.xls", ".hidden.csv"):
-        written(tmp_path, name, csv_of(PLAIN))
-    (note,) = read_corpus(str(tmp_path), test_fraction=0.5).notes
-    assert "not read are 'eval.csv', 'test.xls', 'test_set.csv';" in note and "hidden" not in note
-
-
-def test_a_device_is_no_table(tmp_path):
-    for name in ("a.csv", "a.jsonl", "train.csv"):
-        (tmp_path / name).symlink_to("/dev/null")  # /dev/zero would never end
-        with pytest.raises(InputError, match=f"{name}: a device, not a file"):
-            read_corpus(str(tmp_path if name == "train.csv" else tmp_path / name))
-
-
 def test_a_bad_folder_or_name_is_one_line(tmp_path):
     with pytest.raises(InputError, match="trec.*biomedical.*wordnet"):
         read_corpus("trek")
-    with pytest.raises(InputError, match="exactly one train file"):
+    with pytest.raises(InputError, match="exactly one part that is called train"):
         read_corpus(str(tmp_path))
     written(tmp_path, "train.csv", HEAD + "a,x\nb,y\n")
     test = written(tmp_path, "test.csv", HEAD + "a,x\nb,new\n")
     with pytest.raises(InputError, match="no training text for the test labels 'new'"):
         read_corpus(str(tmp_path))
-    Path(test).write_text(HEAD + " ,x\n")
-    with pytest.raises(InputError, match="no row with a text"):
-        read_corpus(str(tmp_path))
-    with pytest.raises(InputError, match="is named as text and as label"):
+    with pytest.raises(InputError, match="'label' is named twice"):
         read_corpus(test, text_column="label")
     with pytest.raises(InputError, match="'text' is named twice"):
         read_corpus(test, text_column=["text", "Text"])
     for name in ("dev.csv", "valid.tsv"):
         written(tmp_path, name, HEAD)
-    with pytest.raises(InputError, match="at most one test and one validation"):
+    with pytest.raises(InputError, match="at most one called test and one called validation"):
         read_corpus(str(tmp_path))
 
 
 # ---- what is found by itself, and said ----
 
 
-def notes_of(path, **options) -> list[str]:
-    notes = read_corpus(path, test_fraction=0.5, **options).notes
-    return [note.removeprefix(f"{path}: ") for note in notes]
+def pairs(path, *read, **options) -> list[tuple]:
+    """Text and label of each training row."""
+    return read_own(str(path), options.get("texts", ["text"]), "label", read=list(read)).train
 
 
 PLAIN = [("fine, a", "x"), ("poor", "y"), ("good", "x"), ("bad", "y")]
@@ -391,14 +254,12 @@ def test_a_german_export_is_read_and_what_was_found_is_said(tmp_path):
     rows = [("plain", "x"), ("Größe; gut", "y"), ("Straße", "x"), ("gut", "y")]
     content = "sep=;\r\n" + csv_of(rows, (" Text", "LABEL "), delimiter=";")
     path = written(tmp_path, "a.csv", content.encode("cp1252"))
-    assert notes_of(path) == [
-        "read as --read encoding=cp1252 sep=';'; its first line beyond plain English letters: "
-        '"Größe; gut";y',
-        "the column ' Text' is taken as the text",
-        "the column 'LABEL ' is taken as the label",
+    parts = read_own(path, ["text"], "label")
+    assert parts.train == rows and parts.notes == [
+        f"{path}: read as --read encoding=cp1252 sep=';'",
+        f"{path}: the column ' Text' is taken as the text",
+        f"{path}: the column 'LABEL ' is taken as the label",
     ]
-    corpus = read_corpus(path, test_fraction=0.5)
-    assert sorted(corpus.train_texts + corpus.test_texts) == sorted(text for text, _ in rows)
 
 
 RUSSIAN, CHINESE = "команда выиграла матч, да", "他打进了两个球，记者报道"
@@ -412,7 +273,7 @@ FOREIGN = {
     "euc_kr": "팀이 경기에서 이겼다",
     "cp1253": "η ομάδα κέρδισε τον αγώνα",
     "cp1255": "הקבוצה ניצחה במשחק",
-    "utf-16-le": CHINESE,  # no byte of it is zero but those of what is ASCII
+    "utf-16-le": CHINESE,
 }
 
 
@@ -421,140 +282,85 @@ def test_what_is_no_windows_1252_is_refused_and_read_once_its_encoding_is_named(
     tmp_path, encoding, text
 ):
     rows = [(f"{text} {i}", ("an english label", "another")[i % 2]) for i in range(40)]
-    for name, content in {
-        "a.csv": csv_of(rows),
-        "a.jsonl": "".join(
-            json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n"
-            for text, label in rows
-        ),
-    }.items():
+    items = [json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows]
+    for name, content in {"a.csv": csv_of(rows), "a.jsonl": "\n".join(items)}.items():
         path = written(tmp_path, name, content.encode(encoding))
-        if encoding != "utf-16-le":
-            with pytest.raises(InputError, match=f"{name}: neither UTF-8.*name its encoding with"):
-                read_corpus(path)
-        corpus = read_corpus(path, read=[f"encoding={encoding}"])
-        assert sorted(corpus.train_texts + corpus.test_texts) == sorted(text for text, _ in rows)
+        with pytest.raises(InputError, match=f"{name}, line [12]: .*name its encoding with"):
+            read_corpus(path)
+        assert pairs(path, f"encoding={encoding}") == rows
     with pytest.raises(InputError, match="a.csv, below line 0: not ASCII; name its encoding"):
         read_corpus(str(tmp_path / "a.csv"), read=["encoding=ascii"])
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_the_languages_of_windows_1252_need_no_name(tmp_path):
+    texts = [
         "il va à la plage où l'été a été déjà très chaud",
         "Größe gut, schöne Grüße aus Köln, ä ö ü",
         "hyvää yötä, öljyä ja äitiä päivää",
         "“I said—no”, he wrote… it’s £5 and 20 °C",
         "på en ø å være, ærlig talt",
-    ],
-)
-def test_the_languages_of_windows_1252_need_no_name(tmp_path, text):
-    rows = [(text, "x"), ("b", "y"), ("c", "x"), ("d", "y")]
-    path = written(tmp_path, "a.csv", csv_of(rows).encode("cp1252"))
-    corpus = read_corpus(path, test_fraction=0.5)
-    assert text in corpus.train_texts + corpus.test_texts
+    ]
+    for text in texts:
+        path = written(tmp_path, "a.csv", csv_of([*PLAIN, (text, "x")]).encode("cp1252"))
+        assert pairs(path) == [*PLAIN, (text, "x")]
 
 
-def test_the_options_of_read_are_checked_and_name_the_folder(tmp_path, capsys):
+def test_the_options_of_read_are_checked_and_name_the_folder(capsys):
     command = ["--dataset", "a.csv", "--read"]
-    args = parse_args([*command, "encoding=CP1251", "sep=\\t"])
+    args = parse_args([*command, "encoding=cp1251", "sep=\\t"])
     assert args.settings["read"] == ["encoding=cp1251", "sep=\t"]
     assert "read-encoding-cp1251+sep-" in args.folder.name
     assert "read" not in parse_args(command[:2]).settings  # as before there was the flag
-    for option, said in {
-        "encoding=nothing": "'nothing' is no encoding of texts",
-        "encoding=base64": "'base64' is no encoding of texts",
-        "sep=;;": "'sep=;;': it takes one character",
-        "quoting=all": "'quoting=all': it takes none or minimal",
-        "b.csv": "'b.csv' is not NAME=VALUE with one of the names sep, encoding,",
-    }.items():
+    for option in ("encoding=nothing", "encoding=base64", "sep=;;", "quoting=all", "b.csv"):
         with pytest.raises(SystemExit):
             parse_args([*command, option])
-        assert said in capsys.readouterr().err
-    pandas.DataFrame(PLAIN, columns=["text", "label"]).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="--read encoding= means nothing for parquet"):
-        read_corpus(str(tmp_path / "a.parquet"), read=["encoding=cp1251"])
+        assert f"{option!r} is none of the options sep=';' encoding=cp" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "header, rows, is_noted",
+    "content",
     [
-        ("text,label", '"Dear Bob,\nthanks",x\n"so, so",y\n"one\ntwo",x\nfine,y\n', True),
-        ("label,text", 'x,"Dear Bob\nthanks, Ann"\ny,"so, so"\nx,b\ny,c\n', True),
-        ("text,label", '"Dear Bob\nthanks",x\nso,y\n"one\n\ntwo",x\nfine,y\n', False),
-        ('"text","label"', '"Dear Bob,\nthanks","x"\n"so","y"\n"a","x"\n"b","y"\n', True),
+        'text,label\n"Dear Bob,\nthanks",x\n"so, so",y\n"one\ntwo",x\nfine,y\n',
+        'label,text\nx,"Dear Bob\nthanks, Ann"\ny,"so, so"\nx,b\ny,c\n',
+        'text,label\n"Dear Bob\nthanks",x\nso,y\n"one\n\ntwo",x\nfine,y\n',
+        '"text","label"\n"Dear Bob,\nthanks","x"\n"so","y"\n"a","x"\n"b","y"\n',
     ],
 )
 def test_texts_of_several_lines_are_read_where_a_line_of_the_file_needs_its_quotes(
-    tmp_path, header, rows, is_noted
+    tmp_path, content
 ):
-    content = f"{header}\n{rows}"
-    corpus = read_corpus(written(tmp_path, "a.csv", content), test_fraction=0.5)
-    expected = [row["text"] for row in csv.DictReader(io.StringIO(content, newline=""))]
-    assert sorted(corpus.train_texts + corpus.test_texts) == sorted(expected)
-    assert len(corpus.notes) == is_noted
-    assert not is_noted or "line 2-3: quotes make one row of lines" in corpus.notes[0]
+    parts = read_own(written(tmp_path, "a.csv", content), ["text"], "label")
+    rows = csv.DictReader(io.StringIO(content, newline=""))
+    assert parts.train == [(row["text"], row["label"]) for row in rows] and parts.notes == []
 
 
 @pytest.mark.parametrize(
-    "labels, note",
+    "header, text, label, said",
     [
-        (["comedy, romance", "drama", "horror"], "such as 'comedy, romance': 1 of them"),
-        (["a|b", "c;d", "e, f", "g"], "such as 'a|b': 3 of them"),
-        (["1,5", "2,5", "one"], None),
-        (["Sci/Tech", "say: a,", "x"], None),
+        (("Review", "Category"), "text", "label", ["'Review'", "'Category'"]),
+        (("title", "class"), "text", "label", ["'title'", "'class'"]),
+        (("text", "Text"), "text", "Text", []),
+        (("BODY ", "tag"), "body", "label", ["'BODY '", "'tag'"]),
     ],
 )
-def test_labels_that_may_be_several_in_one_are_said(tmp_path, labels, note):
-    rows = [(f"{label} {i}", label) for label in labels for i in range(4)]
-    notes = notes_of(written(tmp_path, "a.csv", csv_of(rows)))
-    assert [note in line for line in notes] == ([True] if note else [])
-
-
-@pytest.mark.parametrize(
-    "header, columns, options, found",
-    [
-        (("Review", "Category"), ["Review", "Category"], {}, 2),
-        (("title", "class"), ["title", "class"], {}, 2),
-        (("text", "Text"), ["text", "Text"], {"label_column": "Text"}, 0),
-        (("BODY ", "tag"), ["BODY ", "tag"], {"text_column": "body"}, 2),
-    ],
-)
-def test_columns_that_leave_no_doubt_are_taken_and_said(tmp_path, header, columns, options, found):
+def test_columns_that_leave_no_doubt_are_taken_and_said(tmp_path, header, text, label, said):
     path = written(tmp_path, "a.csv", csv_of(PLAIN, header))
-    notes = notes_of(path, **options)
-    assert (
-        notes
-        == [
-            f"the column {column!r} is taken as the {role}"
-            for column, role in zip(columns, ("text", "label"))
-        ][:found]
-    )
+    parts = read_own(path, [text], label)
+    roles = [f"{path}: the column {c} is taken as the {r}" for c, r in zip(said, ("text", "label"))]
+    assert parts.train == PLAIN and parts.notes == roles
 
 
 def test_a_column_that_is_named_is_never_replaced_by_a_usual_one(tmp_path):
     path = written(tmp_path, "a.csv", csv_of(PLAIN, ("review", "label")))
     with pytest.raises(InputError, match="no column 'body'.*'review' .'fine, a'."):
-        read_corpus(path, text_column="body")
+        pairs(path, texts=["body"])
 
 
 def test_several_text_columns_are_joined_a_line_each(tmp_path):
-    rows = [
-        ("Hello", "how are you", "x"),
-        (" ", "alone", "y"),
-        ("Hi", "", "x"),
-        ("", " ", "y"),
-        ("Bye", "now", "y"),
-    ]
+    rows = [("Hello", "how are you", "x"), (" ", "alone", "y"), ("Hi", "", "x"), ("", " ", "y")]
     path = written(tmp_path, "a.csv", csv_of(rows, ("title", "body", "label")))
-    corpus = read_corpus(path, text_column=["title", "body"], test_fraction=0.5)
-    assert sorted(corpus.train_texts + corpus.test_texts) == [
-        "Bye\nnow",
-        "Hello\nhow are you",
-        "Hi",
-        "alone",
-    ]
-    assert corpus.dropped == 1
+    joined = [("Hello\nhow are you", "x"), ("alone", "y"), ("Hi", "x"), ("", "y")]
+    assert pairs(path, texts=["title", "body"]) == joined
 
 
 def in_every_format(frame, folder):
@@ -594,17 +400,12 @@ def test_class_names_in_the_metadata_of_parquet_are_kept(tmp_path):
     }
     whole = json.dumps({"info": {"features": features}})
     write([0, 1, 1, 0, -1, None], whole)
-    corpus = read_corpus(str(path), drop_unlabelled=True, test_fraction=0.5)
-    found = zip(corpus.train_texts + corpus.test_texts, [*corpus.train_labels, *corpus.test_labels])
-    assert corpus.label_names == ["neg", "pos"] and corpus.unlabelled == 2
-    assert dict(found) == {"a": 0, "b": 1, "c": 1, "d": 0}
+    rows = read_own(str(path), ["text"], "label", drop_unlabelled=True).train
+    assert rows == list(zip("abcdef", ["neg", "pos", "pos", "neg", None, None]))
     for number in (2, -2):
         write([0, 1, 1, 0, 1, number], whole)
-        with pytest.raises(InputError, match=f"row 6: {number} in .*'label'.*'neg', 'pos'"):
-            read_corpus(str(path))
-    for metadata in ("{", "[]", '{"info": {"features": [1]}}'):  # of another program
-        write([0, 1, 1, 0, 1, 0], metadata)
-        assert read_corpus(str(path), test_fraction=0.5).label_names == ["0", "1"]
+        with pytest.raises(InputError, match=f"read by pyarrow .KeyError: {number}.; it is damag"):
+            pairs(path)
 
 
 @pytest.mark.parametrize(
@@ -641,25 +442,9 @@ def test_cells_of_a_spreadsheet_are_text_and_its_first_sheet_is_read(tmp_path):
     book.active["A4"].data_type = "s"  # a text that begins with =, no formula
     book.create_sheet("notes")
     book.save(tmp_path / "a.xlsx")
-    corpus = read_corpus(str(tmp_path / "a.xlsx"), test_fraction=0.5)
-    assert sorted(corpus.train_texts + corpus.test_texts) == ["1.5", "5", "=1", "x"]
-    assert corpus.label_names == ["1", "two"]
-    assert corpus.notes[0].endswith("read as --read sheet=Sheet")
-    book.active["A6"] = None
-    book.active["B6"] = None
-    book.active.append(("y", None))
-    book.save(tmp_path / "a.xlsx")
-    with pytest.raises(InputError, match=r"row 7: the label is empty"):
-        read_corpus(str(tmp_path / "a.xlsx"))
-
-
-def test_formulas_that_no_program_has_worked_out_are_named(tmp_path):
-    book = openpyxl.Workbook()
-    for row in [("text", "label"), ("a", '=IF(1=1,"x","y")'), ("b", '="y"')]:
-        book.active.append(row)
-    book.save(tmp_path / "a.xlsx")
-    with pytest.raises(InputError, match="formulas without their values.*=IF.*save it"):
-        read_corpus(str(tmp_path / "a.xlsx"))
+    parts = read_own(str(tmp_path / "a.xlsx"), ["text"], "label")
+    assert parts.train == [("5", "1"), ("=1", "two"), ("1.5", "1"), ("x", "two")]
+    assert parts.notes[0].endswith("read as --read sheet=Sheet")
 
 
 def test_a_missing_package_is_one_line_that_names_it(tmp_path, monkeypatch):
@@ -726,8 +511,8 @@ def check_splits(source):
     corpus = read_corpus(source, test_fraction=0.5)
     assert corpus.label_names == ["neg", "pos"] and corpus.val_texts == ["v"]
     assert sorted(corpus.train_texts + corpus.test_texts) == ["a", "b", "c", "d"]
-    assert any("no row has a label, so this part is left out" in note for note in corpus.notes)
-    assert any("'unsupervised' are not used" in note for note in corpus.notes)
+    assert any("no test row has a label, so this part is left out" in x for x in corpus.notes)
+    assert any("not read are 'unsupervised'" in note for note in corpus.notes)
 
 
 def test_a_folder_of_save_to_disk_is_read_with_its_class_names(splits, tmp_path):
@@ -741,9 +526,7 @@ def test_a_folder_of_save_to_disk_is_read_with_its_class_names(splits, tmp_path)
 
     bad = pyarrow.array([b"a", b"caf\xe9"]).cast(pyarrow.string(), safe=False)
     datasets.Dataset(pyarrow.table({"text": bad, "label": ["x", "y"]})).save_to_disk(tmp_path / "2")
-    with pytest.raises(
-        InputError, match="2, train, row 1 or below: cannot be read by datasets.*UTF8"
-    ):
+    with pytest.raises(InputError, match="2, train: cannot be read by datasets.*UTF8"):
         read_corpus(str(tmp_path / "2"))
     (tmp_path / "one" / "state.json").write_text("{")
     with pytest.raises(InputError, match="one: cannot be read by datasets") as error:
@@ -774,24 +557,19 @@ def test_a_dataset_of_the_hub_is_asked_for_by_name_and_configuration(splits, mon
 # ---- files that people bring ----
 
 TWENTY = [(f"text {i}, so", "xy"[i % 2]) for i in range(20)]
-OPTIONS = {"texts": ["text"], "label": "label"}
-
-
-def pairs(path, *read, **options) -> list[tuple]:
-    """Text and label of each training row."""
-    return read_own(str(path), options.get("texts", ["text"]), "label", read=list(read)).train
 
 
 def test_a_test_file_without_labels_is_left_out_with_a_line(tmp_path):
     written(tmp_path, "train.csv", csv_of(TWENTY, ("text", "target")))
-    written(tmp_path, "sample_submission.csv", "id,target\n0,0\n")
+    for name in ("sample_submission.csv", "test.xls", ".hidden.csv"):
+        written(tmp_path, name, "id,target\n0,0\n")
     for content in ("id,text\n0,a\n1,b\n", "text,target\na,-1\nb,-1\n", "text,target\na,\n"):
         written(tmp_path, "test.csv", content)
         corpus = read_corpus(str(tmp_path), label_column="target")
         assert len(corpus.test_texts) == 4 and corpus.label_names == ["x", "y"]
         said = [note for note in corpus.notes if "so this part is left out" in note]
-        assert len(said) == 1 and "test.csv: no " in said[0]
-        assert any("not read are 'sample_submission.csv'" in note for note in corpus.notes)
+        assert len(said) == 1 and "no test row has a label" in said[0]
+        assert any("not read are 'sample_submission.csv', 'test.xls';" in x for x in corpus.notes)
     written(tmp_path, "test.csv", "text,target\na,-1\nb,x\n")  # -1 beside labels is no such file
     with pytest.raises(InputError, match="no training text for the test labels '-1'"):
         read_corpus(str(tmp_path), label_column="target")
@@ -810,15 +588,16 @@ def test_the_shards_of_the_hub_are_one_part(tmp_path, folder):
     parts = read_own(str(tmp_path), ["text"], "label")
     assert parts.train == PLAIN + TWENTY and parts.test == TWENTY and parts.notes == []
     (tmp_path / folder / "train-00000-of-00002.parquet").unlink()
-    with pytest.raises(InputError, match="all the shards of one.*'train-00001-of-00002.parquet'"):
+    with pytest.raises(
+        InputError, match="'train-00001-of-00002.parquet'; it needs .* all the shards of one"
+    ):
         read_own(str(tmp_path), ["text"], "label")
 
 
-@pytest.mark.parametrize("label", [["x"], "['x']", '["x"]', ("x",)])
+@pytest.mark.parametrize("label", [["x"], "['x']", ' ["x"]'])
 def test_a_list_of_one_label_is_that_label(tmp_path, label):
     rows = json.dumps([{"text": "a", "label": label}, {"text": "b", "label": []}])
-    path = written(tmp_path, "a.json", rows)
-    parts = read_own(path, ["text"], "label", drop_unlabelled=True)
+    parts = read_own(written(tmp_path, "a.json", rows), ["text"], "label", drop_unlabelled=True)
     assert parts.train == [("a", "x"), ("b", None)]
 
 
@@ -842,11 +621,6 @@ LAYOUTS = {  # a file, what is found in it, and its rows
         "skipinitialspace=yes",
         [("one, two", "x"), ("three", "y")],
     ),
-    "a blank before quotes that hold no comma": (
-        'label, text\nx, "one"\ny, "three"\n',
-        "skipinitialspace=yes",
-        [("one", "x"), ("three", "y")],
-    ),
     "a backslash before quotes": (
         'text,label\n"so, \\"really\\"",x\n"b",y\n',
         "escapechar='\\'",
@@ -868,7 +642,7 @@ def test_what_is_found_in_a_file_is_said_as_options_that_read_it_so(tmp_path, co
     assert parts.train == rows and parts.notes == [f"{path}: read as --read {found}"]
     (option,) = shlex.split(found)
     option = read_option(option)
-    with open_table(path, read=[option], **OPTIONS) as table:
+    with open_table(path, read=[option], texts=["text"], label="label") as table:
         assert [(row["text"], row["label"]) for _, row in table.rows] == rows
         assert table.notes == []
 
@@ -885,10 +659,9 @@ def test_what_is_given_overrules_what_would_be_found(tmp_path):
     assert rows_of(path, read=["sep=,"]) == [{"text;x": "a;b", "label;y": "c;d"}]
     path = written(tmp_path, "a.tsv", 'text\tlabel\n"one\tx\ntwo"\ty\n')
     assert pairs(path, "quoting=none") == [('"one', "x"), ('two"', "y")]
-    with pytest.raises(InputError, match="line 2-3: quotes there join lines"):
+    with pytest.raises(InputError, match="line 2: a quote is open.* or joins lines"):
         pairs(path)
-    path = written(tmp_path, "b.tsv", 'text\tlabel\na\t"one\nb\ttwo"\n')
-    assert pairs(path, "quoting=minimal") == [("a", "one\nb\ttwo")]
+    assert pairs(path, "quoting=minimal") == [("one\tx\ntwo", "y")]
     path = written(tmp_path, "a.data", "text\tlabel\na, b\tx\n")
     assert pairs(path, "format=tsv") == [("a, b", "x")]
 
@@ -899,8 +672,6 @@ def test_a_file_without_a_header_is_read_by_names(tmp_path, form):
     (frame.to_csv if form == "csv" else frame.to_excel)(path, index=False, header=False)
     for names in ("names=text label", "names=text,label"):
         assert pairs(path, names) == PLAIN
-    numbered = read_own(str(path), ["1"], "2", read=["header=none"])
-    assert numbered.train == PLAIN
     with pytest.raises(InputError, match="2 fields, and names= has 3"):
         pairs(path, "names=a b c")
 
@@ -946,13 +717,14 @@ def test_folders_of_txt_files_are_the_classes(tmp_path):
     assert sorted(parts.train) == sorted((f"train\n{text}", label) for text, label in TWENTY)
     assert len(parts.test) == 20 and parts.test[0][0].startswith("test\n")
     assert read_own(str(tmp_path / "train"), ["text"], "label").train == parts.train
-    (tmp_path / "train" / "unsup").mkdir()
-    written(tmp_path / "train" / "unsup", "0.txt", "so")
     written(tmp_path / "train" / "x", "00.txt", "Größe".encode("cp1252"))
     parts = read_own(str(tmp_path), ["text"], "label")
     assert parts.train[0] == ("Größe", "x") and len(parts.train) == 20
-    assert "unsup: its texts have no label, and are left out" in parts.notes[0]
-    assert "00.txt: read as --read encoding=cp1252" in parts.notes[1]
+    assert "00.txt: read as --read encoding=cp1252" in parts.notes[0]
+    (tmp_path / "train" / "unsup").mkdir()  # as in the reviews of IMDb
+    written(tmp_path / "train" / "unsup", "0.txt", "so")
+    with pytest.raises(InputError, match="unsup/0.txt: the label is empty.*--drop_unlabelled"):
+        read_own(str(tmp_path), ["text"], "label")
 
 
 def test_a_group_is_never_divided(tmp_path):
@@ -973,13 +745,6 @@ def test_a_group_is_never_divided(tmp_path):
     with pytest.raises(InputError, match="no column 'writer'.*name yours with --group_column"):
         read_corpus(path, group_column="writer")
     assert "group_column" not in parse_args(["--dataset", path]).settings
-
-
-def test_several_columns_of_0_and_1_are_called_multi_label(tmp_path):
-    path = written(tmp_path, "a.csv", "id,text,toxic,rude\n7,a,0,1\n8,b,1,1\n")
-    with pytest.raises(InputError, match="multi-label: .*'toxic', 'rude'.*--label_column toxic"):
-        pairs(path)
-    assert read_own(path, ["text"], "rude").train == [("a", "1"), ("b", "1")]
 
 
 # ---- streams ----
@@ -1009,7 +774,7 @@ def rows_of(source, *form, **options) -> list[dict]:
     "content, form",
     [
         (gzip.compress(b"text\na\n"), "csv"),
-        ("text\na\n".encode("utf-16-le"), "csv"),
+        ("text\na\n".encode("utf-16"), "csv"),
         (b'[{"text": "a"}]', "json"),
         (zip_of(**{"a.csv": "text\na\n"}), "csv"),
         (b"a\n", "lines"),
@@ -1038,14 +803,14 @@ def test_a_pipe_that_stops_being_utf_8_is_one_line():
         rows_of(Pipe(b"a\n" * 9000 + b"caf\xe9\n"), "lines", "stdin")
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_eight_thousand_rows_are_streamed_in_little_memory(tmp_path, form):
     path = tmp_path / f"a.{form}"
     frame = pandas.DataFrame({"text": [f"{i} text of a row " * 100 for i in range(8_000)]})
-    options = {"orient": "records", "lines": True} if form == "jsonl" else {"index": False}
-    {"csv": frame.to_csv, "jsonl": frame.to_json, "parquet": frame.to_parquet}[form](
-        path, **options
-    )
+    if form == "csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_json(path, orient="records", lines=True)
     tracemalloc.start()
     with open_table(path) as table:
         assert sum(1 for row in table.rows) == 8_000
