@@ -348,7 +348,7 @@ def bare_python(tmp_path_factory):
         "report.py runs",
         "-m baselines",
         "-m reporting.study a b",
-        "-m reporting.signs a",
+        "-m reporting.runs a b",
         "run_all.sh --dry_run",
     ],
 )
