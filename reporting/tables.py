@@ -489,12 +489,9 @@ def widths(columns: list[tuple[str, str]]) -> list[tuple[str, int, int]]:
 
 SWEPT = {"mu": "µ", "tau": "τ"}
 FIGURES = {
-    ("r52", "original"): "fig3",
-    ("ohsumed", "original"): "fig3",
-    ("trec", "ir 50"): "figA1",
-    ("dblp", "ir 50"): "figA1",
-    ("biomedical", "ir 50"): "figA2",
-    ("cr", "ir 50"): "figA2",
+    **dict.fromkeys([("r52", "original"), ("ohsumed", "original")], "fig3"),
+    **dict.fromkeys([("trec", "ir 50"), ("dblp", "ir 50")], "figA1"),
+    **dict.fromkeys([("biomedical", "ir 50"), ("cr", "ir 50")], "figA2"),
 }
 
 
