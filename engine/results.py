@@ -11,7 +11,6 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -192,9 +191,3 @@ def without_leaked_words(found: dict) -> str:
         f"Without the {found['left_out']:,} test texts that stand in the training part too: "
         f"accuracy {found['accuracy']:.2f}, macro-F1 {found['macro_f1']:.2f}"
     )
-
-
-def look_up(record: Any, keys: tuple[str, ...]) -> float | None:
-    for key in keys:
-        record = record.get(key) if isinstance(record, dict) else None
-    return record

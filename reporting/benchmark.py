@@ -224,9 +224,8 @@ def main(argv: list[str] | None = None) -> None:
     print(text)
     whole = means(found, "last")[list(UNCHOSEN)].dropna()
     if len(whole) > 1 and OURS in whole.index:
-        with figures.style():
-            figures.save_figure(draw_differences(found), args.output / "differences.png")
-            figures.save_figure(draw_ranks(found, "last"), args.output / "ranks.png")
+        figures.save_figure(draw_differences(found), args.output / "differences.png")
+        figures.save_figure(draw_ranks(found, "last"), args.output / "ranks.png")
 
 
 if __name__ == "__main__":

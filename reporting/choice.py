@@ -72,13 +72,18 @@ def read_methods(folder: Path) -> list[Method]:
             f"{folder}: finished runs of {len(of_method)} methods; --choose compares at "
             "least two: bash run_all.sh own FILE makes them"
         )
-    if runs.dataset.nunique() > 1:
-        raise InputError(
-            f"{folder}: runs on several data sets ({', '.join(sorted(set(runs.dataset)))}); give "
-            "a folder with the runs on one"
-        )
     for name, own in of_method.items():
-        check_seeds(folder, name, own)
+        settings = pd.DataFrame(
+            [{k: json.dumps(v) for k, v in run.items()} for run in own.settings]
+        )
+        counts = settings.drop(columns="seed").nunique(dropna=False)
+        if runs_differ := sorted(counts[counts > 1].index):
+            raise InputError(
+                f"{folder}: the runs of {name} differ in {', '.join(runs_differ)}; give a folder "
+                "with one setting of each method"
+            )
+        if own.seed.duplicated().any():
+            raise InputError(f"{folder}: two runs of {name} with one seed; move one of them away")
     if runs.data_hash.nunique() > 1:
         raise InputError(
             f"{folder}: the runs are on different texts; give them one file and the same flags of "
@@ -87,28 +92,15 @@ def read_methods(folder: Path) -> list[Method]:
     return [read_method(name, own) for name, own in of_method.items()]
 
 
-def check_seeds(folder: Path, name: str, runs: pd.DataFrame) -> None:
-    """InputError unless the runs of a method differ in the seed, and in nothing else."""
-    values = pd.DataFrame([{k: json.dumps(v) for k, v in own.items()} for own in runs.settings])
-    counts = values.drop(columns="seed").nunique(dropna=False)
-    if differing := sorted(counts[counts > 1].index):
-        raise InputError(
-            f"{folder}: the runs of {name} differ in {', '.join(differing)}; give a folder "
-            "with one setting of each method"
-        )
-    if runs.seed.duplicated().any():
-        raise InputError(f"{folder}: two runs of {name} with one seed; move one of them away")
-
-
 def read_method(name: str, runs: pd.DataFrame) -> Method:
-    rows = [read_validation(Path(folder)) for folder in runs.folder]
-    labels = np.array([label for label, _ in rows[0]])
-    predicted = np.array([[prediction for _, prediction in own] for own in rows])
+    found = [read_validation(Path(folder)) for folder in runs.folder]
+    predicted = np.array([own.prediction for own in found])
     macro_f1, rarest = runs.macro_f1.to_numpy(), runs.rarest_third.to_numpy()
-    return Method(name, labels, predicted, macro_f1, rarest, runs.seconds.mean() / 60)
+    minutes = runs.seconds.mean() / 60
+    return Method(name, found[0].label.to_numpy(), predicted, macro_f1, rarest, minutes)
 
 
-def read_validation(folder: Path) -> list[tuple[str, str]]:
+def read_validation(folder: Path) -> pd.DataFrame:
     """Label and prediction of each validation text."""
     path = folder / "validation.csv"
     if not path.exists():
@@ -117,7 +109,7 @@ def read_validation(folder: Path) -> list[tuple[str, str]]:
             "give --val_fraction 0.2 to its command"
         )
     try:
-        return [(row["label"], row["prediction"]) for row in csv_rows(path)]
+        return pd.DataFrame(csv_rows(path))[["label", "prediction"]]
     except (LookupError, TypeError, ValueError) as error:
         raise damaged(folder, error) from error
 
@@ -128,17 +120,12 @@ def choose(folder: Path) -> str:
     ones = np.ones(len(methods[0].labels), dtype=int)
     score = {own.name: macro_f1(own.labels, own.predicted, ones).mean() for own in methods}
     methods.sort(key=lambda method: -score[method.name])
-    lines = [
-        f"{'method':<12} {'validation':>10} {'test macro-F1':>14} {'rarest third':>14} "
-        f"{'minutes':>8} {'seeds':>6}"
-    ]
-    for method in methods:
-        lines.append(
-            f"{method.name:<12} {score[method.name]:>10.1f} "
-            f"{mean_text(method.macro_f1):>14} {mean_text(method.rare):>14} "
-            f"{method.minutes:>8.1f} {len(method.macro_f1):>6}"
-        )
-    return "\n".join([*lines, "", sentence(methods, score)])
+    lines = [["method", "validation", "test macro-F1", "rarest third", "minutes", "seeds"]]
+    for own in methods:
+        cells = [own.name, f"{score[own.name]:.1f}", mean_text(own.macro_f1), mean_text(own.rare)]
+        lines.append([*cells, f"{own.minutes:.1f}", str(len(own.macro_f1))])
+    row = "{:<12} {:>10} {:>14} {:>14} {:>8} {:>6}"
+    return "\n".join([*(row.format(*cells) for cells in lines), "", sentence(methods, score)])
 
 
 def sentence(methods: list[Method], score: dict[str, float]) -> str:

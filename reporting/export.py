@@ -64,21 +64,6 @@ def export_onnx(trained: Trained, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def export_embeddings(trained: Trained, folder: Path) -> None:
-    """feat, for sentence-transformers."""
-    write_sentence_transformer(trained, folder, [])
-
-
-def export_projected(trained: Trained, folder: Path) -> None:
-    """proj_f(feat), of unit length: the space of SharpReCL's contrastive loss."""
-    if trained.about.method != "sharprecl":
-        raise InputError(
-            f"--export projected is the space of sharprecl's proj_f, and "
-            f"{trained.about.method} has none: take --export embeddings"
-        )
-    write_sentence_transformer(trained, folder, dense_layers(trained.method.proj_f))
-
-
 @torch.no_grad()
 def dense_layers(head: nn.Sequential) -> list[nn.Linear]:
     """The two linear layers of a projection head, its batch norm, if any, in the first."""
@@ -152,25 +137,36 @@ def write_dense(folder: Path, layer: nn.Linear, is_last: bool) -> None:
     save(folder / "model.safetensors", safetensors.torch.save(weights))
 
 
-EXPORTS = dict(zip(EXPORTED, (export_onnx, export_embeddings, export_projected)))
+EXPORTS = EXPORTED  # the kinds that predict.py --export takes
 
 
 def export(path: str | Path, kind: str, output: Path | None) -> Path:
-    """Takes the model elsewhere: EXPORTS[kind], by default to a folder of that name in its own."""
+    """
+    Takes the model elsewhere, by default to a folder of that name in its own.
+
+    kind   onnx; embeddings, which is feat for sentence-transformers; or projected, the same of
+           proj_f(feat) with unit length, the space of SharpReCL's contrastive loss
+    """
     output = output or model_folder(Path(path)) / kind
     if output.exists():
         raise InputError(f"{output} is there already: remove it, or name another with --output")
     trained = read_model(path, "cpu")
-    if trained.tokenizer is None:
+    method, dense = trained.about.method, []
+    if trained.tokenizer is None or trained.method.phi is None:
         raise InputError(
-            f"{trained.about.method} is not exported, for it has no encoder: predict.py "
-            "classifies with it"
+            f"{method} is not exported, for it has no linear classifier on the embedding of an "
+            "encoder: predict.py classifies with it"
         )
-    if trained.method.phi is None:
-        raise InputError(
-            f"{trained.about.method} is not exported: its classifier is not linear on "
-            "the text's embedding; predict.py classifies with it"
-        )
+    if kind == "projected":
+        if method != "sharprecl":
+            raise InputError(
+                f"--export projected is the space of sharprecl's proj_f, and {method} has none: "
+                "take --export embeddings"
+            )
+        dense = dense_layers(trained.method.proj_f)
     with saving_folder(output) as folder:
-        EXPORTS[kind](trained, folder)
+        if kind == "onnx":
+            export_onnx(trained, folder)
+        else:
+            write_sentence_transformer(trained, folder, dense)
     return output

@@ -1,27 +1,26 @@
 """
-The figures of one run: as PNG or PDF files, and as SVG inside its page.
+The figures of runs: as PNG or PDF files, and as SVG inside a page.
 """
 
 import io
 import re
 import sys
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pandas as pd
+import sklearn.metrics
 from matplotlib.font_manager import get_font_names
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from sklearn.manifold import TSNE
 
-from engine.files import InputError, save, write_text
+from engine.files import InputError, read_json, save, write_text
 from engine.results import csv_rows, csv_text
+from reporting.signs import values
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  after the backend is chosen
@@ -33,36 +32,30 @@ CJK = (
     *("Malgun Gothic", "Arial Unicode MS"),
 )
 plt.rcParams["font.family"] += [name for name in CJK if name in set(get_font_names())]
+plt.rcParams |= {"font.size": 8, "axes.titlesize": 8}
+plt.rcParams |= dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
 
 # Paul Tol's bright palette, which is safe for the colour-blind
 TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 MARKERS = "os^vDPX<>*"  # ten, beside seven colours: the same look comes back after 70
-LINE = {"markersize": 3.5, "linewidth": 1.2}
 GREY = "#888888"  # readable on white and on black
+LINE = {"markersize": 3.5, "linewidth": 1.2}
+DASHED = {"color": "black", "linewidth": 0.8, "linestyle": "--"}
 
 
-def style(title_size: int = 8):
-    """
-    A context for figures, and a decorator of what draws one: letters of 8 points, and no box around
-    a panel or a legend.
-    """
-    bare = dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
-    return plt.rc_context({"font.size": 8, "axes.titlesize": title_size, **bare})
+# ---- files and pages ----
 
 
 def _image(figure, kind: str, metadata: dict | None = None, **options) -> bytes:
     image = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", "Glyph .* missing")
         figure.savefig(
             image, format=kind, dpi=150, bbox_inches="tight", metadata=metadata, **options
         )
     plt.close(figure)
-    for warning in caught:
-        if not re.match("Glyph .* missing", str(warning.message)):
-            warnings.warn(warning.message, stacklevel=2)
-        elif kind != "svg":  # there the letters are drawn by the browser, with its fonts
-            _say_what_no_font_has()
+    # the letters of an SVG are drawn by the browser, with its fonts
+    if kind != "svg" and any("Glyph" in str(warning.message) for warning in caught):
+        _say_what_no_font_has()
     return image.getvalue()
 
 
@@ -83,7 +76,8 @@ def save_figure(figure, path: Path) -> None:
 
 def svg(figure, title: str) -> str:
     """
-    The figure as an <svg> element for a page; title is what a screen reader says.
+    The figure as an <svg> element for a page; title, which has no letters that HTML escapes, is
+    what a screen reader says.
 
     Its letters stay text, in the page's font. What is black follows the page's text colour, and the
     colours of TOL are the page's variables --series-0 to --series-6, so that the page decides how
@@ -91,28 +85,11 @@ def svg(figure, title: str) -> str:
     the whole of it.
     """
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        root = ElementTree.fromstring(_image(figure, "svg", {"Date": None}, transparent=True))
-    for parent in root.iter():
-        for child in list(parent):
-            if child.tag.endswith(("}style", "}metadata")):
-                parent.remove(child)
-        parent.tag = parent.tag.rpartition("}")[2]
-        parent.attrib = {
-            name.rpartition("}")[2]: value
-            for name, value in parent.attrib.items()
-            if not (name == "id" and parent.tag == "g")
-        }
-        if "style" in parent.attrib:
-            parent.set("style", _for_page(parent.attrib["style"]))
-    width, height = (float(number) for number in root.attrib["viewBox"].split()[2:])
-    root.attrib = {
-        "viewBox": root.attrib["viewBox"],
-        "width": f"{width * 4 / 3:.0f}",
-        "height": f"{height * 4 / 3:.0f}",
-        "role": "img",
-        "aria-label": title,
-    }
-    return ElementTree.tostring(root, encoding="unicode")
+        text = _image(figure, "svg", {"Date": None}, transparent=True).decode()
+    text = re.sub(r"<(style|metadata)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'<g id="[\w.]+"', "<g", text)  # which other figures of the page have, too
+    text = re.sub(r' style="[^"]*"', lambda found: _for_page(found[0]), text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
 def _for_page(style: str) -> str:
@@ -120,20 +97,31 @@ def _for_page(style: str) -> str:
     style = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", style)
     for i, colour in enumerate(TOL):
         style = style.replace(colour, f"var(--series-{i})")
-    return re.sub("font-family: [^;]*; |; font-family: [^;]*", "", style)
+    return re.sub('font-family: [^;]*; |; font-family: [^;"]*', "", style)
 
+
+# ---- of classes ----
 
 MOST_NAMED = 120  # classes whose names and counts a figure can hold; more go without
 
 
 def drawn_name(name: str, longest: int = 24) -> str:
-    """
-    Short, and without a meaning to matplotlib: $ starts a formula, a leading _ hides a label. What
-    an SVG cannot hold, control characters, is a box, as letters are that the font lacks.
-    """
-    name = re.sub("[\0-\x1f\ufffe\uffff]", "□", " ".join(name.split()))
+    """Short, and without a meaning to matplotlib: $ starts a formula, a leading _ hides a label."""
+    name = " ".join(name.split())
     name = name if len(name) <= longest else name[: longest - 1] + "…"
     return " " * name.startswith("_") + name.replace("$", r"\$")
+
+
+def look(i: int) -> tuple[str, str]:
+    """The colour and the marker of the i-th of several things."""
+    return TOL[i % len(TOL)], MARKERS[i % len(MARKERS)]
+
+
+def class_sizes(folder: Path):
+    """Fig. 1 of a run's data_report.json."""
+    summary = read_json(folder / "data_report.json")
+    counts, names = ([row[part] for row in summary["classes"]] for part in ("train", "label"))
+    return label_distribution(counts, names, f"{summary['name']}, ir = {summary['ir']:.1f}")
 
 
 def label_distribution(counts: list[int], names: list[str], title: str):
@@ -145,20 +133,12 @@ def label_distribution(counts: list[int], names: list[str], title: str):
     bars = axes.bar(range(len(names)), [counts[i] for i in order], color=TOL[0])
     if is_named:
         axes.bar_label(bars, fontsize=7, rotation=90 if len(names) > 12 else 0, padding=2)
-        axes.set_xticks(
-            range(len(names)),
-            [drawn_name(names[i]) for i in order],
-            fontsize=8,
-            rotation=90 if max(map(len, names)) > 3 else 0,
-        )
+        rotation = 90 if max(map(len, names)) > 3 else 0
+        axes.set_xticks(range(len(names)), [drawn_name(names[i]) for i in order], rotation=rotation)
     else:
-        axes.set_xlabel("classes")
-    axes.set_yscale("log")
-    axes.set_ylim(0.7, 4 * max(counts))
-    axes.set_xlim(-0.7, len(names) - 0.3)
-    axes.set_ylabel("training texts")
-    axes.set_title(title.replace("$", r"\$"), fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
+        axes.set(xticks=[], xlabel="classes")
+    axes.set(yscale="log", ylim=(0.7, 4 * max(counts)), xlim=(-0.7, len(names) - 0.3))
+    axes.set(ylabel="training texts", title=title.replace("$", r"\$"))
     return figure
 
 
@@ -171,29 +151,33 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]
     side = size * min(0.5, max(0.24, 2.2 / size)) if is_named else 10  # inches
     figure = plt.figure(figsize=(side, side))
     axes = figure.add_axes((0, 0, 1, 1))
-    of_class = Counter(labels.tolist())
-    for (row, column), count in Counter(zip(labels.tolist(), predicted.tolist())).items():
-        share = count / of_class[row]
+    shares = sklearn.metrics.confusion_matrix(
+        labels, predicted, labels=range(size), normalize="true"
+    )
+    for row, column in np.argwhere(shares):
+        share = shares[row, column]
         box: dict = {"color": TOL[0], "linewidth": 0, "alpha": 0.75 * share}
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **box))
         if is_named and share >= 0.005:
-            centre = {"ha": "center", "va": "center_baseline", "fontsize": 8}
-            axes.text(column, row, f"{100 * share:.0f}", **centre)
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center_baseline")
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true")
     if is_named:
         short = [drawn_name(name) for name in names]
         upright = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
-        axes.set_xticks(range(size), short, fontsize=8, **upright)
-        axes.set_yticks(range(size), short, fontsize=8)
-    axes.spines[:].set_alpha(0.4)
+        axes.set_xticks(range(size), short, **upright)
+        axes.set_yticks(range(size), short)
+    axes.spines[:].set(visible=True, alpha=0.4)
     return figure
+
+
+# ---- lines ----
 
 
 def _panel(title: str, size: tuple[float, float], **options):
     """A figure of one panel, as wide as a telephone shows without scrolling, and its axes."""
     figure, axes = plt.subplots(figsize=size, layout="constrained")
-    axes.set(title=title, **options)
-    axes.tick_params(labelsize=8)  # by which it decides, when it is saved, how many ticks there are
+    axes.set(**options)
+    axes.set_title(title, fontsize=10)
     return figure, axes
 
 
@@ -201,7 +185,6 @@ def _legend_below(figure, columns: int = 2, **options) -> None:
     figure.legend(loc="outside lower center", ncols=columns, **options)
 
 
-@style(10)
 def curves(
     history: list[dict], title: str, lines: dict[str, str], mark: tuple[int, str] | None = None
 ):
@@ -212,8 +195,7 @@ def curves(
     lines is {name: where it stands in an epoch's record, as "test.accuracy"}; mark is an epoch and
     what is said of it, which a vertical line shows.
     """
-    epochs = pd.json_normalize(history).set_index("epoch")
-    found = {name: epochs[place].dropna() for name, place in lines.items() if place in epochs}
+    found = {name: values(history, place) for name, place in lines.items()}
     found = {name: own for name, own in found.items() if own.any()}
     if not found:
         return None
@@ -221,15 +203,10 @@ def curves(
     for (name, own), colour, marker in zip(found.items(), TOL, MARKERS):
         axes.plot(own.index, own, f"{marker}-", color=colour, label=name, **LINE)
     if mark is not None:
-        axes.axvline(mark[0], color="black", linewidth=0.8, linestyle="--", label=mark[1])
+        axes.axvline(mark[0], label=mark[1], **DASHED)
     axes.xaxis.get_major_locator().set_params(integer=True)
     _legend_below(figure)
     return figure
-
-
-def look(i: int) -> tuple[str, str]:
-    """The colour and the marker of the i-th of several things."""
-    return TOL[i % len(TOL)], MARKERS[i % len(MARKERS)]
 
 
 def line(x: pd.Series, y: pd.Series) -> pd.DataFrame:
@@ -282,29 +259,29 @@ def line_grid(
     return figure
 
 
-@style(10)
-def f1_by_size(counts: np.ndarray, f1: np.ndarray, tested: np.ndarray, names: list[str], few: int):
+# ---- points ----
+
+
+def f1_by_size(rows: pd.DataFrame, few: int):
     """
     One point for each class that has test texts: its training texts, on a logarithmic axis, against
     its F1 in percent. Hollow points rest on fewer test texts than `few`.
 
-    counts, f1, tested, names   (C,): training texts, F1, test texts and name of each class
+    rows   of the classes: train and test (numbers of texts), f1
     """
     labels = {"xlabel": "training texts", "ylabel": "F1, %"}
     figure, axes = _panel("F1 of each class by its training texts", (3.5, 3.0), **labels)
-    counts, rough = counts.clip(min=1), (tested > 0) & (tested < few)
     for chosen, face, label in (
-        (tested >= few, TOL[0], f"{few} test texts or more"),
-        (rough, "none", f"fewer than {few}"),
+        (rows[rows.test >= few], TOL[0], f"{few} test texts or more"),
+        (rows[rows.test.between(1, few - 1)], "none", f"fewer than {few}"),
     ):
-        if chosen.any():
+        if len(chosen):
             edge = {"facecolors": face, "edgecolors": TOL[0], "linewidths": 1, "zorder": 3}
-            axes.scatter(counts[chosen], f1[chosen], s=22, label=label, **edge)
-    shown = np.flatnonzero(tested > 0)
-    width = np.log10(counts[shown].max() / counts[shown].min())
-    _name_lowest(axes, counts, f1, names, shown)
+            axes.scatter(chosen.train.clip(1), chosen.f1, s=22, label=label, **edge)
+    shown = rows.train[rows.test > 0].clip(1)
+    is_narrow = shown.max() < 300 * shown.min()
     axes.set(xscale="log", ylim=(-6, 106))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if width < 2.5 else (1,)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.1)
@@ -312,27 +289,6 @@ def f1_by_size(counts: np.ndarray, f1: np.ndarray, tested: np.ndarray, names: li
     return figure
 
 
-def _name_lowest(axes, counts: np.ndarray, f1: np.ndarray, names: list[str], shown: np.ndarray):
-    """Of at most 60 classes that are shown, five of the lowest are named, where there is room."""
-    place = np.stack([np.log10(counts / counts[shown].min()), f1 / 100], axis=1)  # (C, 2)
-    width = max(place[shown, 0].max(), 1e-9)
-    named: list[int] = []
-    for label in sorted(shown, key=lambda label: f1[label]) if len(shown) <= 60 else ():
-        away = abs(place[named] - place[label]) > (0.4 * width, 0.06)
-        if away.any(axis=1).all() and len(named) < 5:
-            named.append(label)
-            is_left = place[label, 0] <= width / 2
-            beside = {"xytext": (5 if is_left else -5, 0), "textcoords": "offset points"}
-            beside |= {"ha": "left" if is_left else "right", "va": "center"}
-            axes.annotate(
-                drawn_name(names[label], longest=16), (counts[label], f1[label]), **beside
-            )
-
-
-# ---- can its probabilities be believed? ----
-
-
-@style(10)
 def reliability(probability: np.ndarray, is_right: np.ndarray, bins: int = 10):
     """
     The reliability diagram of Guo et al. 2017, Fig. 1: the texts (n,) in bins by the probability of
@@ -346,8 +302,7 @@ def reliability(probability: np.ndarray, is_right: np.ndarray, bins: int = 10):
         "ylabel": "predictions that are right, %",
     }
     figure, axes = _panel("Are its probabilities right?", (3.5, 3.3), **labels)
-    dashed = {"color": "black", "linewidth": 0.8, "linestyle": "--"}
-    axes.plot([0, 100], [0, 100], label="as they should be", **dashed)
+    axes.plot([0, 100], [0, 100], label="as they should be", **DASHED)
     axes.plot(found.probability, found.is_right, "-", color=TOL[0], linewidth=1.2)
     points = {"s": 12 + 150 * size / len(texts), "color": TOL[0], "zorder": 3}
     axes.scatter(found.probability, found.is_right, label="this run", **points)
@@ -356,34 +311,10 @@ def reliability(probability: np.ndarray, is_right: np.ndarray, bins: int = 10):
     return figure
 
 
-def covered(probability: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, ...]:
-    """
-    What comes of predictions below a probability being left out: for each threshold that occurs,
-    the highest first, (threshold, coverage, accuracy), where coverage is the share of the texts
-    whose probability is at least the threshold, and accuracy is theirs, both in percent.
-    """
-    of_threshold = pd.Series(is_right).groupby(-probability).agg(["size", "sum"]).cumsum()
-    kept = of_threshold["size"].to_numpy()
-    accuracy = 100 * of_threshold["sum"].to_numpy() / kept
-    return -of_threshold.index.to_numpy(), 100 * kept / len(probability), accuracy
-
-
-@style(10)
-def coverage(probability: np.ndarray, is_right: np.ndarray):
-    """The accuracy of the share of the texts (n,) with the most certain predictions."""
-    _, kept, accuracy = covered(probability, is_right)
-    labels = {"xlabel": "texts that get a prediction, %", "ylabel": "accuracy on these, %"}
-    figure, axes = _panel("Accuracy without the uncertain texts", (3.5, 3.3), **labels)
-    look = "o-" if len(kept) < 10 else "-"
-    axes.plot(kept, accuracy, look, color=TOL[0], markersize=3.5, linewidth=1.4)
-    axes.set(xlim=(-3, 103), ylim=(min(accuracy.min(), 90) - 5, 101))
-    return figure
-
-
 # ---- t-SNE ----
 
 
-Points = dict[str, list[tuple[float, float]]]  # by label
+POINT = ["x", "y", "label"]  # the columns of tsne.csv, and of a frame of points
 
 
 def tsne(
@@ -403,91 +334,67 @@ def tsne(
     """
     chosen = np.random.default_rng(0).permutation(len(feats))[:most]
     feats, labels = feats[chosen], labels[chosen]
-    is_drawn = len(np.unique(feats, axis=0)) >= 10
-    points, among = np.empty((0, 2)), np.empty((0, 2))
-    if is_drawn:
-        whole = feats if prototypes is None else np.concatenate([feats, prototypes])
-        perplexity = min(30, (len(whole) - 1) // 3)
-        whole = TSNE(perplexity=perplexity, random_state=0).fit_transform(whole)
-        points, among = np.split(whole, [len(feats)])
-    of_texts = _by_label(points, [names[label] for label in labels])
-    of_prototypes = _by_label(among, names)
-    if prototypes is not None:
-        _write_points(folder / "tsne_prototypes.csv", of_prototypes)
-    if is_drawn:
-        save_figure(draw_tsne(of_texts, of_prototypes, names), folder / "tsne.png")
-    else:
+    if len(np.unique(feats, axis=0)) < 10:
         print("no t-SNE: it needs at least 10 test texts with different embeddings")
-    _write_points(folder / "tsne.csv", of_texts)  # last, see run_folder.last_plot
+        write_text(folder / "tsne.csv", csv_text(POINT, []))
+        return
+    whole = feats if prototypes is None else np.concatenate([feats, prototypes])
+    perplexity = min(30, (len(whole) - 1) // 3)
+    whole = TSNE(perplexity=perplexity, random_state=0).fit_transform(whole)
+    places = [names[label] for label in labels] + names[: len(whole) - len(feats)]
+    points = pd.DataFrame(whole.astype(float).round(3), columns=["x", "y"]).assign(label=places)
+    texts, among = points[: len(feats)], points[len(feats) :]
+    if prototypes is not None:
+        _write_points(folder / "tsne_prototypes.csv", among)
+    save_figure(draw_tsne({"": texts}, names, among), folder / "tsne.png")
+    _write_points(folder / "tsne.csv", texts)  # last, see run_folder.last_plot
 
 
-def _by_label(points: Iterable, labels: Iterable[str]) -> Points:
-    """The points (n, 2) of each label, with the three decimals of the files."""
-    found = defaultdict(list)
-    for (x, y), label in zip(points, labels):
-        found[label].append((round(float(x), 3), round(float(y), 3)))
-    return found
+def _write_points(path: Path, points: pd.DataFrame) -> None:
+    write_text(path, csv_text(POINT, points.itertuples(index=False)))
 
 
-def _write_points(path: Path, points: Points) -> None:
-    rows = ((f"{x:.3f}", f"{y:.3f}", label) for label in points for x, y in points[label])
-    write_text(path, csv_text(["x", "y", "label"], rows))
-
-
-def read_points(path: Path) -> Points:
-    """tsne.csv, or tsne_prototypes.csv; nothing where there is no such file."""
-    rows = list(csv_rows(path)) if path.exists() else []
+def read_points(path: Path) -> pd.DataFrame:
+    """tsne.csv, or tsne_prototypes.csv; no row where there is no such file."""
     try:
-        return _by_label(((row["x"], row["y"]) for row in rows), (row["label"] for row in rows))
+        rows = list(csv_rows(path)) if path.exists() else []
+        points = [(float(row["x"]), float(row["y"]), row["label"]) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged: delete it and run the command of its folder again with --plots"
         ) from error
+    return pd.DataFrame(points, columns=POINT)
 
 
-def _name_points(axes, places: dict[str, tuple[float, float]]) -> None:
-    """Writes each name above its point, or as much higher as keeps it clear of other names."""
-    axes.autoscale_view()  # else transData has the limits of before the last points and margins
-    to_share = axes.transData + axes.transAxes.inverted()  # from 0 to 1 across the axes
-    shares = {name: to_share.transform(place) for name, place in places.items()}
-    taken: list[tuple[float, float]] = []
-    for name, (x, y) in sorted(shares.items(), key=lambda item: item[1][1]):
-        y += 0.035
-        while any(abs(x - at[0]) < 0.25 and abs(y - at[1]) < 0.04 for at in taken):
-            y += 0.01
-        taken.append((x, y))
-        side = "left" if x < 0.15 else "right" if x > 0.85 else "center"
-        bold = {"fontweight": "bold", "zorder": 4, "ha": side}
-        axes.text(x, y, drawn_name(name, longest=14), transform=axes.transAxes, **bold)
-
-
-@style(10)
-def draw_tsne(points: Points, prototypes: Points, names: list[str]):
+def draw_tsne(panels: dict[str, pd.DataFrame], names: list[str], prototypes: pd.DataFrame):
     """
-    The texts of each class in a colour and a marker, and its prototype, where there is one, as a
-    large ringed diamond with the name of the class beside it. Of more than 9 classes, the 8 with
-    the most points have a colour, and the others are grey.
+    A panel of texts for each title. A class has the same colour and marker in all of them, and its
+    prototype, where there is one, is a large ringed diamond with its name. Of more than 9 classes
+    the 8 with the most texts have a colour, and the others are grey and without a name.
     """
-    order = sorted((name for name in names if name in points), key=lambda name: -len(points[name]))
-    coloured = sorted(order if len(names) <= 9 else order[:8], key=names.index)
+    sizes = pd.concat(list(panels.values())).label.value_counts()
+    coloured = names if len(names) <= 9 else sorted(sizes.index[:8], key=names.index)
     look_of = {name: (TOL[i % 6], MARKERS[i]) for i, name in enumerate(coloured)}
-    figure, axes = _panel("", (3.5, 3.8 + 0.1 * len(look_of)))
-    grey = [point for name in order if name not in look_of for point in points[name]]
-    if grey:
-        axes.scatter(*zip(*grey), s=7, color=GREY, label="other classes", linewidths=0, alpha=0.5)
-    for name, (colour, marker) in look_of.items():
-        own = {"color": colour, "marker": marker, "label": drawn_name(name)}
-        axes.scatter(*zip(*points[name]), s=11, linewidths=0, alpha=0.7, **own)
-    is_named = len(prototypes) <= 30
-    ring = {"edgecolors": "black", "linewidths": 1.6, "marker": "D"}
-    for name, place in prototypes.items():
-        colour = look_of.get(name, (GREY,))[0]
-        axes.scatter(*zip(*place), s=80 if is_named else 20, color=colour, zorder=3, **ring)
-    axes.margins(0.09)
-    if is_named and prototypes:
-        _name_points(axes, {name: place[0] for name, place in prototypes.items()})
-    if prototypes:
-        axes.scatter([], [], s=40, color="none", label="prototype of a class", **ring)
-    axes.set(xticks=[], yticks=[])
-    _legend_below(figure, 2 if max(map(len, names)) > 9 else 3, markerscale=1.3)
+    size = (3.5 if len(panels) == 1 else 7, 2.8 + 0.1 * len(look_of) + (len(panels) == 1))
+    shape = {"figsize": size, "squeeze": False, "layout": "constrained"}
+    figure, (grid,) = plt.subplots(1, len(panels), **shape)
+    for axes, (title, points) in zip(grid, panels.items()):
+        grey = points[~points.label.isin(coloured)]
+        if len(names) > len(coloured):
+            axes.scatter(grey.x, grey.y, s=7, color=GREY, label="other classes", alpha=0.5)
+        for name, (colour, marker) in look_of.items():
+            own = points[points.label == name]
+            options = {"color": colour, "marker": marker, "label": drawn_name(name)}
+            axes.scatter(own.x, own.y, s=11, linewidths=0, alpha=0.7, **options)
+        axes.set(xticks=[], yticks=[], title=title)
+    ring = {"edgecolors": "black", "linewidths": 1.6, "marker": "D", "s": 60}
+    bold = {"fontweight": "bold", "ha": "center", "textcoords": "offset points", "zorder": 4}
+    for x, y, name in prototypes.itertuples(index=False):
+        axes.scatter(x, y, color=look_of.get(name, (GREY,))[0], zorder=3, **ring)
+        if name in look_of:
+            axes.annotate(drawn_name(name, longest=14), (x, y), xytext=(0, 7), **bold)
+    if len(prototypes):
+        axes.scatter([], [], color="none", label="prototype of a class", **ring)
+    handles, labels = axes.get_legend_handles_labels()
+    _legend_below(figure, 2 * len(panels), handles=handles, labels=labels)
     return figure

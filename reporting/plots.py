@@ -11,7 +11,6 @@ import torch.nn.functional as F
 import data
 from engine import loader
 from engine.arguments import Arguments
-from engine.files import read_json
 from engine.run_folder import last_plot
 from engine.saved_model import read_model
 from engine.tokens import tokenize
@@ -29,13 +28,7 @@ def draw_all(args: Arguments, corpus: data.Corpus, folder: Path) -> None:
 
 def draw_labels(folder: Path) -> None:
     """label_distribution.png (Fig. 1), of the data report."""
-    report = read_json(folder / "data_report.json")
-    figure = figures.label_distribution(
-        [row["train"] for row in report["classes"]],
-        [row["label"] for row in report["classes"]],
-        f"{report['name']}, ir = {report['ir']:.1f}",
-    )
-    figures.save_figure(figure, folder / "label_distribution.png")
+    figures.save_figure(figures.class_sizes(folder), folder / "label_distribution.png")
 
 
 @torch.inference_mode()

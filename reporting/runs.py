@@ -84,33 +84,22 @@ def damaged(folder: Path, error: Exception) -> InputError:
 
 def epoch_of(line: dict, classes: list[dict]) -> dict:
     """The numbers of a line of metrics.jsonl that are kept, with six decimals."""
-    kept: dict = {name: rounded(line[name]) for name in OF_EPOCH if line.get(name) is not None}
-    inside = line.get("diagnostics") or {}
-    if found := {name: rounded(inside[name]) for name in INSIDE if name in inside}:
-        kept["diagnostics"] = found
+
+    def kept(values: dict, names: tuple[str, ...]) -> dict:
+        return {name: round(values[name], 6) for name in names if values.get(name) is not None}
+
+    found = kept(line, OF_EPOCH)
+    if inside := kept(line.get("diagnostics") or {}, INSIDE):
+        found["diagnostics"] = inside
+    tested = [label for label, row in enumerate(classes) if row["test"]]
+    rarest = rarest_third(tested, [row["train"] for row in classes])
     for part in ("test", "val"):
         if part in line:
-            own = line[part]
-            kept[part] = {name: rounded(own[name]) for name in OF_PART if own.get(name) is not None}
-            if "f1" in own and any(row["test"] for row in classes):
-                kept[part]["rarest_third"] = rounded(rare_f1(own["f1"], classes))
-    return kept
-
-
-def rounded(value: float) -> float:
-    return round(value, 6)
-
-
-def rare_f1(f1: list[float], classes: list[dict]) -> float:
-    """
-    The mean F1 of the third of the classes that has the fewest training texts, among those that
-    have a test text.
-
-    f1, classes   (C,): the F1 of each class, and its row of data_report.json
-    """
-    tested = [label for label, row in enumerate(classes) if row["test"]]
-    rare = rarest_third(tested, [row["train"] for row in classes])
-    return float(np.mean([f1[label] for label in rare]))
+            found[part] = kept(line[part], OF_PART)
+            if "f1" in line[part] and rarest:
+                rare_f1 = np.mean([line[part]["f1"][label] for label in rarest])
+                found[part]["rarest_third"] = round(float(rare_f1), 6)
+    return found
 
 
 def keep(folder: Path, ledger: Path) -> int:

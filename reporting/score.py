@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import classification_report
 
 from engine import files
@@ -25,7 +26,7 @@ class Labelled(page.Scored):
     @property
     def unknown_texts(self) -> int:
         """Texts with a label that the model does not know: each is an error."""
-        return int((self.test.label >= len(self.classes) - len(self.unknown)).sum())
+        return int(self.test.label.isin(self.unknown).sum())
 
 
 def gather(about: About, name: str, rows: list[dict]) -> Labelled:
@@ -41,23 +42,20 @@ def gather(about: About, name: str, rows: list[dict]) -> Labelled:
     unknown = sorted({row["label"] for row in scored} - set(about.label_names))
     names = [*about.label_names, *unknown]
     test = page.of_texts(scored, names)
-    tested = np.bincount(test.label, minlength=len(names)).tolist()
+    tested = np.bincount(test.true, minlength=len(names))
     trained = [*about.class_counts, *[0] * len(unknown)]
-    classes = [
-        {"label": label, "train": train, "test": texts}
-        for label, train, texts in zip(names, trained, tested)
-    ]
+    classes = pd.DataFrame({"label": names, "train": trained, "test": tested})
     return Labelled(classes, test, name, len(rows) - len(scored), unknown)
 
 
 def in_words(found: Labelled) -> str:
     """scikit-learn's report of the labels that occur, and what counts as an error."""
-    tested = np.unique(found.test.label)
-    names = [printable(found.names[label]) for label in tested]
+    tested = np.unique(found.test.true)
+    names = [printable(found.answers[label]) for label in tested]
     short = page.numbers(found)
     lines = [
         classification_report(
-            found.test.label,
+            found.test.true,
             found.test.predicted,
             labels=tested,
             target_names=names,

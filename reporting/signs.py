@@ -1,26 +1,14 @@
 """
 What can go wrong in training: each failure with the number that shows it, its limit, the reason for
-that limit, what to try, and the flags that try it.
-
-    python -m reporting.signs tables/imbalance.jsonl.gz    # these numbers, of each setting
+that limit, and what to try.
 """
 
-import argparse
-import re
-import statistics
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from engine.files import Parser, one_line_errors
-from engine.results import look_up
-from reporting import tables
-
 History = list[dict]  # the lines of metrics.jsonl, one for each epoch
-Remedy = Callable[[dict], dict[str, object]]  # from a run's settings to other values of its flags
 
 
 class Sign(NamedTuple):
@@ -31,10 +19,7 @@ class Sign(NamedTuple):
     limit       beyond it the failure is seen
     is_least    whether the limit is the least good value; else it is the largest
     reason      why the limit lies there
-    advice      what to try, with flags of main.py in backticks; a page shows the sentences whose
-                flags its run can try, so that each stands by itself
-    remedies    the same as flags for the next run, the first choice first; none where the sign
-                alone is no reason to train again
+    advice      what to try, with flags of main.py in backticks
     """
 
     failure: str
@@ -44,69 +29,56 @@ class Sign(NamedTuple):
     is_least: bool
     reason: str
     advice: str
-    remedies: tuple[Remedy, ...]
 
     def is_seen(self, value: float) -> bool:
         return value < self.limit if self.is_least else value > self.limit
 
-    def shown(self, value: float) -> str:
-        """The value with the decimals of the sentence, bold where the failure is seen."""
-        text = re.sub(".*?({.*?}).*", r"\1", self.sentence).format(value)
-        return f"**{text}**" if self.is_seen(value) else text
+
+def values(history: History, place: str) -> pd.Series:
+    """What stands at this place, as "test.macro_f1", of the epochs that have it, by epoch."""
+    epochs = pd.json_normalize(history).set_index("epoch")
+    return epochs[place].dropna() if place in epochs else pd.Series(dtype=float)
+
+
+def development(history: History) -> pd.Series:
+    """Macro-F1 on the validation texts or, where there are none, on the test texts."""
+    found = values(history, "val.macro_f1")
+    return found if len(found) else values(history, "test.macro_f1")
+
+
+def last(found: pd.Series) -> float | None:
+    return found.iloc[-1] if len(found) else None
+
+
+def at_the_end(name: str) -> Callable[[History], float | None]:
+    """A diagnostic after the last epoch."""
+    return lambda history: last(values(history, f"diagnostics.{name}"))
 
 
 def gap(history: History) -> float | None:
     """Accuracy minus macro-F1 on the test texts, at the last epoch."""
-    tests = [record["test"] for record in evaluated(history)]
-    return tests[-1]["accuracy"] - tests[-1]["macro_f1"] if tests else None
-
-
-def evaluated(history: History, part: str = "test") -> History:
-    """The epochs that have metrics of this part, "test" or "val"."""
-    return [record for record in history if part in record]
-
-
-def values(history: History, *keys: str) -> list[float]:
-    """The values that stand at this place, of the epochs that have one."""
-    return [value for record in history if (value := look_up(record, keys)) is not None]
-
-
-def at_the_end(name: str) -> Callable[[History], float | None]:
-    """A diagnostic of the last epoch."""
-    return lambda history: look_up(history[-1], ("diagnostics", name))
+    return last(values(history, "test.accuracy") - values(history, "test.macro_f1"))
 
 
 def cosine_lost(history: History) -> float | None:
     """By how much the cosine of the prototypes ends below its best epoch."""
-    found = values(history, "diagnostics", "prototype_cosine")
-    return max(found) - found[-1] if len(found) > 1 else None
+    found = values(history, "diagnostics.prototype_cosine")
+    return found.max() - found.iloc[-1] if len(found) > 1 else None
 
 
 def lost_while_fitting(history: History) -> float | None:
-    """
-    By how much macro-F1 ends below its best epoch, on the validation texts if there are any; 0
-    unless the training loss went on falling.
-    """
-    part = "val" if evaluated(history, "val") else "test"
-    found = evaluated(history, part)
-    if len(found) < 2 or "loss" not in found[-1]:
+    """By how much macro-F1 ends below its best epoch; 0 unless the loss went on falling."""
+    found, loss = development(history), values(history, "loss")
+    if len(found) < 2 or found.index[-1] not in loss:
         return None
-    best, last = max(found, key=lambda record: record[part]["macro_f1"]), found[-1]
-    return best[part]["macro_f1"] - last[part]["macro_f1"] if last["loss"] < best["loss"] else 0.0
+    best, end = found.idxmax(), found.index[-1]
+    return found[best] - found[end] if loss[end] < loss[best] else 0.0
 
 
 def mixing_spread(history: History) -> float | None:
     """Of the mixed positives or the mixed negatives, whichever have less; mean over the epochs."""
-    found = [values(history, "diagnostics", f"mixing_std_{sign}") for sign in ("pos", "neg")]
-    return min((statistics.mean(own) for own in found if own), default=None)
-
-
-def flag(name: str, value) -> Remedy:
-    return lambda settings: {name: value}
-
-
-def times(name: str, factor: float) -> Remedy:
-    return lambda settings: {name: settings[name] * factor}
+    found = [values(history, f"diagnostics.mixing_std_{sign}") for sign in ("pos", "neg")]
+    return min((own.mean() for own in found if len(own)), default=None)
 
 
 SIGNS = (
@@ -120,7 +92,6 @@ SIGNS = (
         "0.7 within a few epochs",
         "The prototypes have left their classes, or have not reached them yet. Train for more "
         "epochs, `--epochs 30`. Or put more weight on the branch that pulls them, `--mu 2`.",
-        (times("epochs", 2), times("mu", 2)),
     ),
     Sign(
         "Prototype drift of one class",
@@ -131,7 +102,6 @@ SIGNS = (
         "below 0 a prototype points away from its own texts",
         "This is mostly a class of few texts, which few batches hold. Take larger batches, "
         "`--batch_size 256`. More epochs help, too, and so do more texts of this class.",
-        (times("batch_size", 2),),
     ),
     Sign(
         "Prototype drift in the course of training",
@@ -141,7 +111,6 @@ SIGNS = (
         False,
         "from one epoch to the next it moves by a few hundredths",
         "Take a learning rate that falls, `--schedule linear`. Or take a lower one, `--lr 2e-5`.",
-        (flag("schedule", "linear"), times("lr", 0.5)),
     ),
     Sign(
         "A plateau while the loss falls",
@@ -154,7 +123,6 @@ SIGNS = (
         "Take a learning rate that falls, `--schedule linear`. Or take a lower one, `--lr 2e-5`, "
         "or fewer epochs. Hold texts out, `--val_fraction 0.1`, so that the best epoch can be "
         "chosen.",
-        (flag("schedule", "linear"), times("lr", 0.5)),
     ),
     Sign(
         "Collapse of the mixing coefficients",
@@ -164,7 +132,6 @@ SIGNS = (
         True,
         "Beta(0.5, 0.5) has 0.35; at 0.1 nearly all mixtures are midpoints",
         "Take a smaller lambda, `--lam 0.5`.",
-        (flag("lam", 0.5),),
     ),
     Sign(
         "Collapse of the mixed positives",
@@ -176,7 +143,6 @@ SIGNS = (
         "This does no harm where macro-F1 is good. Else take fewer and harder texts, `--k 5`. Or "
         "see more of a class at a time, `--batch_size 256`. Or draw more texts and mix fewer, "
         "`--hard_ratio_end 0.5`.",
-        (),
     ),
     Sign(
         "Collapse of the mixed negatives",
@@ -187,7 +153,6 @@ SIGNS = (
         "they belong to other classes; runs that end well are below 0 within a few epochs",
         "The classes lie on each other. Take a lower learning rate, `--lr 2e-5`. Or take a lower "
         "temperature, `--tau 0.3`. Look for texts under wrong labels.",
-        (times("lr", 0.5), flag("tau", 0.3)),
     ),
     Sign(
         "Minority overfitting",
@@ -200,38 +165,5 @@ SIGNS = (
         "The rare classes are lost. Mix fewer texts and draw more, `--hard_ratio_end 0.5`. Or "
         "build fewer, `--n_pos 5 --n_neg 250`. Compare with `--method la`. Compare with "
         "`--method tfidf`. Bring more texts of the rare classes.",
-        (flag("hard_ratio_end", 0.5), flag("method", "la")),
     ),
 )
-
-
-def overview(runs: pd.DataFrame) -> str:
-    """
-    A Markdown table: of each setting, dataset, imbalance ratio and share of wrong labels the mean
-    over its runs of what each sign measures, bold beyond its limit.
-    """
-    own = ["label", "rate of the heads", "dataset", "place", "noise"]
-    rates = [settings.get("head_lr", settings["lr"]) for settings in runs.settings]
-    lines = [[*own, "runs", *(sign.failure for sign in SIGNS)]]
-    lines.append(["---"] * len(lines[0]))
-    keys = ["label", "rate of the heads", "dataset", "ir", "place", "noise"]
-    for key, members in runs.assign(**{own[1]: rates}).groupby(keys, dropna=False):
-        cells = [str(part) for name, part in zip(keys, key) if name != "ir"] + [str(len(members))]
-        for sign in SIGNS:
-            measured = [sign.measure(record["epochs"]) for record in members.record]
-            known = [value for value in measured if value is not None]
-            is_whole = len(known) == len(measured)
-            cells.append(sign.shown(statistics.mean(known)) if is_whole else "")
-        lines.append(cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-@one_line_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="a folder of runs, or a ledger")
-    print(overview(tables.load_runs(parser.parse_args(argv).source, "last")))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

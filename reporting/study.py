@@ -329,13 +329,12 @@ def draw_fade(runs: pd.DataFrame, rows: Rows):
 
 def write_figures(folder: Path) -> None:
     """Beside the ledgers, each under the name of its ledger."""
-    with figures.style():
-        for name in ("head_lr", "thirty_epochs"):
-            figures.save_figure(draw_fade(load_ledgers(name), MAIN), folder / f"{name}.png")
-        for name, kind in (("imbalance", "fig_ir"), ("noise", "fig_noise")):
-            groups = tables.group(tables.load_runs(ROOT / "tables" / f"{name}.jsonl.gz", "last"))
-            own = next(one for one in groups if "head_lr" in one.settings.iloc[0])
-            figures.save_figure(tables.draw(own)[kind], folder / f"{name}.png")
+    for name in ("head_lr", "thirty_epochs"):
+        figures.save_figure(draw_fade(load_ledgers(name), MAIN), folder / f"{name}.png")
+    for name, kind in (("imbalance", "fig_ir"), ("noise", "fig_noise")):
+        groups = tables.group(tables.load_runs(ROOT / "tables" / f"{name}.jsonl.gz", "last"))
+        own = next(one for one in groups if "head_lr" in one.settings.iloc[0])
+        figures.save_figure(tables.draw(own)[kind], folder / f"{name}.png")
 
 
 @one_line_errors

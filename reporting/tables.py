@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+import jinja2
 import pandas as pd
-from matplotlib import pyplot as plt
 
 import data
 from augment import AUGMENTATIONS
@@ -103,8 +102,6 @@ class Table(NamedTuple):
 
 # ---- runs ----
 
-MADE_BY = ("eval_every", "micro_batch")  # settings that make no run of their own in a table
-
 
 def load_runs(source: Path, protocol: str) -> pd.DataFrame:
     """
@@ -115,12 +112,20 @@ def load_runs(source: Path, protocol: str) -> pd.DataFrame:
     """
     found = records(source)
     kept = [record for record in found if "test" in (epoch_under(record, protocol) or {})]
+    without = len(found) - len(kept)
+    if not found:
+        raise InputError(
+            f"{source}: no finished run; give the --output_dir of main.py, by default runs (the "
+            "command of a run that is not finished, given again, goes on)"
+        )
     if not kept:
-        raise InputError(f"{source}: {why_no_runs(source, protocol, len(found))}")
-    if len(kept) < len(found):
-        without = len(found) - len(kept)
+        raise InputError(
+            f"{source}: none of the {without} finished runs has {protocol} on test texts; leave "
+            "--protocol out, or train with test texts and, for best_val, with --val_fraction 0.1"
+        )
+    if without:
         print(f"note: {without} runs have no {protocol} and are left out", file=sys.stderr)
-    runs = frame(without_twins(kept), protocol)
+    runs = frame(kept, protocol)
     has_own_view = runs.augment == SECOND_VIEW
     runs["but_noise"] = has_own_view & (runs.changed.map(len) == 0) & runs.method.isin(NAMES)
     runs["is_plain"] = runs.but_noise & (runs.noise == 0)
@@ -140,56 +145,6 @@ def ablation(varies: set[str] | None, settings: dict) -> str | None:
         if varies <= set(flags) and all(settings[flag] == value for flag, value in flags.items())
     )
     return next(rows, None)
-
-
-def without_twins(found: list[dict]) -> list[dict]:
-    """
-    The runs, in their order, but of those that differ in MADE_BY alone only one: that which was
-    evaluated most often and, of such, in the largest pieces. A note names each that is left out.
-    """
-
-    def made_by(run: dict) -> tuple[float, float]:
-        every, piece = (run["settings"].get(name) for name in MADE_BY)
-        return every or 1, -(piece or math.inf)
-
-    firsts: dict[str, dict] = {}
-    left_out = set()
-    for run in sorted(found, key=made_by):
-        own = run["settings"]
-        same = {name: value for name, value in own.items() if name not in MADE_BY}
-        first = firsts.setdefault(json.dumps([same, run["data_hash"]], sort_keys=True), run)
-        differing = [name for name in MADE_BY if own.get(name) != first["settings"].get(name)]
-        if differing:
-            left_out.add(run["folder"])
-            print(
-                f"note: {run['folder']} is left out: it differs from {first['folder']} only in "
-                + " and ".join(differing),
-                file=sys.stderr,
-            )
-    return [run for run in found if run["folder"] not in left_out]
-
-
-def why_no_runs(folder: Path, protocol: str, without: int) -> str:
-    """What this folder lacks for a table, and what helps."""
-    if not folder.exists():
-        return "no such folder; give the --output_dir of main.py, by default runs"
-    if without and protocol != "best_val":
-        return (
-            f"none of the {without} finished runs has test texts: they trained on all "
-            "(--test_fraction 0), so that only the page of each can be drawn"
-        )
-    if without:
-        return (
-            f"none of the {without} finished runs has best_val, for they had no validation "
-            "texts: leave --protocol out, or train with --val_fraction 0.1"
-        )
-    if (folder / "args.json").exists():
-        return "no finished run, but one that began; its command, given again, goes on"
-    if below := list(folder.glob("*/*/result.json")):
-        return f"no finished run, but there are some in {below[0].parent.parent}: give that folder"
-    if unfinished := len(list(folder.glob("*/args.json"))):
-        return f"{unfinished} runs began here and none is finished; their commands go on"
-    return "no run of main.py; give the folder that was its --output_dir, by default runs"
 
 
 def chosen(settings: dict, *roles: Role) -> dict:
@@ -213,31 +168,27 @@ def group(runs: pd.DataFrame) -> list[pd.DataFrame]:
         ]
         return texts + cuts.where(is_varied, "")
 
-    own, homes, is_guest = keys(), keys("encoder", "pooling"), runs.method == "roberta"
-    found = [
-        runs[(own == key) & ~is_guest | is_guest & (homes == home)]
-        for key, home in dict(zip(own[~is_guest], homes[~is_guest])).items()
-    ]
-    alone = runs[is_guest & ~homes.isin(homes[~is_guest])]
-    found += [members for _, members in alone.groupby(own[alone.index], sort=False)]
+    found, own_keys = [], keys()
+    for _, same in runs.groupby(keys("encoder", "pooling"), sort=False):
+        is_guest = same.method == "roberta"
+        is_guest &= not is_guest.all()
+        for _, own in same[~is_guest].groupby(own_keys, sort=False):
+            found.append(same[is_guest | same.index.isin(own.index)])
     return sorted(found, key=len, reverse=True)
 
 
 def check_cells(runs: pd.DataFrame) -> None:
     """InputError where a cell of a table has two runs of one seed, or runs on other data."""
     cell = ["dataset", "place", "row"]
-    kinds = runs.drop_duplicates([*cell, "data_seed", "data_hash"])
-    for own, name, complaint in (
-        (runs, "seed", " with the same seed"),
-        (kinds, "data_seed", ", but their data are not the same"),
-    ):
-        same = own[own.duplicated([*cell, name], keep=False)]
-        if len(same):
-            first, second = same.sort_values([*cell, name], kind="stable").folder[:2]
-            raise InputError(
-                f"{first} and {second} are the same cell of a table{complaint}: move one of them "
-                "away"
-            )
+    is_twin = runs.duplicated([*cell, "seed"], keep=False)
+    is_mixed = runs.groupby([*cell, "data_seed"]).data_hash.transform("nunique") > 1
+    same = runs[is_twin | is_mixed].sort_values([*cell, "seed"], kind="stable")
+    if len(same):
+        first, second = same.folder[:2]
+        raise InputError(
+            f"{first} and {second} are the same cell of a table, with the same seed or with data "
+            "that are not the same: move one of them away"
+        )
 
 
 def places(runs: pd.DataFrame) -> list[Place]:
@@ -487,25 +438,6 @@ def tables(runs: pd.DataFrame, protocol: str, differing: list[str]) -> list[Tabl
 # ---- renderers ----
 
 
-def markdown(table: Table) -> str:
-    def line(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    around = {"best": "**{}**", "second": "<ins>{}</ins>", "": "{}"}
-    text = [f"### {escape.markdown(table.title)}", "", escape.markdown(table.caption)]
-    for part in table.parts:
-        head = ["", *(escape.markdown(f"{ir}, {what}") for ir, what in part.columns)]
-        text += ["", f"**{escape.markdown(part.dataset)}**", "", line(head)]
-        text.append("|---|" + "---:|" * len(part.columns))
-        for position, section in enumerate(part.sections):
-            if position > 0:
-                text.append("|" + " |" * (len(part.columns) + 1))
-            for name, cells in section:
-                own = [around[cell.mark].format(cell.text) + cell.sign for cell in cells]
-                text.append(line([escape.markdown(name), *own]))
-    return "\n".join(text) + "\n"
-
-
 TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -529,55 +461,37 @@ def tex(text: str) -> str:
     return escaped + (rf"$\delta_{{\mathrm{{{tex(index.strip('{}'))}}}}}$" if delta else "")
 
 
-def latex(table: Table) -> str:
-    """A table* for each dataset, shrunk to the text where it is wider."""
-    return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(
-        latex_part(part, tex(f"{table.title}, {part.dataset}. {table.caption}"))
-        for part in table.parts
+def rendered(table: Table, ending: str) -> str:
+    """
+    As Markdown (md), or as LaTeX (tex), where each dataset has its table*, shrunk to the text where
+    it is wider.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.filters |= {"md": escape.markdown, "tex": tex, "widths": widths}
+    return environment.get_template(f"table.{ending}").render(table=table)
 
 
-def latex_part(part: Part, text: str) -> str:
-    around = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
-    irs, rules, first = "", "", 2
-    for ir, its_columns in itertools.groupby(ir for ir, _ in part.columns):
-        width = len(list(its_columns))
-        irs += rf" & \multicolumn{{{width}}}{{c}}{{{tex(ir)}}}"
-        rules += rf"\cmidrule(lr){{{first}-{first + width - 1}}}"
-        first += width
-
-    def line(name: str, cells: tuple[Cell, ...]) -> str:
-        own = [around[cell.mark] % tex(cell.text) + tex(cell.sign) for cell in cells]
-        return " & ".join([tex(name), *own]) + " \\\\\n"
-
-    body = "\\midrule\n".join("".join(line(*row) for row in own) for own in part.sections)
-    heads = "".join(f" & {tex(what)}" for _, what in part.columns)
-    return rf"""\begin{{table*}}
-\centering\footnotesize
-\caption{{{text}}}
-\resizebox{{\ifdim\width>\textwidth\textwidth\else\width\fi}}{{!}}{{%
-\begin{{tabular}}{{l{"r" * len(part.columns)}}}
-\toprule
-{irs} \\
-{rules}
-{heads} \\
-\midrule
-{body}\bottomrule
-\end{{tabular}}}}
-\end{{table*}}
-"""
+def widths(columns: list[tuple[str, str]]) -> list[tuple[str, int, int]]:
+    """Each ir with the first and the last column of the table that it stands above."""
+    irs = [ir for ir, _ in columns]
+    return [(ir, irs.index(ir) + 2, irs.index(ir) + 1 + irs.count(ir)) for ir in dict.fromkeys(irs)]
 
 
-# ---- figures: for a column of 3.4 inches or a page of 7, with letters of 8 points ----
+# ---- figures ----
 
 SWEPT = {"mu": "µ", "tau": "τ"}
 FIGURES = {
-    ("r52", "original"): "fig3",
-    ("ohsumed", "original"): "fig3",
-    ("trec", "ir 50"): "figA1",
-    ("dblp", "ir 50"): "figA1",
-    ("biomedical", "ir 50"): "figA2",
-    ("cr", "ir 50"): "figA2",
+    **dict.fromkeys([("r52", "original"), ("ohsumed", "original")], "fig3"),
+    **dict.fromkeys([("trec", "ir 50"), ("dblp", "ir 50")], "figA1"),
+    **dict.fromkeys([("biomedical", "ir 50"), ("cr", "ir 50")], "figA2"),
 }
 
 
@@ -626,22 +540,11 @@ def draw_panels(runs: pd.DataFrame, x: str, titles: pd.Series, fewest: int, xlab
 
 
 def draw_tsne(runs: pd.DataFrame):
-    """A panel for each run; a class has the same colour and marker in all, and one legend."""
-    panels = [figures.read_points(Path(folder) / "tsne.csv") for folder in runs.folder]
-    labels = sorted(set().union(*panels))
-    size = (7, 2.6 + 0.03 * len(labels))
-    figure, grid = plt.subplots(1, len(runs), figsize=size, squeeze=False, layout="constrained")
-    for axes, method, points in zip(grid[0], runs.method, panels):
-        for i, label in enumerate(labels):
-            colour, marker = figures.look(i)
-            place = np.reshape(points[label], (-1, 2)).T
-            name = figures.drawn_name(label)
-            axes.scatter(*place, s=8, linewidths=0, color=colour, marker=marker, label=name)
-        axes.set(xticks=[], yticks=[], title=NAMES[method])
-    if len(labels) <= figures.MOST_NAMED:
-        below = {"loc": "outside lower center", "markerscale": 1.6}
-        figure.legend(handles=grid[0][0].collections, ncols=min(len(labels), 6), **below)
-    return figure
+    """A panel for each run."""
+    points = [figures.read_points(Path(folder) / "tsne.csv") for folder in runs.folder]
+    names = sorted(set(pd.concat(points).label))
+    panels = dict(zip(runs.method.map(NAMES), points))
+    return figures.draw_tsne(panels, names, points[0].iloc[:0])
 
 
 def file_name(place: Place) -> str:
@@ -679,18 +582,13 @@ def draw_class_sizes(runs: pd.DataFrame) -> dict:
         return {}
     paper = at(whole, ("ohsumed", "original"))
     run = (paper if len(paper) else whole).iloc[0]
-    summary = files.read_json(Path(run.folder) / "data_report.json")
-    counts, names = ([row[part] for row in summary["classes"]] for part in ("train", "label"))
-    heading = f"{title(run.dataset)}, ir = {summary['ir']:.1f}"
     name = "fig1" if len(paper) else f"fig1_{file_name((run.dataset, run.place))}"
-    return {name: figures.label_distribution(counts, names, heading)}
+    return {name: figures.class_sizes(Path(run.folder))}
 
 
 def write_figures(runs: pd.DataFrame, output_dir: Path, suffix: str) -> None:
     """Each as .png and .pdf."""
-    with figures.style():
-        drawings = draw(runs) | draw_class_sizes(runs)
-    for name, figure in drawings.items():
+    for name, figure in (draw(runs) | draw_class_sizes(runs)).items():
         for kind in (".png", ".pdf"):
             figures.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
 
@@ -714,10 +612,10 @@ def report(source: Path, protocol: str, output_dir: Path | None) -> None:
             named = escape.markdown(in_words_of(own, differing))
             printed.append(f"## Settings {number} of {len(groups)}: {named}\n")
         for table in tables(runs, protocol, differing):
-            printed.append(markdown(table))
+            printed.append(rendered(table, "md"))
             if output_dir is not None:
                 files.write_text(output_dir / f"{table.name}{suffix}.md", printed[-1])
-                files.write_text(output_dir / f"{table.name}{suffix}.tex", latex(table))
+                files.write_text(output_dir / f"{table.name}{suffix}.tex", rendered(table, "tex"))
         if output_dir is not None:
             write_figures(runs, output_dir, suffix)
     print("\n".join(printed))

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import write_csv
 from matplotlib import pyplot as plt
@@ -19,9 +20,7 @@ import report
 from baselines import METHODS
 from data import Corpus
 from engine import data_report, files, results, saved_model
-from engine.arguments import parse_args
-from engine.augmentations import check_augmentation
-from engine.corpus import load_corpus
+from engine.arguments import ENCODER, parse_args
 from engine.run_folder import RunFolder
 from reporting import figures, page, signs
 
@@ -123,15 +122,9 @@ def change_epochs(folder, change):
     return lines
 
 
-def score_epochs(folder, *scores, gap=None):
+def score_epochs(folder, *scores):
     """Gives the epochs these macro-F1 on the test texts."""
-
-    def change(number, record):
-        if number < len(scores):
-            record["test"]["macro_f1"] = scores[number]
-            record["test"] |= {} if gap is None else {"accuracy": scores[number] + gap}
-
-    change_epochs(folder, change)
+    change_epochs(folder, lambda number, record: record["test"].update(macro_f1=scores[number]))
 
 
 def keep_model(folder, calibration=None):
@@ -234,12 +227,12 @@ def test_labels_and_texts_of_any_kind_are_shown_as_they_are_and_the_page_stays_w
     assert not [name for name, _ in page_.attributes if name.startswith("on") or name == "src"]
     assert all(value.startswith("#") for name, value in page_.attributes if name == "href")
     assert {row[0] for row in page_.tables["Classes"][1:]} == set(ODD)
-    cut = {text if len(text) <= 300 else text[:300] + "…" for text in texts}
+    cut = {text if len(text) <= 300 else text[:299] + "…" for text in texts}
     assert len(page_.errors) == 20 and {text for text, _ in page_.errors} <= cut
     assert page_.text.count("alert(1)</script>") > 2
 
 
-@pytest.mark.parametrize("size", [2, 26, 52, 1000])
+@pytest.mark.parametrize("size", [2, 52, 1000])
 def test_few_and_many_classes_have_a_page_of_a_bounded_size(with_figures, tmp_path, size):
     names = [f"class {i}" for i in range(size)]
     folder, page_ = written(tmp_path, names, size=1500)
@@ -247,10 +240,8 @@ def test_few_and_many_classes_have_a_page_of_a_bounded_size(with_figures, tmp_pa
     in_matrix = [word for words in page_.figures for word in words if word == "true"]
     assert len(in_matrix) == 1
     (matrix,) = (words for words in page_.figures if "predicted" in words)
-    assert len([word for word in matrix if word.startswith("class ")]) == 2 * (
-        size if size <= 30 else 20
-    )
-    assert ("(all other classes)" in matrix) == (size > 30)
+    names = [word for word in matrix if word.startswith("class ")]
+    assert len(names) == (2 * size if size <= figures.MOST_NAMED else 0)
     assert (folder / "report.html").stat().st_size < 1.5e6
 
 
@@ -259,14 +250,17 @@ def test_the_page_says_which_test_texts_are_training_texts(tmp_path, leaked):
     texts = [f"text {i} " if i < leaked else f"new {i}" for i in range(60)]  # the first are leaked
     folder, page_ = written(tmp_path, "abc", "--val_fraction", "0.3", texts=texts, right=0.9)
     result = files.read_json(folder / "result.json")["best_val"]
-    assert ("which it has not learned from" in page_.text) == (leaked == 0)
-    assert ("validation texts that were held out of training" in page_.text) == (leaked == 0)
     verb = "stands" if leaked == 1 else "stand"
-    for part in ("test", "validation"):
-        said = f"{leaked} of 60 {part} texts {verb} in the training part too"
-        assert (said in page_.text) == (leaked > 0)
-    assert "60 of 60 validation texts stand in the test part too" in page_.text
-    assert ("Nobody knows." in page_.text) == (leaked == 60)
+    said = f"{leaked} of 60 %s texts {verb} in the training part too"
+    for sentence, is_said in (
+        ("which it has not learned from", leaked == 0),
+        ("validation texts that were held out of training", leaked == 0),
+        (said % "test", leaked > 0),
+        (said % "validation", leaked > 0),
+        ("60 of 60 validation texts stand in the test part too", True),
+        ("Nobody knows.", leaked == 60),
+    ):
+        assert (sentence in page_.text) == is_said, sentence
     if 0 < leaked < 60:
         macro_f1 = result["without_leaked"]["macro_f1"]
         assert f"{macro_f1:.1f} without the {leaked} test text" in page_.text
@@ -280,23 +274,6 @@ def test_the_verdict_is_that_of_the_texts_which_are_not_leaked(tmp_path):
         result["last"]["without_leaked"] |= {"texts": 9, "accuracy": 50.0, "macro_f1": macro_f1}
         files.write_json(folder / "result.json", result)
         assert f"Is it good? {verdict}" in page_of(folder).text
-
-
-def test_an_older_run_that_did_not_look_for_leaks_claims_nothing(tmp_path):
-    folder = write_run(tmp_path, "abc", "--val_fraction", "0.3")
-    path = folder / "data_report.json"
-    files.write_json(
-        path, {k: v for k, v in files.read_json(path).items() if k not in data_report.LEAKS}
-    )
-    text = page_of(folder).text
-    assert "which it has not learned from" not in text and "held out of training" not in text
-
-
-def test_answers_that_are_no_class_do_not_make_a_whole_matrix_a_part(with_figures, tmp_path):
-    run = page.read_run(write_run(tmp_path, [f"class {i}" for i in range(page.LARGEST_MATRIX)]))
-    run.test.loc[0, "predicted"] = len(run.names)
-    matrix = page.confusion(run)
-    assert "(no label)" in matrix and "(all other classes)" not in matrix
 
 
 # ---- what a person must know ----
@@ -338,13 +315,6 @@ def test_chance_is_the_half_of_wilsons_interval(tmp_path):
     assert f"chance can move it by {half:.1f} points" in by_hand(tmp_path)[1].text
 
 
-@pytest.mark.parametrize("right, verdict", [(1.1, "Yes."), (0.6, "Partly."), (0.25, "Not yet.")])
-def test_the_verdict_follows_macro_f1(tmp_path, right, verdict):
-    # drawn logits are right for a quarter of the others
-    _, page_ = written(tmp_path, ["a", "b", "c", "d"], epochs=1, size=400, right=right)
-    assert f"Is it good? {verdict}" in page_.text
-
-
 def test_one_class_for_all_is_hardly_better_than_the_most_frequent_one(tmp_path):
     folder, _ = by_hand(tmp_path)
     text = (folder / "predictions.csv").read_text()
@@ -367,21 +337,19 @@ def test_a_tfidf_run_on_the_same_texts_is_compared_with_and_one_on_others_is_not
     assert page_of(folder).text == before.text
 
 
-def test_the_commands_of_the_page_are_such_as_main_and_predict_take(tmp_path):
+def test_signs_that_are_seen_and_commands_come_first(tmp_path):
     bad = INSIDE | {"prototype_cosine": 0.1, "prototype_cosine_min": -0.5}
     options = ["--lr=1e-4", "--overwrite", "--seed", "3"]
     folder = write_run(tmp_path, "abc", *options, inside=bad, right=0.4)
-    keep_model(folder)
+    score_epochs(folder, 50, 50, 52)
     page_ = page_of(folder)
-    actions, others = page_.commands[:3], page_.commands[3:]
-    changed = [re.search("--(epochs|batch_size|method) [^ ]+", line)[0] for line in actions]
-    assert changed == ["--epochs 60", "--batch_size 256", "--method tfidf"]
-    for line in actions:
-        script, *options = shlex.split(line)[1:]
-        args = parse_args(options)
-        assert script == "main.py" and (args.dataset, args.seed) == ("toy.csv", 3)
-        assert args.lr == (5e-5 if args.method == "tfidf" else 1e-4) and not args.overwrite
-    assert others[0].endswith("--seed 3 --plots") and "--overwrite" in others[-1]
+    assert "what to try: Prototype drift, Prototype drift of one class" in page_.text
+    assert "--epochs 60" in page_.commands[0] and "--method tfidf" in page_.commands[1]
+    for line in page_.commands[:2]:
+        args = parse_args(shlex.split(line)[2:])
+        assert (args.dataset, args.seed, args.overwrite) == ("toy.csv", 3, False)
+        assert args.lr == (5e-5 if args.method == "tfidf" else 1e-4)
+    assert page_.commands[2].endswith("--seed 3 --overwrite --plots")
 
 
 KINDS = {
@@ -399,35 +367,23 @@ KINDS = {
 
 
 def everything_offered(folder, monkeypatch) -> list[str]:
-    """The commands of the run's page where each sign is seen and nothing is left out."""
-    score_epochs(folder, 90, 50, gap=20.0)
+    """The commands of the run's page where nothing is left out."""
+    score_epochs(folder, 50, 90)
     monkeypatch.setattr(page, "MOST_ACTIONS", 99)
     run = page.read_run(folder)
     offered = [a.command for a in page.actions(run, page.in_short(run), page.class_rows(run))]
-    for item in page.judged_signs(run):  # a flag alone, to be added to the run's command
-        for flags in re.findall("`([^`]+)`", item["advice"]):
-            changes = dict(re.findall(r"--(\w+) (\S+)", flags))
-            method = changes.pop("method", None)
-            offered.append(
-                page.method_command(run, method) if method else page.main_command(run, **changes)
-            )
-    return [line for line in offered if "predict.py" not in line] + (
-        [command] if (command := page.tsne(run).get("command")) else []
-    )
+    offered += [page.tsne(run).get("command", ""), page.method_command(run, "sharprecl")]
+    return [line for line in offered if line and "predict.py" not in line]
 
 
-@pytest.mark.parametrize("dataset", ["foreign.csv", "-d.csv", "trec"])
+@pytest.mark.parametrize("dataset", ["-d.csv", "trec"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_main_takes_every_command_of_every_kind_of_page_with_the_runs_data(
     tmp_path, monkeypatch, kind, dataset
 ):
     monkeypatch.chdir(tmp_path)
-    words = "الجو بارد جدا اليوم سجل هدفين غدا سيكون ممطرا فاز الفريق بالمباراة".split()
-    rows = [(" ".join(np.roll(words, i)) + f" {i}", "ab"[i % 2]) for i in range(60)]
-    write_csv(tmp_path / dataset, rows)
-    bad = INSIDE | dict.fromkeys(("prototype_cosine", "prototype_cosine_min"), -0.5)
-    bad |= {"mixing_std_pos": 0.0, "mixed_to_prototype_pos": 1.0, "mixed_to_prototype_neg": 1.0}
-    inside = bad if kind in ("sharprecl", "ablation") else None
+    write_csv(tmp_path / dataset, [(f"text {i}", "ab"[i % 2]) for i in range(60)])
+    inside = INSIDE if kind in ("sharprecl", "ablation") else None
     folder = write_run("runs", "ab", *KINDS[kind], epochs=2, inside=inside, dataset=dataset)
     offered = everything_offered(folder, monkeypatch)
     assert len(offered) >= 3 and len(set(offered)) > 1
@@ -436,19 +392,13 @@ def test_main_takes_every_command_of_every_kind_of_page_with_the_runs_data(
         args = parse_args(options)
         assert (python, script, args.dataset) == ("python", "main.py", dataset)
         assert not getattr(args, "yes", False)
-        method = METHODS[args.method]
-        if kind in ("tfidf", "hosted", "lora") and method.has_encoder:
-            assert args.encoder == "minilm"
-        if kind == "roberta" and method.has_encoder:
-            assert args.encoder == "roberta-base"
-        if dataset == "trec":
-            assert "--augment none" not in line or kind == "ablation"  # the default is for English
-            continue
-        corpus = load_corpus(args)
-        if method.has_second_view and args.augment != "word_substitution":
-            check_augmentation(args.augment, corpus.train_texts)
-        elif method.has_second_view:  # such a run had ended with an error; others know no better
-            assert kind == "sharprecl"
+        if METHODS[args.method].has_encoder:
+            encoders = dict.fromkeys(("tfidf", "hosted", "lora"), "minilm")
+            encoders |= {"roberta": "roberta-base"}
+            assert args.encoder == encoders.get(kind, ENCODER)
+        is_new = args.method == "sharprecl" and KINDS[kind][:1] == ["--method"]
+        if is_new and dataset != "trec":  # whose language nobody has looked at
+            assert args.augment == "none"
 
 
 def test_a_strangers_record_puts_nothing_but_flags_of_main_into_a_command(tmp_path, monkeypatch):
@@ -498,28 +448,13 @@ def test_no_path_of_the_machine_is_left_in_what_a_run_and_its_page_say(
 
 
 def test_a_method_that_draws_nothing_is_not_to_be_repeated_with_another_seed(tmp_path):
-    for method, expected in (("la", "--seed 1"), ("probe", "--method sharprecl --augment none")):
+    other = "--method sharprecl --encoder bert-base-uncased --augment none"
+    for method, expected in (("la", "--seed 1"), ("probe", other)):
         options = ["--method", method, "--val_fraction", "0.1"]
         folder = write_run(tmp_path, "abc", *options, epochs=1, inside=None)
         commands = [action for action in page_of(folder).commands if "main.py" in action]
         assert any(line.endswith(expected) for line in commands)
         assert any("--seed" in line for line in commands) == (method == "la")
-
-
-@pytest.mark.parametrize(
-    "options, expected",
-    [
-        (["--schedule", "linear"], "--lr 2.5e-05"),
-        (["--method", "hybrid_sc"], "--lr 2.5e-05"),
-        ([], "--schedule linear"),
-    ],
-)
-def test_a_remedy_that_the_run_has_or_its_method_cannot_bear_is_not_advised(
-    tmp_path, options, expected
-):
-    folder = write_run(tmp_path, "abc", *options, right=0.5)
-    score_epochs(folder, 90, 60, 50)
-    assert page_of(folder).commands[0].endswith(expected)
 
 
 def test_weak_classes_of_few_texts_send_the_user_for_more_and_a_good_model_to_work(tmp_path):
@@ -556,8 +491,8 @@ def test_numbers_of_ten_test_texts_or_more_are_not_called_rough(tmp_path):
 
 
 def test_hollow_points_are_the_classes_of_few_test_texts():
-    f1, tested = np.array([10.0, 20, 30, np.nan]), np.array([3, 10, 40, 0])
-    figure = figures.f1_by_size(np.array([5, 50, 500, 7]), f1, tested, list("abcd"), 10)
+    rows = {"train": [5, 50, 500, 7], "f1": [10.0, 20, 30, np.nan], "test": [3, 10, 40, 0]}
+    figure = figures.f1_by_size(pd.DataFrame(rows), 10)
     filled, hollow = figure.axes[0].collections
     assert filled.get_offsets().tolist() == [[50, 20], [500, 30]]
     assert hollow.get_offsets().tolist() == [[5, 10]]
@@ -567,21 +502,16 @@ def test_hollow_points_are_the_classes_of_few_test_texts():
 # ---- the errors ----
 
 
-def test_the_most_certain_errors_come_first(tmp_path):
-    assert by_hand(tmp_path)[1].errors == [
+def test_the_errors_come_the_most_certain_first_and_by_confused_pair(tmp_path):
+    page_ = by_hand(tmp_path)[1]
+    assert page_.errors == [
         ("four", "labelled ‘a’, predicted ‘b’, probability 95.0 %"),
         ("six", "labelled ‘b’, predicted ‘a’, probability 80.0 %"),
         ("three", "labelled ‘a’, predicted ‘b’, probability 70.0 %"),
     ]
-
-
-def test_errors_come_by_confused_pair_the_most_frequent_first_with_examples(tmp_path):
-    page_ = by_hand(tmp_path)[1]
     assert "‘a’ taken for ‘b’: 2 of 4 test texts" in page_.text
-    assert [[text for text, _ in examples] for examples in page_.lists[:-1]] == [
-        ["four", "three"],
-        ["six"],
-    ]
+    pairs = [[text for text, _ in examples] for examples in page_.lists[:-1]]
+    assert pairs == [["four", "three"], ["six"]]
 
 
 def test_a_run_without_errors_and_one_of_one_epoch_say_so(tmp_path):
@@ -597,7 +527,7 @@ def test_write_predictions_writes_what_the_page_reads(tmp_path):
     )
     assert (tmp_path / "p.csv").read_text().endswith(",0.600000,7\n")
     found = page.of_texts(results.csv_rows(tmp_path / "p.csv"), ["a", "b"])
-    assert found.text.tolist() == ['x,\n"y"', ""] and found.label.tolist() == [1, 0]
+    assert found.text.tolist() == ['x,\n"y"', ""] and found.true.tolist() == [1, 0]
     assert found.predicted.tolist() == [0, 2]  # 2: no class, in the column beyond them
     assert found.probability.tolist() == pytest.approx([0.7, 0.6], abs=1e-6)
 
@@ -613,15 +543,6 @@ def test_the_reliability_diagram_by_hand():
     line = figures.reliability(CERTAIN, RIGHT).axes[0].lines[1]
     assert line.get_xdata() == pytest.approx([20, 161 / 3, 93])
     assert line.get_ydata() == pytest.approx([0, 100 / 3, 100])
-
-
-def test_accuracy_against_coverage_by_hand():
-    threshold, share, accuracy = figures.covered(CERTAIN, RIGHT)
-    assert threshold.tolist() == [0.95, 0.91, 0.55, 0.51, 0.2]  # equal ones go together
-    assert share == pytest.approx([100 / 6, 200 / 6, 400 / 6, 500 / 6, 100])
-    assert accuracy == pytest.approx([100, 100, 75, 60, 50])
-    (line,) = figures.coverage(CERTAIN, RIGHT).axes[0].lines
-    assert line.get_xdata() == pytest.approx(share) and line.get_ydata() == pytest.approx(accuracy)
 
 
 def write_validation(folder, probability, is_right):
@@ -655,7 +576,6 @@ def test_the_probabilities_are_those_of_the_validation_texts_where_they_are_kept
     ]
     # |0 - 20| + |1 - 3 * 161/300| ... in texts: 0.2, 0.61 and 0.14, of 6
     assert f"calibration error is {100 * (0.2 + 0.61 + 0.14) / 6:.1f} %" in after.text
-    assert page_of(write_run(tmp_path, "ab")).text.count("the run held out no validation texts")
 
 
 @pytest.mark.parametrize(
@@ -668,12 +588,12 @@ def test_the_probabilities_are_those_of_the_validation_texts_where_they_are_kept
             "Predict without --calibrated, because nothing <b> fits",
             False,
         ),
-        (None, "the run keeps no temperature", False),
+        (None, "this needs a model that is kept", False),
     ],
 )
 def test_calibration_is_advised_only_where_it_helps(tmp_path, fit, words, is_advised):
     folder = write_run(tmp_path, "abc", "--val_fraction", "0.2")
-    keep_model(folder, fit and {"temperature": 1.5, "texts": 50} | fit)
+    keep_model(folder, fit and {"temperature": 1.5, "texts": 50, "why_not": ""} | fit)
     found = page_of(folder)
     assert words in found.text
     assert any("--calibrated" in line for line in found.commands) == is_advised
@@ -681,8 +601,8 @@ def test_calibration_is_advised_only_where_it_helps(tmp_path, fit, words, is_adv
 
 def test_abstaining_is_proposed_from_the_lowest_probability_that_is_accurate_enough(tmp_path):
     folder = write_run(tmp_path, "abc", "--val_fraction", "0.2")
-    fit = {"temperature": 1.5, "texts": 40, "ece_before": 9.0, "ece_after": 3.0, "coverage": []}
-    keep_model(folder, fit)
+    fit = {"temperature": 1.5, "texts": 40, "ece_before": 9.0, "ece_after": 3.0}
+    keep_model(folder, fit | {"why_not": "", "coverage": []})
     write_validation(folder, [0.99] * 15 + [0.75] * 15 + [0.65] * 10, [True] * 30 + [False] * 10)
     found = page_of(folder)
     assert "answers 75.0 % of texts like these, and 100.0 % of its answers are right" in found.text
@@ -772,7 +692,7 @@ def test_validation_csv_has_the_calibrated_probabilities_of_the_model_that_is_ke
 
 
 def test_the_page_says_why_there_is_no_t_sne(tmp_path):
-    assert "TF-IDF has no encoder" in written(tmp_path, "abc", "--method", "tfidf")[1].text
+    assert "has no encoder" in written(tmp_path, "abc", "--method", "tfidf")[1].text
     folder = write_run(tmp_path, "abc", "--seed", "1")
     figures.tsne(np.ones((60, 4)), np.zeros(60, dtype=int), list("abc"), folder)
     assert "fewer than 10 different test texts" in page_of(folder).text
@@ -786,35 +706,21 @@ def test_prototypes_stand_among_the_texts_of_their_class_and_look_otherwise(tmp_
     texts, prototypes = (
         figures.read_points(tmp_path / f"{name}.csv") for name in ("tsne", "tsne_prototypes")
     )
-    assert {name: len(points) for name, points in texts.items()} == dict.fromkeys(names, 30)
-    for name in names:
-        (prototype,) = prototypes[name]
-        distance = {
-            other: np.linalg.norm(np.mean(points, axis=0) - prototype)
-            for other, points in texts.items()
-        }
-        assert min(distance, key=distance.get) == name
-    (axes,) = figures.draw_tsne(texts, prototypes, names).axes
-    of_texts, of_prototypes = axes.collections[:3], axes.collections[3:6]
-    for text, prototype in zip(of_texts, of_prototypes):
+    assert texts.label.value_counts().to_dict() == dict.fromkeys(names, 30)
+    assert prototypes.label.tolist() == names
+    means = texts.groupby("label")[["x", "y"]].mean()
+    for x, y, name in prototypes.itertuples(index=False):
+        assert np.hypot(means.x - x, means.y - y).idxmin() == name
+    (axes,) = figures.draw_tsne({"": texts}, names, prototypes).axes
+    for text, prototype in zip(axes.collections[:3], axes.collections[3:6]):
         assert prototype.get_sizes()[0] > 5 * text.get_sizes()[0]
         assert prototype.get_linewidths()[0] > 1 > text.get_linewidths()[0]
         assert prototype.get_paths()[0].vertices.tolist() != text.get_paths()[0].vertices.tolist()
-    assert sorted(text.get_text() for text in axes.texts) == names  # each bears its name
-    axes.figure.canvas.draw()
-    to_share = axes.transData + axes.transAxes.inverted()
-    for text in axes.texts:  # right above it
-        x, y = to_share.transform(prototypes[text.get_text()][0])
-        assert text.get_position() == pytest.approx((x, y + 0.035), abs=1e-6)
-    figures.save_figure(figures.draw_tsne(texts, prototypes, names), tmp_path / "again.png")
+    assert {text.get_text(): text.xy for text in axes.texts} == {
+        name: (x, y) for x, y, name in prototypes.itertuples(index=False)
+    }
+    figures.save_figure(axes.figure, tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "tsne.png").read_bytes()
-
-
-def test_names_of_prototypes_that_lie_on_each_other_do_not(tmp_path):
-    points = {**{name: [(0.0, 0.0)] for name in "abcd"}, "e": [(9.0, 9.0)]}
-    (axes,) = figures.draw_tsne(points, points, list(points)).axes
-    heights = sorted(text.get_position()[1] for text in axes.texts if text.get_text() != "e")
-    assert np.diff(heights).min() >= 0.039
 
 
 # ---- figures in a page ----
@@ -824,12 +730,12 @@ def test_figures_are_text_in_the_pages_colours_and_fit_a_telephone(with_figures,
     folder, _ = written(tmp_path, "abc", plots=True)
     html = (folder / "report.html").read_text()
     drawn = re.findall("<svg.*?</svg>", html, re.DOTALL)
-    assert len(drawn) == 9  # classes, matrix, two of probabilities, four curves and t-SNE
+    assert len(drawn) == 8  # classes, matrix, probabilities, four curves and t-SNE
     for svg in drawn:
         assert "<text" in svg and "<style" not in svg and "font-family" not in svg
         assert "currentColor" in svg and "#000000" not in svg
         assert not set(re.findall("#[0-9a-f]{6}", svg)) & set(figures.TOL)
-        assert int(re.search(r'width="(\d+)"', svg)[1]) <= 390 - 2 * 16
+        assert float(re.search(r'width="([\d.]+)pt"', svg)[1]) * 4 / 3 <= 390 - 2 * 16
         sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", svg)]
         assert min(sizes) >= 8  # of 4/3 pixels of the screen each
     used = set(re.findall(r"var\(--series-(\d)\)", html))
@@ -919,30 +825,22 @@ def test_what_a_run_does_not_measure_is_not_judged():
 
 
 def test_the_advice_names_flags_that_main_has():
-    advised = [
-        shlex.split(code) for sign in signs.SIGNS for code in re.findall("`(--[^`]+)`", sign.advice)
-    ]
+    advised = [code for sign in signs.SIGNS for code in re.findall("`(--[^`]+)`", sign.advice)]
     assert len(advised) > 10
-    settings = vars(parse_args(["--dataset", "trec"]))
-    for sign in signs.SIGNS:
-        for remedy in sign.remedies:
-            ((name, value),) = remedy(settings).items()
-            assert f"--{name}" in sign.advice
-            advised.append([f"--{name}", page.shown(value)])
     for options in advised:
-        parse_args(["--dataset", "trec", *options])
+        parse_args(["--dataset", "trec", *shlex.split(options)])
 
 
 # ---- bad input ----
 
 
-FILES = "result.json args.json metrics.jsonl data_report.json predictions.csv tsne.csv"
+FILES = "args.json metrics.jsonl data_report.json predictions.csv"
 
 
 @pytest.mark.parametrize("name", FILES.split())
 @pytest.mark.parametrize("damage", ["cut", "absent", "other"])
 def test_a_damaged_file_of_the_run_is_one_line_and_exit_code_2(tmp_path, capsys, name, damage):
-    folder = write_run(tmp_path, "abc", plots=name == "tsne.csv")
+    folder = write_run(tmp_path, "abc")
     path = folder / name
     if damage == "absent":
         path.unlink()
@@ -950,11 +848,6 @@ def test_a_damaged_file_of_the_run_is_one_line_and_exit_code_2(tmp_path, capsys,
         path.write_text(path.read_text()[:-25] if damage == "cut" else "{}\n[1]\n")
     capsys.readouterr()
     code, output = report.main([str(folder)]), capsys.readouterr()
-    if damage == "absent" and name in ("result.json", "tsne.csv"):  # the folder is no run's now;
-        assert ("one that began" in output.err) == (name == "result.json")  # and the other way
-        return
-    if damage == "cut" and name == "tsne.csv" and code == 0:  # cut between two points
-        return
     assert code == 2 and output.err.startswith("error: ") and output.err.count("\n") == 1
     assert not (folder / "report.html").exists()
 

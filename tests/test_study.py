@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reporting import runs, signs, study
+from reporting import runs, study
 
 ROOT = Path(__file__).resolve().parent.parent
 FIVE = ["cr", "biomedical", "trec", "ohsumed", "dblp"]
@@ -99,16 +99,6 @@ def test_the_fade_is_the_mean_curve_and_the_moment_when_all_texts_are_fitted(loa
     for epoch in kept[1]["epochs"]:
         epoch["train_accuracy"] = 90
     assert np.isnan(study.fitted_at(load(*kept)))
-
-
-def test_a_sign_beyond_its_limit_is_bold_and_a_missing_one_leaves_its_cell_empty(load):
-    kept = [record("cr", seed, (50.0,)) for seed in (0, 1)]
-    for run, cosine in zip(kept, (0.2, 0.4)):
-        run["epochs"][0]["diagnostics"] = {"prototype_cosine": cosine}
-        run["epochs"][0]["test"]["accuracy"] = 62.0
-    line = signs.overview(load(*kept)).splitlines()[-1]
-    start = "| logit adjustment | 0.0001 | cr | ir 50 | 0.0 | 2 "
-    assert line == start + "| **0.30** |  |  |  |  |  |  | **12.0** |"
 
 
 def test_the_command_prints_the_table_and_its_errors_are_one_line(tmp_path, capsys):
