@@ -168,10 +168,10 @@ def run_of(
         return Prepared(own, corpus, model, loader, optimizer, new_scaler(own.device, own.amp))
 
 
-def random_bert(folder: str) -> str:
-    """bert-base's shape, with random weights, and a tokenizer of its kind."""
+def random_bert(folder: str, **sizes: int) -> str:
+    """bert-base's shape, or another, with random weights, and a tokenizer of its kind."""
     load_tokenizer("minilm").save_pretrained(folder)
-    BertModel(BertConfig()).save_pretrained(folder)
+    BertModel(BertConfig(**sizes)).save_pretrained(folder)
     return folder
 
 
@@ -205,8 +205,13 @@ def compare(
         numbers["peak_bytes"] = {n: peak_memory(form, args.device) for n, form in forms.items()}
         for name, size in numbers["peak_bytes"].items():
             rows[name].append(f"{size / 2**20:,.1f}")
+    finish(args, about, [head, *([name, *rows[name]] for name in rows)], numbers)
+
+
+def finish(args: argparse.Namespace, about: str, rows: list[list[str]], numbers: dict) -> None:
+    """Prints a table, whose first row is its head, and writes the numbers where asked."""
     print(f"{machine(args)}\n{about}\n")
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([name, *rows[name]] for name in rows)]
+    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
     print("\n".join("| " + " | ".join(line) + " |" for line in lines))
     if args.json:
         args.json.write_text(json.dumps(numbers, indent=1) + "\n")

@@ -270,11 +270,13 @@ def read_delimited(source: Source, usual: str) -> Table:
 
 
 def table_of(source: Source, records: Iterator[tuple[str, list[str]]]) -> Table:
-    """A table of records, of which the first has the names, unless --read gives them."""
+    """A table of records, of which the first has the names, unless --read says otherwise."""
     where, first = next(records, (source.name, []))
-    columns = first
-    if names := source.options.get("names"):
-        columns, records = re.findall("[^ ,]+", names), chain([(where, first)], records)
+    columns, options = first, source.options
+    if "names" in options or "header" in options:
+        numbers = " ".join(str(number) for number in range(1, len(first) + 1))
+        columns = re.findall("[^ ,]+", options.get("names", numbers))
+        records = chain([(where, first)], records)
     if len(columns) != len(first):
         raise InputError(f"{where}: {len(first)} fields, and names= has {len(columns)}")
     if columns.count("") > 1:

@@ -62,6 +62,7 @@ def read_own(
         if is_train:
             groups = its_groups
             no_label -= labels - {None}
+            notes += check_one_class(dataset, {name for name in labels if name})
         elif labels <= no_label:
             notes.append(f"{dataset}: no {part} row has a label, so this part is left out")
             continue
@@ -110,6 +111,28 @@ def read_part(
                     f"are {short(table.columns)}; name yours with --text_column"
                 )
     return rows, groups, unlabelled
+
+
+def check_one_class(name: str, labels: set[str]) -> list[str]:
+    """
+    A note where labels look like several, as "comedy, drama" does. InputError where most of them
+    are other labels put together.
+    """
+    parts = {label: re.split("[|;,]", label) for label in sorted(labels)}
+    composed = [label for label in parts if len(parts[label]) > 1]
+    known = [label for label in composed if {part.strip() for part in parts[label]} <= labels]
+    if len(known) >= max(3, len(labels) / 2):
+        raise InputError(
+            f"{name}: labels such as {known[0]!r:.60} are several labels in one; a text has one "
+            "class here: keep one of them"
+        )
+    named = [x for x in composed if all(re.search(r"[^\W\d]", part) for part in parts[x])]
+    if not named:
+        return []
+    return [
+        f"labels may be several in one, such as {named[0]!r:.60}: {len(named)} of them look so; "
+        "each is taken as one class of its own"
+    ]
 
 
 def own_corpus(

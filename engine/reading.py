@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -37,13 +38,14 @@ READ = {  # the values that each option takes
     "quoting": "none|minimal",
     "escapechar": CHARACTER,
     "skipinitialspace": "yes|no",
+    "header": "none",
     "names": ".*[^ ,].*",
     "sheet": ".+",
     "format": "|".join(FORMS),
 }
 READ_EXAMPLES = (
     "sep=';' encoding=cp1251 quoting=none (quotes are plain characters) or minimal, "
-    "escapechar='\\' skipinitialspace=yes names='label text' sheet=NAME format=tsv"
+    "escapechar='\\' skipinitialspace=yes header=none names='label text' sheet=NAME format=tsv"
 )
 READ_HELP = f"how your own file is read, where what is found in it is wrong: {READ_EXAMPLES}"
 
@@ -205,6 +207,8 @@ def find_columns(
 
 def find_column(table: Table, wanted: str, role: str) -> str:
     found = candidates(table.columns, wanted, role)
+    if role == "label" and not found:
+        check_not_multi_label(table)
     if len(found) != 1:
         doubt = f"{short(found)} may each be it" if found else f"no column {wanted!r:.60}"
         values = {column: field_of(*table.first, column) for column in table.columns}
@@ -216,6 +220,18 @@ def find_column(table: Table, wanted: str, role: str) -> str:
     if found[0] != wanted:
         table.notes.append(f"{table.name}: the column {found[0]!r} is taken as the {role}")
     return found[0]
+
+
+def check_not_multi_label(table: Table) -> None:
+    """InputError where several columns have 0 and 1 alone, in the first rows at least."""
+    rows = [row for _, row in islice(table.rows, 50)]
+    flags = [c for c in table.columns if {str(row.get(c)) for row in rows} <= {"0", "1"}]
+    if len(flags) > 1:
+        raise InputError(
+            f"{table.name}: it seems multi-label, for the columns {short(flags)} have 0 and 1 "
+            "alone; a text has one class here: take one of them, such as --label_column "
+            f"{shlex.quote(flags[0])}"
+        )
 
 
 # ---- cells ----

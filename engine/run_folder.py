@@ -37,7 +37,7 @@ from engine.arguments import typed, words
 from engine.corpus import cache_dir, report
 from engine.files import InputError, duration, json_of, read_json, sha256, write_json, write_text
 from engine.loader import check_finite
-from engine.saved_model import keep_model
+from engine.saved_model import keep_model, not_ours
 
 SLOW = 0.5  # seconds that a checkpoint may take and still be written after each epoch
 MOST_SHARE = 0.1  # of a run's time for slower ones: MiniLM's take as long as a short epoch on a GPU
@@ -89,6 +89,8 @@ class RunFolder:
             for folder in (self.path, self.new):
                 files.remove_parts(folder, unchanged_for=0)
             files.remove_parts(cache_dir(self.args))
+            if self.args.overwrite or not self.is_finished:
+                check_own(self.path, self.new)
             self.swap()
             if self.is_finished:
                 tidy(self.path)
@@ -424,6 +426,13 @@ def own(folder: Path) -> list[Path]:
 def last_plot(method: str) -> str:
     """The file of --plots that is drawn last: where it is, the plots of the run are complete."""
     return "tsne.csv" if METHODS[method].has_encoder else "confusion_matrix.png"
+
+
+def check_own(*folders: Path) -> None:
+    """InputError for what somebody else put into a model's folder, with which it would go."""
+    for model in (folder / name for folder in folders for name in ("model", "adapter")):
+        for other in not_ours(model):
+            raise InputError(f"{other} is no file of a run, which would remove it: move it away")
 
 
 def clear(folder: Path) -> None:

@@ -52,6 +52,7 @@ from engine.stock import Unfit, stock_classifier
 from model import Method
 
 FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
+NOT_LISTED = ("sharprecl.json", "README.md")  # files of it that nothing loads
 EXPORTED = ("onnx", "embeddings", "projected")  # folders in it that predict.py --export writes
 
 
@@ -294,8 +295,32 @@ def model_folder(path: Path) -> Path:
     )
 
 
+def not_ours(folder: Path) -> list[Path]:
+    """
+    What neither write_model() nor LoraClassifier.save() left in their folder, nor --export of
+    predict.py below it. Nothing where the list of it cannot be read.
+    """
+    ours = {*NOT_LISTED, "adapter_config.json", "adapter_model.safetensors"}
+    if folder.name == "model":
+        try:
+            ours = {*NOT_LISTED, *read_json(folder / "sharprecl.json")["files"]}
+        except (InputError, LookupError):
+            return []
+    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    names = {path: path.relative_to(folder) for path in found}
+    return [p for p in found if str(names[p]) not in ours and names[p].parts[0] not in EXPORTED]
+
+
 def check_files(folder: Path, digests: dict[str, str]) -> None:
-    """InputError unless these files are as they were written."""
+    """InputError unless these files, as they were written, are all that is loaded."""
+    # transformers reads what it finds: an adapter_config.json beside the weights changes the model
+    found = [*folder.glob("[!.]*"), *folder.glob("encoder/[!.]*")]
+    for path in filter(Path.is_file, found):
+        if str(path.relative_to(folder)) not in (*digests, *NOT_LISTED):
+            raise InputError(
+                f"{path} is not one of the files that sharprecl.json lists: move it away if you "
+                "have put it there, else copy the folder again"
+            )
     for name, digest in digests.items():
         path = folder / name
         if not path.is_file() or sha256(path) != digest:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import main
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -14,6 +16,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 def as_a_script(monkeypatch):
     """Their folder is on the path, and the variable that they set is as it was."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent))  # predict is ours, not theirs
     monkeypatch.setenv("TQDM_DISABLE", "1")
 
 
@@ -32,6 +35,18 @@ def test_loss_and_step_run(tiny_encoder, corpus_folder, monkeypatch, capsys):
     run += ["--batch_size", "8", "--device", "cpu"]
     steps = rows_of("step.py", [*run, "--micro_batch", "4"], monkeypatch, capsys)
     assert steps == ["encoder alone", "sclce", "sharprecl", "sharprecl, --micro_batch 4"]
+
+
+def test_predict_is_measured_beside_the_bare_encoder(
+    tmp_path, tiny_encoder, corpus_folder, monkeypatch, capsys
+):
+    options = f"--epochs 1 --batch_size 16 --device cpu --output_dir {tmp_path}".split()
+    dataset = ["--dataset", str(corpus_folder), "--encoder", str(tiny_encoder)]
+    assert main.main([*dataset, *options]) == 0
+    [run] = [path.parent for path in tmp_path.glob("*/result.json")]
+    capsys.readouterr()
+    flags = ["--model_dir", str(run), "--texts", "20", "--device", "cpu"]
+    assert rows_of("predict.py", flags, monkeypatch, capsys) == ["bare encoder", "Predictor"]
 
 
 def test_the_clock_asked_for_is_looked_at(monkeypatch):

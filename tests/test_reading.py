@@ -350,6 +350,39 @@ def test_columns_that_leave_no_doubt_are_taken_and_said(tmp_path, header, text, 
     assert parts.train == PLAIN and parts.notes == roles
 
 
+@pytest.mark.parametrize(
+    "labels, note",
+    [
+        (["comedy, romance", "drama", "horror"], "such as 'comedy, romance': 1 of them"),
+        (["a|b", "c;d", "e, f", "g"], "such as 'a|b': 3 of them"),
+        (["1,5", "2,5", "one"], None),
+        (["Sci/Tech", "say: a,", "x"], None),
+    ],
+)
+def test_labels_that_may_be_several_in_one_are_said(tmp_path, labels, note):
+    rows = [(f"{label} {i}", label) for label in labels for i in range(4)]
+    notes = read_corpus(written(tmp_path, "a.csv", csv_of(rows))).notes
+    assert [note in line for line in notes] == ([True] if note else [])
+
+
+def test_labels_that_are_mostly_others_put_together_are_refused(tmp_path):
+    rows = [(f"{label} {i}", label) for label in ["a", "b", "a|b", "b|a", "a|b|a"] for i in "12"]
+    with pytest.raises(InputError, match="labels such as 'a.b' are several labels in one"):
+        read_corpus(written(tmp_path, "a.csv", csv_of(rows)))
+
+
+def test_several_columns_of_0_and_1_are_called_multi_label(tmp_path):
+    path = written(tmp_path, "a.csv", "id,text,toxic,rude\n7,a,0,1\n8,b,1,1\n")
+    with pytest.raises(InputError, match="multi-label.*'toxic', 'rude'.*--label_column toxic"):
+        read_own(str(path), ["text"], "label")
+    assert read_own(str(path), ["text"], "rude").train == [("a", "1"), ("b", "1")]
+
+
+def test_columns_without_names_are_numbered(tmp_path):
+    path = written(tmp_path, "a.csv", "a,x\nb,y\n")
+    assert read_own(str(path), ["1"], "2", read=["header=none"]).train == [("a", "x"), ("b", "y")]
+
+
 def test_a_column_that_is_named_is_never_replaced_by_a_usual_one(tmp_path):
     path = written(tmp_path, "a.csv", csv_of(PLAIN, ("review", "label")))
     with pytest.raises(InputError, match="no column 'body'.*'review' .'fine, a'."):

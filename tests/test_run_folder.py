@@ -472,6 +472,20 @@ def test_a_link_in_the_way_of_overwrite_is_refused_before_training(run, tmp_path
         run(fit_of([0.2]), "--overwrite")
 
 
+@pytest.mark.parametrize("place", ["model", "adapter"])
+def test_a_file_of_the_user_in_a_folder_that_would_go_is_named_before_training(run, words, place):
+    fit = words.epochs if place == "model" else fit_of([0.2])
+    folder = run(fit, *VAL)
+    (folder / place / "onnx").mkdir()  # as predict.py --export leaves it; the model's own
+    (folder / place / "below").mkdir()
+    (folder / place / "below" / "handler.py").write_text("mine")
+    words.stop = 1
+    refused = (InputError, KeyboardInterrupt)  # the last one has no message
+    with pytest.raises(refused, match=f"{place}/below/handler.py is no file of a run"):
+        run(fit, *VAL, "--overwrite")
+    assert (folder / place / "below" / "handler.py").read_text() == "mine"
+
+
 def test_a_run_leaves_no_file_that_overwrite_does_not_know(run, words, monkeypatch):
     folder = run(words.epochs, *VAL, "--plots")
     page.write(folder, folder / "report.html")
