@@ -72,8 +72,11 @@ def last_line(capsys) -> str:
 # ---- the data ----
 
 
+SOME_FILES = BAD_FILES[::9]  # test_reading.py has them all
+
+
 @pytest.mark.parametrize("check", [[], ["--check_only"]], ids=["run", "check"])
-@pytest.mark.parametrize("name, content, message", BAD_FILES[::9])  # test_reading.py has them all
+@pytest.mark.parametrize("name, content, message", SOME_FILES, ids=[bad[2] for bad in SOME_FILES])
 def test_a_bad_file_ends_in_one_line(options, tmp_path, capsys, name, content, message, check):
     path, content = tmp_path / name, content if isinstance(content, bytes) else content.encode()
     path.write_bytes(content)
