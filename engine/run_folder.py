@@ -241,13 +241,13 @@ class RunFolder:
         record |= evaluation(self.corpus, record.pop("extra", {}), logits, val_logits)
         record["seconds"] = round(time.perf_counter() - self.clock, 2)
         self.history.append(record)
-        self.logits = logits, val_logits
         lines = "".join(json_of(line, "metrics.jsonl") + "\n" for line in self.history)
         if distributed.is_main():
             left = (self.epochs - record["epoch"]) * record["seconds"]
             estimate = f"  about {duration(left)} left" if left > 0 else ""
             print(results.epoch_line(record) + estimate, flush=True)
             if self.kept() is record:
+                self.logits = logits, val_logits
                 self.save_best(record["epoch"], logits, val_logits)
             write_text(self.place / "metrics.jsonl", lines)
             self.save_checkpoint(record["epoch"])
@@ -319,12 +319,14 @@ class RunFolder:
 
     def finish(self) -> None:
         """Reports and model of the kept epoch, and result.json, which says that all is there."""
-        kept, (logits, val_logits) = self.kept(), self.logits
-        if kept is not self.history[-1]:
+        kept = self.kept()
+        if self.parts and kept is not self.history[-1]:
             best = self.place / f"best-{kept['epoch']}"
             values = load_whole(best, {"weights": self.parts["weights"]})
             val_logits = values["val_logits"].numpy()
             logits = values["logits"].numpy() if "logits" in values else None
+        else:
+            logits, val_logits = self.logits
         if self.model is not None and not self.args.no_weights:
             val_logits = keep_model(
                 self.args, self.corpus, self.model, self.place, kept, val_logits

@@ -120,8 +120,9 @@ def load_runs(source: Path, protocol: str) -> pd.DataFrame:
         )
     if not kept:
         raise InputError(
-            f"{source}: none of the {without} finished runs has {protocol} on test texts; leave "
-            "--protocol out, or train with test texts and, for best_val, with --val_fraction 0.1"
+            f"{source}: none of the {without} finished runs has test texts and a result under "
+            f"{protocol}; leave --protocol out, or train with test texts, and with --val_fraction "
+            "0.1 for best_val"
         )
     if without:
         print(f"note: {without} runs have no {protocol} and are left out", file=sys.stderr)

@@ -501,7 +501,7 @@ def test_a_damaged_result_is_named(grid, tmp_path):
     grid([1])
     next(tmp_path.glob("*/result.json")).write_text("{")
     code, error = grid([1], "--dry_run")
-    assert code == 2 and "result.json is damaged" in error and "--overwrite" in error
+    assert code == 2 and "result.json is missing or damaged" in error and "--overwrite" in error
 
 
 def test_a_dry_run_starts_nothing_and_estimates_by_the_finished_ones(grid, tmp_path):

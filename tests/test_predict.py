@@ -518,7 +518,7 @@ def test_a_class_that_does_not_occur_is_never_predicted(run, tmp_path):
         ("a | b,nan\nnoun.animal,1\nnoun.time,1\n", "a number below 0, or a sum"),
         ("a | b,0\nnoun.animal,0\nnoun.time,0\n", "a sum of 0"),
         ("a | b,many\n", "'many'"),
-        ("a | b\n", "1 field where"),
+        ("a | b\n", "and this row 1"),
         (None, "neither train, uniform nor a file"),
     ],
 )

@@ -534,7 +534,7 @@ def rename(name):
 @pytest.mark.parametrize(
     "damage, complaint",
     [
-        (lambda path: path.write_text("[1]"), "result.json is damaged"),
+        (lambda path: path.write_text("[1]"), "result.json is missing or damaged"),
         (rename("label_noise"), "another version"),
         (rename("changed"), "'changed'"),
         (lambda path: (path.parent / "tsne.csv").write_text("x,y\n1,2\n"), "tsne.csv is damaged"),
@@ -551,4 +551,4 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, damage, complai
 def test_a_protocol_that_no_run_has_says_what_helps(tmp_path, capsys):
     write_run(tmp_path)
     assert report.main([str(tmp_path), "--protocol", "best_val"]) == 2
-    assert "none of the 1 finished runs has best_val" in capsys.readouterr().err
+    assert "none of the 1 finished runs has test texts and a result under best_val" in capsys.readouterr().err
