@@ -551,4 +551,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, damage, complai
 def test_a_protocol_that_no_run_has_says_what_helps(tmp_path, capsys):
     write_run(tmp_path)
     assert report.main([str(tmp_path), "--protocol", "best_val"]) == 2
-    assert "none of the 1 finished runs has test texts and a result under best_val" in capsys.readouterr().err
+    assert (
+        "none of the 1 finished runs has test texts and a result under best_val"
+        in capsys.readouterr().err
+    )
