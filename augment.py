@@ -493,7 +493,7 @@ OF_CALL = ("seed", "device", "load")  # keywords that are no options
 
 @dataclass(frozen=True)
 class Augmentation:
-    """An entry of AUGMENTATIONS, which the command line, the report and --augment auto read."""
+    """An entry of AUGMENTATIONS, which the command line and the report read."""
 
     function: Callable | None  # (texts, *, seed, its options, device and load if it has models)
     title: str  # in tables

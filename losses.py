@@ -273,14 +273,11 @@ def class_weights(class_counts, scheme: str = "log_prior") -> Tensor:
     """
     The weight w_y of an anchor of class y in Eq. (11); rare classes weigh more.
 
-        log_prior             w_y = -log P_y. Eq. (11) has delta_y = log P_y, which is negative:
-                              minimising it to the letter would push positives apart
-        log_prior_normalised  w_y = C log P_y / sum_c log P_c: the weights sum to C
-        effective_number      w_y = C (1 / E_y) / sum_c (1 / E_c): they sum to C as well, with
-                              E_c = (1 - b^n_c) / (1 - b), b = 0.9999 (Cui et al. 2019, Eq. 4)
-        none                  w_y = 1
-
-    Under the weighted mean of rebalanced_contrastive() the first two are the same loss.
+        log_prior         w_y = -log P_y. Eq. (11) has delta_y = log P_y, which is negative:
+                          minimising it to the letter would push positives apart
+        effective_number  w_y = C (1 / E_y) / sum_c (1 / E_c): they sum to C, with
+                          E_c = (1 - b^n_c) / (1 - b), b = 0.9999 (Cui et al. 2019, Eq. 4)
+        none              w_y = 1
 
     returns  (C,) float64
     """
@@ -288,7 +285,6 @@ def class_weights(class_counts, scheme: str = "log_prior") -> Tensor:
         return -log_class_prior(class_counts)
     counts = _as_counts(class_counts)
     weights = {
-        "log_prior_normalised": log_class_prior(class_counts),
         "effective_number": 1 / (-torch.expm1(counts * math.log(0.9999)) / (1 - 0.9999)),
         "none": torch.ones_like(counts),
     }

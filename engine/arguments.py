@@ -158,7 +158,7 @@ FLAGS = {  # by their groups in --help
         Flag("hard_ratio_start", 0.5, SHARE, SHARPRECL, "share of mixed samples at the first step"),
         Flag("hard_ratio_end", 1.0, SHARE, SHARPRECL, "share of mixed samples at the last step"),
         Flag("positives", "mean", one_of("mean", "sum"), SHARPRECL, "over the positives of an anchor, Eq. (11); sum is its letter"),
-        Flag("cl_weight", "log_prior", one_of("log_prior", "log_prior_normalised", "effective_number", "none"), SHARPRECL, "weight w of an anchor's class, Eq. (11)"),
+        Flag("cl_weight", "log_prior", one_of("log_prior", "effective_number", "none"), SHARPRECL, "weight w of an anchor's class, Eq. (11)"),
         Flag("cl_reduction", "weighted_mean", one_of("weighted_mean", "mean"), SHARPRECL, "over the N anchors, Eq. (11): sum of w L / sum of w, or sum of w L / N"),
         Flag("no_delta_cls", False, SWITCH, SHARPRECL, "no class prior in Eq. (6)"),
         Flag("no_delta_cl", False, SWITCH, SHARPRECL, "no class weight in Eq. (11)"),

@@ -165,18 +165,18 @@ def test_main_is_short_and_has_the_lines_of_algorithm_1_in_order():
 MOST_LINES = {  # of a file or a room; a change that needs more lines says why, and moves its number
     "main.py": 220,
     "model.py": 200,
-    "losses.py": 500,
-    "data.py": 630,
-    "augment.py": 580,
-    "predict.py": 440,
+    "losses.py": 490,  # 400 were agreed on: the checks name each argument
+    "data.py": 630,  # 500, before the five datasets of the benchmark
+    "augment.py": 565,  # 500, before it could be copied with data.py alone
+    "predict.py": 400,
     "report.py": 80,
     "run_all.sh": 120,
     "README.md": 180,
-    "engine": 7910,
-    "baselines": 1800,
-    "reporting": 3550,
-    "benchmarks": 710,
-    "tests": 15850,
+    "engine": 6760,  # 3,600, before files of twelve kinds, 16 encoders and the benchmark
+    "baselines": 1700,
+    "reporting": 3070,  # 2,000; study.py goes when the benchmark is finished
+    "benchmarks": 700,
+    "tests": 14000,  # 11,000
 }
 
 
