@@ -219,8 +219,10 @@ def markdown(head: list[str], lines: list[list[str]]) -> str:
 
 
 def mean_text(values: Iterable[float], digits: int = 1) -> str:
-    """mean ± standard deviation, the latter of two or more values"""
+    """mean ± standard deviation, the latter of two or more values; a dash where a value lacks"""
     own = np.asarray(list(values), dtype=float)
+    if np.isnan(own).any():
+        return "–"
     spread = f" ± {own.std(ddof=1):.{digits}f}" if len(own) > 1 else ""
     return f"{own.mean():.{digits}f}{spread}"
 
