@@ -26,10 +26,10 @@ from typing import Iterable, Iterator, NamedTuple
 import torch
 
 from data import DATASETS
-from engine.arguments import Arguments, last_of_each, number, parse_args
+from engine.arguments import DEFAULTS, Arguments, last_of_each, number, parse_args
 from engine.corpus import load_corpus
 from engine.escape import shell
-from engine.files import InputError, Parser, duration, one_line_errors, read_json
+from engine.files import InputError, Parser, duration, one_line_errors, printable, read_json
 from engine.run_folder import Busy, last_plot
 from engine.signals import ENDING
 
@@ -117,6 +117,15 @@ def state(cell: GridRun) -> str:
     except OSError:  # no lock file yet; or a file system without locks, as main.py will say
         pass
     return "open"
+
+
+def label(cell: GridRun) -> str:
+    """trec ir50 bert seed 0, with what the method does otherwise than by default in between."""
+    args = cell.args
+    own = {"augment": args.augment} if args.augment != DEFAULTS["augment"] else {}
+    ir = "original" if args.ir is None else f"ir{args.ir:g}"
+    others = "".join(f"{name} {value} " for name, value in (args.changed | own).items())
+    return printable(f"{Path(args.dataset).stem} {ir} {args.method} {others}seed {args.seed}")
 
 
 def log_of(cell: GridRun) -> Path:
@@ -243,7 +252,7 @@ def run(cells: list[GridRun], jobs: int) -> int:
     print(f"{len(cells)} runs, {before} of them finished before, {jobs} at a time", flush=True)
     for done, (cell, code) in enumerate(execute(todo, jobs, signals), start=before + 1):
         is_good, found = ending(cell, code)
-        text = f"{cell.folder.name}: {found}"
+        text = f"{label(cell)}: {found}"
         if not is_good:
             failed.append(f"{text} ({log_of(cell)})")
         left = (time.monotonic() - begin) / (done - before) * (len(cells) - done)

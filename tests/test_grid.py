@@ -435,18 +435,18 @@ def test_no_lines_at_all_are_an_error(grid):
 def test_finished_runs_are_not_run_again_and_the_numbers_are_shown(grid, tmp_path):
     code, output = grid([1, 2, 2], "--jobs", "2")
     assert code == 0 and starts(tmp_path) == {1: 1, 2: 1}
-    assert "trec_original_method-bert_seed1: accuracy 91.0, macro-F1 81.0, 10 s" in output
+    assert "trec original bert seed 1: accuracy 91.0, macro-F1 81.0, 10 s" in output
     code, output = grid([1, 2, 3])
     assert code == 0 and starts(tmp_path) == {1: 1, 2: 1, 3: 1}
     assert "3 runs, 2 of them finished before" in output
-    assert "[3/3] trec_original_method-bert_seed3: accuracy 93.0" in output
+    assert "[3/3] trec original bert seed 3: accuracy 93.0" in output
 
 
 def test_a_failed_run_is_listed_at_the_end_and_the_rest_goes_on(grid, tmp_path):
     code, output = grid([13, 1])
     assert code == 1 and starts(tmp_path) == {13: 1, 1: 1}
     last = output.splitlines()[-1]
-    assert "seed13: FAILED (exit 2): error: seed 13 brings bad luck" in last
+    assert "seed 13: FAILED (exit 2): error: seed 13 brings bad luck" in last
     assert str(tmp_path / "logs") in last
     assert grid([13, 1])[0] == 1 and starts(tmp_path) == {13: 2, 1: 1}
 
@@ -611,7 +611,7 @@ def test_a_real_run_leaves_its_result(corpus_folder, tiny_encoder, tmp_path, gri
     code, output = grid([command, command], script=grid_module.MAIN)
     result = json.loads(next(tmp_path.glob("*method-bert*/result.json")).read_text())
     assert code == 0
-    assert f"_seed0: accuracy {result['last']['accuracy']:.1f}" in output
+    assert f"seed 0: accuracy {result['last']['accuracy']:.1f}" in output
     assert len(list(tmp_path.glob("*/result.json"))) == len(list(tmp_path.glob("logs/*.log"))) == 1
 
 
