@@ -47,6 +47,7 @@ from engine.encoders import quiet_transformers
 from engine.files import InputError
 from engine.predictor import Predictor, TextRow, named_texts
 from engine.results import csv_line
+from engine.saved_model import EXPORTED
 from reporting import export
 
 # ---- the input ----
@@ -350,7 +351,7 @@ FLAGS: dict[str, dict] = {
     "--score": dict(action="store_true", help="instead: how good the model is on a file with "
         "labels, on stdout and as a page (default: FILE_score.html)"),
     "--label_column": dict(metavar="NAME", default="label", help="for --score; default: label"),
-    "--export": dict(choices=tuple(export.EXPORTS), help="instead: write the model for ONNX, or as "
+    "--export": dict(choices=EXPORTED, help="instead: write the model for ONNX, or as "
         "a folder of sentence-transformers with the embedding, or its projection into the "
         "contrastive space"),
 }

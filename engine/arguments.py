@@ -447,7 +447,7 @@ def parse_augment_options(augmentation: str, given: list[str]) -> dict:
 def by_flag(argv: list[str]) -> dict[str, list[str]]:
     """
     The words of a command line by the flag that they belong to, without what a later value of the
-    same flag replaces; those of --text_column are collected.
+    same flag replaces.
     """
     flags: dict[str, list[str]] = {}
     name = ""

@@ -135,15 +135,3 @@ def check_english(texts: Sequence[str], method: str) -> None:
         f"--augment noise or none, or let it treat them as English with --augment {method} "
         "--augment_options language=any"
     )
-
-
-def check_augmentation(method: str, texts: Sequence[str]) -> None:
-    """
-    Raises InputError where something that the augmentation needs is missing, or where the texts are
-    not in its language.
-    """
-    entry = AUGMENTATIONS[method]
-    if entry.english:
-        check_english(texts, method)
-    if entry.function:
-        entry.function(["a text"], **(of_models() if entry.models else {}))

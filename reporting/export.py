@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from engine.files import InputError, save, saving_folder, write_json
-from engine.saved_model import EXPORTED, Trained, for_other_tools, model_folder, read_model
+from engine.saved_model import Trained, for_other_tools, model_folder, read_model
 from engine.stock import with_labels
 from model import Method
 
@@ -135,9 +135,6 @@ def write_dense(folder: Path, layer: nn.Linear, is_last: bool) -> None:
     write_json(folder / "config.json", config)
     weights = {f"linear.{name}": p.detach().contiguous() for name, p in layer.named_parameters()}
     save(folder / "model.safetensors", safetensors.torch.save(weights))
-
-
-EXPORTS = EXPORTED  # the kinds that predict.py --export takes
 
 
 def export(path: str | Path, kind: str, output: Path | None) -> Path:
