@@ -9,6 +9,7 @@ Letters: n texts, C classes, B rows of a batch, L tokens of its longest row, V w
 import copy
 import inspect
 import math
+import os
 import time
 from pathlib import Path
 
@@ -30,10 +31,10 @@ def adapted(base, constants: dict, targets: list[str] | None):
     """The base, frozen, with new adapters (B = 0: as long as untrained they change nothing)."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
-    recompute = {"use_reentrant": False}  # activations, in the backward pass
+    recompute = {"use_reentrant": False}
     if getattr(base, "is_quantized", False):
         base = prepare_model_for_kbit_training(base, gradient_checkpointing_kwargs=recompute)
-    elif base.dtype == torch.bfloat16:
+    elif recomputes(base):
         base.gradient_checkpointing_enable(recompute)
     config = LoraConfig(
         r=constants["rank"],
@@ -46,6 +47,11 @@ def adapted(base, constants: dict, targets: list[str] | None):
         return get_peft_model(base, config)
     except ValueError as error:
         raise InputError(f"--lora_targets: {str(error).splitlines()[0]}") from error
+
+
+def recomputes(base) -> bool:
+    """Whether the backward pass computes activations again, for a large model on a small card."""
+    return getattr(base, "is_quantized", False) or base.dtype == torch.bfloat16
 
 
 class LoraClassifier:
@@ -100,7 +106,7 @@ class LoraClassifier:
                 "this model's tokenizer cannot tell the labels apart: choose another "
                 "--base_model, or rename the labels"
             )
-        self.network = adapted(base, constants, targets)
+        self.recomputes, self.network = recomputes(base), adapted(base, constants, targets)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=constants["lr"], weight_decay=0.0)
 
@@ -198,17 +204,34 @@ class LoraClassifier:
         output = self.network(input_ids=ids, attention_mask=mask, **known, **options)
         return output.logits[:, -keep:].float(), output.get("past_key_values")
 
+    def read(self, rows: list[list[int]], keep: int, **options):
+        """
+        logits() of whole rows, and the mask of their tokens. The question and the labels, with
+        which all rows begin, are read once and not in each row; of 20 classes they are most of it.
+        """
+        begin = list(os.path.commonprefix(rows)[: max(0, min(map(len, rows)) - keep)])
+        if self.network.training and self.recomputes:
+            begin = []  # without activations that stay there is no cache
+        ids, mask = self.batch([row[len(begin) :] for row in rows])
+        if begin:
+            first, is_token = self.batch([begin])
+            _, cache = self.logits(first, is_token, 1, use_cache=True)
+            cache.batch_repeat_interleave(len(rows))
+            mask = torch.cat([is_token.expand(len(rows), -1), mask], dim=1)
+            options["past_key_values"] = cache
+        return *self.logits(ids, mask, keep, **options), mask
+
     # ---- training ----
 
     def loss(self, prompts: list[list[int]], labels: list[int]) -> Tensor:
         """Minus the log-likelihood of all answers, summed over their tokens."""
         answers = [self.answers[label] for label in labels]
-        ids, mask = self.batch([row + answer for row, answer in zip(prompts, answers)])
         width = max(map(len, answers))
-        targets = ids[:, -width:].clone()  # (B, width)
-        for row, answer in zip(targets, answers):
-            row[: width - len(answer)] = -100  # of the prompt: cross_entropy leaves it out
-        logits, _ = self.logits(ids, mask, width + 1, use_cache=False)  # (B, width + 1, V)
+        none = -100  # in the place of a prompt's tokens: cross_entropy leaves it out
+        padded = [[none] * (width - len(answer)) + answer for answer in answers]
+        targets = torch.tensor(padded, device=self.device)  # (B, width)
+        rows = [row + answer for row, answer in zip(prompts, answers)]
+        logits, *_ = self.read(rows, width + 1, use_cache=False)  # (B, width + 1, V)
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="sum")
 
     def train_epoch(self, texts: list[str], labels: np.ndarray, *, seed: int, epoch: int) -> dict:
@@ -254,12 +277,11 @@ class LoraClassifier:
 
     def label_scores(self, prompts: list[list[int]]) -> Tensor:
         """(B, C). The prompts are read once; each label goes on from there."""
-        ids, mask = self.batch(prompts)
-        first, cache = self.logits(ids, mask, 1, use_cache=True)
+        first, cache, mask = self.read(prompts, 1, use_cache=True)
         first = first[:, 0].log_softmax(dim=1)  # (B, V)
         columns = []
         for answer in self.answers:
-            new = torch.tensor([answer[:-1]] * len(ids), device=self.device)  # (B, m)
+            new = torch.tensor([answer[:-1]] * len(prompts), device=self.device)  # (B, m)
             score = first[:, answer[0]]
             if new.shape[1] > 0:
                 whole_mask = torch.cat([mask, torch.ones_like(new)], dim=1)
@@ -267,7 +289,7 @@ class LoraClassifier:
                 past = {"use_cache": True, "past_key_values": copy.deepcopy(cache)}
                 logits, _ = self.logits(new, whole_mask, new.shape[1], **past)
                 rest = torch.tensor(answer[1:], device=self.device)
-                rest = rest.expand(len(ids), -1).unsqueeze(2)  # (B, m, 1)
+                rest = rest.expand(len(prompts), -1).unsqueeze(2)  # (B, m, 1)
                 score = score + logits.log_softmax(dim=2).gather(2, rest).sum(dim=(1, 2))
             columns.append(score)
         return torch.stack(columns, dim=1)

@@ -59,7 +59,8 @@ OF_BASE = {  # the part of the benchmark that has an encoder of BERT-base's size
 ABLATED = ("trec", "biomedical")  # Table 4, for these rows
 OF_ABLATIONS = ("paper", "sharprecl")
 LANGUAGE = (  # Table 3 with a small model of Llama's architecture: fine-tuned, and asked as it is
-    "--method llama3 --base_model smollm2-135m --max_length 64 --eval_every 3 --no_weights"
+    "--method llama3 --base_model smollm2-135m --base_type fp32 --max_length 64 --eval_every 3 "
+    "--no_weights"
 )
 OF_LANGUAGE = {"datasets": ("cr", "trec", "biomedical"), "rows": ("", "--constants epochs=0")}
 OUTPUT = "runs/benchmark"
@@ -142,10 +143,7 @@ ROWS = {
 
 def line(dataset: str, arguments: str, seed: int, amp: str, encoder: str = SMALL) -> str:
     """The arguments of one run; each seed has its own draw of the training texts."""
-    if encoder == LANGUAGE:
-        model = f"{LANGUAGE} --base_type {'fp32' if amp == 'off' else amp}"
-    else:
-        model = f"{encoder} {FIXED} --amp {amp}"
+    model = LANGUAGE if encoder == LANGUAGE else f"{encoder} {FIXED} --amp {amp}"
     return (
         f"--dataset {dataset} {CUTS[dataset]} {model} {arguments} "
         f"--seed {seed} --data_seed {seed} --output_dir {OUTPUT}"
@@ -154,8 +152,7 @@ def line(dataset: str, arguments: str, seed: int, amp: str, encoder: str = SMALL
 
 def identity(values: dict) -> str:
     """What two runs have in common where they differ in no more than their precision."""
-    others = {name: v for name, v in values.items() if name not in ("amp", "base_type")}
-    return json.dumps(others, sort_keys=True)
+    return json.dumps({name: v for name, v in values.items() if name != "amp"}, sort_keys=True)
 
 
 def kept(path: Path = KEPT) -> dict[str, dict]:

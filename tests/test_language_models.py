@@ -156,14 +156,17 @@ def test_a_template_without_a_systems_role_has_the_whole_question_in_the_users(c
     assert model.chat(TEXTS[0]) == f"<turn>user\n{question}</s>\n<turn>assistant\n"
 
 
-def test_micro_batches_train_as_the_whole_batch_does(tiny_llama):
+@pytest.mark.parametrize("micro, recomputes", [(2, False), (None, True)])
+def test_micro_batches_and_a_question_read_in_each_row_train_alike(tiny_llama, micro, recomputes):
     states = []
-    for micro in (None, 2):
-        model = classifier(tiny_llama, micro=micro)
+    for size, reads_each in ((None, False), (micro, recomputes)):
+        model = classifier(tiny_llama, micro=size)
+        model.recomputes = reads_each
         # its step is the gradient itself
         model.optimizer = torch.optim.SGD(model.optimizer.param_groups[0]["params"], lr=1.0)
         model.train_epoch(TEXTS, np.array(LABELS), seed=0, epoch=1)
         states.append(model.state_dict())
+    assert any(name.endswith("lora_B.weight") and t.any() for name, t in states[0].items())
     for name, tensor in states[0].items():
         torch.testing.assert_close(states[1][name], tensor, rtol=1e-3, atol=1e-6)
 
