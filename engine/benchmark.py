@@ -3,9 +3,7 @@ The benchmark of docs/benchmark.md as runs of main.py: its datasets, its rows, a
 
     python -m engine.benchmark tune | python -m engine.grid --jobs 2     # trials, development texts
     python -m engine.benchmark run | python -m engine.grid --jobs 2      # with the chosen settings
-    python -m engine.benchmark base | python -m engine.grid --jobs 2     # a base-size encoder
-    python -m engine.benchmark ablations | python -m engine.grid --jobs 2    # Table 4
-    python -m engine.benchmark language | python -m engine.grid         # Table 3, a small model
+    python -m engine.benchmark base | python -m engine.grid --jobs 2     # or another of STUDIES
     python -m reporting.runs runs/benchmark tables/benchmark.jsonl.gz       # keeps what is finished
 
 To add a row, add an entry to ROWS; to add a dataset, one to CUTS. Runs that are kept in
@@ -19,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.arguments import ABLATIONS, parse_args
+from engine.arguments import ABLATIONS, last_of_each, parse_args
 from engine.files import InputError, Parser, one_line_errors
 from engine.results import read_ledger
 
@@ -52,17 +50,10 @@ SMALL = "--encoder minilm --freeze_layers 4"  # its top two layers are trained
 BASE = (  # and its; its pooling is named, so that no file of it is needed for a list of runs
     "--encoder sentence-transformers/all-mpnet-base-v2 --pooling mean --freeze_layers 10"
 )
-OF_BASE = {  # the part of the benchmark that has an encoder of BERT-base's size
-    "datasets": ("cr", "biomedical", "trec", "ohsumed", "banking77", "tagmynews"),
-    "rows": ("la", "wce", "w/o_cl", "sharprecl", "paper"),
-}
-ABLATED = ("trec", "biomedical")  # Table 4, for these rows
-OF_ABLATIONS = ("paper", "sharprecl")
-LANGUAGE = (  # Table 3 with a small model of Llama's architecture: fine-tuned, and asked as it is
+LANGUAGE = (  # a small model of Llama's architecture
     "--method llama3 --base_model smollm2-135m --base_type fp32 --max_length 64 --eval_every 3 "
     "--no_weights"
 )
-OF_LANGUAGE = {"datasets": ("cr", "trec", "biomedical"), "rows": ("", "--constants epochs=0")}
 OUTPUT = "runs/benchmark"
 
 
@@ -141,13 +132,52 @@ ROWS = {
 }
 
 
+class Study(NamedTuple):
+    """A part of the benchmark beside its table: what these rows do when something is changed."""
+
+    title: str
+    rows: tuple[str, ...]
+    datasets: tuple[str, ...]
+    changes: tuple[str, ...] = ("",)  # arguments that come to those of a row, or replace them
+    encoder: str = SMALL
+    seeds: tuple[int, ...] = (0,)
+
+
+TABLE = Study("The benchmark", tuple(ROWS), tuple(CUTS), seeds=(0, 1))
+OURS = ("paper", "sharprecl")
+RIVALS = ("la", "wce", "w/o_cl")
+ABLATED = tuple(f"--ablation {name}" for name in ABLATIONS)
+VIEWS = ("--augment noise", "--augment none")
+TWO = ("trec", "biomedical")
+OF_BASE = ("cr", "biomedical", "trec", "ohsumed", "banking77", "tagmynews")
+STUDIES = {
+    "base": Study("An encoder of BERT-base's size", (*RIVALS, *OURS), OF_BASE, encoder=BASE),
+    "ablations": Study("Ablations (Table 4)", OURS, TWO, ABLATED, seeds=(0, 1)),
+    "mixup": Study("Without hard mixup", OURS, ("ohsumed",), ("--ablation hm",)),
+    "trec10": Study("Less imbalance", (*RIVALS, *OURS), ("trec",), ("--ir 10",)),
+    "ratios": Study("Less imbalance", (*RIVALS, *OURS), ("dblp",), ("--ir 10", "--ir 20")),
+    "views": Study("Second views (Table A.1)", ("paper",), TWO, VIEWS),
+    "language": Study(
+        "A small language model (Table 3)",
+        ("",),  # it has no row in the table
+        ("cr", "trec", "biomedical"),
+        ("", "--constants epochs=0"),  # fine-tuned, and asked as it is
+        LANGUAGE,
+    ),
+}
+
+
 def line(dataset: str, arguments: str, seed: int, amp: str, encoder: str = SMALL) -> str:
-    """The arguments of one run; each seed has its own draw of the training texts."""
+    """
+    The arguments of one run, which replace those of its dataset; each seed has its own draw of the
+    training texts.
+    """
     model = LANGUAGE if encoder == LANGUAGE else f"{encoder} {FIXED} --amp {amp}"
-    return (
+    words = (
         f"--dataset {dataset} {CUTS[dataset]} {model} {arguments} "
         f"--seed {seed} --data_seed {seed} --output_dir {OUTPUT}"
     )
+    return shlex.join(last_of_each(words.split()))
 
 
 def identity(values: dict) -> str:
@@ -222,28 +252,16 @@ def runs_of(args: argparse.Namespace, known: dict[str, dict]) -> list[tuple]:
             if len(ROWS[row].trials) > 1
             for dataset in tuned
         ]
-    if args.stage == "language":
-        return [
-            (dataset, arguments, 0, LANGUAGE)
-            for arguments in OF_LANGUAGE["rows"]
-            for dataset in OF_LANGUAGE["datasets"]
-        ]
-    rows = {"run": args.rows, "base": OF_BASE["rows"], "ablations": OF_ABLATIONS}[args.stage]
-    own = {row: chosen(known, row) for row in rows if row in args.rows}
-    if args.stage == "ablations":
-        own = {
-            f"{row} {name}": f"{arguments} --ablation {name}"
-            for row, arguments in own.items()
-            for name in ABLATIONS
-        }
-    datasets = {"run": tuple(CUTS), "base": OF_BASE["datasets"], "ablations": ABLATED}[args.stage]
-    encoder = BASE if args.stage == "base" else SMALL
+    study = TABLE if args.stage == "run" else STUDIES[args.stage]
+    rows = [row for row in study.rows if row in ("", *args.rows)]
+    own = {row: chosen(known, row) if row else "" for row in rows}
     return [
-        (dataset, arguments, seed, encoder)
-        for seed in args.seeds
-        for dataset in datasets
+        (dataset, f"{arguments} {change}".strip(), seed, study.encoder)
+        for seed in args.seeds or study.seeds
+        for dataset in study.datasets
         if dataset in args.datasets
         for arguments in own.values()
+        for change in study.changes
     ]
 
 
@@ -267,10 +285,10 @@ def default_amp() -> str:
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("tune", "run", "base", "ablations", "language"))
+    parser.add_argument("stage", choices=("tune", "run", *STUDIES))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
     parser.add_argument("--datasets", nargs="+", choices=list(CUTS), default=list(CUTS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: those of the stage")
     parser.add_argument("--data_dir", help="as of main.py")
     parser.add_argument("--amp", choices=("off", "bf16"), default=default_amp())
     print("\n".join(lines(parser.parse_args(argv))))

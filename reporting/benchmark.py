@@ -17,7 +17,18 @@ from scipy.stats import friedmanchisquare
 
 from data import DATASETS
 from engine import benchmark
-from engine.benchmark import CUTS, GROUPS, ROWS, kept, run_of, trial_scores
+from engine.benchmark import (
+    BASE,
+    CUTS,
+    GROUPS,
+    LANGUAGE,
+    ROWS,
+    SMALL,
+    STUDIES,
+    kept,
+    run_of,
+    trial_scores,
+)
 from engine.files import InputError, Parser, one_line_errors, write_text
 from reporting import figures
 from reporting.runs import compared, epoch_under, markdown, mean_ranks
@@ -25,6 +36,7 @@ from reporting.runs import compared, epoch_under, markdown, mean_ranks
 OURS = "sharprecl"
 SEEDS = [0, 1]
 PROTOCOLS = {"last": "the last epoch", "best_val": "the best epoch on development texts"}
+ENCODERS = {SMALL: "MiniLM", BASE: "MPNet", LANGUAGE: "SmolLM2"}
 UNCHOSEN = (*GROUPS["seen before"], *GROUPS["never seen"])  # no setting was chosen on these
 Known = dict[str, dict]  # the kept runs by their identity
 
@@ -43,10 +55,13 @@ def scores(known: Known, seeds: list[int]) -> pd.DataFrame:
         for dataset in CUTS:
             for seed in seeds:
                 if (run := run_of(known, dataset, arguments, seed)) is not None:
-                    epochs = [epoch_under(run, name) or {} for name in PROTOCOLS]
-                    numbers = [epoch["test"]["macro_f1"] for epoch in epochs]
-                    found.append([row, dataset, seed, *numbers])
+                    found.append([row, dataset, seed, *macro_f1(run)])
     return pd.DataFrame(found, columns=["row", "dataset", "seed", *PROTOCOLS])
+
+
+def macro_f1(run: dict) -> list[float]:
+    """On test texts under each protocol."""
+    return [(epoch_under(run, name) or {})["test"]["macro_f1"] for name in PROTOCOLS]
 
 
 def means(found: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -120,6 +135,41 @@ def trials_table(known: Known) -> str:
     return markdown(["row", "trial", "development texts"], lines)
 
 
+def study_table(known: Known, name: str) -> str:
+    """
+    A study's rows with what it changes, and beside them the same rows as the benchmark has them:
+    macro-F1 at the last epoch/at the best one, means over seeds. "" where it has no run yet.
+    """
+    study = STUDIES[name]
+    rows = study.rows if any(study.rows) else ("wce", "sharprecl")  # beside a language model
+    beside = [(encoder, row, "") for encoder in (SMALL, BASE) for row in rows]
+    own = [(study.encoder, row, change) for row in study.rows for change in study.changes]
+    cells = {
+        key: [study_cell(known, dataset, key, study.seeds) for dataset in study.datasets]
+        for key in dict.fromkeys(beside + own)
+    }
+    if not any(any(cells[key]) for key in own):
+        return ""
+    lines = []
+    for (encoder, row, change), numbers in cells.items():
+        parts = [ROWS[row].title if row else "", f"`{change}`" if change else "", ENCODERS[encoder]]
+        lines += [[", ".join(filter(None, parts)), *numbers]] * any(numbers)
+    head = ["", *(DATASETS[dataset].title for dataset in study.datasets)]
+    return f"{study.title}\n\n{markdown(head, lines)}"
+
+
+def study_cell(known: Known, dataset: str, key: tuple, seeds: tuple[int, ...]) -> str:
+    """Of an encoder, a row and what is changed; empty unless the run of each seed is kept."""
+    encoder, row, change = key
+    try:
+        arguments = f"{benchmark.chosen(known, row) if row else ''} {change}"
+    except InputError:  # not tuned yet
+        return ""
+    runs = [run_of(known, dataset, arguments, seed, encoder) for seed in seeds]
+    numbers = [macro_f1(run) for run in runs if run is not None]
+    return "/".join(map(decimals, np.mean(numbers, axis=0))) if len(numbers) == len(seeds) else ""
+
+
 def how_many(known: Known, found: pd.DataFrame) -> str:
     """A sentence on how far the runs go."""
     wanted = len(ROWS) * len(CUTS) * len(SEEDS)
@@ -141,6 +191,7 @@ def text_of(known: Known, found: pd.DataFrame) -> str:
     parts = [how_many(known, found), "Macro-F1 on test texts", main_table(found), tested(found)]
     for protocol, title in PROTOCOLS.items():
         parts += [f"Macro-F1 on test texts, {title}", dataset_table(found, protocol)]
+    parts += filter(None, (study_table(known, name) for name in STUDIES))
     parts += ["The trials, macro-F1 on development texts of CR and Biomedical", trials_table(known)]
     return "\n\n".join(parts) + "\n"
 

@@ -2,14 +2,11 @@
 The tables and figures of docs/results.md and docs/log.md, from the ledgers in tables/.
 
     python -m reporting.study                # writes all of them anew
-    python -m reporting.study runs/study     # prints the first one of any runs on these datasets
 
 In a page a table follows its name, <!-- table: NAME -->, and ends at an empty line.
 """
 
-import argparse
 import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -18,7 +15,7 @@ import pandas as pd
 
 from data import DATASETS
 from engine.benchmark import KEPT, kept
-from engine.files import InputError, Parser, one_line_errors, write_text
+from engine.files import write_text
 from reporting import benchmark, figures, tables
 from reporting.runs import SECOND_VIEW, epoch_frame, frame, interval, markdown, records
 
@@ -71,27 +68,18 @@ OTHERS: Rows = {
 # ---- reading ----
 
 
-def load_ledgers(*sources: Path | str) -> pd.DataFrame:
+def load_ledgers(*names: str) -> pd.DataFrame:
     """
-    A row a run, as runs.frame() has it, and: study (its source), best (macro-F1 on test texts at
-    the best epoch on development texts), and rate (of the heads, times that of the encoder).
-
-    sources   folders of runs, or names of ledgers in tables/
+    A row a run of these ledgers in tables/, as runs.frame() has it, and: study (the ledger), best
+    (macro-F1 on test texts at the best epoch on development texts), and rate (of the heads, times
+    that of the encoder).
     """
-    found = []
-    for source in sources:
-        path = source if isinstance(source, Path) else ROOT / "tables" / f"{source}.jsonl.gz"
-        own = records(path)
-        if not own:
-            raise InputError(f"{path}: no finished runs; bash run_all.sh study_b makes them")
-        found += [record | {"study": str(source)} for record in own]
+    found = [
+        record | {"study": name}
+        for name in names
+        for record in records(ROOT / "tables" / f"{name}.jsonl.gz")
+    ]
     runs = frame(found)
-    unknown = sorted(set(runs.dataset) - set(DATASETS))
-    if unknown:
-        raise InputError(
-            f"the study is of {', '.join(DATASETS)}, and not of {unknown[0]}; report.py has tables "
-            "of any runs"
-        )
     return runs.assign(
         study=[record["study"] for record in found],
         best=frame(found, "best_val").macro_f1,
@@ -164,12 +152,6 @@ def ranking(groups: dict[str, pd.DataFrame], datasets: Iterable[str] = FIVE) -> 
     no means.
     """
     datasets = list(datasets)
-    for name, own in groups.items():
-        if own.duplicated(["dataset", "seed"]).any():
-            raise InputError(
-                f"two runs of {name} on one dataset with one seed: they differ in what the study "
-                "keeps fixed, such as --ir; report.py has tables of such runs"
-            )
     n = len(datasets)
     cells = {DATASETS[name].title: mean(dataset=name) for name in datasets}
     cells |= {"mean (95 %)": whole("macro_f1", n), "best epoch (95 %)": whole("best", n)}
@@ -226,28 +208,6 @@ def noise_table() -> str:
     return grid(chosen(runs, MAIN | CROSS_ENTROPY), cells)
 
 
-def strengths_table() -> str:
-    """
-    The length of the contrastive branch's gradient at feat over that of the classification branch:
-    at the end of the first epoch/the median of the second half of the epochs, medians over runs.
-    """
-    runs = load_ledgers("two_layers")
-    runs = runs[runs.method == "sharprecl"]
-    epochs = epoch_frame(runs)
-    share = epochs.diagnostics_gradient_share_cl
-    times = (share / (1 - share)).groupby(epochs.run)
-    runs = runs.assign(
-        early=times.first(), late=times.agg(lambda own: own[len(own) // 2 :].median())
-    )
-    rows = {"SharpReCL, µ = 0.3": ours(0.3, 0.5)} | LOW_MU | AS_IN_PAPER
-
-    def text(own: pd.DataFrame) -> str:
-        return f"{own.early.median():.2g}/{own.late.median():.2g}"
-
-    cells = {DATASETS[name].title: of_dataset(name, text) for name in FIVE}
-    return grid(chosen(runs, rows), cells)
-
-
 def trials_table() -> str:
     """
     Macro-F1 on development texts after the last epoch, top two layers, on seed 0, and in brackets
@@ -283,7 +243,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "ratio": ratio_table,
     "noise": noise_table,
     "trials": trials_table,
-    "strengths": strengths_table,
     "benchmark": lambda: benchmark.summary(kept(KEPT), benchmark.SEEDS),
 }
 
@@ -337,21 +296,11 @@ def write_figures(folder: Path) -> None:
         figures.save_figure(tables.draw(own)[kind], folder / f"{name}.png")
 
 
-@one_line_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, nargs="?", help="a folder of runs, or a ledger")
-    source = parser.parse_args(argv).source
-    if source is None:
-        for name in ("results", "log"):
-            fill(ROOT / "docs" / f"{name}.md")
-        write_figures(ROOT / "tables")
-        return
-    runs = load_ledgers(source)
-    rates = [f", heads × {rate:g}" if rate > 1 else "" for rate in runs.rate]
-    groups = runs.groupby([label + rate for label, rate in zip(runs.label, rates)])
-    print(ranking({str(name): own for name, own in groups}, dict.fromkeys(runs.dataset)))
+def main() -> None:
+    for name in ("results", "log"):
+        fill(ROOT / "docs" / f"{name}.md")
+    write_figures(ROOT / "tables")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

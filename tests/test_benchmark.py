@@ -108,18 +108,20 @@ def test_the_stages_have_the_runs_of_the_protocol(tmp_path, monkeypatch, capsys)
     runs.write(path, tuned(0))
     monkeypatch.setattr(benchmark.kept, "__defaults__", (path,))
     found = {}
-    for stage in ("run", "base", "ablations"):
+    for stage in ("run", *benchmark.STUDIES):
         assert benchmark.main([stage]) == 0
         found[stage] = capsys.readouterr().out.splitlines()
+        assert all(parse_args(shlex.split(text)) for text in found[stage])
     tuned_rows = len(ROWS) - 1  # on two datasets their seed 0 is kept; post_hoc has no run yet
-    assert len(found["run"]) == 2 * 12 * len(ROWS) - 2 * tuned_rows
-    assert len(found["base"]) == 2 * 6 * 5
-    assert all("all-mpnet-base-v2 " in text for text in found["base"])
     # of the paper's defaults, "w/o CL" on Biomedical with seed 0 is a trial of that row
-    assert len(found["ablations"]) == 2 * 2 * 2 * 9 - 1
+    numbers = {"run": 2 * 12 * len(ROWS) - 2 * tuned_rows, "base": 6 * 5, "ablations": 72 - 1}
+    numbers |= {"mixup": 2, "trec10": 5, "ratios": 2 * 5, "views": 2 * 2, "language": 3 * 2}
+    assert {stage: len(set(lines)) for stage, lines in found.items()} == numbers
+    assert all("all-mpnet-base-v2 " in text for text in found["base"])
     assert sum("--ablation cls " in text for text in found["ablations"]) == 2 * 2 * 2
     names = [parse_args(shlex.split(text)).ablation for text in found["ablations"]]
     assert len(set(names)) == 9
+    assert {parse_args(shlex.split(text)).ir for text in found["ratios"]} == {10, 20}
 
 
 # ---- the statistics ----
@@ -192,6 +194,20 @@ def test_the_report_is_written_with_what_is_missing_left_empty(tmp_path, capsys)
     assert "| BCL | 40.0 |  |  |  |  |  |  |  |" in text
     assert (tmp_path / "out" / "ranks.png").exists()
     assert (tmp_path / "out" / "differences.png").exists()
+
+
+def test_a_study_shows_what_it_changes_beside_the_benchmarks_own_rows():
+    paper = f"{ROWS['paper'].arguments} {ROWS['paper'].trials[0]}"
+    known = known_of(*tuned(0), kept_run("trec", paper, 0, (70.0, 60.0), (1.0, 0.0)))
+    assert report.study_table(known, "views") == ""
+    new = kept_run("trec", f"{paper} --augment none", 0, (80.0, 90.0), (1.0, 0.0))
+    lines = report.study_table(known | known_of(new), "views").splitlines()
+    assert lines[2:] == [
+        "|  | TREC | Biomedical |",
+        "| --- | ---: | ---: |",
+        "| SharpReCL, the paper's defaults, MiniLM | 60.0/70.0 | 40.0/40.0 |",
+        "| SharpReCL, the paper's defaults, `--augment none`, MiniLM | 90.0/80.0 |  |",
+    ]
 
 
 # ---- the ledger ----
