@@ -155,7 +155,7 @@ def study_table(known: Known, name: str) -> str:
         parts = [ROWS[row].title if row else "", f"`{change}`" if change else "", ENCODERS[encoder]]
         lines += [[", ".join(filter(None, parts)), *numbers]] * any(numbers)
     head = ["", *(DATASETS[dataset].title for dataset in study.datasets)]
-    return f"{study.title}\n\n{markdown(head, lines)}"
+    return markdown(head, lines)
 
 
 def study_cell(known: Known, dataset: str, key: tuple, seeds: tuple[int, ...]) -> str:
@@ -191,7 +191,9 @@ def text_of(known: Known, found: pd.DataFrame) -> str:
     parts = [how_many(known, found), "Macro-F1 on test texts", main_table(found), tested(found)]
     for protocol, title in PROTOCOLS.items():
         parts += [f"Macro-F1 on test texts, {title}", dataset_table(found, protocol)]
-    parts += filter(None, (study_table(known, name) for name in STUDIES))
+    for name, study in STUDIES.items():
+        if table := study_table(known, name):
+            parts += [f"{study.title}, macro-F1 at the last epoch/at the best", table]
     parts += ["The trials, macro-F1 on development texts of CR and Biomedical", trials_table(known)]
     return "\n\n".join(parts) + "\n"
 

@@ -243,6 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ratio": ratio_table,
     "noise": noise_table,
     "trials": trials_table,
+    "language": lambda: benchmark.study_table(kept(KEPT), "language"),
     "benchmark": lambda: benchmark.summary(kept(KEPT), benchmark.SEEDS),
 }
 
