@@ -1,5 +1,5 @@
 """
-The second view of every text.
+Makes the second view of texts.
 
     from augment import word_substitution
     word_substitution(["Visual results of intraocular lenses"], seed=0)
@@ -8,10 +8,10 @@ word_substitution  replaces words by WordNet synonyms (the paper's default; Wei 
 back_translation   translates to French and back by two translation models (Table A.1)
 contextual         inserts words that a masked language model finds suitable (Table A.1)
 noise              inserts, swaps and deletes words at random (Xie et al. 2017; Wei & Zou 2019)
-AUGMENTATIONS      is the registry of these: to add one, write a function and its entry there
+AUGMENTATIONS      is the registry of these: to add one, write a function and an entry there
 
-Every result depends on the seed and on the text, never on its place in the list. To use this file
-elsewhere, copy it with data.py. engine/augmentations.py makes the views of a run, and keeps them.
+A result depends on the seed and the text, never on the text's position in the list. To use this
+file elsewhere, copy it with data.py. engine/augmentations.py makes and caches the views of a run.
 """
 
 import importlib.util
@@ -38,11 +38,11 @@ from data import InputError, load_wordnet
 SUBSTITUTION_RATE = 0.3
 NOISE_RATE = 0.1  # alpha of Wei & Zou 2019
 
-NUM_CANDIDATES = 5  # synonyms kept a word, drawn with weights 1, 1/2, 1/3, 1/4, 1/5
+NUM_CANDIDATES = 5  # synonyms kept per word, drawn with weights 1, 1/2, 1/3, 1/4, 1/5
 SPELLING_VARIANT = 0.75  # similarity of gray and grey; center and centre have 0.83
 INFLECTED = 0.25  # a verb's count in WordNet is spread over about four forms
 
-NAME = re.compile("[A-Za-z]{2,}([-_][A-Za-z]{2,})*")  # what a synonym may look like
+NAME = re.compile("[A-Za-z]{2,}([-_][A-Za-z]{2,})*")  # a synonym that is used
 PAST_DIFFERS = re.compile(  # verbs, with their compounds, whose participle is the verb itself
     "(bet|bid|burst|cast|come|cost|cut|hit|hurt|knit|let|put|quit|read|rid|run|set|shed|shut|split"
     "|spread|thrust|wed)$"
@@ -70,21 +70,21 @@ STOP_WORDS = frozenset(
     second third half""".split()
 )
 
-# A token is a word with what is tied to it: don't, decision-making, mid-1990s; but company | 's.
+# A token may have hyphens and apostrophes: don't, decision-making, mid-1990s; but company | 's.
 TOKEN = re.compile(r"\w+(?:[-'’](?!s\b)\w+)*")
 
 
 @lru_cache(maxsize=None)
 def _sense_counts() -> dict[str, int]:
-    """Maps a sense key to how often WordNet's tagged texts have the sense (Lemma.count)."""
-    # Lemma.count() searches this file anew on every call; it takes 0.4 ms, for DBLP over a minute
+    """Maps a sense key to the sense's frequency in WordNet's tagged texts (Lemma.count)."""
+    # Lemma.count() searches this file on every call; it takes 0.4 ms, for DBLP over a minute
     lines = load_wordnet().open("cntlist.rev").read().splitlines()
     return {key: int(count) for key, _, count in map(str.split, lines)}
 
 
 @lru_cache(maxsize=None)
 def _irregular_forms(pos: str) -> dict[str, list[str]]:
-    """Maps a lemma to its forms in WordNet's exception list for n or v: woman to women."""
+    """Maps a lemma to its irregular forms in WordNet's list for n or v: woman to women."""
     forms = defaultdict(list)
     for line in load_wordnet().open({"n": "noun.exc", "v": "verb.exc"}[pos]).read().splitlines():
         form, *lemmas = line.split()
@@ -107,7 +107,7 @@ def word_substitution(
     rate     share of the text's words to replace, in (0, 1], at least one word; stop words,
              numbers, words of one or two letters and words without a synonym are never replaced
     returns  N strings
-    raises   InputError where WordNet is missing
+    raises   InputError if WordNet is missing
     """
     load_wordnet()  # before the progress bar starts
     return [_substitute(text, seed, rate) for text in tqdm(texts, "word substitution", leave=False)]
@@ -129,7 +129,7 @@ def _substitute(text: str, seed: int, rate: float) -> str:
 
 
 def _rng(seed: int, text: str) -> random.Random:
-    return random.Random(json.dumps([seed, text]))  # ASCII, so that any string can be a seed
+    return random.Random(json.dumps([seed, text]))  # ASCII, so any string can be part of the seed
 
 
 @lru_cache(maxsize=None)
@@ -137,8 +137,8 @@ def synonyms(word: str) -> tuple[str, ...]:
     """
     Lists at most NUM_CANDIDATES synonyms of `word`, in its case and inflection, the best first.
 
-    It gives () for stop words, for words of one or two letters, and for whatever is not made of
-    letters alone or is neither lower, UPPER nor Title (iPhone).
+    Returns () for stop words, for words of one or two letters, for words with other characters than
+    letters and hyphens, and for words that are neither lower, UPPER nor Title (iPhone).
     """
     form = word.lower()
     cases = [case for case in (str.lower, str.upper, str.capitalize) if case(form) == word]
@@ -156,19 +156,19 @@ def synonyms(word: str) -> tuple[str, ...]:
 
 def _readings(form: str) -> list[tuple[str, str, Iterable[str]]]:
     """
-    Lists what a word form can be: (base form, part of speech, names of synonyms), likeliest first.
+    Lists the readings of a word form, (base form, part of speech, synonyms), likeliest first.
 
-    There is no tagger here: WordNet's counts say which reading of the form is the usual one.
+    No tagger is used: WordNet's counts tell which reading of the form is the most usual one.
     """
     counts, readings = _sense_counts(), []
     for pos in "nvar":
-        # morphy() gives the first base form alone: for found only found (a company), never find
+        # morphy() gives only the first base form: for found only found (a company), never find
         for base in load_wordnet()._morphy(form, pos):
             frequency, ranked = 1, []
             for sense, (own_count, others) in enumerate(_senses(base, pos)):
                 frequency += own_count
                 for other in others:
-                    # senses that the tagged texts lack come last, phrases and rare senses before
+                    # senses without a count come last; before them phrases and rare senses
                     name, count = other.name(), counts.get(other.key(), 0)
                     ranked.append((own_count == 0, "_" in name, sense, -count, name))
             names = dict.fromkeys(name for *_, name in sorted(ranked))
@@ -180,7 +180,7 @@ def _senses(base: str, pos: str) -> Iterator[tuple[int, list]]:
     """Yields (count, lemmas of the synonyms) of each sense of base, the most frequent first."""
     for synset in load_wordnet().synsets(base, pos):
         own = next((lemma for lemma in synset.lemmas() if lemma.name().lower() == base), None)
-        # west is not Rebecca West, and some synsets belong to another word with the same form
+        # skips persons (west is not Rebecca West) and synsets of another word with this form
         if own and not (synset.lexname() == "noun.person" and synset.instance_hypernyms()):
             names = [lemma for lemma in synset.lemmas() if NAME.fullmatch(lemma.name())]
             others = [lemma for lemma in names if not _is_variant(lemma.name(), base)]
@@ -188,12 +188,12 @@ def _senses(base: str, pos: str) -> Iterator[tuple[int, list]]:
 
 
 def _is_variant(name: str, base: str) -> bool:
-    """Tells whether two synonyms are one word in two spellings, such as grey and gray."""
+    """Whether two synonyms are spellings of one word, such as grey and gray."""
     a, b = (re.sub("[^a-z]", "", word.lower()) for word in (name, base))
     return SequenceMatcher(None, a, b, autojunk=False).ratio() >= SPELLING_VARIANT
 
 
-# ---- English inflection, as far as it is regular or in WordNet's exception lists ----
+# ---- English inflection, if it is regular or in WordNet's exception lists ----
 
 
 def _inflect_like(form: str, base: str, name: str, pos: str) -> str | None:
@@ -210,7 +210,7 @@ def _inflect_like(form: str, base: str, name: str, pos: str) -> str | None:
 
 
 def _with_ending(name: str, ending: str, pos: str) -> str | None:
-    """Adds -s, -ed or -ing to a noun or verb; returns None where the form is not certain."""
+    """Adds -s, -ed or -ing to a noun or verb; returns None if the form is not certain."""
     listed = _irregular_forms(pos).get(name, [])
     for form in listed:
         if form.endswith(ending) or pos == "n":
@@ -229,7 +229,7 @@ def _with_ending(name: str, ending: str, pos: str) -> str | None:
 
 
 def _past(name: str, irregular: list[str]) -> str | None:
-    """Returns the form that is past tense and participle (bought); None for took and taken."""
+    """Returns the form if past tense and participle are equal (bought), else None (took, taken)."""
     if len(irregular) > 1 or PAST_DIFFERS.search(name):
         return None
     if irregular:
@@ -247,9 +247,9 @@ def noise(texts: Sequence[str], *, seed: int = 0, rate: float = NOISE_RATE) -> l
     texts    N strings in any language; insertions are drawn from the words of all of them, each
              word as often as it occurs (the unigram noise of Xie et al. 2017)
     seed     a text's result depends on (seed, text, the words of all texts)
-    rate     edits per word, in (0, 1], at least one a text; insertions, swaps and deletions are
+    rate     edits per word, in (0, 1], at least one per text; insertions, swaps and deletions are
              equally likely
-    returns  N strings, words joined by one space; none is empty unless its text was
+    returns  N strings, words joined by one space; only an empty text gives an empty string
     """
     vocabulary = sorted(word for text in texts for word in text.split())
     return [_disturb(text, vocabulary, seed, rate) for text in tqdm(texts, "noise", leave=False)]
@@ -276,7 +276,7 @@ def _disturb(text: str, vocabulary: list[str], seed: int, rate: float) -> str:
 TRANSLATION_BATCH, INSERTION_BATCH = 32, 64  # sentences, texts
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 LONGEST_SENTENCE = 100  # words; the models were trained on sentences and take 512 tokens
-CONTEXT = 64  # words on either side that a model sees when it inserts one
+CONTEXT = 64  # words on either side that the model sees when it inserts a word
 MODEL_HINT = "Name another model, or the folder of one, with --augment_options"
 
 
@@ -290,7 +290,7 @@ def _encoded(tokenizer, texts: list[str], device: torch.device):
 
 
 def load_part(load: Callable[..., Any], name: str) -> Any:
-    """Calls load(name), a from_pretrained; InputError where the hub or the folder has no such."""
+    """Calls load(name), a from_pretrained method; InputError if it cannot load the model."""
     try:
         return load(name, trust_remote_code=False)
     except Exception as error:  # of the hub's client, transformers or safetensors
@@ -299,7 +299,7 @@ def load_part(load: Callable[..., Any], name: str) -> Any:
 
 
 def _batches(texts: list[str], size: int) -> Iterator[list[int]]:
-    """Yields rows of up to `size` texts of like length, the longest first: memory fails at once."""
+    """Yields rows of up to `size` texts of similar length, longest first: memory fails at once."""
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
     for start in tqdm(range(0, len(order), size), "batches", leave=False, disable=None):
         yield order[start : start + size]
@@ -317,19 +317,19 @@ def back_translation(
     sampling: int = 0,
 ) -> list[str]:
     """
-    Translates each text and translates it back, sentence by sentence, by two MarianMT models
-    (Edunov et al. 2018, Yu et al. 2018). The default models give English, French, English, as in
-    Appendix A.1.
+    Translates each text and translates it back, sentence by sentence, with two MarianMT models
+    (Edunov et al. 2018, Yu et al. 2018). The default models translate from English to French and
+    back, as in Appendix A.1.
 
-    texts        N strings in the language of the models
-    seed         decides what sampling draws; beam search gives the same for every seed
-    device       "cpu", "cuda", "mps"; auto takes a GPU where there is one
+    texts        N strings in the source language of the first model
+    seed         of sampling; beam search gives the same for every seed
+    device       "cpu", "cuda", "mps"; auto takes a GPU if there is one
     load         loads a part of a model, as load_part() does
     forth, back  names or folders of the models
     beams        number of beams of the search
-    sampling     1 draws each token by its probability instead of searching
+    sampling     1 draws each token by its probability instead of beam search
     returns      N strings
-    raises       InputError where the models or their packages are missing
+    raises       InputError if the models or their packages are missing
     """
     _require_packages("back_translation")
     sentences = [_sentences(text) for text in texts]
@@ -339,7 +339,7 @@ def back_translation(
         parts = _translator(name, _device(device), load)
         translated = _translate(translated, *parts, beams, seed if sampling else None)
     there_and_back = dict(zip(distinct, translated))
-    # a text that is lost on the way (nothing but signs, say) stays as it is
+    # a text whose translation is empty (such as punctuation alone) stays as it is
     return [
         " ".join(filter(None, map(there_and_back.get, pieces))) or text
         for text, pieces in zip(texts, sentences)
@@ -361,7 +361,7 @@ def _translator(name: str, device: str, load: Callable) -> tuple[Any, Any]:
     from transformers import MarianTokenizer
 
     tokenizer = load(MarianTokenizer.from_pretrained, name)
-    from transformers import MarianMTModel  # takes seconds, so the model must be there first
+    from transformers import MarianMTModel  # takes seconds: a missing model is reported before
 
     return tokenizer, load(MarianMTModel.from_pretrained, name).to(device).eval()
 
@@ -383,8 +383,7 @@ def _translate(texts: list[str], tokenizer, model, beams: int, seed: int | None)
             max_new_tokens=max(limits),
             logits_processor=LogitsProcessorList(noise),
         )
-        # A translation that finds no end is cut as if it were alone in the batch, where its last
-        # token would be an end.
+        # A translation without an end is cut at its own limit, as if it were alone in the batch.
         ids = [tokens[:limit] for tokens, limit in zip(output.tolist(), limits)]
         for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True)):
             translated[row] = text.strip()
@@ -393,8 +392,8 @@ def _translate(texts: list[str], tokenizer, model, beams: int, seed: int | None)
 
 def _gumbel_noise(seed: int, texts: list[str]) -> Callable:
     """
-    A function that adds Gumbel noise to logits: a greedy search then draws each token by its
-    probability (Gumbel 1954). Each text has a generator of its own, whatever its batch is.
+    Returns a function that adds Gumbel noise to logits: a greedy search then samples each token by
+    its probability (Gumbel 1954). Each text has its own generator, so its batch does not matter.
     """
     generators = [torch.Generator().manual_seed(_rng(seed, text).getrandbits(63)) for text in texts]
 
@@ -417,19 +416,19 @@ def contextual(
     rate: float = SUBSTITUTION_RATE,
 ) -> list[str]:
     """
-    Inserts words at random places of each text. They are drawn by their probability from the top n
-    that a masked language model finds suitable there (Appendix A.1; the paper gives neither n nor
-    the share of words).
+    Inserts words at random places of each text. They are sampled by probability from the top n
+    words of a masked language model (Appendix A.1; the paper gives neither n nor the share of
+    words).
 
     texts    N strings in the model's language; their white space becomes single spaces
     seed     a text's places and draws depend on (seed, text) alone
-    device   "cpu", "cuda", "mps"; auto takes a GPU where there is one
+    device   "cpu", "cuda", "mps"; auto takes a GPU if there is one
     load     loads a part of a model, as load_part() does
     model    name or folder of a masked language model
     top_n    number of candidates, at least 1
-    rate     inserted words as a share of the text's, in (0, 1], at least one word
+    rate     inserted words as a share of the text's words, in (0, 1], at least one word
     returns  N strings
-    raises   InputError where the model is missing
+    raises   InputError if the model is missing
     """
     parts = _masked_model(model, _device(device), load)
     rngs = [_rng(seed, text) for text in texts]
@@ -446,14 +445,14 @@ def contextual(
 
 @lru_cache(maxsize=1)
 def _masked_model(name: str, device: str, load: Callable) -> tuple[Any, Any, Any, list[str]]:
-    """Loads (tokenizer, model, ids, words); ids and words are the tokens that are whole words."""
+    """Loads (tokenizer, model, ids, words); ids and words are those of the whole-word tokens."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     tokenizer = load(AutoTokenizer.from_pretrained, name)
     model = load(AutoModelForMaskedLM.from_pretrained, name).to(device).eval()
     if tokenizer.mask_token is None:
         raise InputError(f"model {name} has no mask token; name a masked language model")
-    # A word begins with RoBERTa's Ġ or sentencepiece's ▁; BERT marks with ## what continues one.
+    # A word begins with Ġ (RoBERTa) or ▁ (sentencepiece); BERT marks the other pieces with ##.
     mark = tokenizer.tokenize("a a")[-1].removesuffix("a")
     words = {
         i: token.removeprefix(mark)
@@ -467,7 +466,7 @@ def _masked_model(name: str, device: str, load: Callable) -> tuple[Any, Any, Any
 def _choices(
     places: list[tuple[list[str], int]], tokenizer, model, ids, words: list[str], top_n: int
 ) -> list[tuple[list[str], list[float]]]:
-    """Returns for each (words, gap) the model's top n words for the gap and their probabilities."""
+    """For each (words, gap), the model's top n words for the gap and their probabilities."""
     mask, masked = tokenizer.mask_token, []
     for line, gap in places:
         before, after = line[max(0, gap - CONTEXT) : gap], line[gap : gap + CONTEXT]
@@ -488,7 +487,7 @@ def _choices(
 # ---- the registry ----
 
 
-OF_CALL = ("seed", "device", "load")  # keywords that are no options
+OF_CALL = ("seed", "device", "load")  # keywords that are not options
 
 
 @dataclass(frozen=True)
@@ -497,24 +496,24 @@ class Augmentation:
 
     function: Callable | None  # (texts, *, seed, its options, device and load if it has models)
     title: str  # in tables
-    good_for: str  # says in --help what it does, and when to take it
+    good_for: str  # text in --help: what it does, and when to take it
     # (lowest, highest) of each option that is a number; a float must exceed the lowest
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
-    packages: tuple[str, ...] = ()  # that it needs from PyPI beside requirements.txt
+    packages: tuple[str, ...] = ()  # packages of PyPI that it needs beside requirements.txt
     models: tuple[str, ...] = ()  # its options that name models of Hugging Face
     english: bool = False  # the texts must be English, unless the option language=any is given
-    in_pieces: bool = True  # a text's result does not depend on the other texts
+    in_pieces: bool = True  # whether a text's result is independent of the other texts
 
     @property
     def options(self) -> dict:
-        """What can be set beside the seed, with the default values."""
+        """The options with their default values."""
         own = getattr(self.function, "__kwdefaults__", None) or {}
         return {name: value for name, value in own.items() if name not in OF_CALL} | (
             {"language": "english"} if self.english else {}
         )
 
 
-AUGMENTATIONS = {  # to add one, write its function and its entry
+AUGMENTATIONS = {
     "word_substitution": Augmentation(
         word_substitution,
         "Word substitution",

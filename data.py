@@ -6,7 +6,7 @@ noise, and the form in which tokenised texts are kept.
     corpus = select(corpus, imbalanced_rows(corpus.train_labels, 50.0, seed=0))
 
 Letters: N texts, C classes. A class is a number 0..C-1, the index of its name in
-`Corpus.label_names`. This file needs numpy, and NLTK for WordNet, alone: copy it.
+`Corpus.label_names`. This file needs only numpy, and NLTK for WordNet, so you can copy it.
 """
 
 import csv
@@ -27,20 +27,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:  # NLTK takes 1.5 s to import, and most runs find their texts in the cache:
-    from nltk.corpus.reader.wordnet import WordNetCorpusReader  # so functions import it themselves
+if TYPE_CHECKING:  # functions import NLTK when they need it: that takes 1.5 s, and most runs
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader  # find their texts in the cache
 
-# What steers a terminal or turns its line round (bidirectional overrides), and half a character
+# Control characters, bidirectional overrides and lone surrogates
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str, but: str = "") -> str:
-    r"""The text for a terminal: control characters as \x1b or \n, except for those in `but`."""
+    r"""Escapes control characters for a terminal, as \x1b or \n, except for those in `but`."""
     return CONTROL.sub(lambda found: found[0] if found[0] in but else ascii(found[0])[1:-1], text)
 
 
 class InputError(ValueError):
-    """Something the user gave or lacks, said in one line; main.py prints it and exits with 2."""
+    """An error that the user can fix, in one line; main.py prints it and exits with 2."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -57,12 +57,12 @@ class Corpus:
     test_labels: np.ndarray  # int64
     label_names: list[str]  # C names
     dropped: int  # rows of all parts left out because their text is empty
-    train_rows: np.ndarray  # (N,) int64, 0-based, kept through every later selection
+    train_rows: np.ndarray  # (N,) int64, 0-based; every selection updates it
     val_texts: list[str] = field(default_factory=list)  # held out of the training part, if any
     val_labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    unlabelled: int = 0  # rows of all parts with a text that are left out without a label
-    notes: list[str] = field(default_factory=list)  # what was found on the way, to be said
-    groups: list[str] = field(default_factory=list)  # N, such as authors: none is to be divided
+    unlabelled: int = 0  # rows of all parts left out because they have a text but no label
+    notes: list[str] = field(default_factory=list)  # findings about the data, to be printed
+    groups: list[str] = field(default_factory=list)  # N, such as authors: a split divides none
 
 
 def select(corpus: Corpus, rows: np.ndarray) -> Corpus:
@@ -105,22 +105,22 @@ def shuffled_class(labels: np.ndarray, label: int, seed: int) -> np.ndarray:
     """
     The rows of one class in an order fixed by (seed, class).
 
-    Whoever takes the first n of them gets nested subsets as n shrinks.
+    The first n rows are a subset of the first n + 1, so subsets of different sizes are nested.
     """
     return np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
 
 
 def first_rows(labels: np.ndarray, sizes: dict[int, int], seed: int) -> np.ndarray:
-    """The first `sizes[label]` rows of each class's fixed order, all in ascending order."""
+    """The first `sizes[label]` rows of each shuffled_class(), together in ascending order."""
     parts = [shuffled_class(labels, label, seed)[:size] for label, size in sizes.items()]
     return np.sort(np.concatenate(parts))
 
 
 def same_texts(corpus: Corpus) -> np.ndarray:
     """
-    Of each training text the first row with the same text, (N,); texts are the same if equal but
-    for outer white space, or if they share one of the corpus's groups, be it through others. In a
-    known dataset each text counts as another one: there the parts stay as in the published runs.
+    For each training text the first row that is the same text, (N,). Texts are the same if they are
+    equal up to outer white space or are in one group; this relation is transitive. In a known
+    dataset no two texts are the same, so that the splits stay as in the published runs.
     """
     same = np.arange(len(corpus.train_texts))
     if corpus.name in DATASETS:
@@ -134,7 +134,7 @@ def same_texts(corpus: Corpus) -> np.ndarray:
     ]
     while True:
         before = same
-        for rows in shared:  # the lowest row among those with one text, then of one group
+        for rows in shared:  # take the lowest row with an equal text, then of one group
             lowest = same.copy()
             np.minimum.at(lowest, rows, same)
             same = lowest[rows]
@@ -144,10 +144,10 @@ def same_texts(corpus: Corpus) -> np.ndarray:
 
 def drawn_rows(labels: np.ndarray, same: np.ndarray) -> np.ndarray:
     """
-    The rows that a split draws from, ascending: the first of each distinct text, but not of the one
-    that a class repeats most, which may be nearly all of the class.
+    The rows that a split draws from, ascending: the first of each distinct text, except the text
+    that a class repeats most, because it may be nearly the whole class.
     """
-    times = np.bincount(same, minlength=len(labels))[same]  # (N,) that each text stands there
+    times = np.bincount(same, minlength=len(labels))[same]  # (N,), how often each text occurs
     order = np.lexsort((-times, labels))  # class by class, the most repeated text first
     most_repeated = order[np.unique(labels[order], return_index=True)[1]]  # (C,)
     distinct = np.unique(same)
@@ -160,9 +160,9 @@ def stratified_split(
     """
     Rows kept and rows held out, both ascending; together every row once.
 
-    A class of n texts gives n * fraction of them, rounded half up, but never its last one: a class
-    of one text stays in the kept part. Texts that are the `same` (see same_texts) count as one and
-    come into one part. InputError where nothing would be held out.
+    Of a class of n texts, n * fraction are held out, rounded half up, but never the last one: a
+    class of one text stays in the kept part. Texts that are the `same` (see same_texts) count as
+    one and go to one part. InputError if nothing would be held out.
     """
     if not 0 < fraction < 1:
         raise InputError(f"a split needs a fraction between 0 and 1, got {fraction}")
@@ -187,7 +187,7 @@ def stratified_split(
 
 
 def profile_size(profile: str, rank: int, largest: int, num_classes: int, ir: float) -> int:
-    """Texts that the class of this rank (0 is the largest class) is to have."""
+    """The number of texts for the class of this rank; 0 is the largest class."""
     if profile == "exp":
         exponent = rank / max(num_classes - 1, 1)
     elif profile == "step":
@@ -196,7 +196,7 @@ def profile_size(profile: str, rank: int, largest: int, num_classes: int, ir: fl
         exponent = rank
     else:
         raise InputError(f"unknown profile {profile!r}: choose exp, step or consecutive")
-    # a negative power fades to 0 where a positive one overflows; 1e-9 heals 32 * 32 ** -0.4 < 8
+    # a negative power becomes 0 where a positive one overflows; 1e-9 corrects 32 * 32 ** -0.4 < 8
     return int(largest * ir**-exponent + 1e-9)
 
 
@@ -206,13 +206,13 @@ def imbalanced_rows(
     """
     Rows, ascending, that make the largest class `ir` times the smallest (the paper's Eq. 3).
 
-    The C classes are ranked by size, r = 0 the largest (n texts); ties go by class number. Sizes:
+    The C classes are ranked by size, r = 0 the largest (n texts), in a tie by class number. Sizes:
 
         exp          floor(n * ir ** (-r / (C - 1)))            Cui et al. 2019
         step         n for the first ceil(C / 2), the others floor(n / ir)
         consecutive  floor(n / ir ** r)                         the example in the paper's text
 
-    never more than the class has, at least 1. The subsets of one seed are nested as ir grows.
+    but at least 1 and at most the class's size. The subsets of one seed are nested as ir grows.
     """
     if not (math.isfinite(ir) and ir >= 1):
         raise InputError(f"the imbalance ratio must be a number of at least 1, got {ir}")
@@ -228,23 +228,23 @@ def imbalanced_rows(
 # ---- Readers of the known datasets: (text, label) of every row, in the file's order ----
 
 PARTS = ("train", "test", "val")
-Rows = Sequence[tuple[str, str | None]]  # the label is None where an own row has none
+Rows = Sequence[tuple[str, str | None]]  # the label is None if a row of own data has none
 
 
 def read_file_lines(path: Path, encoding: str = "utf-8") -> list[str]:
-    """Lines without their ends (LF or CRLF); the end of the last line is optional."""
+    """Lines without their line ends (LF or CRLF); the last line needs none."""
     text = path.read_bytes().decode(encoding)
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def read_labelled_lines(path: Path, after: str = "\t", encoding: str = "utf-8") -> Rows:
-    """One `label<TAB>text` a line, or another character after the label."""
+    """One `label<TAB>text` per line, or another character after the label."""
     parts = (line.partition(after) for line in read_file_lines(path, encoding))
     return [(text, label.strip()) for label, _, text in parts]
 
 
 def read_line_pair(text_path: Path, label_path: Path) -> Rows:
-    """One text a line in one file, its label on the same line of the other."""
+    """One text per line in one file, its label on the same line of the other."""
     texts, labels = read_file_lines(text_path), read_file_lines(label_path)
     return [(text, label.strip()) for text, label in zip(texts, labels, strict=True)]
 
@@ -256,7 +256,7 @@ def read_objects(path: Path) -> Rows:
 
 
 def read_csv(path: Path) -> Rows:
-    """A text and a label a record, below a header."""
+    """A text and a label per record, below a header."""
     with open(path, newline="", encoding="utf-8") as file:
         return [(text, label) for text, label in list(csv.reader(file))[1:]]
 
@@ -269,8 +269,8 @@ def read_lists(path: Path) -> Sequence[Rows]:
 
 def read_topics(path: Path) -> Rows:
     """
-    One `title<TAB>concepts<TAB>topic` a line. Of a title that is repeated the first line is taken,
-    and none where its topics differ.
+    One `title<TAB>concepts<TAB>topic` per line. A repeated title is taken once, at its first line,
+    and left out if its topics differ.
     """
     topics = defaultdict(set)
     for line in read_file_lines(path):
@@ -279,7 +279,7 @@ def read_topics(path: Path) -> Rows:
     return [(title, own.pop()) for title, own in topics.items() if len(own) == 1]
 
 
-# ---- The registry: a dataset is added here alone ----
+# ---- The registry: the only place to add a dataset ----
 
 
 def each(read: Callable[[Path], Rows]) -> Callable[..., Sequence[Rows]]:
@@ -289,16 +289,16 @@ def each(read: Callable[[Path], Rows]) -> Callable[..., Sequence[Rows]]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset that is known by name; each file lies at data_dir/<name>/<file>."""
+    """A dataset that is loaded by its name; each file is data_dir/<name>/<file>."""
 
     title: str
-    address: str  # of the folder that its files are fetched from
-    # from the paths of its files to its training rows, then test and validation rows if it has any
+    address: str  # of the folder that its files are downloaded from
+    # paths of its files -> its training rows, then test and validation rows if it has any
     read: Callable[..., Sequence[Rows]]
-    # the imbalance ratios of the paper's Table 2, the first one in its other tables too;
-    # (): it is used as it is, None: it is not in the paper
+    # the imbalance ratios of the paper's Table 2; its other tables use the first one;
+    # (): the paper uses the dataset as it is, None: it is not in the paper
     paper_irs: tuple[float, ...] | None = None
-    # of data without test rows: (labels, seed) to rows kept and rows held out, the paper's 90/10
+    # for data without test rows: (labels, seed) -> rows kept, rows held out; the paper has 90/10
     split: Callable = lambda labels, seed: stratified_split(labels, 0.1, seed=seed)
 
 
@@ -322,11 +322,11 @@ DATASETS = {
     "dblp": Dataset(
         "DBLP", PTE, lambda *paths: [read_line_pair(*paths[:2]), read_line_pair(*paths[2:])], IRS
     ),
-    # which texts the paper held out of Biomedical is not published
+    # the paper does not say which texts of Biomedical it held out
     "biomedical": Dataset("Biomedical", STC2, lambda *paths: [read_line_pair(*paths)], IRS),
     "cr": Dataset("CR", DUAL_CL, each(read_objects), IRS),
     "banking77": Dataset("BANKING77", POLY_AI, each(read_csv)),
-    # the authors' imbalanced variant, without what is out of scope
+    # the authors' imbalanced variant, without the out-of-scope texts
     "clinc150": Dataset("CLINC150", CLINC, read_lists),
     "tagmynews": Dataset("TagMyNews", STCKA, each(read_topics)),
     "mr": Dataset(
@@ -374,10 +374,10 @@ def files_of(dataset: str) -> dict[str, str]:
 
 def load(dataset: str, data_dir: str | Path = "data", *, seed: int = 0) -> Corpus:
     """
-    One of DATASETS from its files in data_dir/<dataset>, where engine/download.py puts them.
+    Reads one of DATASETS from its files in data_dir/<dataset>, where engine/download.py puts them.
 
-    `seed` fixes the split of data without a test part: use one seed for all runs that are to be
-    compared.
+    `seed` fixes the split of data without a test part: use the same seed for all runs that you want
+    to compare.
     """
     known = DATASETS[dataset]
     paths = [Path(data_dir) / dataset / file for file in files_of(dataset)]
@@ -403,10 +403,10 @@ def to_corpus(
     name: str, train: Rows, test: Rows = (), val: Rows = (), notes: Sequence[str] = ()
 ) -> Corpus:
     """
-    A corpus without the rows whose text is empty or white space, or whose label is None; other
-    texts stay as they are.
+    Makes a corpus without the rows whose text is empty or white space, or whose label is None.
+    Other texts are unchanged.
 
-    raises  InputError: fewer than two classes, or labels of another part that no training text has
+    raises  InputError for fewer than two classes, or labels of other parts without a training text
     """
     number: dict[str, int] = {}  # of each label name
     lost: Counter[str] = Counter()  # rows that are left out
@@ -457,7 +457,7 @@ def load_wordnet() -> "WordNetCorpusReader":
     """
     Loads WordNet 3.0: NLTK's copy on nltk.data.path, else Debian's package, else NLTK's download.
 
-    raises  InputError where none of the three is there, or what is there is damaged
+    raises  InputError if none of the three is available, or the first one found is damaged
     """
     from nltk.corpus.reader.wordnet import WordNetError
 
@@ -493,7 +493,7 @@ def _debian_wordnet() -> "WordNetCorpusReader | None":
 
     class DebianWordNet(nltk.corpus.WordNetCorpusReader):
         def open(self, file: str):
-            """Opens a file of the dictionary; `lexnames` (number, name, pos) is made here."""
+            """Opens a file of the dictionary; makes `lexnames` (number, name, pos) here."""
             if file == "lexnames":
                 pos = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
                 return io.StringIO(
@@ -505,7 +505,7 @@ def _debian_wordnet() -> "WordNetCorpusReader | None":
             return super().open(file)
 
         def map_wn(self, version: str = "wordnet") -> None:
-            """Does nothing: a mapping to other versions needs index.sense, and nobody uses it."""
+            """Does nothing: the mapping to other versions needs index.sense, and is not used."""
 
     if not os.path.isdir(DEBIAN_WORDNET):
         return None
@@ -520,7 +520,7 @@ def _downloaded_wordnet() -> "WordNetCorpusReader | None":
     import nltk
 
     print("WordNet is not on this machine: NLTK downloads it (11 MB)", file=sys.stderr)
-    nltk.downloader.NETWORK_TIMEOUT = 10  # seconds; where packets get lost 120 look like a hang
+    nltk.downloader.NETWORK_TIMEOUT = 10  # seconds; if packets get lost, 120 look like a hang
     nltk.download("wordnet", quiet=True, print_error_to=io.StringIO())
     return _nltk_wordnet()
 
@@ -530,8 +530,8 @@ def read_wordnet() -> Rows:
     The glosses of WordNet's noun synsets, without their examples, in the order of their offsets;
     the label is the lexicographer file ("noun.food").
 
-    A line of data.noun is `offset lexicographer-number ... | gloss`, see wndb(5WN). Read from the
-    file itself: ten times as fast as a synset object for each line, and the same strings.
+    A line of data.noun is `offset lexicographer-number ... | gloss`, see wndb(5WN). Reading the file
+    is ten times as fast as making a synset object for each line, and gives the same strings.
     """
     wordnet = load_wordnet()
     lexnames = [line.split()[1] for line in wordnet.open("lexnames")]
@@ -559,7 +559,7 @@ class Tokens:
     """
     N tokenised texts in one flat array: text i is ids[offsets[i]:offsets[i + 1]].
 
-    states holds what the layers that stay as pretrained make of each token, where those are kept
+    states holds the output of the frozen layers for each token, if it is cached
     (engine/frozen.py).
     """
 
@@ -589,7 +589,7 @@ class Tokens:
 def join(parts: list[Tokens]) -> Tokens:
     """The texts of all parts, one part after the other."""
     lengths = np.concatenate([part.lengths for part in parts])
-    has_states = all(part.states is not None for part in parts)  # else they are computed anew
+    has_states = all(part.states is not None for part in parts)  # else each step computes them
     return Tokens(
         np.concatenate([part.ids for part in parts]),
         np.append(0, np.cumsum(lengths)),
@@ -598,33 +598,33 @@ def join(parts: list[Tokens]) -> Tokens:
     )
 
 
-CHARACTERS = 256  # of a text, for each token that is kept; of English a token has 4 or 5
+CHARACTERS = 256  # kept for each token of max_length; an English token has 4 or 5
 
 
 def cut_characters(texts: list[str], max_length: int) -> tuple[list[str], np.ndarray]:
     """
-    The texts without what stands far behind their first max_length tokens, and of each (N,) whether
-    that was more than white space. Else one cell of 200 MB would make the tokenizer abort.
+    Cuts texts far behind their first max_length tokens, because a cell of 200 MB would make the
+    tokenizer abort. Also returns, (N,), whether more than white space was cut off.
     """
     most = CHARACTERS * max_length
     return [text[:most] for text in texts], np.array([bool(text[most:].strip()) for text in texts])
 
 
 def batches_of(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Consecutive pieces of batch_size rows; the last may be smaller."""
+    """Consecutive batches of batch_size rows; the last may be smaller."""
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
 def epoch_batches(num_texts: int, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
     """
-    The rows of each batch of one epoch: each text once, each batch a uniformly random set.
+    The rows of each batch of one epoch: a random order, in which each text occurs once.
 
-    Fixed by (seed, epoch); always ceil(N / batch_size) batches.
+    The order is fixed by (seed, epoch); there are always ceil(N / batch_size) batches.
     """
     order = np.random.default_rng([seed, epoch]).permutation(num_texts)
     return batches_of(order, batch_size)
 
 
 def eval_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """All rows, longest first: what does not fit into memory fails at once, not at the end."""
+    """All rows, longest first, so that a lack of memory shows at once and not at the end."""
     return batches_of(np.argsort(-lengths, kind="stable"), batch_size)

@@ -1,19 +1,19 @@
 """
-The losses and the sampling of SharpReCL (Li et al., WWW 2026), as pure functions. They need torch
-alone: copy this file. sharprecl() is the whole loss; it calls the others in the paper's order.
+The losses and the sampling of SharpReCL (Li et al., WWW 2026), as pure functions. This file needs
+only torch, so you can copy it. sharprecl() is the whole loss; it calls the others in order.
 
 Letters in the shape comments:
-    N  rows of D_hat: the projected texts of both views, then one prototype a class (N = 2B + C)
-    C  classes          D  projection size          M  built samples a class
-    K  hard samples a class (k = 20)
+    N  rows of D_hat: the projected texts of both views, then one prototype per class (N = 2B + C)
+    C  classes          D  projection size          M  built samples per class
+    K  hard samples per class (k = 20)
 
-Every function works in float32 (float64 if its input is), also inside autocast, and draws from
-torch's global generator. class_counts, (C,), are the texts of each class in the training set, all
+Every function computes in float32 (float64 if its input is), even inside autocast, and draws from
+torch's global generator. class_counts, (C,), are the numbers of training texts of the classes, all
 above 0, as a list, an array or a tensor. labels are int64, 0 to C - 1.
 
 A wrong shape, type or value raises ValueError, in one line that names the argument; NaN and
-infinity raise NotFinite, which is one. No check forces a GPU sync: shapes are checked everywhere,
-values on the CPU alone.
+infinity raise its subclass NotFinite. No check forces a GPU sync: shapes are checked everywhere,
+values only on the CPU.
 """
 
 import math
@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEAST, MOST = math.ulp(0.0), torch.finfo(torch.float64).max  # of the finite numbers above 0
+LEAST, MOST = math.ulp(0.0), torch.finfo(torch.float64).max  # the finite numbers above 0
 
 
 class Built(NamedTuple):
     """
-    Samples built from rows of D_hat, targets for the anchors of their class: sample (c, m) is
+    Samples built from rows of D_hat, as targets for the anchors of class c: sample (c, m) is
     normalize(weight * D_hat[first] + (1 - weight) * D_hat[second]).
     """
 
@@ -45,7 +45,7 @@ class Hard(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What sharprecl() makes of a batch: its losses, and what they were made of."""
+    """What sharprecl() returns for a batch: the losses, and what they were computed from."""
 
     loss: Tensor
     loss_cls: Tensor
@@ -88,8 +88,8 @@ def _expect_within(
     low: float, high: float, name: str, x: Tensor, expected: str, error=ValueError, of=torch.detach
 ) -> None:
     """
-    Checks the values of x, or of a function of x, on the CPU alone, for on a GPU it would force a
-    sync. NaN is within nothing.
+    Checks the values of x, or of a function of x, but only on the CPU: on a GPU it would force a
+    sync. NaN never passes.
     """
     if x.device.type == "cpu" and x.numel() > 0:
         least, most = (end.item() for end in of(x.detach()).aminmax())  # without a copy of x
@@ -115,7 +115,7 @@ def check_above_zero(name: str, value: float) -> None:
 
 
 def _check_candidates(is_candidate: Tensor) -> None:
-    expected = "a candidate for each class (extend() sees to it from two classes on)"
+    expected = "a candidate for each class (extend() ensures it for two or more classes)"
     _expect_within(1, 1, "is_candidate", is_candidate, expected, of=lambda x: x.any(dim=1).int())
 
 
@@ -124,7 +124,7 @@ def _as_counts(class_counts) -> Tensor:
     expected = "one positive number for each class"
     try:
         counts = torch.as_tensor(class_counts, dtype=torch.float64)
-    except Exception as error:  # which one, depends on what was given
+    except Exception as error:  # its type depends on the input
         reason = f"{class_counts!r:.60} ({error!s:.90})"
         raise ValueError(f"class_counts: expected {expected}, got {reason}") from error
     _expect(counts.ndim == 1 and len(counts) > 0, "class_counts", expected, counts)
@@ -133,7 +133,7 @@ def _as_counts(class_counts) -> Tensor:
 
 
 def log_class_prior(class_counts) -> Tensor:
-    """log P_y of the training set, (C,) float64: log of a share near 1 needs the digits."""
+    """log P_y of the training set, (C,); the log of a share near 1 needs float64."""
     counts = _as_counts(class_counts)
     return (counts / counts.sum()).log()
 
@@ -147,7 +147,7 @@ def logit_compensation(logits: Tensor, labels: Tensor, class_counts) -> Tensor:
 
         L = -log( exp(phi_y + delta_y) / sum_y' exp(phi_y' + delta_y') ),  delta_y = log P_y
 
-    For training only: at inference take the logits as they are.
+    Use it only in training: at inference take the plain logits.
 
     logits   (rows, C)  phi(feat), finite
     labels   (rows,)
@@ -168,7 +168,7 @@ def logit_compensation(logits: Tensor, labels: Tensor, class_counts) -> Tensor:
 
 def extend(z: Tensor, labels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:
     """
-    D_hat = Z united with the prototypes, l2-normalised (Section 3.4): every class has a member.
+    D_hat, the union of Z and the prototypes, l2-normalised (Section 3.4): no class is empty.
 
     z           (2B, D)  projected texts, Eq. (7), finite
     labels      (2B,)
@@ -195,18 +195,18 @@ def set_sizes(num: int, ratio: float) -> tuple[int, int]:
 
 
 def hard_ratio(step: int, total_steps: int, *, start: float = 0.5, end: float = 1.0) -> float:
-    """Share of D_syn in D_tilde at step t = 1..T: start + t/T (end - start), Section 3.5."""
+    """Share of D_syn in D_tilde at step t = 1..T, Section 3.5: start + t/T (end - start)."""
     return start + step / total_steps * (end - start)
 
 
 def membership(labels: Tensor, num_classes: int) -> Tensor:
-    """(C, N) bool: is row i of D_hat a member of class c? Its negation gives the negatives of c."""
+    """(C, N) bool: whether row i of D_hat is a member of class c; if not, it is a negative of c."""
     return labels == torch.arange(num_classes, device=labels.device)[:, None]
 
 
 def simple_sampling(is_candidate: Tensor, num: int) -> Built:
     """
-    `num` candidates of each class, uniformly with replacement, Eq. (8).
+    Draws `num` candidates of each class, uniformly and with replacement, Eq. (8).
 
     is_candidate  (C, N)    membership() for D_samp+, its negation for D_samp-
     returns       Built of (C, num)
@@ -222,11 +222,11 @@ def simple_sampling(is_candidate: Tensor, num: int) -> Built:
 @torch.no_grad()
 def hard_samples(hardness: Tensor, is_candidate: Tensor, *, k: int = 20) -> Hard:
     """
-    The k hardest candidates of each class, Eq. (9); all of them where there are fewer than k.
+    The k hardest candidates of each class, Eq. (9), or all of them if there are fewer than k.
 
     hardness      (C, N)  -proto_c . z_i for the positives, proto_c . z_i for the negatives
     is_candidate  (C, N)  membership() for the positives, its negation for the negatives
-    returns       Hard of (C, min(k, N)); the choice carries no gradient
+    returns       Hard of (C, min(k, N)); no gradient flows through the choice
     """
     _expect(k >= 1, "k", "at least 1", k)
     _check_candidates(is_candidate)
@@ -250,10 +250,10 @@ def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
     _expect(num >= 0, "num", "at least 0", num)
     shape, device = (len(hard.rows), num), hard.rows.device
     uniform = torch.rand(3, *shape, device=device)
-    # a float below 1 times a whole number stays below that number, also when it is rounded
+    # a float below 1 times an integer stays below that integer, even after rounding
     rank = (uniform[:2] * hard.counts[:, None]).long()  # (2, C, num)
     first, second = hard.rows.expand(2, -1, -1).gather(2, rank)
-    if lam == 0.5:  # the paper's: Beta(1/2, 1/2) is sin^2(pi U / 2), 10 times as fast so
+    if lam == 0.5:  # the paper's value: Beta(1/2, 1/2) is sin^2(pi U / 2), 10 times as fast
         weight = (uniform[2] * (math.pi / 2)).sin().square()
     else:
         both = torch.full((), lam, device=device)
@@ -262,7 +262,7 @@ def hard_mixup(hard: Hard, num: int, *, lam: float = 0.5) -> Built:
 
 
 def union(*parts: Built) -> Built:
-    """D_tilde_c = D_samp,c united with D_syn,c: (C, M1), (C, M2) -> (C, M1 + M2)."""
+    """D_tilde_c, the union of D_samp,c and D_syn,c: (C, M1), (C, M2) -> (C, M1 + M2)."""
     return Built(*(torch.cat(tensors, dim=1) for tensors in zip(*parts)))
 
 
@@ -299,7 +299,7 @@ def built_similarity(
     Dot product of each row of D_hat with each built sample of its own class, over temperature.
 
     A built sample is a normalised combination of two unit rows i and j, so the Gram matrix G of
-    D_hat holds all that is needed, and no (C, M, D) tensor is made:
+    D_hat is enough, and no (C, M, D) tensor is needed:
 
         a . built = (w G[a,i] + (1 - w) G[a,j]) / |w z_i + (1 - w) z_j|
         |w z_i + (1 - w) z_j|^2 = w^2 + (1 - w)^2 + 2 w (1 - w) G[i,j]
@@ -311,14 +311,14 @@ def built_similarity(
     """
     first, second, w = built
     w = w.to(gram.dtype)
-    # a gather on the flat matrix: the gradient of gram[first, second] is many times as slow
+    # gather on the flat matrix: the backward pass of gram[first, second] is many times slower
     between = gram.flatten().gather(0, torch.add(second, first, alpha=len(gram)).flatten())
     overlap = 2 * w * (1 - w)  # (C, M)
     squared = overlap * (between.view_as(w) - 1) + 1  # (C, M), since w^2 + (1 - w)^2 = 1 - overlap
-    # two opposite rows mixed half and half have no direction: the floor keeps 1 / length finite
+    # the equal mixture of two opposite rows has length 0: the floor keeps 1 / length finite
     scale = squared.clamp(min=1e-6).rsqrt() / temperature  # (C, M)
 
-    # row y of each for an anchor of class y; x[labels] would be ten times as slow backwards
+    # an anchor of class y takes row y; the backward pass of x[labels] is ten times slower
     rows = torch.cat([second, first], dim=1).index_select(0, labels)  # (N, 2M)
     w, scale = w.index_select(0, labels), scale.index_select(0, labels)  # (N, M)
     to_second, to_first = gram.gather(1, rows).chunk(2, dim=1)  # (N, M)
@@ -329,7 +329,7 @@ def _check_contrastive(extended, labels, positives: Built, negatives: Built) -> 
     num_classes, rows = len(positives.first), len(extended)
     check_matrix("extended", extended)
     check_labels(labels, rows, num_classes)
-    expected = "rows of length 1, as of extend()"
+    expected = "rows of length 1, as from extend()"
     _expect_within(0, 1.01, "extended", extended, expected, of=lambda x: x.norm(dim=1))
     for name, built in (("positives", positives), ("negatives", negatives)):
         shapes = {tuple(tensor.shape) for tensor in built}
@@ -363,9 +363,9 @@ def rebalanced_contrastive(
         L    = sum_i w_i L_i / N                         reduction "mean"
 
     The weighted mean does not grow with the weights, so one mu of Eq. (12) serves every dataset.
-    Eq. (11) prints neither 1 / |P(i)| nor a sum of weights: its letter is the plain mean with
-    over_positives="sum". Its gradient, Eq. (13), follows with 1 / |P(i)|, with w_i = 1, and with a
-    sum over the anchors. An anchor with empty P(i) has L_i = 0, and counts in both means.
+    Eq. (11) has neither 1 / |P(i)| nor a sum of weights: taken literally, it is the plain mean with
+    over_positives="sum". Its gradient, Eq. (13), has the factor 1 / |P(i)|, w_i = 1, and a sum over
+    the anchors. An anchor with empty P(i) has L_i = 0, and counts in both means.
 
     extended        (N, D)  D_hat of extend(): rows of unit length
     labels          (N,)    the labels of extend()
@@ -373,7 +373,7 @@ def rebalanced_contrastive(
     negatives       D_tilde-, Built of (C, M-); M- may be 0
     temperature     tau > 0
     weights         (C,)    class_weights(), w_i = weights[y_i]; None: 1 for each class
-    over_positives  over P(i): "mean" or, without the factor 1 / |P(i)|, "sum"
+    over_positives  "mean" over P(i) or, without the factor 1 / |P(i)|, "sum"
     """
     num_classes = len(positives.first)
     _check_contrastive(extended, labels, positives, negatives)
@@ -404,8 +404,8 @@ def rebalanced_contrastive(
 
 def _own_class(extended: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """
-    Of each row of D_hat with the other members of its class: the sum of the dot products, and their
-    number, (N,) each. The class sums give both, so that no (N, N) mask is made.
+    For each row of D_hat: the sum of its dot products with the other members of its class, and the
+    number of these members, both (N,). The class sums give both, without an (N, N) mask.
     """
     sums = extended.new_zeros(num_classes, extended.shape[1]).index_add_(0, labels, extended)
     members = labels.new_zeros(num_classes).index_add_(0, labels, torch.ones_like(labels))
@@ -414,7 +414,7 @@ def _own_class(extended: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
 
 
 def _mean_over_anchors(loss, labels, weights, num_classes: int, reduction: str) -> Tensor:
-    """Eq. (11) of each L_i, (N,): the plain or the weighted mean, or w_i = 1 without weights."""
+    """The plain or weighted mean of the L_i, (N,), in Eq. (11); w_i = 1 if weights is None."""
     _expect(reduction in ("weighted_mean", "mean"), "reduction", "weighted_mean or mean", reduction)
     if weights is None:
         return loss.mean()
@@ -442,19 +442,19 @@ def sharprecl(
     """
     Both losses of a batch and their sum, Eq. (12): lines 6 to 13 of Algorithm 1.
 
-    Time and memory grow with N^2, for each prototype is an anchor and a target of Eq. (11): about
-    32 N^2 bytes with the gradient. With B = 128 on one core of a CPU, C = 1,000 takes 0.2 s and
+    Time and memory grow with N^2, because each prototype is an anchor and a target of Eq. (11):
+    about 32 N^2 bytes with the gradient. With B = 128 on one CPU core, C = 1,000 takes 0.2 s and
     0.15 GiB, and C = 8,142 takes 8 s and 2.2 GiB; 16 GiB are enough for 20,000 classes at most.
 
     logits          (2B, C)  phi(feat) of both views, view after view, Eq. (5)
     labels          (2B,)    of both views
     projected       (2B, D)  z = proj_f(feat), Eq. (7)
     prototypes      (C, D)   proj_h(w) of the classifier's weights w, Eq. (5)
-    ratio           the share of mixed samples at this step, hard_ratio()
-    n_pos, n_neg    built positives and negatives of a class
+    ratio           share of mixed samples at this step, see hard_ratio()
+    n_pos, n_neg    numbers of built positives and negatives per class
     compensated     False: Eq. (6) without the class prior
     mu              the weight of the contrastive loss, Eq. (12)
-    k, lam, scheme, and the others, as in the functions that take them
+    k, lam, scheme and the others are explained at the functions that use them
     """
     extended, of_rows = extend(projected, labels, prototypes)   # D_hat, Section 3.4
 
@@ -469,7 +469,7 @@ def sharprecl(
     similarity = extended[len(labels):] @ extended.T            # (C, N), proto_c . z_i
     hard_pos = hard_samples(-similarity, is_member, k=k)        # line 8: Eq. (9)
     hard_neg = hard_samples(similarity, is_other, k=k)          # line 8: Eq. (9)
-    del similarity, is_member, is_other                         # large where there are many classes
+    del similarity, is_member, is_other                         # large if there are many classes
 
     d_syn_pos = hard_mixup(hard_pos, syn_pos, lam=lam)          # line 9: Eq. (10)
     d_syn_neg = hard_mixup(hard_neg, syn_neg, lam=lam)          # line 9: Eq. (10)

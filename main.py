@@ -1,17 +1,17 @@
 """
-SharpReCL (Li et al., WWW 2026): train, evaluate, and leave the result in a folder of its own.
+Train and evaluate SharpReCL (Li et al., WWW 2026) or another method, and save the run in a folder.
 
     python main.py --dataset wordnet --encoder minilm --ir 20 --max_per_class 300 --epochs 3
     python main.py --dataset biomedical --ir 20 --tau 0.5              # one cell of Table 2
     python main.py --dataset biomedical --ir 20 --method bcl           # and one of its rivals
 
-The same command again goes on where it stopped, and repeats nothing that is finished. The comments
-"line 1" to "line 15" are those of the paper's Algorithm 1.
+The same command resumes a run that was stopped, and only shows one that is finished. The comments
+"line 1" to "line 15" refer to the paper's Algorithm 1.
 """
 
 from engine import environment, signals
 
-if __name__ == "__main__":  # before the libraries, which load for seconds
+if __name__ == "__main__":  # before the libraries, which take seconds to load
     signals.end_at_once()
     environment.check()
 
@@ -45,11 +45,11 @@ def objective(
     args: Arguments,
 ) -> losses.Step:
     """
-    Algorithm 1, lines 4 to 13, in float32; losses.sharprecl() has the lines 6 to 13 one by one.
+    Computes Algorithm 1, lines 4 to 13, in float32; losses.sharprecl() computes lines 6 to 13.
 
     feat    (2B, h)  of both views
     labels  (2B,)    of both views
-    ratio            the share of D_syn at this step
+    ratio            share of mixed samples (D_syn) among the built samples at this step
     """
     # fmt: off
     logits = model.classify(feat.detach() if args.no_cls else feat)     # line 4: Eq. (5)
@@ -77,8 +77,8 @@ def train_epoch(
     args: Arguments,
 ) -> dict:
     """
-    One epoch of Algorithm 1's loop; returns its mean losses, its speed and the diagnostics. For
-    another --method, lines 4 to 13 are that method's losses().
+    Runs one epoch of Algorithm 1; returns its mean losses, its speed and the diagnostics. For any
+    other --method, that method's losses() replaces lines 4 to 13.
     """
     distributed.set_seed(args.seed, epoch)  # so a resumed run draws the same numbers
     model.train()  # from_pretrained leaves the encoder in eval mode
@@ -121,19 +121,19 @@ def train_epoch(
 
 
 def evaluate(loader: Loader, texts: data.Tokens | None) -> np.ndarray | None:
-    """Class logits (n, C) of n texts, never compensated; None without texts."""
+    """Returns the class logits (n, C) of n texts, without compensation; None without texts."""
     return None if texts is None else loader.predict(texts)[0]
 
 
 def observe(model: Method, loader: Loader) -> None:
-    """Shows a method that asks for it the training texts as the encoder now sees them."""
+    """Gives a method with sees_features the current features of the training texts."""
     if model.sees_features:
         _, feats = loader.predict(loader.views[0])
         model.observe(*(to_device(x, loader.device) for x in (feats, loader.labels)))
 
 
 def train(args: Arguments, corpus: data.Corpus, folder: RunFolder) -> Iterator[Epoch]:
-    """Algorithm 1, from its beginning or its last whole epoch; yields an epoch at a time."""
+    """Runs Algorithm 1, from the start or the last complete epoch; yields one epoch at a time."""
     model = new_model(args, corpus)  # line 1
     encoder = nn.DataParallel(model.encoder) if spreads(args) else model.encoder
     optimizer = new_optimizer(
@@ -180,7 +180,7 @@ def train(args: Arguments, corpus: data.Corpus, folder: RunFolder) -> Iterator[E
 
 
 def run(args: Arguments) -> None:
-    """Checks the texts, trains or goes on, unless all is finished; then draws and shows it."""
+    """Checks the texts and trains, unless the run is finished; then draws and prints the result."""
     corpus = load_corpus(args)
     with RunFolder(args, corpus) as folder:
         was_finished = folder.is_finished and not args.overwrite and not args.check_only
@@ -190,7 +190,7 @@ def run(args: Arguments) -> None:
             fit = METHODS[args.method].fit or train
             folder.keep(fit(args, corpus, folder))
         if distributed.is_main():
-            from reporting import plots  # which reads the finished folder
+            from reporting import plots  # it reads the finished folder
 
             plots.draw_all(args, corpus, folder.path)
         if not args.check_only:

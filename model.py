@@ -20,13 +20,13 @@ from transformers import PreTrainedModel
 
 from data import Tokens
 
-POOLINGS = {  # of --pooling: what feat is
+POOLINGS = {  # values of --pooling: what feat is
     "cls": "its first token's state",
     "mean": "the mean of its tokens' states",
     "last": "its last token's state",
 }
 
-# The families whose attention takes a mask of every pair of tokens as it is.
+# The model families whose attention accepts a mask over pairs of tokens, unchanged.
 TAKES_PAIR_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert")
 
 
@@ -36,8 +36,8 @@ class TextEncoder(nn.Module):
     decoder of Hugging Face that returns a last_hidden_state; pooling is one of POOLINGS.
     """
 
-    frozen_layers = 0  # engine/frozen.py has an encoder whose lowest layers stay as pretrained
-    frozen_weights: frozenset[str] = frozenset()  # names of the backbone's parameters that stay
+    frozen_layers = 0  # engine/frozen.py has a subclass that freezes the lowest layers
+    frozen_weights: frozenset[str] = frozenset()  # names of the backbone's frozen parameters
 
     def __init__(self, backbone: PreTrainedModel, pooling: str):
         super().__init__()
@@ -50,7 +50,7 @@ class TextEncoder(nn.Module):
     def forward(
         self, input_ids: Tensor | None, attention_mask: Tensor, words: Tensor | None = None
     ) -> Tensor:
-        """Takes input_ids or, where they are known already, words = embed(input_ids)."""
+        """Encodes input_ids or, if given, their embeddings words = embed(input_ids)."""
         return self.pool(self.hidden(input_ids, attention_mask, words), attention_mask)
 
     def hidden(
@@ -65,7 +65,7 @@ class TextEncoder(nn.Module):
         return last_states(self.backbone, attention_mask, **given, **options)
 
     def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        """One vector a text, (rows, h), from its states (rows, length, h)."""
+        """One vector per text, (rows, h), from the states (rows, length, h)."""
         if self.pooling == "cls":
             return hidden[:, 0]  # (rows, h)
         if self.pooling == "last":  # the padding may stand on either side
@@ -87,7 +87,7 @@ def last_states(backbone: PreTrainedModel, attention_mask: Tensor, **inputs) -> 
 
 
 def first_position(backbone: nn.Module) -> int:
-    """Where the encoder's position embeddings start: RoBERTa's come behind that of padding."""
+    """Index of the first token's position embedding: in RoBERTa, the one after the padding's."""
     for name, module in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return 0 if module.padding_idx is None else module.padding_idx + 1
@@ -102,17 +102,17 @@ def projection_head(h: int, proj_dim: int, batch_norm: bool) -> nn.Sequential:
 
 class Method(nn.Module, ABC):
     """
-    What main.py's loop asks of a method: SharpReCL below, the others in baselines/.
+    The interface that main.py trains: SharpReCL below, the other methods in baselines/.
 
-    views              of a step's texts: "original", "augmented", "augmented again" (a new draw)
-    trains             by gradient descent
-    sees_features      wants feat of the training texts, in eval mode, at first and after each epoch
-    extra_positions    position embeddings that it needs besides those of the text's own tokens
-    compensated        its logits assume a uniform class prior, whatever the training shares
-    phi                the classifier where it is linear on feat, else None
-    losses             (feat, labels, epoch) to baselines.base.Losses; SharpReCL's are objective()
-                       in main.py
-    training_only      the prefixes of the names of the parts that predicting does not need
+    views              of a text that a step encodes: "original", "augmented", "augmented again"
+    trains             whether gradient descent trains it
+    sees_features      whether observe() gets the training features before and after each epoch
+    extra_positions    position embeddings that it needs beyond those of the text's tokens
+    compensated        whether its logits assume a uniform class prior, not the training shares
+    phi                the classifier if it is linear on feat, else None
+    losses             (feat, labels, epoch) -> baselines.base.Losses; SharpReCL uses objective() of
+                       main.py instead
+    training_only      name prefixes of the parts that prediction does not need
     """
 
     views: tuple[str, ...] = ("original", "augmented")
@@ -130,8 +130,8 @@ class Method(nn.Module, ABC):
 
     def encode(self, forward, texts: Tokens) -> Tensor:
         """
-        feat of a batch's texts, view after view. forward(texts) encodes them with the method's own
-        encoder, forward(texts, encoder) with another one.
+        Returns feat of a batch's texts, view after view. forward(texts) uses the method's own
+        encoder, forward(texts, encoder) another one.
         """
         return forward(texts)
 
@@ -140,26 +140,26 @@ class Method(nn.Module, ABC):
         """Class logits, (rows, C)."""
 
     def prepare(self, tokens: Tokens) -> Tokens:
-        """The texts as this method's encoder takes them."""
+        """Converts the texts into the input of this method's encoder."""
         return tokens
 
     def epoch_rows(self, epoch: int, num_texts: int) -> np.ndarray:
-        """The training texts of this epoch."""
+        """The rows of the training texts that this epoch uses."""
         return np.arange(num_texts)
 
     def observe(self, feat: Tensor, labels: Tensor) -> None:
-        """feat (N, h) and labels (N,) of the training texts, where sees_features."""
+        """Receives feat (N, h), in eval mode, and labels (N,) of the training texts."""
 
 
 class SharpReCL(Method):
     """
     The encoder, the classifier phi, and the heads proj_f (texts) and proj_h (prototypes).
 
-    mutual_guidance    False is Table 4's "w/o MI": the prototypes are free parameters, so that
-                       nothing but the encoder links the two branches. Like the classifier's weights
-                       they start with a standard deviation of 0.02: only their direction counts,
-                       and with a larger one AdamW's steps would hardly turn them.
-    compensated        trained with delta of Eq. (6)
+    mutual_guidance    False is Table 4's "w/o MI": the prototypes are free parameters, so only the
+                       encoder links the two branches. Like the classifier's weights they start with
+                       a standard deviation of 0.02: only their direction matters, and at a larger
+                       scale AdamW's steps would hardly rotate them.
+    compensated        whether training uses delta of Eq. (6)
     """
 
     phi: nn.Linear
@@ -189,7 +189,7 @@ class SharpReCL(Method):
         return self.phi(feat)  # Eq. (5), left
 
     def prototypes(self) -> Tensor:
-        """One prototype a class, (C, D), not normalised. The gradient reaches the classifier."""
+        """One prototype per class, (C, D), not normalised; its gradient reaches the classifier."""
         if hasattr(self, "free_prototypes"):
             return self.free_prototypes
         return self.proj_h(self.phi.weight)  # Eq. (5), right

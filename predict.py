@@ -1,5 +1,5 @@
 """
-Classify new texts with a trained model, score it on labelled ones, or take it to other tools.
+Classify new texts with a trained model, score it on labelled texts, or export it.
 
     python predict.py runs/RUN "what a wonderful film" "what a waste of time"
     python predict.py runs/RUN reviews.csv --text_column review --output labelled.csv
@@ -15,13 +15,13 @@ In Python, three lines:
     predictor = Predictor("runs/RUN")
     predictor.predict(["what a wonderful film"])    # [{"prediction": ..., "probability": ...}]
 
-Each row of the input is a row of the output, in the same order and with all its columns, and has a
-prediction and its probability; where a text is empty, these are empty.
+Each row of the input is a row of the output, in the same order and with all its columns. It gets a
+prediction and its probability; both are empty if the text is empty.
 """
 
 from engine import environment, signals
 
-if __name__ == "__main__":  # before the libraries, which load for seconds
+if __name__ == "__main__":  # before the libraries, which take seconds to load
     signals.end_at_once()
     environment.check()
 
@@ -52,7 +52,7 @@ from reporting import export
 
 # ---- the input ----
 
-# a .txt file has lines here; whether a packed file is one is seen when it is opened
+# "txt" is left out: --format lines reads such a file
 FORMATS = tuple(form for form in reading.FORMS if form != "txt")
 
 
@@ -65,7 +65,7 @@ class Source(NamedTuple):
 
 
 def is_file_name(given: str) -> bool:
-    """Whether an argument is taken for a file: what exists is one, and what ends like one."""
+    """Whether an argument is a file: it exists as a path, or ends like a file name."""
     return (
         given == "-"
         or os.path.exists(given)
@@ -76,7 +76,7 @@ def is_file_name(given: str) -> bool:
 
 @contextlib.contextmanager
 def source(args: argparse.Namespace) -> Iterator[Source | None]:
-    """The file or stdin; None where texts are given."""
+    """Opens the file or stdin; yields None if texts are given."""
     named = args.inputs if args.format else list(filter(is_file_name, args.inputs))
     if args.inputs and not named:
         yield None
@@ -84,7 +84,7 @@ def source(args: argparse.Namespace) -> Iterator[Source | None]:
     if len(args.inputs) > 1:
         raise InputError(
             f"{named[0]} is a file (it exists, is named like one, or --format says so) beside "
-            "other arguments: give one file, or texts alone, and a text like that through stdin"
+            "other arguments: give one file or only texts; a text like that can come from stdin"
         )
     (file,) = args.inputs or ["-"]
     if file == "-":
@@ -92,7 +92,7 @@ def source(args: argparse.Namespace) -> Iterator[Source | None]:
         return
     with reading.open_file(file) as stream:
         form = args.format or reading.form_of(file)
-        if not form and not reading.PACKED.search(file.lower()):  # which may have another name
+        if not form and not reading.PACKED.search(file.lower()):  # the packed file may tell it
             raise InputError(
                 f"{file}: its name ends in none of {reading.ENDINGS}: say with --format "
                 f"what it is ({', '.join(FORMATS)})"
@@ -105,8 +105,8 @@ def table_rows(
     given: Source, columns: list[str], read: list[str], label: str | None = None
 ) -> Iterator[Iterator[TextRow]]:
     """
-    The rows of a file or of stdin; says on stderr what was found in it. Where a label is asked for,
-    by the name of its column, a row is its text and its label.
+    Reads the rows of a file or of stdin; prints what was detected on stderr. With `label`, the name
+    of a column, a row has only its text and its label.
     """
     with reading.open_table(
         given.stream, given.form, given.name, read=read, texts=columns
@@ -130,7 +130,7 @@ def table_rows(
 
 
 def say(*lines: str) -> None:
-    """On stderr, beside the predictions."""
+    """Prints lines on stderr, because stdout has the predictions."""
     print(*(f"{line}\n" for line in lines), sep="", end="", file=sys.stderr)
 
 
@@ -139,13 +139,13 @@ def say(*lines: str) -> None:
 
 @dataclass
 class Writer:
-    """Rows with their predictions as CSV or JSON lines."""
+    """Formats rows with their predictions as CSV or JSON lines."""
 
     form: str  # csv, jsonl
     header: list[str] = field(default_factory=list)
 
     def lines(self, pool: list[dict], answers: list[dict]) -> bytes:
-        """The rows of a pool with their new columns; CSV begins with its header."""
+        """Formats the rows of a pool with their new columns; CSV begins with a header."""
         text = []
         for row, added in zip(pool, answers):
             if twice := row.keys() & added.keys():
@@ -169,7 +169,7 @@ class Writer:
         if row.keys() != set(self.header):
             raise InputError(
                 f"the rows have different fields ({', '.join(row)[:200]}; at first "
-                f"{', '.join(self.header)[:200]}), as CSV cannot: write JSONL, with "
+                f"{', '.join(self.header)[:200]}), which CSV cannot hold: write JSONL, with "
                 "--output_format jsonl"
             )
         cells = (row[name] for name in self.header)
@@ -178,7 +178,7 @@ class Writer:
 
 
 def json_text(value: object, *, ensure_ascii: bool = True) -> str:
-    """As JSON, where null stands for NaN and the infinities, of which JSON knows nothing."""
+    """The value as JSON, with null for NaN and the infinities, which JSON cannot hold."""
     try:
         return json.dumps(value, allow_nan=False, ensure_ascii=ensure_ascii)
     except ValueError:
@@ -189,12 +189,12 @@ def json_text(value: object, *, ensure_ascii: bool = True) -> str:
 @contextlib.contextmanager
 def standard_output() -> Iterator[BinaryIO]:
     """
-    stdout, to which all is written or an OSError raised. Under python -u or PYTHONUNBUFFERED,
-    sys.stdout.buffer is raw: its write() may take a part and say nothing. Hence a buffer of ours.
+    A buffered stdout. With python -u or PYTHONUNBUFFERED, sys.stdout.buffer is raw, and its write()
+    may silently write only a part; here all is written, or an OSError is raised.
     """
     try:
         number = sys.stdout.fileno()
-    except io.UnsupportedOperation:  # a stand-in in memory, as in a test
+    except io.UnsupportedOperation:  # a stream in memory, as in a test
         yield sys.stdout.buffer
         return
     with open(number, "wb", closefd=False) as out:
@@ -202,7 +202,7 @@ def standard_output() -> Iterator[BinaryIO]:
 
 
 def sink(output: Path | None) -> AbstractContextManager[BinaryIO]:
-    """Where the lines go: stdout, or a file that appears whole or not at all."""
+    """Opens the output: stdout, or a file that is written completely or not at all."""
     if output is None:
         return standard_output()
     if output.exists() and not output.is_file() and not output.is_dir():
@@ -214,7 +214,7 @@ def sink(output: Path | None) -> AbstractContextManager[BinaryIO]:
 
 
 def spare_input(given: Source, output: Path | None) -> None:
-    """InputError where the output is the input itself, also by a link or another path to it."""
+    """InputError if the output is the input itself, even through a link or another path."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # a new file, or stdin
         if output and os.path.samefile(given.name, output):
             raise InputError(
@@ -227,8 +227,8 @@ def output_form(output: Path | None, given: str | None) -> str:
     suffix = "csv" if output is None else output.suffix.lower().removeprefix(".")
     if (given or suffix) not in ("csv", "jsonl"):
         raise InputError(
-            f"--output {output}: its name ends in neither .csv nor .jsonl: say with "
-            "--output_format which of them it is to be"
+            f"--output {output}: its name ends in neither .csv nor .jsonl: choose one of them with "
+            "--output_format"
         )
     return given or suffix
 
@@ -237,7 +237,7 @@ def output_form(output: Path | None, given: str | None) -> str:
 
 
 def predictor_of(args: argparse.Namespace) -> Predictor:
-    """The model as the flags ask for it; says on stderr what one should know of its numbers."""
+    """Loads the model with the flags; prints notes on its probabilities on stderr."""
     names = "device batch_size test_prior calibrated abstain top probabilities embedding".split()
     predictor = Predictor(args.model_dir, **{name: getattr(args, name) for name in names})
     say(*predictor.words())
@@ -274,7 +274,7 @@ def classify(args: argparse.Namespace) -> None:
 
 
 def say_what_happened(predictor: Predictor, texts: int) -> None:
-    """What the predictor has counted, on stderr."""
+    """Prints the predictor's counts on stderr."""
     for count, what in (
         (predictor.empty, "empty, without a prediction"),
         (predictor.cut, f"cut at {predictor.about.max_length} tokens"),
@@ -289,7 +289,7 @@ def say_what_happened(predictor: Predictor, texts: int) -> None:
 
 
 def score(args: argparse.Namespace) -> None:
-    """Accuracy, macro-F1 and each class on stdout, and a page, from a file with labels."""
+    """Scores a file with labels: prints accuracy, macro-F1 and each class, and writes a page."""
     from reporting import score as scores  # here, because matplotlib takes a second to load
 
     if args.abstain is not None:
@@ -370,7 +370,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def export_model(args: argparse.Namespace) -> None:
-    """The model for another tool, and the folder's name on stdout."""
+    """Exports the model for another tool; prints the folder's name on stdout."""
     if args.inputs:
         raise InputError(f"--export classifies no texts: leave {args.inputs[0]} out")
     quiet_transformers()
@@ -381,7 +381,7 @@ def export_model(args: argparse.Namespace) -> None:
 
 @files.one_line_errors
 def main(argv: list[str] | None = None) -> None:
-    args = make_parser().parse_intermixed_args(argv)  # FILE may stand behind the options
+    args = make_parser().parse_intermixed_args(argv)  # FILE may come after the options
     names = args.text_column or []
     last = names[-1] if len(names) > 1 and not args.inputs else ""
     if is_file_name(last) and not os.path.isdir(last):  # --text_column title body FILE
@@ -390,5 +390,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # | head ends it without a traceback
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # no traceback if `| head` ends it
     signals.run(main)

@@ -1,16 +1,16 @@
 """
-Finished runs -> tables, figures, pages, and the method to take.
+Makes tables, figures and pages of finished runs, and says which method to take.
 
     python report.py runs                               # every table, as Markdown, on the screen
     python report.py runs --output_dir tables           # also as .md and .tex files, with figures
     python report.py runs --protocol best_test          # the authors' way to choose the epoch
-    python report.py runs --choose                      # which method, on these texts
+    python report.py runs --choose                      # which method to take for these texts
     python report.py runs/trec_ir50_seed0               # one run: report.html in its folder
 """
 
 from engine import environment, signals
 
-if __name__ == "__main__":  # before the libraries, which load for seconds
+if __name__ == "__main__":  # before the libraries, which take seconds to load
     signals.end_at_once()
     environment.check()
 
@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
-    """The page of one run, or what was asked for of many."""
+    """Writes the page of one run, or the tables or the choice for many."""
     parser = make_parser()
     args = parser.parse_args(argv)
     is_one_run = (args.folder / "result.json").exists()
@@ -75,5 +75,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # | head ends it without a traceback
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # no traceback if `| head` ends it
     signals.run(main)

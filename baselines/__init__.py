@@ -1,9 +1,9 @@
 """
-The registry of methods: what SharpReCL is compared with, and SharpReCL. The command line, the
-tables, run_all.sh and the tests read it, and it imports a method only when one asks for it.
+The registry of all methods: SharpReCL and those that it is compared with. The command line, the
+tables, run_all.sh and the tests read it. A method's module is imported only when it is needed.
 
-To add a method, write its class in one of the rooms here, on Baseline of base.py, and its entry in
-METHODS. `python -m baselines` shows them all.
+To add a method, write a subclass of base.Baseline in a module of this folder, and add an entry to
+METHODS. `python -m baselines` shows all methods.
 """
 
 import math
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 
 class Constant(NamedTuple):
-    """A constant of a method: its official value, and the values that --constants may give it."""
+    """A constant of a method: its official value, and the range that --constants accepts."""
 
     default: int | float
     lowest: float = 0.0
     highest: float = math.inf
-    is_open: bool = False  # then `lowest` itself is out of range
+    is_open: bool = False  # whether `lowest` itself is excluded
 
 
 def positive(default: int | float) -> Constant:
@@ -40,7 +40,7 @@ GROUPS = {  # the sections of the tables, in their order: the four of Appendix A
     "simple": "What a user tries first, beside the paper's list",
     "ours": "SharpReCL",
 }
-# Modules and names of the generators of epochs that fit what main.train() does not: see Entry.fit.
+# Module and name of functions that fit a model instead of main.train(): see Entry.fit.
 TFIDF, LORA, HOSTED = "baselines.tfidf.fit", "engine.large.fine_tune", "engine.large.ask"
 
 
@@ -51,8 +51,8 @@ class Entry(NamedTuple):
     title: str  # in the tables
     group: str  # of GROUPS
     source: str  # module and name of its class
-    encoder: str | None = None  # the default of --encoder, where it is the method's own
-    fitted_by: str = ""  # module and name of what fits it, where that is not main.train()
+    encoder: str | None = None  # the method's own default of --encoder
+    fitted_by: str = ""  # module and name of the function that fits it instead of main.train()
 
     @property
     def cls(self) -> type:
@@ -60,17 +60,17 @@ class Entry(NamedTuple):
 
     @property
     def fit(self):
-        """A generator of epochs (engine/run_folder.py), or None where main.train() fits it."""
+        """A generator of epochs (engine/run_folder.py), or None if main.train() fits the method."""
         return find(self.fitted_by) if self.fitted_by else None
 
     @property
     def constants(self) -> dict[str, Constant]:
-        """What --constants may change."""
+        """The constants that --constants may change."""
         return getattr(self.cls, "constants", {})
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Of a text that a step encodes; none where there is no encoder."""
+        """The views of a text that a step encodes; empty if the method has no encoder."""
         return getattr(self.cls, "views", ())
 
     @property
@@ -83,7 +83,7 @@ class Entry(NamedTuple):
 
 
 def find(source: str):
-    """What the module holds under this name, for "module.name"."""
+    """Imports "module.name" and returns that object."""
     module, _, name = source.rpartition(".")
     return getattr(import_module(module), name)
 
@@ -119,14 +119,14 @@ METHODS = {
 
 
 def titles(*groups: str) -> dict[str, str]:
-    """{name: title} of the methods of these groups; of all without any, in the tables' order."""
+    """{name: title} of the methods of these groups, or of all groups, in the tables' order."""
     return {
         entry.name: entry.title for entry in METHODS.values() if not groups or entry.group in groups
     }
 
 
 def make(method: str, encoder, task, options: dict):
-    """The network of this name; options are a rival's constants, or SharpReCL's own arguments."""
+    """Makes the method's network; options are its constants, or the arguments of SharpReCL."""
     entry = METHODS[method]
     if entry.group == "ours":
         return entry.cls(encoder, len(task.label_names), **options)

@@ -1,5 +1,5 @@
 """
-python -m baselines shows the methods of main.py, and what --constants may change.
+python -m baselines prints the methods of main.py and the constants that --constants may change.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def shown(name: str, constant: Constant) -> str:
 
 
 def overview() -> str:
-    """A line for each method, under the heading of its group."""
+    """Lists each method on a line, below the heading of its group."""
     lines = []
     for group, heading in GROUPS.items():
         lines += ["", heading]
@@ -31,8 +31,8 @@ def overview() -> str:
 
 
 if __name__ == "__main__":
-    # The constants stand in modules that import torch. By its name, as the registry has it: nothing
-    # here imports engine.
+    # checked first, because the constants are in modules that import torch; found by its name,
+    # because baselines may not import engine
     find("engine.environment.check")()
     argparse.ArgumentParser(prog="python -m baselines", description=__doc__).parse_args()
     print(overview())

@@ -1,6 +1,6 @@
 """
-What the methods share that SharpReCL is compared with: what they know of the data, how they
-predict, and what a step returns.
+The base classes of the methods that SharpReCL is compared with: what they know of the data, how
+they predict, and what a step returns.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Task:
 
 
 class Losses(NamedTuple):
-    """Of one batch; loss is what is minimised, the others are its parts before weighting."""
+    """The losses of one batch; `loss` is minimised, the others are its parts before weighting."""
 
     loss: Tensor
     loss_cls: Tensor
@@ -37,19 +37,19 @@ class Losses(NamedTuple):
 
 
 def weighted_sum(loss_cls: Tensor, loss_cl: Tensor, weight: float) -> Losses:
-    """The contrastive loss with this weight, the classification loss with the rest of 1."""
+    """Weights the contrastive loss by `weight` and the classification loss by 1 - weight."""
     return Losses((1 - weight) * loss_cls + weight * loss_cl, loss_cls, loss_cl)
 
 
 class Baseline(Method):
     """
-    Dropout and a linear layer on feat (Section 3.3 of BERT's paper). A subclass names the views of
-    a text that a step encodes and its own constants, and says what it minimises: losses(). What
-    outlives a batch (queues, targets, class centres) is a buffer, so that every checkpoint has it.
+    Dropout and a linear layer on feat (Section 3.3 of BERT's paper). A subclass sets `views` and
+    `constants`, and defines the loss in losses(). State that outlives a batch (queues, targets,
+    class centres) is in buffers, so that checkpoints have it.
     """
 
     views: tuple[str, ...] = ("original",)
-    constants: dict[str, Constant] = {}  # with their official values; --constants changes them
+    constants: dict[str, Constant] = {}  # with the official values; --constants changes them
     phi: nn.Linear
 
     def __init__(self, encoder: TextEncoder, task: Task, **constants: float):
@@ -69,7 +69,7 @@ class Baseline(Method):
 
 
 class CrossEntropy(Baseline):
-    """BERT (Devlin et al. 2019), and with its encoder RoBERTa (Liu et al. 2019)."""
+    """BERT (Devlin et al. 2019) or, with another encoder, RoBERTa (Liu et al. 2019)."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels)
@@ -81,11 +81,11 @@ class CrossEntropy(Baseline):
 
 @torch.no_grad()
 def fit_balanced(linear: nn.Linear, feat: Tensor, labels: Tensor) -> None:
-    """Makes `linear` the class-balanced logistic regression of labels (N,) on feat (N, h)."""
+    """Fits a class-balanced logistic regression of labels (N,) on feat (N, h) into `linear`."""
     fitted = LogisticRegression(class_weight="balanced", max_iter=1000)
     fitted.fit(feat.cpu().numpy(), labels.cpu().numpy())
     weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
-    if len(weight) == 1:  # of two classes scikit-learn gives the logit of the second alone
+    if len(weight) == 1:  # for two classes scikit-learn gives only the logit of the second
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     linear.weight.copy_(weight)
     linear.bias.copy_(bias)

@@ -15,8 +15,8 @@ from model import TextEncoder, first_position
 
 class SimCSE(CrossEntropy):
     """
-    Gao et al. 2021: each text twice, with two dropouts; their InfoNCE beside the cross-entropy of
-    both. The paper of SharpReCL gives no weight for the sum.
+    Gao et al. 2021: encodes each text twice with different dropout; the loss is InfoNCE between
+    the two and the cross-entropy of both. SharpReCL's paper does not give the weight.
     """
 
     views = ("original", "original")
@@ -33,7 +33,7 @@ class SimCSE(CrossEntropy):
 
 
 class SCLCE(CrossEntropy):
-    """Gunel et al. 2021, Eq. 1: supervised contrastive loss on feat itself, one view."""
+    """Gunel et al. 2021, Eq. 1: supervised contrastive loss on feat itself, with one view."""
 
     constants = {"temperature": positive(0.3), "weight": share(0.9)}
 
@@ -45,17 +45,17 @@ class SCLCE(CrossEntropy):
 
 class SPCL(Baseline):
     """
-    Song et al. 2022: contrast with the batch and a prototype of each class, on a curriculum.
+    Song et al. 2022: contrasts a text with the batch and with class prototypes, on a curriculum.
 
-    A prototype is the mean of `support` random members of the class's pool of recent features, or,
-    while the pool is smaller, the class centre. Pools start anew in each epoch. Prediction: the
-    nearest class centre. The official code trains a linear head beside it, on detached features,
-    that takes no part in training the encoder or in predicting: it is left out.
+    A prototype is the mean of `support` random members of the class's pool of recent features or,
+    while the pool is smaller, the class centre. Each epoch starts with new pools. The prediction is
+    the nearest class centre. The official code also trains a linear head on detached features; it
+    is left out here, because it affects neither the encoder nor the predictions.
     """
 
     constants = {"temperature": positive(0.05), "pool": positive(256), "support": positive(64)}
     sees_features = True
-    compensated = True  # the nearest centre, however many texts it is the centre of
+    compensated = True  # the size of a class does not matter for the nearest centre
 
     def __init__(self, encoder, task, **constants):
         super().__init__(encoder, task, **constants)
@@ -69,7 +69,7 @@ class SPCL(Baseline):
         self.pools: list[Tensor] = []
 
     def observe(self, feat, labels):
-        """The class centres, and how hard each text is: its own centre's share of all distances."""
+        """Computes class centres, and as difficulty the own centre's share of all distances."""
         members = F.one_hot(labels, len(self.centres)).to(feat)  # (N, C)
         self.centres = members.T @ feat / members.sum(dim=0)[:, None]
         distance = (1 - self.cosines(feat)) / 2 + 1e-8  # (N, C)
@@ -83,8 +83,9 @@ class SPCL(Baseline):
 
     def keep_probability(self, epoch: int) -> Tensor:
         """
-        Of each training text, (N,): from the easiest to the hardest it falls from 1 to 0 in the
-        first epoch and rises from 0 to 1 towards the end; half of the texts are drawn in each.
+        The probability of drawing each training text, (N,). From the easiest to the hardest text,
+        it falls from 1 to 0 in the first epoch, and rises from 0 to 1 towards the last; each epoch
+        draws about half of the texts.
         """
         done = (epoch - 1) / self.task.epochs
         rank = self.difficulty.argsort().argsort() / max(1, len(self.difficulty) - 1)
@@ -106,7 +107,7 @@ class SPCL(Baseline):
         return torch.stack(rows)
 
     def fill_pools(self, feat: Tensor, labels: Tensor) -> None:
-        """Puts the batch into its classes' pools, which keep a random `pool` of their members."""
+        """Adds the batch to the pools of its classes; each keeps at most `pool` random members."""
         for label in labels.unique().tolist():
             pool = torch.cat([self.pools[label], feat[labels == label].detach()])
             kept = torch.randperm(len(pool), device=pool.device)[: self.constant["pool"]]
@@ -120,7 +121,7 @@ class SPCL(Baseline):
 
 
 class LabelAwareEncoder(TextEncoder):
-    """DualCL: [CLS] l_1 .. l_C [SEP] text [SEP] -> (rows, 1 + C, h), the text, then the labels."""
+    """DualCL: [CLS] l_1 .. l_C [SEP] text [SEP] -> (rows, 1 + C, h): the text, then the labels."""
 
     def __init__(self, encoder: TextEncoder, num_labels: int):
         super().__init__(encoder.backbone, encoder.pooling)
@@ -128,8 +129,8 @@ class LabelAwareEncoder(TextEncoder):
 
     def forward(self, input_ids, attention_mask, words=None, states=None):
         column = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-        # The labels share a position, so that they have no order. It is the second: the official
-        # code puts them on that of [CLS], where MiniLM takes whatever it reads for [CLS].
+        # The labels share the second position, so they have no order. The official code uses the
+        # position of [CLS], but MiniLM treats any token there as [CLS].
         position = column.clamp(max=1) + (column - self.num_labels).clamp(min=0)
         position = position + first_position(self.backbone)
         position = position.expand_as(attention_mask)
@@ -142,15 +143,15 @@ class LabelAwareEncoder(TextEncoder):
 
 class DualCL(Baseline):
     """
-    Chen et al. 2024: the labels stand before the text, and their states are the classifier of this
-    text; dual contrastive loss between the texts and the states of their own labels.
+    Chen et al. 2024: the labels stand before the text, and their states are the weights of this
+    text's classifier. The dual contrastive loss is between texts and the states of their labels.
 
-    The official code takes the label's name as its token, which must be one word piece. Here each
-    label has a token of its own, whose embedding starts as the mean of its name's pieces.
+    The official code uses the label's name as its token, so the name must be one word piece. Here
+    each label has its own token, whose embedding starts as the mean of its name's pieces.
     """
 
     constants = {"temperature": positive(0.1), "weight": share(0.5)}
-    extra_positions = 2  # one that the labels share, one of the second separator
+    extra_positions = 2  # one for all labels, one for the second separator
 
     def __init__(self, encoder, task, **constants):
         backbone, names = encoder.backbone, task.label_names
@@ -159,8 +160,8 @@ class DualCL(Baseline):
             or task.tokenizer.sep_token_id is None
         ):
             raise InputError(
-                "dualcl needs position ids and a separator, which are not to be had with "
-                f"{backbone.config.model_type}, choose a BERT or RoBERTa as --encoder"
+                "dualcl needs position ids and a separator, but "
+                f"{backbone.config.model_type} lacks one: take a BERT or RoBERTa as --encoder"
             )
         if encoder.frozen_layers > 0:
             raise InputError("dualcl trains embeddings of the labels: leave --freeze_layers out")
@@ -171,7 +172,7 @@ class DualCL(Baseline):
             or [task.tokenizer.unk_token_id]
             for name in names
         ]
-        if getattr(backbone.config, "label_tokens", None) != names:  # else it has them, trained
+        if getattr(backbone.config, "label_tokens", None) != names:  # else they are trained already
             vocabulary = backbone.get_input_embeddings().num_embeddings
             size = vocabulary + len(names)
             embedding = backbone.resize_token_embeddings(size, mean_resizing=False)

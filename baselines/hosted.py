@@ -1,6 +1,6 @@
 """
-A language model on a server, which is asked and not fine-tuned: GPT-3.5, or any other one behind
-OpenAI's chat endpoint. The environment variable OPENAI_BASE_URL says where the server is.
+A language model on a server, which is asked and not fine-tuned: GPT-3.5, or any other model behind
+OpenAI's chat endpoint. The environment variable OPENAI_BASE_URL has the server's address.
 
     python main.py --dataset trec --ir 50 --method gpt35 --prices 0.5 1.5    # asks before it sends
 """
@@ -22,14 +22,14 @@ from baselines.language_models import messages, require
 from data import InputError
 
 WORKERS = 8  # questions at a time
-RETRIES = 8  # by the client, with growing pauses: about a minute in all
+RETRIES = 8  # of the client, with growing pauses: about a minute in all
 
 
 class Journal:
     """
-    Records that are on the disk before append() returns, a line of JSON each: what was paid for.
-    The last line is dropped where the process was killed while it wrote it. With is_new it starts
-    empty, as its run is made anew.
+    Keeps what was paid for: one line of JSON per record, on disk before append() returns. If the
+    process was killed while it wrote the last line, that line is dropped. With is_new, for a run
+    that starts again, the journal starts empty.
     """
 
     def __init__(self, path: Path, is_new: bool = False):
@@ -59,7 +59,7 @@ class Journal:
 
 @contextlib.contextmanager
 def server_errors():
-    """The server's errors as one line each, without the key, whatever the server wrote."""
+    """Turns an error of the server into one line, without the key even if the server wrote it."""
     import openai
 
     try:
@@ -72,26 +72,26 @@ def server_errors():
 
 
 def about_tokens(chat: list[dict[str, str]]) -> int:
-    """OpenAI's rule of thumb: 4 bytes of English a token, and 4 tokens around each message."""
+    """OpenAI's rule of thumb: 4 bytes of English per token, and 4 tokens around each message."""
     return 3 + sum(4 + math.ceil(len(message["content"].encode()) / 4) for message in chat)
 
 
 def key(model: str, chat: list[dict[str, str]]) -> str:
-    """The digest under which the journal has the answer of this model to this question."""
+    """The key of this model's answer to this question in the journal."""
     return hashlib.sha256(json.dumps([model, chat]).encode()).hexdigest()
 
 
 class HostedModel:
     """
-    A model of OpenAI, or of a server with its chat endpoint at OPENAI_BASE_URL.
+    A model of OpenAI, or of a server with the same chat endpoint at OPENAI_BASE_URL.
 
-    The journal has each answer as soon as it arrives, so that an interrupted run goes on. Only a
-    question whose answer was lost on its way is asked, and may be paid for, once more.
+    The journal saves each answer as soon as it arrives, so that an interrupted run can resume. Only
+    a question whose answer was lost on the way is asked, and perhaps paid for, a second time.
 
-    name    of the model, as its server calls it
-    prices  dollars for a million tokens of input and of output; None: costs are not estimated
+    name    of the model on its server
+    prices  dollars per million tokens of input and of output; None: costs are not estimated
     journal of the run
-    raises  InputError without the package openai or the key in OPENAI_API_KEY
+    raises  InputError if the package openai or the key in OPENAI_API_KEY is missing
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class HostedModel:
     # ---- cost ----
 
     def confirm(self, texts: list[str], *, is_confirmed: bool) -> None:
-        """Shows what is still to be asked, and asks once a run, before anything is sent."""
+        """Prints what will be sent, and asks for consent once per run, before anything is sent."""
         known = self.journal.answers()
         chats = [messages(text, self.label_names) for text in dict.fromkeys(texts)]
         left = [chat for chat in chats if key(self.name, chat) not in known]
@@ -132,22 +132,22 @@ class HostedModel:
             raise InputError("nothing was sent")
 
     def cost(self, asking: int, answering: int) -> str:
-        """For tokens of input and output, as the end of a sentence; empty without prices."""
+        """The cost of these tokens of input and output, as the end of a sentence; "" if unknown."""
         if self.prices is None:
             return ""
         dollars = (asking * self.prices[0] + answering * self.prices[1]) / 1e6
         return f": ${dollars:.2f} at {self.prices} dollars a million"
 
     def answer_length(self) -> int:
-        """A number of tokens that holds any label: no token is less than a byte."""
+        """A number of tokens that is enough for any label: each token has at least one byte."""
         return 1 + max(len(label.encode()) for label in self.label_names)
 
     # ---- answers ----
 
     def scores(self, texts: list[str]) -> tuple[np.ndarray, int]:
         """
-        One answer to each text as (n, C + 1), 0 for the label it names and -inf elsewhere; the last
-        column is for answers that name none. Also the number of those.
+        The answers as (n, C + 1): 0 for the label that is named, and -inf elsewhere. The last
+        column is for answers that name no label. Also returns the number of such answers.
         """
         chats = [messages(text, self.label_names) for text in texts]
         keys, known = [key(self.name, chat) for chat in chats], self.journal.answers()
@@ -158,7 +158,7 @@ class HostedModel:
                 for task in tqdm(as_completed(tasks), "answers", total=len(tasks), disable=None):
                     task.result()
             finally:
-                pool.shutdown(cancel_futures=True)  # those under way are still recorded
+                pool.shutdown(cancel_futures=True)  # running requests are still recorded
         known = self.journal.answers()
         columns = [self.column(known[k]) for k in keys]
         scores = np.full((len(texts), len(self.names) + 1), -np.inf, dtype=np.float32)
@@ -166,7 +166,7 @@ class HostedModel:
         return scores, columns.count(len(self.names))
 
     def ask(self, question: str, chat: list) -> None:
-        """Sends one question; the journal has its answer under the question's key."""
+        """Sends one question, and records its answer in the journal."""
         options: dict = {"temperature": 0, "max_completion_tokens": self.answer_length()}
         completion = self.client.chat.completions.create(model=self.name, messages=chat, **options)
         if not getattr(completion, "choices", None):
@@ -176,14 +176,14 @@ class HostedModel:
         self.journal.append(prompt=question, answer=answer, tokens=tokens)
 
     def column(self, answer: str) -> int:
-        """The label that the answer is, but for case, outer spaces, quotes and a stop; else C."""
+        """The label that equals the answer up to case, outer spaces, quotes and a stop; else C."""
         for whole in (answer.strip(), answer.strip("\"'`*. \t\r\n")):
             if whole.casefold() in self.names:
                 return self.names.index(whole.casefold())
         return len(self.names)
 
     def counted(self) -> str:
-        """The tokens that the server counted, and their price."""
+        """Says how many tokens the server counted, and their price."""
         usage = [record["tokens"] for record in self.journal.records if record.get("tokens")]
         asking, answering = map(sum, zip(*usage)) if usage else (0, 0)
         counted = f"the server counted {asking:,} tokens of questions and {answering:,} of answers"

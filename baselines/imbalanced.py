@@ -1,4 +1,4 @@
-"""Imbalanced contrastive learning models (Appendix A.3), made for images and here on texts."""
+"""Imbalanced contrastive learning models (Appendix A.3), made for images and used here on texts."""
 
 import math
 from copy import deepcopy
@@ -21,9 +21,9 @@ class HybridSC(CrossEntropy):
     Wang et al. 2021: the curriculum goes from supervised contrastive learning, on two views, to
     cross-entropy, on the original texts.
 
-    alpha is the paper's, and needs a constant learning rate: over the run cross-entropy has a third
-    of the weight. A rate that falls to 0 over the same epochs (--schedule linear) leaves it a sixth
-    of what the rate sums to, and with warm-up 15 %.
+    alpha is the paper's, and needs a constant learning rate: over the run, cross-entropy gets a
+    third of the total weight. If the rate falls to 0 (--schedule linear), it gets a sixth of the
+    weight times the rate, and with warm-up 15 %.
     """
 
     views = ("original", "augmented")
@@ -47,9 +47,9 @@ class HybridSC(CrossEntropy):
 
 class BCL(Baseline):
     """
-    Zhu et al. 2022: balanced contrastive loss on two second views, logit-compensated cross-entropy
-    on the original. Constants of CIFAR-LT. Its heads have batch norm; over the C rows of the
-    classifier that is a sign function for two classes, so here they have none.
+    Zhu et al. 2022: balanced contrastive loss on two second views, and logit-compensated
+    cross-entropy on the original text. The constants are those for CIFAR-LT. The official heads
+    have batch norm; here they have none, because over two class weights it is a sign function.
     """
 
     views = ("original", "augmented", "augmented again")
@@ -80,14 +80,14 @@ class BCL(Baseline):
 
 class TSC(Baseline):
     """
-    Li et al. 2022: contrast with a queue of keys from a momentum encoder, and with one target a
-    class, uniform on the sphere, matched to the classes' centroids at each step. The first half of
-    the epochs is without targets (KCL). The second stage, a class-balanced linear classifier on the
-    frozen features, is fitted after each epoch.
+    Li et al. 2022: contrasts a text with a queue of keys from a momentum encoder, and with one
+    target per class. The targets are uniform on the sphere, and are matched to the class centroids
+    at each step; the first half of the epochs has none (KCL). The second stage, a class-balanced
+    linear classifier on the frozen features, is fitted after each epoch.
 
-    A departure: the momentum is at most 1 - 10 / T in a run of T steps, which averages over a tenth
-    of the run. The official 0.999 averages over 1,000 steps, and would bring the keys 13 % of the
-    way from the pretrained encoder in a run of 140. From 10,000 steps on it is the official one.
+    One difference: in a run of T steps the momentum is at most 1 - 10 / T, which averages over a
+    tenth of the run. The official 0.999 averages over 1,000 steps: in a run of 140 steps the keys
+    would move only 13 % of the way from the pretrained encoder. From 10,000 steps on both agree.
     """
 
     views = ("original", "augmented")
@@ -116,16 +116,16 @@ class TSC(Baseline):
         self.head = projection_head(self.h, proj_dim, batch_norm=False)
         self.key_encoder = deepcopy(encoder).requires_grad_(False)
         self.key_head = deepcopy(self.head).requires_grad_(False)
-        if num_classes > proj_dim + 1:  # there are no uniform targets
+        if num_classes > proj_dim + 1:  # then uniform targets do not exist
             raise InputError(f"tsc: so many classes need --constants proj_dim={num_classes - 1}")
         self.register_buffer("targets", losses.simplex_targets(num_classes, proj_dim))
         self.register_buffer("centroids", F.normalize(torch.randn(num_classes, proj_dim), dim=1))
         self.register_buffer("queue", torch.zeros(queue, proj_dim))
         self.register_buffer("queue_labels", torch.zeros(queue, dtype=torch.int64))
-        self.register_buffer("seen", torch.tensor(0))  # keys that ever went into the queue
+        self.register_buffer("seen", torch.tensor(0))  # keys put into the queue so far
 
     def encode(self, forward, texts):
-        """The original texts by the encoder, the augmented ones by its moving average."""
+        """Encodes original texts with the encoder, augmented ones with its moving average."""
         original, augmented = np.split(np.arange(len(texts.lengths)), 2)
         with torch.no_grad():
             self.move_keys()
@@ -139,7 +139,7 @@ class TSC(Baseline):
                 slow.lerp_(fast, 1 - momentum)
 
     def momentum(self) -> float:
-        """Of the key encoder: it averages over at most a tenth of the run's steps."""
+        """The key encoder's momentum: it averages over at most a tenth of the run's steps."""
         task = self.task
         steps = task.epochs * math.ceil(len(task.train_labels) / task.batch_size)
         return min(self.constant["momentum"], max(0.0, 1 - 10 / steps))
@@ -165,7 +165,7 @@ class TSC(Baseline):
 
     @torch.no_grad()
     def match(self, query: Tensor, labels: Tensor) -> Tensor:
-        """The target of each class, (C, D): the assignment closest to the moved centroids."""
+        """The target of each class, (C, D): the assignment closest to the updated centroids."""
         for label in labels.unique():
             mean = F.normalize(query[labels == label].mean(dim=0), dim=0)
             self.centroids[label] = F.normalize(0.9 * self.centroids[label] + 0.1 * mean, dim=0)

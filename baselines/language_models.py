@@ -1,9 +1,9 @@
 """
-What the large language models of Table 3 share: their names and the question. lora.py fine-tunes
-open models on a frozen base, hosted.py asks one on a server, which is not fine-tuned.
+The names and the prompt of the large language models of Table 3. lora.py fine-tunes open models on
+a frozen base; hosted.py asks a model on a server, without fine-tuning.
 
-All are asked the same question (`messages`). An open model never writes: each label is scored by
-its likelihood as the answer. A hosted model writes, and an answer that is no label counts as wrong.
+All get the same prompt (`messages`). An open model generates no text: each label is scored by its
+likelihood as the answer. A hosted model does, and an answer that is not a label counts as wrong.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ BASE_TYPES = ("4bit", "8bit", "bf16", "fp32")  # how a frozen base is held
 
 
 def messages(text: str, label_names: list[str]) -> list[dict[str, str]]:
-    """The question as a chat, without its answer. The paper has one prompt for all, unpublished."""
+    """The prompt as a chat, without the answer. The paper's one prompt is not published."""
     instruction = (
         "Classify the text. Answer with exactly one of the labels.\n"
         f"Labels: {'; '.join(label_names)}"
@@ -32,11 +32,11 @@ def messages(text: str, label_names: list[str]) -> list[dict[str, str]]:
 
 
 def prompt(text: str, label_names: list[str]) -> str:
-    """The same question as one text, for models that continue texts."""
+    """The same prompt as one text, for models without a chat template."""
     return "\n".join(message["content"] for message in messages(text, label_names))
 
 
 def require(package: str, purpose: str) -> None:
-    """InputError where the package is not installed."""
+    """InputError if the package is not installed."""
     if importlib.util.find_spec(package) is None:
         raise InputError(f"{purpose} needs the package {package}: pip install {package}")

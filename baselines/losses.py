@@ -1,10 +1,10 @@
 """
-The losses of the methods that SharpReCL is compared with, as pure functions: torch, and the checks
-and helpers of losses.py.
+The losses of the methods that SharpReCL is compared with, as pure functions. They need only torch,
+and the checks and helpers of losses.py.
 
-Each is a mean over the rows or anchors of a batch. Embeddings are made unit rows here, so that no
-loss depends on their length. In the shapes B are the texts of a batch, rows those of all its views,
-C classes and D the width. labels are int64, 0 to C - 1; logits are finite; temperatures above 0.
+Each is a mean over the rows or anchors of a batch. Embeddings are normalised here, so no loss
+depends on their length. Shapes: B texts of a batch, rows of all its views, C classes, D width.
+labels are int64, 0 to C - 1; logits are finite; temperatures are above 0.
 """
 
 import math
@@ -31,13 +31,13 @@ def vector_scaling(
         L = -log( exp(Delta_y phi_y + iota_y) / sum_c exp(Delta_c phi_c + iota_c) )
         Delta_c = (n_c / n_max)^gamma,  iota_c = tau log(n_c / sum n)
 
-    With gamma 0 it is logit adjustment, a shift that fades: once margins are long, nothing of it is
-    left. The factors stay, whatever the length of the logits. Two classes have the paper's binary
-    form, L = log(1 + exp(-Delta_y (phi_y - phi_other) - iota_y + iota_other)): with one factor a
-    column, a linear classifier's two weight vectors become multiples of one vector, and the
-    boundary between them that of cross-entropy.
+    With gamma 0 it is logit adjustment, whose shift has little effect once the margins are large.
+    The factors keep their effect at any size of the logits. Two classes have the paper's binary
+    form, L = log(1 + exp(-Delta_y (phi_y - phi_other) - iota_y + iota_other)): with one factor per
+    column, the two weight vectors of a linear classifier would become multiples of one vector, with
+    the decision boundary of cross-entropy.
 
-    For training only: at inference take the logits as they are, as the official code does.
+    Use it only in training: at inference take the plain logits, as the official code does.
 
     logits        (rows, C)
     labels        (rows,)
@@ -89,7 +89,7 @@ def focal(logits: Tensor, labels: Tensor, *, gamma: float = 2.0) -> Tensor:
 
 def info_nce(z1: Tensor, z2: Tensor, *, temperature: float = 0.05) -> Tensor:
     """
-    SimCSE (Gao et al. 2021, Eq. 1): z1_i is to find z2_i among all of z2, by cosine similarity.
+    SimCSE (Gao et al. 2021, Eq. 1): identifies z2_i for z1_i among all of z2, by cosine similarity.
 
     z1, z2   (B, D)  two dropout views of the same texts
     """
@@ -102,11 +102,11 @@ def info_nce(z1: Tensor, z2: Tensor, *, temperature: float = 0.05) -> Tensor:
 def _mean_over_positives(logits: Tensor, is_positive: Tensor, is_target: Tensor) -> Tensor:
     """
     -log softmax over an anchor's targets, averaged over its positives, then over the anchors that
-    have one; 0 without any. All (anchors, targets).
+    have a positive; 0 if none has. All arguments are (anchors, targets).
     """
     log_p = logits - logits.masked_fill(~is_target, -math.inf).logsumexp(dim=1, keepdim=True)
     counts = is_positive.sum(dim=1)  # (anchors,)
-    # where, not a product: a masked log_p may be infinite in the row of an anchor without targets
+    # not a product with the mask: log_p may be infinite if an anchor has no targets
     per_anchor = -log_p.where(is_positive, 0.0).sum(dim=1) / counts.clamp(min=1)
     return per_anchor.sum() / (counts > 0).sum().clamp(min=1)
 
@@ -116,7 +116,7 @@ def supervised_contrastive(z: Tensor, labels: Tensor, *, temperature: float = 0.
     Supervised contrastive loss, Eq. (2) (Khosla et al. 2020; Gunel et al. 2021, Eq. 2; Wang et al.
     2021, Eq. 2), mean over the anchors that have a positive; 0 when none has.
 
-    z        (rows, D)  one view, or several one after the other
+    z        (rows, D)  one view, or several views, one after the other
     labels   (rows,)
     """
     check_matrix("z", z)
@@ -141,7 +141,7 @@ def prototypical_contrastive(
 
     z            (B, D)
     labels       (B,)
-    prototypes   (C, D)  one a class; they get no gradient
+    prototypes   (C, D)  one per class; they get no gradient
     """
     check_matrix("z", z)
     check_labels(labels, len(z), len(prototypes))
@@ -163,12 +163,12 @@ def dual_contrastive(
 ) -> Tensor:
     """
     DualCL (Chen et al. 2024): the mean of L_z (anchors z, targets theta) and L_theta (the reverse).
-    Positives of i are the rows j != i of its class, targets all j != i, as the paper has it, and
-    the mean is over the anchors with a positive; the official code leaves exp(0) in the place of i
-    in each denominator, and takes the mean over all anchors.
+    As in the paper, the positives of i are the rows j != i of its class, and all j != i are its
+    targets. The mean is over the anchors with a positive. The official code instead has exp(0) for
+    i in each denominator, and takes the mean over all anchors.
 
     z        (B, D)  the texts
-    theta    (B, D)  of each text, its representation of its own class
+    theta    (B, D)  each text's representation of its own class
     labels   (B,)
     """
     check_matrix("z", z)
@@ -192,7 +192,7 @@ def balanced_contrastive(
 
     z         (2B, D)  two views
     labels    (2B,)
-    centres   (C, D)   one a class
+    centres   (C, D)   one per class
     """
     check_matrix("z", z)
     check_labels(labels, len(z), len(centres))
@@ -211,16 +211,16 @@ def balanced_contrastive(
 
 def simplex_targets(num_classes: int, dim: int) -> Tensor:
     """
-    TSC's targets (Li et al. 2022), uniform on the sphere: C <= dim + 1 unit rows whose cosines are
-    all -1 / (C - 1), the exact optimum of what the official code approximates. (C, dim), in a
-    random orientation.
+    TSC's targets (Li et al. 2022), uniform on the sphere: C <= dim + 1 unit rows (C, dim) whose
+    cosines are all -1 / (C - 1), in a random orientation. The official code approximates this
+    optimum.
     """
     if not 2 <= num_classes <= dim + 1:
         raise ValueError(
             f"num_classes: expected 2 to {dim + 1} for {dim} dimensions, got {num_classes}"
         )
     corners = torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes  # (C, C), rank C - 1
-    # an orthonormal basis of the plane they span brings them down to C - 1 coordinates
+    # an orthonormal basis of their span gives them C - 1 coordinates
     basis = torch.linalg.svd(corners).Vh[: num_classes - 1]  # (C - 1, C)
     rotation = torch.linalg.qr(torch.randn(dim, num_classes - 1, dtype=torch.float64)).Q
     return F.normalize(corners @ basis.T @ rotation.T, dim=1).float()  # (C, dim)
@@ -239,19 +239,19 @@ def targeted_contrastive(
     temperature: float = 0.07,
 ) -> Tensor:
     """
-    TSC (Li et al. 2022); without targets, KCL (Kang et al. 2021), its warm-up.
+    TSC (Li et al. 2022) or, without targets, its warm-up KCL (Kang et al. 2021).
 
         L_i = -1/(1 + K_i) sum_{v in {key_i} and K_i keys of its class} log P(v)
               - weight log P(target of its class)
 
-    P is the softmax over key_i, the whole queue and all targets. K_i is num_positives, or all there
-    are in the queue if fewer; which ones is drawn. The paper's form: the official code divides the
-    targets' term by 2 + K_i as well.
+    P is the softmax over key_i, the whole queue and all targets. K_i is num_positives, drawn from
+    the queue, or all if there are fewer. This is the paper's form; the official code also divides
+    the term of the targets by 2 + K_i.
 
     query          (B, D)
     key            (B, D)  the second view, from the momentum encoder
     labels         (B,)
-    queue          (Q, D)  earlier keys, Q may be 0
+    queue          (Q, D)  earlier keys; Q may be 0
     queue_labels   (Q,)
     targets        (C, D)  row c is the target assigned to class c; None in the warm-up
     """

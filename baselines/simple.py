@@ -1,6 +1,6 @@
 """
 Methods that change one line of cross-entropy, or do not train the encoder. BERT and RoBERTa are
-CrossEntropy of base.py, each with its own encoder; TF-IDF, which has none, is in tfidf.py.
+base.CrossEntropy with different encoders; TF-IDF, which has no encoder, is in tfidf.py.
 """
 
 import torch
@@ -12,7 +12,7 @@ from losses import logit_compensation
 
 
 class Dice(CrossEntropy):
-    """Li et al. 2020; constants of its text classification script."""
+    """Li et al. 2020, with the constants of the official script for text classification."""
 
     constants = {"alpha": at_least_0(0.01), "smooth": at_least_0(1.0)}
 
@@ -30,7 +30,7 @@ class Focal(CrossEntropy):
 
 
 class LogitAdjustment(CrossEntropy):
-    """Menon et al. 2020, the adjusted loss; SharpReCL's Eq. (6) alone, on the original texts."""
+    """Menon et al. 2020, the adjusted loss: only Eq. (6) of SharpReCL, on the original texts."""
 
     compensated = True
 
@@ -40,9 +40,8 @@ class LogitAdjustment(CrossEntropy):
 
 class VectorScaling(CrossEntropy):
     """
-    Kini et al. 2021, with the defaults of the official code (orparask/VS-Loss, losses.py); which
-    values it used for which data set is not in it. Prediction takes the logits as they are, as that
-    code does.
+    Kini et al. 2021, with the defaults of the official code (orparask/VS-Loss, losses.py), which
+    does not give the values for each data set. As there, prediction uses the plain logits.
     """
 
     constants = {"gamma": at_least_0(0.3), "tau": at_least_0(1.0)}
@@ -64,15 +63,15 @@ class WeightedCrossEntropy(CrossEntropy):
 
 class PostHocAdjustment(CrossEntropy):
     """
-    Menon et al. 2020, post-hoc: cross-entropy is trained as it is, and predicting subtracts log P_y
-    of the training shares from the logits.
+    Menon et al. 2020, post-hoc: trains with plain cross-entropy; for prediction, the log training
+    shares log P_y are subtracted from the logits.
     """
 
     compensated = True
 
     def __init__(self, encoder, task):
         super().__init__(encoder, task)
-        self.linear, self.phi = self.phi, None  # no linear classifier is the whole of it
+        self.linear, self.phi = self.phi, None  # the linear layer alone is not the classifier
         self.register_buffer("log_prior", (task.class_counts / task.class_counts.sum()).log())
 
     def classify(self, feat):
@@ -82,8 +81,8 @@ class PostHocAdjustment(CrossEntropy):
 
 class BalancedSampling(CrossEntropy):
     """
-    Cross-entropy, where each draw of a text takes every class with the same probability, and then
-    each of its texts; an epoch has as many draws as there are texts.
+    Cross-entropy on texts that are drawn by a uniform class, then uniformly from this class; an
+    epoch has as many draws as there are texts.
     """
 
     compensated = True
@@ -94,7 +93,7 @@ class BalancedSampling(CrossEntropy):
 
 
 class Probe(Baseline):
-    """The pretrained encoder as it is, and a class-balanced logistic regression on feat."""
+    """The frozen pretrained encoder, and a class-balanced logistic regression on feat."""
 
     trains = False
     sees_features = True

@@ -1,7 +1,7 @@
 """
-TF-IDF and a linear SVM: what a user tries first, without an encoder.
+TF-IDF and a linear SVM: a simple baseline without an encoder.
 
-    N  training texts     n  texts     C  classes     F  features (words, pairs, pieces of words)
+    N  training texts     n  texts     C  classes     F  features (words, pairs, character n-grams)
 """
 
 import json
@@ -18,13 +18,13 @@ from data import InputError
 
 class Tfidf:
     """
-    A balanced linear SVM on TF-IDF of words, pairs of words and pieces of words. By
+    A balanced linear SVM on TF-IDF of words, word pairs and character n-grams within words. In
     cross-validation on the training texts of Ohsumed, TREC and CR, these three are better than
     words alone (macro-F1 52.8, 84.9, 78.6 against 49.7, 82.7, 76.5).
 
-    The time grows with the characters of the texts, and that of the SVM with the classes as well:
-    10,000 glosses of WordNet took 9 s on one core in 26 classes and 4 s in two, 300,000 texts
-    between 4 and 14 minutes.
+    The time grows with the length of the texts, and that of the SVM also with the number of
+    classes: 10,000 glosses of WordNet took 9 s on one core with 26 classes and 4 s with two,
+    300,000 texts between 4 and 14 minutes.
     """
 
     def __init__(self):
@@ -37,7 +37,7 @@ class Tfidf:
         """
         labels  (N,) in 0..C-1, each class at least once
 
-        raises  InputError where no text has a word
+        raises  InputError if no text has a word
         """
         try:
             self.svm.fit(self.vectorizer.fit_transform(texts), labels)
@@ -49,12 +49,12 @@ class Tfidf:
         return self
 
     def scores(self, texts: list[str]) -> np.ndarray:
-        """The distances from the SVM's planes, (n, C) float64; the largest is the prediction."""
+        """The SVM's decision values, (n, C) float64; the largest is the prediction."""
         scores = self.svm.decision_function(self.vectorizer.transform(texts))
         return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
     def save(self, folder: Path) -> None:
-        """Two files that hold data alone, no pickle: who loads them runs nobody's code."""
+        """Writes two files that hold only data, no pickle, so that loading them runs no code."""
         terms = {
             name: [str(term) for term in vectorizer.get_feature_names_out()]
             for name, vectorizer in (("words", self.words), ("pieces", self.pieces))
@@ -71,9 +71,9 @@ class Tfidf:
     @classmethod
     def load(cls, folder: Path) -> "Tfidf":
         """
-        What save() wrote, with the same scores.
+        Loads what save() wrote; the scores are the same.
 
-        raises  KeyError, ValueError where the files do not belong together
+        raises  KeyError, ValueError if the files do not belong together
         """
         model = cls()
         terms = json.loads((folder / "terms.json").read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ class Tfidf:
 
 
 def fit(args, corpus, folder):
-    """The one method without a network: a single epoch, see engine/run_folder.py."""
+    """Fits the model; yields one epoch, see engine/run_folder.py."""
     model = Tfidf().fit(corpus.train_texts, corpus.train_labels)
     folder.begin(model)
     yield (

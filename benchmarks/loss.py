@@ -1,7 +1,7 @@
 """
-The rebalanced contrastive loss, forward and backward, from projected texts to gradients, beside
-pytorch-metric-learning's SupConLoss on the same texts and prototypes, which builds no samples:
-another loss, a yardstick of speed (pip install --no-deps pytorch-metric-learning).
+Times the rebalanced contrastive loss, forward and backward, from projected texts to gradients, and
+for comparison SupConLoss of pytorch-metric-learning on the same texts and prototypes, another loss
+without built samples (pip install --no-deps pytorch-metric-learning).
 
     python benchmarks/loss.py
     python benchmarks/loss.py --classes 1000
@@ -33,14 +33,14 @@ def problem(num_classes: int, batch: int, dim: int, device: str) -> tuple[Tensor
 
 
 def ours(z: Tensor, labels: Tensor, prototypes: Tensor, counts: Tensor) -> Tensor:
-    """As main.py calls it; its classification loss is computed on zeros, which takes no time."""
+    """Our loss as main.py calls it; the classification loss on zeros takes almost no time."""
     logits = torch.zeros(len(labels), len(prototypes), device=z.device)
     sizes = {"n_pos": N_POS, "n_neg": N_NEG, "temperature": TEMPERATURE}
     return losses.sharprecl(logits, labels, counts, z, prototypes, 0.75, **sizes).loss_cl
 
 
 def supcon():
-    """The form of SupConLoss; None where its package is not installed."""
+    """SupConLoss with the arguments of ours; None if its package is not installed."""
     try:
         from pytorch_metric_learning.losses import SupConLoss
     except ImportError:
@@ -56,7 +56,7 @@ def supcon():
 
 
 def gradients(form, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """By texts and prototypes."""
+    """The gradients with respect to texts and prototypes."""
     return torch.autograd.grad(form(*inputs), [inputs[0], inputs[2]])
 
 

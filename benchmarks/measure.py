@@ -36,10 +36,10 @@ from engine.network import new_model  # noqa: E402
 from engine.optimizer import new_optimizer, new_scaler  # noqa: E402
 from model import Method  # noqa: E402
 
-Forms = dict[str, Callable[[], object]]  # name -> what is measured; a call is one repeat
+Forms = dict[str, Callable[[], object]]  # name -> the function to measure
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Flag = tuple[str, dict]
-OF_RUNS: list[Flag] = [  # of the benchmarks that make runs of main.py
+OF_RUNS: list[Flag] = [  # flags of the benchmarks that make runs of main.py
     ("--encoder", {"default": "minilm", "help": "or bert-base: its shape, with random weights"}),
     ("--dataset", {"default": "wordnet"}),
     ("--data_dir", {"default": "data"}),
@@ -49,7 +49,7 @@ OF_RUNS: list[Flag] = [  # of the benchmarks that make runs of main.py
 
 
 def parse(doc: str, *flags: Flag) -> argparse.Namespace:
-    """The flags of every benchmark, and these; sets the threads."""
+    """Parses the flags of every benchmark and these; sets the number of threads."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -70,13 +70,13 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-SHORTEST = 0.1  # seconds of a repeat: a quick form is called so often that it fills them
+SHORTEST = 0.1  # seconds of a repeat: a quick function is called several times
 
 
 def interleaved(
     forms: Forms, repeats: int, device: str = "cpu", clock: str = "wall"
 ) -> dict[str, list[float]]:
-    """Seconds a call of each form, `repeats` times in turn, A B A B, after a warm-up of each."""
+    """Seconds per call of each function, `repeats` times in turn, A B A B, after a warm-up."""
     now = CLOCKS[clock]
     calls, seconds = dict.fromkeys(forms, 1), {name: [] for name in forms}
     for repeat in range(repeats + 1):
@@ -97,7 +97,7 @@ def interleaved(
 
 
 def peak_memory(form: Callable[[], object], device: str = "cpu") -> int:
-    """Bytes that tensors take at the most while the form runs, beyond those that were there."""
+    """Peak bytes of the tensors that the function allocates."""
     if torch.device(device).type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -119,7 +119,7 @@ def peak_memory(form: Callable[[], object], device: str = "cpu") -> int:
 
 @dataclass
 class Prepared:
-    """What main.train makes before its first epoch."""
+    """The objects that main.train makes before its first epoch."""
 
     args: argparse.Namespace
     corpus: data.Corpus
@@ -139,10 +139,10 @@ def run_of(
     keeps_states: bool = True,
 ) -> Prepared:
     """
-    A run that has not trained, on args.dataset and args.encoder, with these flags of main.py.
+    Prepares a run on args.dataset and args.encoder, with these flags of main.py.
 
-    views           of a step's texts, in place of the method's
-    keeps_states    False: what frozen layers make of the texts is computed anew at each step
+    views           instead of the method's own views
+    keeps_states    False: the states of frozen layers are computed at each step
     """
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
@@ -169,7 +169,7 @@ def run_of(
 
 
 def random_bert(folder: str, **sizes: int) -> str:
-    """bert-base's shape, or another, with random weights, and a tokenizer of its kind."""
+    """Saves a BERT with random weights, by default of bert-base's shape, and a tokenizer."""
     load_tokenizer("minilm").save_pretrained(folder)
     BertModel(BertConfig(**sizes)).save_pretrained(folder)
     return folder
@@ -187,10 +187,10 @@ def compare(
     has_memory: bool = True,
 ) -> None:
     """
-    Measures the forms and prints a table: of each its time, its time relative to that of the base
-    forms, repeat by repeat, since both saw the same moment of the machine, and its peak memory.
+    Measures the functions and prints a table: for each its time, its time relative to the bases
+    (repeat by repeat, because the machine's load changes over time), and its peak memory.
 
-    work  of a call, such as its tokens: the table has the work a second in place of the time
+    work  of a call, such as its tokens: the table then has the work per second instead of the time
     """
     seconds = interleaved(forms, args.repeats, args.device, args.clock)
     numbers: dict = {"machine": machine(args), "seconds": seconds}
@@ -209,7 +209,7 @@ def compare(
 
 
 def finish(args: argparse.Namespace, about: str, rows: list[list[str]], numbers: dict) -> None:
-    """Prints a table, whose first row is its head, and writes the numbers where asked."""
+    """Prints a table with its head in the first row, and writes the numbers if --json is given."""
     print(f"{machine(args)}\n{about}\n")
     lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
     print("\n".join("| " + " | ".join(line) + " |" for line in lines))

@@ -1,12 +1,12 @@
 """
-Real (unpadded) tokens a second over a whole training epoch, of
+Measures real (unpadded) tokens per second over a whole training epoch, for
 
-    ours         SharpReCL by main.py's own loop: tokens made once, batches of both views in pieces
-                 of texts of like length
-    frozen       the same with --freeze_layers 4, the states of the frozen layers computed once and
-                 kept; and computed anew at each step
-    Trainer      Hugging Face's, with plain cross-entropy on the same doubled texts, grouped by
-                 length (needs `pip install accelerate`)
+    ours         SharpReCL by main.py's own loop: texts are tokenised once, and batches of both
+                 views are split into pieces of texts of similar length
+    frozen       the same with --freeze_layers 4, with the states of the frozen layers cached, or
+                 computed at each step
+    Trainer      Hugging Face's, with plain cross-entropy on both views as separate texts, grouped
+                 by length (needs `pip install accelerate`)
 
     python benchmarks/pipeline.py
     python benchmarks/pipeline.py --encoder bert-base --device cuda --amp bf16
@@ -27,7 +27,7 @@ from engine.encoders import load_tokenizer, minilm_source
 
 
 def trainer(run: measure.Prepared, folder: str):
-    """An epoch of Trainer, cross-entropy on both views as so many texts."""
+    """An epoch of Trainer: cross-entropy on both views as separate texts."""
     source = minilm_source() if run.args.encoder == "minilm" else run.args.encoder
     model = AutoModelForSequenceClassification.from_pretrained(
         source, num_labels=len(run.corpus.label_names), trust_remote_code=False

@@ -1,10 +1,10 @@
 """
-How fast predict.py's Predictor is, from texts to predictions, beside the bare encoder.
+Compares the speed of predict.py's Predictor, from texts to predictions, with the bare encoder.
 
     python benchmarks/predict.py --model_dir runs/RUN --texts 2000
 
-Bare: nothing but the encoder, on batches that are padded already, of all texts sorted by length.
-The Predictor tokenises, sorts pool by pool, encodes and classifies.
+The bare encoder gets padded batches of all texts, sorted by length. The Predictor tokenises, sorts
+pool by pool, encodes and classifies.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from predict import Predictor
 
 
 def glosses(count: int) -> list[str]:
-    """Real texts of many lengths: WordNet's glosses with their examples, spread over its nouns."""
+    """Real texts of many lengths: WordNet's glosses with examples, spread over its nouns."""
     lines = [
         line.split("|")[1].strip()
         for line in load_wordnet().open("data.noun")
@@ -34,7 +34,7 @@ def bare(predictor: Predictor, texts: list[str], batch_size: int):
     device = next(trained.method.parameters()).device
     batches = []
     for part in map(tokens.take, eval_batches(tokens.lengths, batch_size)):
-        (whole,) = pieces(part, start_cost=2**60)  # twice that is still an int64
+        (whole,) = pieces(part, start_cost=2**60)  # one piece; twice the cost is still an int64
         ids = part.ids.astype(np.int64)[whole.places]
         batches.append([torch.from_numpy(x).to(device) for x in (ids, whole.is_token)])
 

@@ -1,10 +1,10 @@
 """
-Large data: how long main.py takes, and how much memory and disk.
+Measures the time, memory and disk that main.py needs for large data.
 
-    a million short texts of a thousand classes, made from WordNet's glosses, and an encoder small
-    enough that the data and the loss are what counts, its lower two layers as pretrained: a start
-    that is interrupted; the start after it, interrupted in the second epoch; the rest; and an epoch
-    by two processes
+    The data are a million short texts of a thousand classes, made from WordNet's glosses. The
+    encoder is small, so that data and loss take most of the time, and two of its layers are frozen.
+    It measures an interrupted start; the next start, interrupted in the second epoch; the rest;
+    and an epoch by two processes.
 
     python benchmarks/scale.py
 """
@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def make_corpus(path: Path, num_texts: int, num_classes: int) -> None:
     """
-    Each class is a run of neighbouring glosses in WordNet's file, each text the first 14 words of
-    two of them; the first classes are the large ones.
+    Writes the texts: a class is a range of glosses in WordNet's file, and a text has the first 14
+    words of two of its glosses. The first classes are the largest.
     """
     glosses, rng = [gloss for gloss, _ in read_wordnet()], random.Random(0)
     size = len(glosses) // num_classes
@@ -44,7 +44,7 @@ def make_corpus(path: Path, num_texts: int, num_classes: int) -> None:
 
 
 class Job:
-    """main.py with these flags: seconds to its first step and in all, and the most memory."""
+    """main.py with these flags: seconds to its first step and in all, and its peak memory."""
 
     def __init__(self, *flags: str, processes: int = 1):
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -56,12 +56,12 @@ class Job:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,
-            # a shell starts what is in its background with SIGINT ignored, and children inherit it
+            # background jobs of a shell ignore SIGINT, and children inherit this
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, seconds: float | None = None, until: str = "") -> "Job":
-        """Until it ends; or interrupts it after so many seconds, of the epoch that is named."""
+        """Waits for the end; may interrupt after these seconds, counted from the text `until`."""
         if seconds is not None and not until:
             self.interrupt_in(seconds)
         text = ""

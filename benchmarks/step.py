@@ -1,6 +1,6 @@
 """
-A training step of main.py's own loop: the methods beside the encoder alone, forward and backward,
-on the same tokens in two views; and SharpReCL in micro batches.
+Times a training step of main.py's own loop: methods and the encoder alone, forward and backward, on
+the same tokens in two views; and SharpReCL in micro batches.
 
     python benchmarks/step.py
     python benchmarks/step.py --encoder bert-base --device cuda --amp bf16
@@ -14,7 +14,7 @@ from main import observe
 
 
 def loop(run: measure.Prepared, rows):
-    """train_epoch on one batch."""
+    """Returns a function that runs train_epoch on one batch."""
     observe(run.model, run.loader)  # SPCL takes its prototypes from this and the next line
     run.loader.epoch_batches(1)
     run.loader.epoch_batches = lambda epoch: [rows]  # shadows the method

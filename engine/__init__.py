@@ -1,1 +1,1 @@
-"""What surrounds the method: the command line, a run's folder, the loader, many processes."""
+"""The code around the method: command line, folder of a run, loader, several processes."""

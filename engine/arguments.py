@@ -1,8 +1,8 @@
 """
-The command line of main.py: its flags, what they mean together, and the folder of a run.
+The command line of main.py: its flags, which of them fit together, and the folder of a run.
 
 To add a flag, add a line to FLAGS. It is then in --help, in the run's settings (unless its role is
-HOW or HOSTED), and in the name of the run's folder where it is not at its default.
+HOW or HOSTED), and in the name of the run's folder if it is not at its default.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from model import POOLINGS
 
 ENCODER = "bert-base-uncased"
 
-ABLATIONS: dict[str, dict] = {  # Table 4, row by row: what each sets
+ABLATIONS: dict[str, dict] = {  # the rows of Table 4, with the flags that each sets
     "sshm": {"n_pos": 0, "n_neg": 0},  # the targets are D_hat alone
     "cl": {"mu": 0.0},
     "cls": {"no_cls": True},
@@ -45,26 +45,26 @@ ABLATIONS: dict[str, dict] = {  # Table 4, row by row: what each sets
 
 class Role(Enum):
     """
-    What a flag is for. All but HOW and HOSTED decide the numbers of a run: they are its settings,
+    The kinds of flags. All but HOW and HOSTED affect the numbers of a run: these are its settings,
     and those that are not at their default are in its folder's name.
     """
 
     SHARED = "all runs of a table have the same value"
-    TRAINING = "as SHARED; a method without an encoder does not look at it"
+    TRAINING = "as SHARED; a method without an encoder ignores it"
     DATA = "all runs of a table on one data set have the same value"
     VARIES = "the runs of a table may differ in it"
     SHARPRECL = "it belongs to SharpReCL"
     LARGE = "it belongs to the large language models"
-    LORA = "it belongs to the open ones of them"
-    HOSTED = "it belongs to those of a provider, and decides no number"
-    HOW = "it says where and how, and decides no number"
+    LORA = "it belongs to the open language models"
+    HOSTED = "it belongs to the hosted language models, and does not affect the numbers"
+    HOW = "it says where and how to run, and does not affect the numbers"
 
 
 SHARED, TRAINING, DATA, VARIES, SHARPRECL, LARGE, LORA, HOSTED, HOW = Role
 
 
 class Flag(NamedTuple):
-    """A flag of main.py: --name, and what argparse is told of its values."""
+    """A flag of main.py: --name, and the options of argparse for its values."""
 
     name: str
     default: object
@@ -102,7 +102,7 @@ def real(lowest: float, highest: float = math.inf, **options) -> dict:
     return {"type": number(float, lowest, highest, **options), "metavar": "X"}
 
 
-MOST = 10**9  # of a tensor's size: torch cannot take a number beyond int64
+MOST = 10**9  # limit of sizes, far below the int64 that torch can take
 TEXT: dict = {}
 SWITCH, PAIRS = {"action": "store_true"}, {"nargs": "+", "metavar": "NAME=VALUE"}
 COUNT, SIZE, WIDTH = integer(0), integer(1), integer(1, MOST)
@@ -122,76 +122,76 @@ AUGMENT_HELP = "; ".join(
 )
 
 # fmt: off
-FLAGS = {  # by their groups in --help
+FLAGS = {  # by the groups of --help
     "data (Section 4)": (
         Flag("dataset", None, {"required": True, "metavar": "NAME|PATH"}, VARIES, DATASET_HELP),
         Flag("ir", None, real(1), VARIES, "imbalance ratio to build, Eq. (3); None: as it is"),
         Flag("profile", "exp", one_of("exp", "step", "consecutive"), SHARED, "the class sizes that --ir gives"),
         Flag("max_per_class", None, SIZE, DATA, "before --ir, keep this many training texts a class"),
         Flag("label_noise", 0.0, SHARE, VARIES, "share of the training labels to flip"),
-        Flag("val_fraction", 0.0, real(0, 0.9), DATA, "share of the training texts held out for validation, of data that bring none"),
-        Flag("val_left_out", None, SIZE, DATA, "up to N validation texts of each class, of those that --ir and --max_per_class leave out"),
-        Flag("test_fraction", 0.2, real(0, 0.9), SHARED, "share for testing, of own data without a test file; 0 trains on all texts"),
+        Flag("val_fraction", 0.0, real(0, 0.9), DATA, "share of the training texts held out for validation, if the data have no validation part"),
+        Flag("val_left_out", None, SIZE, DATA, "take up to N validation texts per class from those that --ir and --max_per_class leave out"),
+        Flag("test_fraction", 0.2, real(0, 0.9), SHARED, "share of own data without a test file that is for testing; 0 trains on all texts"),
         Flag("data_seed", 0, COUNT, VARIES, "picks subsets, splits, noise and second views"),
-        Flag("data_dir", "data", TEXT, HOW, "where the datasets lie, or go when downloaded"),
-        Flag("text_column", "text", {"nargs": "+"}, SHARED, "of own data; several are joined, a line each"),
+        Flag("data_dir", "data", TEXT, HOW, "where the datasets are, or are downloaded to"),
+        Flag("text_column", "text", {"nargs": "+"}, SHARED, "of own data; several columns are joined, one line each"),
         Flag("label_column", "label", TEXT, SHARED, "of own data"),
         Flag("drop_unlabelled", False, SWITCH, SHARED, "leave out the rows of own data that have a text and no label, and say how many"),
-        Flag("group_column", None, {"metavar": "NAME"}, DATA, "of own data, such as its authors: no group is divided between the parts"),
+        Flag("group_column", None, {"metavar": "NAME"}, DATA, "of own data, such as authors: all texts of a group stay in one part"),
         Flag("read", [], PAIRS | {"type": read_option}, SHARED, READ_HELP),
         Flag("max_length", 256, integer(3, MOST), TRAINING, "tokens that a text is cut to"),
         Flag("augment", "word_substitution", one_of(*AUGMENTATIONS), VARIES, f"makes the second view of a text; {AUGMENT_HELP}"),
-        Flag("augment_options", [], PAIRS, VARIES, "other values for its options, as rate=0.2; language=any: also of texts that do not look English"),
+        Flag("augment_options", [], PAIRS, VARIES, "other values for its options, as rate=0.2; language=any: accept texts that do not look English"),
         Flag("check_only", False, SWITCH, HOW, "print the data report and stop"),
     ),
     "method": (
         Flag("method", "sharprecl", {"choices": METHODS}, VARIES, f"{METHOD_HELP}; `python -m baselines` shows their constants"),
-        Flag("constants", [], PAIRS, VARIES, "other values for the constants of such a method, instead of its paper's"),
+        Flag("constants", [], PAIRS, VARIES, "other values for the method's constants, instead of its paper's"),
     ),
     "SharpReCL (docs/paper.md lists the defaults that are not the paper's)": (
         Flag("tau", 0.5, POSITIVE, SHARPRECL, "temperature, Eq. (11); the paper: 0.3, 0.5 or 1"),
         Flag("mu", 1.0, NOT_NEGATIVE, SHARPRECL, "weight of the contrastive loss, Eq. (12)"),
-        Flag("k", 20, SIZE, SHARPRECL, "hard samples a class, Eq. (9)"),
-        Flag("n_pos", 10, integer(0, MOST), SHARPRECL, "built positives a class"),
-        Flag("n_neg", 500, integer(0, MOST), SHARPRECL, "built negatives a class"),
+        Flag("k", 20, SIZE, SHARPRECL, "hard samples per class, Eq. (9)"),
+        Flag("n_pos", 10, integer(0, MOST), SHARPRECL, "built positives per class"),
+        Flag("n_neg", 500, integer(0, MOST), SHARPRECL, "built negatives per class"),
         Flag("lam", 0.5, POSITIVE, SHARPRECL, "lambda of Beta(lambda, lambda), Eq. (10)"),
         Flag("hard_ratio_start", 0.5, SHARE, SHARPRECL, "share of mixed samples at the first step"),
         Flag("hard_ratio_end", 1.0, SHARE, SHARPRECL, "share of mixed samples at the last step"),
-        Flag("positives", "mean", one_of("mean", "sum"), SHARPRECL, "over the positives of an anchor, Eq. (11); sum is its letter"),
+        Flag("positives", "mean", one_of("mean", "sum"), SHARPRECL, "over the positives of an anchor, Eq. (11); sum is Eq. (11) taken literally"),
         Flag("cl_weight", "log_prior", one_of("log_prior", "effective_number", "none"), SHARPRECL, "weight w of an anchor's class, Eq. (11)"),
         Flag("cl_reduction", "weighted_mean", one_of("weighted_mean", "mean"), SHARPRECL, "over the N anchors, Eq. (11): sum of w L / sum of w, or sum of w L / N"),
         Flag("no_delta_cls", False, SWITCH, SHARPRECL, "no class prior in Eq. (6)"),
         Flag("no_delta_cl", False, SWITCH, SHARPRECL, "no class weight in Eq. (11)"),
         Flag("no_mutual_guidance", False, SWITCH, SHARPRECL, "free prototypes instead of proj_h(w)"),
         Flag("no_cls", False, SWITCH, SHARPRECL, "only the contrastive branch trains the encoder"),
-        Flag("ablation", None, one_of(*ABLATIONS), HOW, "a row of Table 4, short for the flags above"),
+        Flag("ablation", None, one_of(*ABLATIONS), HOW, "a row of Table 4; it sets the flags above"),
         Flag("proj_dim", 128, WIDTH, SHARPRECL, "size of the projected texts and prototypes"),
         Flag("proj_bn", False, SWITCH, SHARPRECL, "batch norm in both heads, as in the authors' code"),
     ),
     f"language models ({', '.join(titles('large'))})": (
-        Flag("base_model", None, {"metavar": "NAME|FOLDER"}, LARGE, "a causal model of Hugging Face; gpt35: of the server at OPENAI_BASE_URL; None: the paper's"),
-        Flag("base_type", "4bit", one_of(*language_models.BASE_TYPES), LORA, "how the frozen base is held; 4bit and 8bit need bitsandbytes"),
+        Flag("base_model", None, {"metavar": "NAME|FOLDER"}, LARGE, "a causal model of Hugging Face; gpt35: a model of the server at OPENAI_BASE_URL; None: the paper's"),
+        Flag("base_type", "4bit", one_of(*language_models.BASE_TYPES), LORA, "precision of the frozen base; 4bit and 8bit need bitsandbytes"),
         Flag("lora_targets", None, {"nargs": "+"}, LORA, "layers that get adapters; None: all linear ones but the last"),
-        Flag("prices", None, NOT_NEGATIVE | {"nargs": 2, "metavar": ("INPUT", "OUTPUT")}, HOSTED, "gpt35: today's dollars for a million tokens, to estimate the cost"),
+        Flag("prices", None, NOT_NEGATIVE | {"nargs": 2, "metavar": ("INPUT", "OUTPUT")}, HOSTED, "gpt35: current dollars per million tokens, to estimate the cost"),
         Flag("yes", False, SWITCH, HOSTED, "gpt35: agree to sending the texts"),
     ),
     "encoder": (
         Flag("encoder", None, TEXT, TRAINING, f'a Hugging Face name, a folder, or "minilm"; None: {ENCODER}, and roberta-base for --method roberta'),
-        Flag("pooling", None, one_of(*POOLINGS), TRAINING, "feat is the first token's state, the mean of all or the last one's; None: what a "
-             "model of sentence-transformers says of itself, else cls where the encoder's tokenizer begins a text with "
-             "[CLS], and mean where it does not (as GPT-2's)"),
-        Flag("prefix", "", {"metavar": "TEXT"}, TRAINING, "is put before each text, as E5, BGE and Nomic want it: --prefix 'query: '"),
-        Flag("freeze_layers", 0, COUNT, TRAINING, "the embeddings and the lowest N layers stay as pretrained: an epoch takes half the time or less"),
+        Flag("pooling", None, one_of(*POOLINGS), TRAINING, "feat is the first token's state, the mean of all or the last token's; None: the "
+             "own pooling of a model of sentence-transformers, else cls if the encoder's tokenizer begins a text with "
+             "[CLS], and mean if it does not (as GPT-2's)"),
+        Flag("prefix", "", {"metavar": "TEXT"}, TRAINING, "is put before each text, as E5, BGE and Nomic expect: --prefix 'query: '"),
+        Flag("freeze_layers", 0, COUNT, TRAINING, "freeze the embeddings and the lowest N layers: an epoch takes half the time or less"),
     ),
     "training": (
         Flag("epochs", 30, SIZE, TRAINING, "over the training texts"),
-        Flag("eval_every", 1, SIZE, VARIES, "evaluate after every N-th epoch and after the last; the best is one of these"),
+        Flag("eval_every", 1, SIZE, VARIES, "evaluate after every N-th epoch and after the last; only these can be the best"),
         Flag("batch_size", 128, SIZE, TRAINING, "texts, each in two views"),
-        Flag("micro_batch", None, SIZE, VARIES, "texts that are in memory at a time; the gradient stays that of the whole batch"),
+        Flag("micro_batch", None, SIZE, VARIES, "texts in memory at a time; the gradient stays that of the whole batch"),
         Flag("lr", 5e-5, POSITIVE, TRAINING, "of AdamW"),
-        Flag("head_lr", None, POSITIVE, TRAINING, "of the classifier and the projection heads; left out, it is --lr"),
-        Flag("weight_decay", 5e-4, NOT_NEGATIVE, TRAINING, "not on biases and norms"),
-        Flag("warmup", 0.0, SHARE, TRAINING, "share of the steps in which the rate rises"),
+        Flag("head_lr", None, POSITIVE, TRAINING, "of the classifier and the projection heads; default: --lr"),
+        Flag("weight_decay", 5e-4, NOT_NEGATIVE, TRAINING, "not applied to biases and norms"),
+        Flag("warmup", 0.0, SHARE, TRAINING, "share of the steps in which the learning rate rises"),
         Flag("schedule", "constant", one_of("constant", "linear", "cosine"), TRAINING, "of the learning rate"),
         Flag("patience", None, SIZE, TRAINING, "stop when N evaluations in a row brought no better validation macro-F1"),
         Flag("amp", "off", one_of("off", "bf16", "fp16"), TRAINING, "mixed precision"),
@@ -201,19 +201,18 @@ FLAGS = {  # by their groups in --help
     "results": (
         Flag("output_dir", "runs", TEXT, HOW, "holds a folder for each run"),
         Flag("plots", False, SWITCH, HOW, "confusion matrix and t-SNE of the test texts (tfidf: no t-SNE)"),
-        Flag("no_weights", False, SWITCH, HOW, "keep the numbers of the run alone"),
-        Flag("overwrite", False, SWITCH, HOW, "start anew where there is a result"),
+        Flag("no_weights", False, SWITCH, HOW, "keep only the numbers of the run"),
+        Flag("overwrite", False, SWITCH, HOW, "run again if there is a result"),
     ),
 }
 # fmt: on
 BY_NAME = {flag.name: flag for group in FLAGS.values() for flag in group}
 DEFAULTS = {name: flag.default for name, flag in BY_NAME.items()}
 
-# These flags were added later; they are left out of the settings when unset, so that runs from
-# before still match.
+# These flags were added later. If unset they are not in the settings, so that older runs match.
 ADDED_LATER = ("augment_options", "head_lr", "prefix", "read", "group_column")
 
-# These say where something lies. No setting is among them: another --encoder is another run.
+# These are paths and no settings; --encoder is not among them, because it is a setting.
 OF_PATHS = ("dataset", "data_dir", "output_dir")
 
 
@@ -224,7 +223,7 @@ def names_of(*roles: Role) -> tuple[str, ...]:
 
 @lru_cache
 def concerns(role: Role, method: str) -> bool:
-    """Whether a flag of this role has a meaning for the method."""
+    """Whether a flag of this role affects the method."""
     entry = METHODS[method]
     is_hosted = entry.source.startswith("baselines.hosted.")
     return {
@@ -239,11 +238,11 @@ def concerns(role: Role, method: str) -> bool:
 
 
 class Arguments(argparse.Namespace):
-    """The values of all flags, and what follows from them for a run: its settings and folder."""
+    """The values of all flags, and the settings and the folder of a run that follow from them."""
 
     @property
     def settings(self) -> dict:
-        """The values that decide the numbers of this method."""
+        """The values that affect the numbers of this method."""
         values = {
             name: getattr(self, name)
             for name, flag in BY_NAME.items()
@@ -255,7 +254,7 @@ class Arguments(argparse.Namespace):
 
     @property
     def changed(self) -> dict:
-        """What the method does otherwise than by default: its own flags, constants and options."""
+        """The method's own flags, constants and options that are not at their default."""
         default = DEFAULTS | {"base_model": language_models.MODELS.get(self.method)}
         flags = {
             name: getattr(self, name)
@@ -268,7 +267,7 @@ class Arguments(argparse.Namespace):
 
     @property
     def model_options(self) -> dict:
-        """What the network is made with, beside the encoder and the task."""
+        """The arguments of the network, beside the encoder and the task."""
         if self.method != "sharprecl":
             return self.constants
         return {
@@ -282,7 +281,7 @@ class Arguments(argparse.Namespace):
     def folder(self) -> Path:
         """
         output_dir/<dataset>_<ir>_<every other setting that is not the default>_<seed>; --check_only
-        has a folder of its own, so that it never touches a run's.
+        has its own folder, so that it never changes that of a run.
         """
         defaults = DEFAULTS | {"encoder": ENCODER, "pooling": pooling_of(self.method, self.encoder)}
         parts = [Path(self.dataset).stem, "original" if self.ir is None else f"ir{self.ir:g}"]
@@ -304,7 +303,7 @@ class Arguments(argparse.Namespace):
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """--help with the module's docstring as it stands, and every default."""
+    """--help with the unchanged docstring of the module, and every default."""
 
 
 @lru_cache(maxsize=1)  # a grid parses thousands of lines
@@ -320,9 +319,9 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
 def parse_args(argv: list[str] | None = None, description: str | None = None) -> Arguments:
     """
-    Returns the arguments, with --ablation and --constants spelled out, encoder and pooling decided.
+    Returns the arguments, with the values of --ablation, --constants, encoder and pooling filled in.
 
-    raises  InputError where the default pooling needs the encoder's tokenizer, and it is missing
+    raises  InputError if the default pooling needs the encoder's tokenizer, and it is missing
     """
     parser = make_parser(description)
     args = parser.parse_args(argv, Arguments())
@@ -396,9 +395,9 @@ def parse_pairs(
     """
     The NAME=VALUE strings of a flag as a dict.
 
-    known   the names that the owner has, with their defaults
-    types   an argparse type for each name; one that has none stays text
-    raises  ValueError for another name, and for a value that is none of its type
+    known   the owner's names, with their defaults
+    types   an argparse type for each name; values without a type stay text
+    raises  ValueError for an unknown name, and for a value that does not fit its type
     """
     parsed = {}
     for item in given:
@@ -446,8 +445,8 @@ def parse_augment_options(augmentation: str, given: list[str]) -> dict:
 
 def by_flag(argv: list[str]) -> dict[str, list[str]]:
     """
-    The words of a command line by the flag that they belong to, without what a later value of the
-    same flag replaces.
+    Groups the words of a command line by their flag; if a flag is repeated, only its last words are
+    kept.
     """
     flags: dict[str, list[str]] = {}
     name = ""
@@ -460,15 +459,15 @@ def by_flag(argv: list[str]) -> dict[str, list[str]]:
 
 
 def last_of_each(argv: list[str]) -> list[str]:
-    """The arguments without what a later value of the same flag replaces."""
+    """The arguments; if a flag is repeated, only its last value is kept."""
     return [word for words in by_flag(argv).values() for word in words]
 
 
 def typed(argv: list[str]) -> dict[str, list[str]]:
     """
-    The values of each flag on a command line, as they were typed, without what is no flag of
-    main.py. The paths of OF_PATHS become relative to the current folder, since a command that is
-    kept or published should not tell how a disk is laid out.
+    The values of each flag of main.py on a command line, as they were typed; other words are left
+    out. The paths of OF_PATHS become relative to the current folder, because a command that is kept
+    or published should not show the folders of a disk.
     """
     flags = {}
     for flag, own in by_flag(argv).items():
@@ -481,7 +480,7 @@ def typed(argv: list[str]) -> dict[str, list[str]]:
 
 
 def words(flags: dict[str, list[str]]) -> list[str]:
-    """These flags as a command line; argparse takes a value that begins with - only after a =."""
+    """These flags as a command line; argparse needs = before a value that begins with -."""
     joined = {
         name: [f"--{name}={value}" for value in values]
         if any(value.startswith("-") for value in values)

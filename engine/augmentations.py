@@ -1,6 +1,6 @@
 """
-The second views of a run's texts: made once and kept, or refused where the texts are in no language
-that the augmentation is for.
+Makes the second views of a run's texts once and caches them; refuses texts in a language that the
+augmentation does not support.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from augment import AUGMENTATIONS, MODEL_HINT, STOP_WORDS
 from data import InputError, load_wordnet
 from engine.files import load_pretrained, save
 
-CACHE_FORMAT = 1  # raise it when the same settings would give other texts
+CACHE_FORMAT = 1  # increase it when the same settings give other texts
 
-PIECE = 10_000  # texts that are augmented, and kept, together
-MODEL_PIECE = 500  # the same where a model does it, some minutes without a GPU
+PIECE = 10_000  # texts that are augmented and cached together
+MODEL_PIECE = 500  # the same if a model does it, some minutes without a GPU
 
 
 def augmented_texts(
@@ -35,17 +35,17 @@ def augmented_texts(
     **options,
 ) -> list[str]:
     """
-    Applies AUGMENTATIONS[method] to all texts once, keeps the result in cache_dir, and prints how
+    Applies AUGMENTATIONS[method] to all texts once, caches the result in cache_dir, and prints how
     many texts it changed.
 
     texts      N strings
-    cache_dir  is made where missing; it gets one JSON file for each (method, options, seed, piece
-               of 10,000 texts, 500 where a model does it), so that a killed call goes on
-    device     is the model's, where there is one
+    cache_dir  is made if missing; it gets one JSON file per (method, options, seed, piece of 10,000
+               texts, or 500 if a model does it), so that a killed call can resume
+    device     of the model, if there is one
     options    other values for the options of the entry
     returns    N strings
-    raises     InputError for something that the method needs and that is missing, and for texts
-               that are not in its language
+    raises     InputError if something that the method needs is missing, or if the texts are not in
+               its language
     """
     entry = AUGMENTATIONS[method]
     if entry.function is None:
@@ -62,7 +62,7 @@ def augmented_texts(
     if settings.pop("language", "any") != "any" and missing:
         check_english(texts, method)
     if entry.models:
-        settings |= of_models(device)  # not in the key: it makes no difference
+        settings |= of_models(device)  # not in the key: the result does not depend on them
     for i in tqdm(missing, f"{method}, pieces of {size:,} texts", disable=len(missing) < 2):
         changed[i] = entry.function(pieces[i], **settings)
         save(paths[i], json.dumps({"texts": changed[i]}).encode())
@@ -73,7 +73,7 @@ def augmented_texts(
 
 
 def of_models(device: str = "auto") -> dict:
-    """What an augmentation with models takes beside its options: where they run, and the loader."""
+    """The arguments of an augmentation with models beside its options: the device, the loader."""
     return {"device": device, "load": partial(load_pretrained, kind="model", hint=MODEL_HINT)}
 
 
@@ -82,7 +82,7 @@ def _digest(value: list) -> str:
 
 
 def _read_cache(path: Path) -> list[str] | None:
-    """The texts of a piece that is kept; None, and a line about it, where the file is damaged."""
+    """The cached texts of a piece; None if there are none or, with a message, if it is damaged."""
     if not path.exists():
         return None
     try:
@@ -94,16 +94,16 @@ def _read_cache(path: Path) -> list[str] | None:
 
 # ---- are the texts English? ----
 
-# Texts do not look English where two shares of their words (of three letters and more) are below
-# these limits: that of WordNet's words and stop words, and that of function words which other
-# languages hardly have. Measured:
-#     30 texts of the six datasets or WordNet's glosses, the least of 200 samples   78 % and 4 %
-#     six to fifteen sentences in each of 12 other languages, the most              61 % and 3 %
-# English keywords without function words pass by the first, English jargon by the second.
+# Texts do not look English if two shares of their words (of three letters and more) are both below
+# these limits: the share of words in WordNet and of stop words, and the share of function words
+# that are rare in other languages. Measured:
+#     30 texts of the six datasets or WordNet's glosses, lowest of 200 samples      78 % and 4 %
+#     six to fifteen sentences in each of 12 other languages, the highest           61 % and 3 %
+# English keywords without function words pass the first limit, English jargon the second.
 MIN_KNOWN, MIN_FUNCTION = 0.70, 0.04
-MIN_WORDS = 20  # fewer words say too little about their language
-LANGUAGE_SAMPLE = 500  # texts that are looked at, the first 100 words of each
-FUNCTION_WORDS = STOP_WORDS - frozenset(  # these are words of other languages, too
+MIN_WORDS = 20  # with fewer words the language is too uncertain
+LANGUAGE_SAMPLE = 500  # texts that are examined, the first 100 words of each
+FUNCTION_WORDS = STOP_WORDS - frozenset(  # words that other languages have, too
     "for under over was had are her also still once per even most will all but don can".split()
 )
 WORD = re.compile(r"[^\W\d_]{3,}")
@@ -111,9 +111,9 @@ WORD = re.compile(r"[^\W\d_]{3,}")
 
 def check_english(texts: Sequence[str], method: str) -> None:
     """
-    Raises InputError where a sample of the texts, spread over all of them, is not English.
+    Raises InputError if a sample of the texts, spread over all of them, is not English.
 
-    Half of the texts in another language can pass: the shares are those of all words together.
+    The shares are of all words together, so half of the texts in another language can pass.
     """
     wordnet = load_wordnet()
     counts = Counter(
@@ -132,6 +132,6 @@ def check_english(texts: Sequence[str], method: str) -> None:
     raise InputError(
         f"the texts do not look English, and {method} is for English: only {known:.0%} of "
         f"{total:,} words in a sample are English (words such as {examples} are not); take "
-        f"--augment noise or none, or let it treat them as English with --augment {method} "
+        f"--augment noise or none, or treat the texts as English with --augment {method} "
         "--augment_options language=any"
     )

@@ -1,6 +1,6 @@
 """
-Class probabilities after the training: for other class shares, calibrated by a temperature, and
-what abstaining below a probability leaves.
+Class probabilities after training: adapted to other class shares, calibrated by a temperature, and
+the effect of abstaining below a probability.
 
     n  texts     C  classes
 """
@@ -20,11 +20,11 @@ def reweighted(
     logits: Tensor, own: Tensor | None, shares: Tensor | None, temperature: float = 1.0
 ) -> Tensor:
     """
-    Logits (n, C), up to a constant of each text, for texts whose classes have these shares (C,).
+    Adapts logits (n, C) to texts whose classes have these shares (C,), up to a constant per text.
 
-    By Bayes, p'(y | x) ~ p(y | x) shares_y / own_y (Saerens et al. 2002), where own are the class
-    shares that the network predicts for; None means equal ones. Shares of None leave the logits as
-    they are. The temperature divides what the text says, not the shares.
+    By Bayes' rule p'(y | x) ~ p(y | x) shares_y / own_y (Saerens et al. 2002), where `own` are the
+    class shares that the network assumes; None means equal shares. With shares None the logits are
+    only divided by the temperature. The temperature scales the network's logits, not the shares.
     """
     logits = logits / temperature
     if shares is None:
@@ -36,20 +36,20 @@ def reweighted(
 
 def calibrate(logits: np.ndarray, labels: np.ndarray, own: Tensor | None) -> dict:
     """
-    Finds the temperature from the logits (n, C) and labels (n,) of the validation texts; own as in
-    reweighted(). Prints what it found and returns:
+    Finds the temperature from the logits (n, C) and labels (n,) of the validation texts; `own` is
+    as in reweighted(). Prints the result and returns:
 
         temperature             that makes the labels most likely (Guo et al. 2017, Section 4.2)
         texts                   n
         ece_before, ece_after   expected calibration error in percent, without and with it
-        why_not                 why there is none, and then the temperature is 1; else empty
-        coverage                what predict.py --abstain P does to these texts, see coverage()
+        why_not                 why there is no temperature (it is then 1); empty if there is one
+        coverage                the effect of predict.py --abstain P on these texts, see coverage()
 
-    The temperature and the errors are for probabilities with the class shares of these texts.
+    The temperature and the errors are for probabilities adapted to the class shares of these texts.
     """
     texts, target = torch.from_numpy(logits).double(), torch.from_numpy(labels)
     counts = torch.from_numpy(np.bincount(labels, minlength=logits.shape[1])).clamp(min=0.5)
-    shares = counts.double() / counts.sum()  # of at least half a text: no class is impossible
+    shares = counts.double() / counts.sum()  # a class counts at least half a text: no share is 0
 
     def error(temperature: float) -> float:
         probabilities = reweighted(texts, own, shares, temperature).softmax(dim=1)
@@ -87,7 +87,7 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, own: Tensor | None) -> dic
 
 
 def in_words(fit: dict) -> str:
-    """A line on what calibrate() found."""
+    """Describes the result of calibrate() in a line."""
     if fit["why_not"]:
         return f"no temperature: {fit['why_not']}"
     return (
@@ -98,8 +98,8 @@ def in_words(fit: dict) -> str:
 
 def coverage(probabilities: np.ndarray, labels: np.ndarray) -> list[dict]:
     """
-    What abstaining below a probability p leaves of texts (n, C) with known labels (n,): for each p
-    the share of texts answered, and the accuracy on these, in percent; None where none is answered.
+    The effect of abstaining below a probability p, for texts (n, C) with labels (n,): for each p,
+    the share of texts that are answered, and the accuracy on them (None without any), in percent.
     """
     confidence, is_right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     rows = []
@@ -111,7 +111,7 @@ def coverage(probabilities: np.ndarray, labels: np.ndarray) -> list[dict]:
 
 
 def coverage_line(rows: list[dict], texts: int, p: float) -> str:
-    """What --abstain p did to the validation texts: its row of coverage(), or the two beside it."""
+    """The effect of --abstain p on the validation texts, from the rows of coverage() around p."""
     below = max(row["p"] for row in rows if row["p"] <= p)
     above = min((row["p"] for row in rows if row["p"] >= p), default=below)
     shown = [row for row in rows if row["p"] in (below, above)]

@@ -1,5 +1,5 @@
 """
-The texts of a run as its flags ask for them: the corpus, its report, tokens and second views.
+Prepares the texts of a run by its flags: the corpus, its report, tokens and second views.
 """
 
 import argparse
@@ -33,13 +33,13 @@ def read_corpus(
     seed: int = 0,
 ) -> Corpus:
     """
-    One of DATASETS, or the path of your own file or folder, or hf:NAME[:CONFIG], as a Corpus.
+    Reads one of DATASETS, your own file or folder, or hf:NAME[:CONFIG] as a Corpus.
 
-    Columns (several texts are joined by a line end), unlabelled rows, options of --read and
-    fraction concern own data only. `seed` fixes the stratified split of data without a test
-    part, biomedical among them, whose published split does not exist: use one seed for all runs
-    that are to be compared. Where own data are split, equal texts stay in one part, and so do the
-    texts of one group. Whatever is wrong with the input is an InputError of one line.
+    The arguments from text_column to test_fraction concern only own data; several text columns are
+    joined by line ends. `seed` fixes the stratified split of data without a test part, such as
+    biomedical, which has no published split: use the same seed for all runs that you want to
+    compare. If own data are split, equal texts stay in one part, and so do the texts of a group.
+    Any fault of the input raises an InputError of one line.
     """
     if dataset in DATASETS:
         fetch_missing(dataset, data_dir)
@@ -71,7 +71,7 @@ def divided(corpus: Corpus, part: str, fraction: float, seed: int) -> Corpus:
 
 
 def load_corpus(args: argparse.Namespace) -> Corpus:
-    """The corpus as it is trained on: capped, made imbalanced, split, its labels noisy if asked."""
+    """Reads the corpus; caps it, makes it imbalanced, splits it and adds noise as the flags say."""
     seed = args.data_seed
     corpus = read_corpus(
         args.dataset,
@@ -116,19 +116,19 @@ def load_corpus(args: argparse.Namespace) -> Corpus:
     return corpus
 
 
-# ---- which texts are trained on: beside data.py's imbalance builder and splits ----
+# ---- the selection of training texts, beyond the imbalance builder and splits of data.py ----
 
 
 def check_ratio(
     corpus: Corpus, before: np.ndarray, after: np.ndarray, ir: float, profile: str
 ) -> Corpus:
     """
-    The corpus, if imbalanced_rows() has made of the rows `before` rows `after` with this ratio, up
-    to whole numbers.
+    Checks that the rows `after`, which imbalanced_rows() selected from the rows `before`, have this
+    ratio, up to rounding; returns the corpus.
 
-    InputError, with what can be asked for instead, where it could not: runs and tables are named
-    after what was asked. Only for the paper's own ratios of a dataset (TREC at 10 has 14.5) it is a
-    note instead. In the profile "consecutive" `ir` is the step from one class to the next.
+    If not, raises InputError with possible values, because runs and tables are named after the
+    flag. For the paper's own ratios of a dataset (TREC at 10 has 14.5) it adds a note instead. In
+    the profile "consecutive" `ir` is the ratio of one class to the next.
     """
     sizes, built = (
         data.class_counts(corpus.train_labels[rows], len(corpus.label_names))
@@ -159,14 +159,14 @@ def left_out(
     labels: np.ndarray, kept: np.ndarray, most: int, *, seed: int, same: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Validation texts of the rows that an imbalance builder leaves out: they have the shares of a
-    balanced test set, and are none of it.
+    Takes validation texts from the rows that the imbalance builder leaves out: their class shares
+    are those of a balanced test set, and no test text is among them.
 
-    Up to `most` rows of each class that are not `kept`; where that leaves too few, as of the
-    largest class, up to a tenth of the kept rows of the class come to them. None of them is the
-    `same` text (see same_texts) as one that is trained on.
+    Up to `most` rows of each class are taken that are not `kept`. If there are too few, as in the
+    largest class, up to a tenth of the kept rows of the class are added. None is the `same` text
+    (see same_texts) as a training text.
 
-    returns  the rows to train on and those to validate on, both ascending
+    returns  the rows to train on and the rows to validate on, both ascending
     """
     same = np.arange(len(labels)) if same is None else same
     is_kept = np.isin(np.arange(len(labels)), kept)
@@ -181,17 +181,17 @@ def left_out(
     validation = np.sort(np.concatenate(parts))
     if len(validation) == 0:
         raise InputError(
-            "no training text is left out but repeats of those that stay: --val_left_out takes "
-            "what --ir and --max_per_class leave out; take --val_fraction instead"
+            "--ir and --max_per_class leave out no training texts, or only repeats of those that "
+            "stay, so that --val_left_out has none to take; take --val_fraction instead"
         )
     return np.setdiff1d(kept, validation), validation
 
 
 def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int) -> np.ndarray:
     """
-    A copy of the labels with round(share * N) of them wrong, each one of the others uniformly.
+    A copy of the labels, in which round(share * N) are replaced by another label, drawn uniformly.
 
-    One text of each class, drawn at random, keeps its label; hence at most N - C labels flip.
+    One text of each class, drawn at random, keeps its label; so at most N - C labels change.
     """
     spared = data.first_rows(labels, dict.fromkeys(np.unique(labels).tolist(), 1), seed)
     rng = np.random.default_rng(seed)
@@ -202,11 +202,11 @@ def flip_labels(labels: np.ndarray, share: float, num_classes: int, *, seed: int
     return noisy
 
 
-# ---- what is made of them ----
+# ---- report, tokens and views ----
 
 
 def report(args: argparse.Namespace, corpus: Corpus) -> dict:
-    """Prints what one should know of the texts before training, and returns it."""
+    """Prints the report on the texts, and returns it."""
     summary = data_report.data_report(corpus)
     print(data_report.format_report(summary))
     if METHODS[args.method].has_encoder:
@@ -222,7 +222,7 @@ def cache_dir(args: argparse.Namespace) -> Path:
 
 
 def tokenize(args: argparse.Namespace, texts: list[str]) -> Tokens:
-    """The texts as the encoder's tokens, kept for other runs on them."""
+    """The texts as the encoder's tokens, cached for other runs on them."""
     with distributed.main_first():
         return tokens.tokenize(
             [args.prefix + text for text in texts] if args.prefix else texts,
@@ -233,7 +233,7 @@ def tokenize(args: argparse.Namespace, texts: list[str]) -> Tokens:
 
 
 def views_of(args: argparse.Namespace, corpus: Corpus, model: Method) -> list[Tokens]:
-    """The views of the training texts that the method names, as its encoder takes them."""
+    """The training texts in the method's views, as the input of its encoder."""
     views = {"original": tokenize(args, corpus.train_texts)}
     for name, seed in (("augmented", args.data_seed), ("augmented again", args.data_seed + 1)):
         if name in model.views:
@@ -251,7 +251,7 @@ def views_of(args: argparse.Namespace, corpus: Corpus, model: Method) -> list[To
 
 
 def prepared(args: argparse.Namespace, texts: Tokens, model: Method) -> Tokens:
-    """The texts as the method's encoder takes them. InputError where one is too long for it."""
+    """The texts as the input of the method's encoder. InputError if one is too long for it."""
     limit, longest = longest_text(model), texts.lengths.max()
     if limit is not None and longest > limit:
         raise InputError(

@@ -1,6 +1,6 @@
 """
-What one should know of the texts before training: the sizes of the classes, repeated and leaked
-texts, cut and unknown tokens; and the digest that tells two corpora apart.
+The report on the texts before training: class sizes, repeated and leaked texts, truncated texts and
+unknown tokens; and a digest of the corpus.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import numpy as np
 
 from data import Corpus, class_counts, imbalance_ratio
 
-# what leaks() finds: texts of a part, and the other part that they must not stand in
+# the kinds of leaks: texts of the first part that should not be in the second part
 LEAKS = {
     "test_in_train": ("test", "training"),
     "val_in_train": ("validation", "training"),
@@ -21,7 +21,7 @@ LEAKS = {
 
 
 def leaks(corpus: Corpus) -> dict[str, np.ndarray]:
-    """Of each of LEAKS, which texts of the first part stand in the second part too, bool."""
+    """For each of LEAKS, whether each text of the first part is also in the second part, bool."""
     texts = {
         "training": [text.strip() for text in corpus.train_texts],
         "validation": [text.strip() for text in corpus.val_texts],
@@ -35,7 +35,7 @@ def leaks(corpus: Corpus) -> dict[str, np.ndarray]:
 
 
 def alike(names: list[str]) -> list[list[str]]:
-    """Names that look the same: equal but for case, white space or Unicode's forms of a letter."""
+    """Names that look the same: equal up to case, white space or the Unicode form of a letter."""
     groups = defaultdict(list)
     for name in names:
         key = unicodedata.normalize("NFKC", name).casefold()
@@ -45,14 +45,13 @@ def alike(names: list[str]) -> list[list[str]]:
 
 def data_report(corpus: Corpus) -> dict:
     """
-    The numbers to look at before training; texts are the same if equal but for outer white space.
+    The numbers of the report; texts are the same if they are equal up to outer white space.
 
     returns     name, classes [{label, train, test}], train, test, ir (Eq. 3), and the counts
-                repeated (training texts that stood earlier already), two_labels (distinct training
-                texts under more than one label), each of LEAKS (texts of the first part), dropped
-                (empty rows), unlabelled (other rows left out), val (texts held out for validation),
-                alike (lists of class names that look the same), notes (what reading found: lines to
-                be said)
+                repeated (training texts that occur earlier), two_labels (distinct training texts
+                with more than one label), each of LEAKS (texts of the first part), dropped (empty
+                rows), unlabelled (other rows left out), val (validation texts), alike (lists of
+                class names that look the same), notes (lines on what was found while reading)
     """
     num_classes = len(corpus.label_names)
     train = class_counts(corpus.train_labels, num_classes)
@@ -80,7 +79,7 @@ def data_report(corpus: Corpus) -> dict:
 
 
 def format_report(report: dict) -> str:
-    """The report as lines: a table of the classes, then the findings."""
+    """Formats the report as lines: a table of the classes, then the findings."""
     names = [" ".join(row["label"].split())[:60] for row in report["classes"]]
     width = max(map(len, ["class", *names]))
     lines = [
@@ -98,23 +97,23 @@ def format_report(report: dict) -> str:
     return "\n".join([*lines, *(f"  {note}" for note in notes)])
 
 
-# said where such texts are; all of them stay in one part where a single file is divided
+# printed if there are such texts; the split of a single file makes none
 LEAK_NOTES = {
-    "test": "Test texts that stand in the training part are judged too well: macro-F1 without them "
-    "is given beside the other. In files of your own, remove them from one part.",
+    "test": "Test texts that stand in the training part make the result too good: macro-F1 without "
+    "them is printed, too. In files of your own, remove them from one part.",
     "val": "Validation texts choose the epoch: none should be a training text, which is learned by "
     "heart, or a test text. In files of your own, remove them, or leave the validation file out "
     "and give --val_fraction 0.1.",
 }
-MANY_UNKNOWN = 0.2  # share of unknown tokens from which a remedy is named
+MANY_UNKNOWN = 0.2  # share of unknown tokens from which the report gives a remedy
 UNKNOWN_REMEDY = (
-    "Unknown tokens are all the same to it: train with an encoder that knows these letters, as "
+    "The encoder cannot tell unknown tokens apart: train with one that knows these letters, as "
     "--encoder xlm-roberta-base (100 languages) or roberta-base (tokens of bytes, so any letter)."
 )
 
 
 def format_tokens(report: dict, max_length: int) -> str:
-    """The report's lines on the tokens of the training texts: how many are cut, and unknown."""
+    """The report's lines on the training texts: shares of truncated texts and unknown tokens."""
     lines = [
         finding(f"longer than {max_length} tokens, and cut", f"{report['truncated']:.2%}"),
         finding("tokens unknown to the encoder", f"{report['unknown']:.2%}"),
@@ -130,7 +129,7 @@ def finding(name: str, value: str) -> str:
 
 
 def findings(report: dict) -> dict[str, str]:
-    """What the report says below its table: names and values."""
+    """The findings below the report's table: names and values."""
     found = {
         "training texts that repeat an earlier one": f"{report['repeated']:,}",
         "training texts under more than one label": f"{report['two_labels']:,}",
@@ -141,7 +140,7 @@ def findings(report: dict) -> dict[str, str]:
     for leak, (part, other) in LEAKS.items():
         if texts := report["test" if part == "test" else "val"]:
             found[f"{part} texts in the {other} part too"] = f"{report[leak]:,} of {texts:,}"
-    if report["alike"]:  # ascii: to see what looks the same
+    if report["alike"]:  # ascii shows how they differ
         names = ", ".join(map(ascii, report["alike"][0]))
         found["classes that look the same"] = f"{len(report['alike']):,}, the first {names}"
     return found

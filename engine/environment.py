@@ -1,6 +1,6 @@
 """
-The Python and the packages that the scripts need. A script checks them before it imports any other
-file, so this one imports Python's own library alone.
+Checks Python and the packages that the scripts need. A script calls this before it imports any
+other file, so this file imports only the standard library.
 """
 
 import os
@@ -25,9 +25,9 @@ def missing() -> list[str]:
 
 def check() -> None:
     """
-    Ends the process with one line and exit code 2 where Python is too old or lacks packages. It
-    also sets how long a thread of OpenMP spins while it waits for another: by default so long that,
-    where other processes want the cores too, the thread that it waits for hardly gets one.
+    Ends the process with one line and exit code 2 if Python is too old or lacks packages. Also
+    limits how long a waiting OpenMP thread spins: by default it spins so long that, on a shared
+    machine, the thread it waits for hardly gets a core.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # read when torch is loaded
     lacking = missing() if sys.version_info >= (3, 11) else ["Python 3.11"]

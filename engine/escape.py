@@ -1,6 +1,6 @@
 """
-One function for each place that runs or renders what is written to it: a shell, Markdown. A
-terminal has files.printable, HTML has jinja's autoescape, LaTeX has tables.tex.
+Escapes text for a shell and for Markdown. For a terminal there is files.printable, for HTML jinja's
+autoescape, for LaTeX tables.tex.
 """
 
 import re
@@ -12,8 +12,8 @@ from engine.files import printable
 
 def shell(words: Iterable[str]) -> str:
     """
-    A command to paste. A terminal obeys control characters also inside of quotes, so that they are
-    shown as \\x03, say; a line end does no harm, and stays.
+    A command to paste. A terminal obeys control characters even inside quotes, so they are escaped,
+    such as \\x03; a line end does no harm, and stays.
     """
     return printable(shlex.join(words), but="\n")
 
@@ -23,6 +23,6 @@ ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def markdown(text: object) -> str:
-    """On one line, in Markdown that means the text itself: no HTML, no link, no other cell."""
+    """The text as one line of Markdown, escaped: it makes no HTML, no link and no other cell."""
     line = printable(" ".join(str(text).split()))
     return MARKDOWN.sub(lambda found: ENTITIES.get(found[0], "\\" + found[0]), line)

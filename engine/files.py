@@ -1,7 +1,7 @@
 """
-What every room needs: a command line that errs in one line, a terminal that shows the data's
-control characters and does not obey them, files that appear whole or not at all, and pretrained
-models without waiting for a hub that cannot be reached.
+Helpers for all modules: errors of a command line in one line, escaped control characters on the
+terminal, files that are written completely or not at all, and loading of pretrained models without
+a long wait for an unreachable hub.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from engine import signals
 
 
 def diverged(part: str, when: str) -> InputError:
-    """Of a training whose numbers are no longer finite: which of them, and when it was seen."""
+    """The error for training with numbers that are not finite: which ones, and when."""
     return InputError(
         f"training diverged {when} ({part}): lower --lr or --head_lr; --amp fp16 can do this as "
         "well, and --tau or --mu far from its default"
@@ -37,8 +37,8 @@ def diverged(part: str, when: str) -> InputError:
 
 class Parser(argparse.ArgumentParser):
     """
-    An ArgumentParser whose errors are one line, without the usage of every flag before it, and for
-    which a flag that is given twice is an error.
+    An ArgumentParser with errors of one line, without the usage of all flags. A flag that is given
+    twice is an error.
     """
 
     def parse_known_args(self, args=None, namespace=None):
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def parse_known_intermixed_args(self, args=None, namespace=None):
-        self.with_value = set()  # newer versions of Python do not come by the one above
+        self.with_value = set()  # newer versions of Python do not call the method above
         return super().parse_known_intermixed_args(args, namespace)
 
     def _get_values(self, action, arg_strings):  # argparse calls it for each flag that it meets
@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Terminal:
-    """A stream as it is, but for the control characters in what is printed to it."""
+    """A stream that escapes the control characters in what is printed to it."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -70,15 +70,15 @@ class Terminal:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        rest = re.sub(r"^(\r|(\x1b\[A)*)", "", text)  # tqdm goes to the line's start, or a line up
+        rest = re.sub(r"^(\r|(\x1b\[A)*)", "", text)  # tqdm moves to the line's start or a line up
         return self.stream.write(text.removesuffix(rest) + printable(rest, but="\n\t"))
 
 
 @contextlib.contextmanager
 def plain_output() -> Iterator[None]:
     """
-    Labels, texts and file names may hold whatever a stranger put there: nothing that is printed
-    here, by whomever, moves the cursor, changes colours or hides a line.
+    Inside, nothing that is printed moves the cursor, changes colours or hides a line: labels, texts
+    and file names may contain anything.
     """
     out, errors = (stream and Terminal(stream) for stream in (sys.stdout, sys.stderr))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
@@ -87,8 +87,8 @@ def plain_output() -> Iterator[None]:
 
 def one_line_errors(work: Callable[..., int | None]) -> Callable[..., int]:
     """
-    The main() of a command: what its user can mend, and Ctrl-C, are one line and an exit code. Its
-    first argument are the words of the command line, or None for those of the process.
+    Decorates the main() of a command: errors that the user can fix, and Ctrl-C, become one line and
+    an exit code. Its first argument is the command line as a list, or None for sys.argv.
     """
 
     @functools.wraps(work)
@@ -96,7 +96,7 @@ def one_line_errors(work: Callable[..., int | None]) -> Callable[..., int]:
         with plain_output():
             try:
                 return work(argv, *more, **options) or 0
-            except (KeyboardInterrupt, BrokenPipeError) as error:  # the latter of | head, say
+            except (KeyboardInterrupt, BrokenPipeError) as error:  # the second one by `| head`, say
                 print("interrupted", file=sys.stderr)
                 return signals.exit_code(error)
             except Exception as error:
@@ -109,7 +109,7 @@ def one_line_errors(work: Callable[..., int | None]) -> Callable[..., int]:
 
 
 def in_one_line(error: Exception) -> str:
-    """What to say of an error that the user can mend; "" of any other."""
+    """The line for an error that the user can fix; "" for any other error."""
     if isinstance(error, InputError):
         return str(error)
     if lacks_memory(error):
@@ -125,7 +125,7 @@ def in_one_line(error: Exception) -> str:
     return ""
 
 
-# What torch says for lack of memory, in lower case: its allocators, oneDNN, and a GPU's libraries.
+# Messages of torch for lack of memory, in lower case: of its allocators, oneDNN, and GPU libraries.
 NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|alloc_failed|bad_alloc"
     r"|could not (create|execute) a primitive(?! desc)|could not create a memory(?! desc)"
@@ -133,7 +133,7 @@ NO_MEMORY = re.compile(
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether it says that no memory is left; torch does so by a RuntimeError."""
+    """Whether the error means that no memory is left; torch raises a RuntimeError."""
     system = system_error(error)
     return (
         isinstance(error, MemoryError)
@@ -145,8 +145,8 @@ def lacks_memory(error: BaseException) -> bool:
 
 def system_error(error: BaseException) -> OSError | None:
     """
-    What the operating system said, where it is the cause: Rust's libraries, as safetensors and
-    tokenizers are, put it into errors of their own that end in "(os error 28)".
+    The operating system's error, if it is the cause. Rust libraries such as safetensors and
+    tokenizers raise their own errors, which end in "(os error 28)", say.
     """
     if isinstance(error, (OSError, InputError)):
         return error if isinstance(error, OSError) else None
@@ -161,7 +161,7 @@ def _part_name(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _part_of(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """A new file or folder beside the path, to be filled and to get its name."""
+    """Makes a temporary file or folder beside the path, which the caller fills and renames."""
     part = _part_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,14 +177,14 @@ def _part_of(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
             "another place with --output, --data_dir or --output_dir"
         ) from error
     finally:
-        _delete(part)  # it has its name now, or was not wanted
+        _delete(part)  # it still exists only if it was not renamed
 
 
 @contextlib.contextmanager
 def saving(path: Path) -> Iterator[io.BufferedWriter]:
     """
-    A file to write, which appears under its name when the block ends, whole or not at all. Who
-    could read a file that it replaces can read it; else the umask says who.
+    Opens a file to write. It gets its name when the block ends, so it is complete or absent. If it
+    replaces a file, it keeps that file's permissions; else they follow the umask.
     """
     with _part_of(path, Path.touch) as part:
         with open(part, "wb") as file:
@@ -192,16 +192,16 @@ def saving(path: Path) -> Iterator[io.BufferedWriter]:
                 shutil.copymode(path, part)  # before there is anything to read
             yield file
             file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the new name with no content
+            os.fsync(file.fileno())  # else a power cut could leave an empty file under the new name
         os.replace(part, path)
 
 
 @contextlib.contextmanager
 def saving_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which has this path when the block ends, whole or not at all."""
+    """Makes a folder to fill. It gets its name when the block ends: it is complete or absent."""
     with _part_of(path, Path.mkdir) as part:
         yield part
-        rights = part.stat().st_mode & 0o666  # safetensors' files are for their owner alone
+        rights = part.stat().st_mode & 0o666  # only the owner could read safetensors' files
         for file in filter(Path.is_file, part.rglob("*")):
             file.chmod(rights)
         remove(path)
@@ -210,8 +210,8 @@ def saving_folder(path: Path) -> Iterator[Path]:
 
 def remove(path: Path) -> None:
     """
-    Removes a file, a folder or a link, but not what the link points to. A folder is gone at once:
-    what a kill leaves of it has the name of a part.
+    Removes a file, a folder or a link, but not the link's target. A folder is renamed first, so a
+    kill leaves only a temporary folder.
     """
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
@@ -222,7 +222,7 @@ def remove(path: Path) -> None:
 
 
 def _delete(part: Path) -> None:
-    """Removes a part where it is there and can be removed."""
+    """Removes a temporary file or folder, if it exists and can be removed."""
     shutil.rmtree(part, ignore_errors=True)
     with contextlib.suppress(OSError):
         part.unlink()
@@ -230,8 +230,8 @@ def _delete(part: Path) -> None:
 
 def remove_parts(folder: Path, unchanged_for: float = 86_400) -> None:
     """
-    Removes what writes that were killed left in a folder: what has not changed for so many
-    seconds, by default a day, for younger ones may be of a process that lives.
+    Removes temporary files of killed processes from a folder, if they have not changed for so many
+    seconds, by default a day: newer ones may belong to a running process.
     """
     for part in folder.glob(".*." + "[0-9a-f]" * 8 + ".part"):
         with contextlib.suppress(OSError):  # another process was faster
@@ -240,7 +240,7 @@ def remove_parts(folder: Path, unchanged_for: float = 86_400) -> None:
 
 
 def save(path: Path, content: bytes) -> None:
-    """Writes a file so that it appears under its name whole or not at all."""
+    """Writes a file completely or not at all."""
     with saving(path) as file:
         file.write(content)
 
@@ -260,7 +260,7 @@ def write_json(path: Path, value) -> None:
 
 
 def json_of(value, name: str, **options) -> str:
-    """JSON, which knows neither NaN nor infinity: InputError where they are in what name holds."""
+    """The value as JSON. InputError if it has NaN or infinity, which JSON cannot hold."""
     try:
         return json.dumps(value, allow_nan=False, **options)
     except ValueError as error:
@@ -268,7 +268,7 @@ def json_of(value, name: str, **options) -> str:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object of a run. InputError where it is anything else, or cannot be read."""
+    """Reads a JSON object of a run. InputError if it is anything else, or cannot be read."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
@@ -276,7 +276,7 @@ def read_json(path: Path) -> dict:
         return value
     except PermissionError as error:  # the file may be whole
         raise InputError(
-            f"{path} cannot be read ({error.strerror}); see to it that you may read it"
+            f"{path} cannot be read ({error.strerror}); make sure that you may read it"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
@@ -286,7 +286,7 @@ def read_json(path: Path) -> dict:
 
 
 def duration(seconds: float) -> str:
-    """A time as a reader says it: 40 s, 12 min, 3 h 20 min."""
+    """Formats a time for people: 40 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -297,7 +297,7 @@ def duration(seconds: float) -> str:
 
 
 def ask_hub(name: str) -> None:
-    """Asks the Hugging Face hub once for a model; raises whatever its client raises."""
+    """Asks the Hugging Face hub once for a model; raises the errors of its client."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     # a download would ask an unreachable hub six times, for 23 s, with a warning each
@@ -305,7 +305,7 @@ def ask_hub(name: str) -> None:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a model could not be loaded, in one line; never with advice to run a stranger's code."""
+    """Why a model could not be loaded, in one line, without advice to run its code."""
     text = str(error).strip() or type(error).__name__
     if "trust_remote_code" in text:
         return "it needs code of its own, an auto_map, and a model's code is never run here"
@@ -324,30 +324,30 @@ def reason_of(error: Exception) -> str:
 
 def load_pretrained(load, source: str, kind: str, hint: str, **options):
     """
-    Calls load(source, **options), a from_pretrained of transformers, on a local folder, on the
-    hub's cache or on the Hugging Face hub, whichever has the model first.
+    Calls load(source, **options), a from_pretrained method of transformers, on a local folder, the
+    hub's cache or the Hugging Face hub, whichever has the model first.
 
     source  a folder, or a name at the hub
-    kind    what is looked for, as the error calls it: "encoder"
-    hint    what the user can do where it is not available, as the error says it
-    raises  InputError where the model is not available or, with output_loading_info, lacks weights:
-            those would be random
+    kind    the word for the model in errors, such as "encoder"
+    hint    the remedy in the error if the model is not available
+    raises  InputError if the model is not available or, with output_loading_info, lacks weights,
+            which would be random
     """
     from huggingface_hub import snapshot_download
 
-    # else transformers asks on stdin, and takes a line of the data for the answer
+    # else transformers asks on stdin, and reads a line of the data as the answer
     options["trust_remote_code"] = False
     is_folder = Path(source).is_dir()
     try:
         try:
             folder = source if is_folder else snapshot_download(source, local_files_only=True)
             loaded = load(folder, local_files_only=True, **options)
-        except (OSError, ValueError) as error:  # the cache has nothing of it, or not all
+        except (OSError, ValueError) as error:  # the cache lacks some or all files
             if is_folder or "trust_remote_code" in str(error):
                 raise
             ask_hub(source)
             loaded = load(source, **options)
-    except Exception as error:  # of httpx, requests or safetensors, by version and by fault
+    except Exception as error:  # of httpx, requests or safetensors, depending on their version
         found = (
             "is not a complete model folder"
             if is_folder

@@ -1,10 +1,10 @@
 """
-One reader for each format of a table: CSV and its kin, JSON, Parquet, Excel, fastText's lines.
+Readers for the formats of tables: CSV and its variants, JSON, Parquet, Excel, fastText's lines.
 
-engine/reading.py opens a file and calls the reader of its format. What a text file does not say of
-itself is found: its encoding, its separator, and whether its quotes count. One pass then checks
-that each row has as many fields as the header. Nothing is repaired: what can be read in two ways is
-an InputError of one line, which names the option of --read that decides it.
+engine/reading.py opens a file and calls the reader of its format. The encoding, the separator and
+the meaning of quotes in a text file are detected. One pass then checks that each row has as many
+fields as the header. Nothing is repaired: if a file can be read in two ways, an InputError of one
+line names the option of --read that decides.
 """
 
 import codecs
@@ -23,18 +23,18 @@ from typing import Any
 
 from engine.files import InputError, lacks_memory
 
-Row = tuple[str, dict]  # where it stands, as "a.csv, line 7", and its values by column
+Row = tuple[str, dict]  # its place, as "a.csv, line 7", and its values by column
 
 
 @dataclass
 class Table:
-    """A table with at least one row, whose rows are read once, one after the other."""
+    """A table with at least one row; its rows can be read once, one after the other."""
 
-    name: str  # what messages call it
+    name: str  # in messages
     rows: Iterator[Row]
     columns: list[str] = field(default_factory=list)  # of the header, else of the first row
-    notes: list[str] = field(default_factory=list)  # what was found, a line each, to be said
-    has_lines: bool = False  # a text a line, without a header
+    notes: list[str] = field(default_factory=list)  # what was detected, one line each, to print
+    has_lines: bool = False  # whether each line is a text, without a header
 
     def __post_init__(self) -> None:
         rows = self.rows if self.has_lines else checked(self.rows)
@@ -46,7 +46,7 @@ class Table:
 
 
 def paths(item: dict) -> list[str]:
-    """The names of an object's values; of an object inside of it "data.text"."""
+    """The names of an object's values; "data.text" for a value of an inner object."""
     return [
         f"{name}.{path}" if path else name
         for name, value in item.items()
@@ -55,13 +55,13 @@ def paths(item: dict) -> list[str]:
 
 
 def checked(rows: Iterator[Row]) -> Iterator[Row]:
-    """The rows. InputError for one that repeats the columns' names: they would become a class."""
+    """Yields the rows. InputError for a row that repeats the header: it would become a class."""
     for where, row in rows:
         if not isinstance(row, dict):
             raise InputError(f"{where}: {row!r:.40} is not an object with named fields")
         if row and all(isinstance(v, str) and v.strip() == k.strip() for k, v in row.items()):
             raise InputError(
-                f"{where}: the columns' names once more, as where files were joined; remove this "
+                f"{where}: the columns' names once more, as if files were joined; remove this "
                 "row, or rename the columns if it is meant as a text"
             )
         yield where, row
@@ -70,15 +70,15 @@ def checked(rows: Iterator[Row]) -> Iterator[Row]:
 # ---- the lines of a text file ----
 
 PUNCTUATION = "€‚„…†‡‰‹‘’“”•–—™›\xa0¡£©«®°·»¿".encode("cp1252")
-NOT_WESTERN = re.compile(  # what no text in Windows-1252 has, or hardly any
-    b"[\x81\x8d\x8f\x90\x9d]"  # bytes that are none of its characters
+NOT_WESTERN = re.compile(  # bytes that texts in Windows-1252 never or hardly ever have
+    b"[\x81\x8d\x8f\x90\x9d]"  # bytes without a character
     b"|[\xc2\xc3][\x80-\xbf]|\xe2\x80"  # letters, quotes and dashes in UTF-8
     b"|[^\0-\x7f%s]{3}" % PUNCTUATION  # words beyond English letters: Russian, Greek, Chinese
 )
 
 
 class Text(io.TextIOWrapper):
-    """Leaves its stream open when it is gone: the stream belongs to whoever opened it."""
+    """A text stream that does not close its binary stream, which belongs to the caller."""
 
     def close(self) -> None:
         pass
@@ -86,18 +86,18 @@ class Text(io.TextIOWrapper):
 
 @dataclass
 class Source:
-    """A file as its reader gets it: unpacked, and from its first byte on if it can be rewound."""
+    """The unpacked file that a reader gets; lines() starts at its first byte if it is seekable."""
 
     name: str
     stream: BufferedReader
     options: dict[str, str]  # given by --read
-    has_columns: Callable[[list[str]], bool]  # whether those that are asked for are among these
+    has_columns: Callable[[list[str]], bool]  # whether these include the wanted columns
     needs_label: bool
     found: dict[str, str] = field(default_factory=dict)  # as options of --read
 
     @cached_property
     def encoding(self) -> str:
-        """The given one or the one found; of a pipe, which is read once, its first bytes decide."""
+        """The given or the detected encoding; for a pipe only the first bytes can decide."""
         if "encoding" in self.options:
             return self.options["encoding"]
         if self.stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
@@ -109,7 +109,7 @@ class Source:
         return encoding
 
     def lines(self, newline: str = "\n") -> Iterator[str]:
-        """All lines with their ends. InputError: an empty file, a NUL, wrong bytes."""
+        """Yields all lines with their line ends. InputError for a NUL byte or wrong bytes."""
         number, encoding = 0, self.encoding
         if self.stream.seekable():
             self.stream.seek(0)
@@ -118,19 +118,19 @@ class Source:
                 if "\0" in line:
                     raise undecodable(f"{self.name}, line {number}: a NUL byte", encoding)
                 yield line.removeprefix("\ufeff") if number == 1 else line
-        except UnicodeError:  # a part of the file is decoded at a time: the line is not known
+        except UnicodeError:  # the file is decoded in blocks, so the line is not known
             raise undecodable(f"{self.name}, below line {number}", encoding) from None
 
     def places(self) -> Iterator[tuple[str, str]]:
-        """Where each line stands, and the line without its end."""
+        """Yields the place of each line, and the line without its end."""
         for number, line in enumerate(self.lines(), 1):
             yield f"{self.name}, line {number}", line.removesuffix("\n").removesuffix("\r")
 
 
 def find_encoding(source: Source) -> str:
     """
-    UTF-8, or Windows-1252 for what is none but looks like a Western language. InputError for all
-    else, UTF-8 with some broken bytes among it.
+    Returns UTF-8, or Windows-1252 if the bytes are not UTF-8 but look like a Western language.
+    InputError for anything else, including UTF-8 with some broken bytes.
     """
     faulty, is_western = 0, True
     for number, line in enumerate(source.stream, 1):
@@ -153,7 +153,7 @@ def undecodable(where: str, encoding: str) -> InputError:
     )
 
 
-# ---- CSV and its kin: separator and quotes ----
+# ---- CSV and its variants: separator and quotes ----
 
 csv.field_size_limit(2**31 - 1)  # one field may be a whole book; the usual limit is 128 kB
 SEPARATORS = ",;\t|"
@@ -161,7 +161,7 @@ SEP_LINE = re.compile(r"sep=([^\"\r\n])\s*")  # Excel's own first line
 
 
 def csv_reader(lines: Iterable[str], options: dict[str, str]):
-    """Python's reader under these options of --read. It is strict: csv.Error for an open quote."""
+    """Python's CSV reader with these options of --read; strict: csv.Error for an open quote."""
     return csv.reader(
         lines,
         strict=True,
@@ -174,9 +174,9 @@ def csv_reader(lines: Iterable[str], options: dict[str, str]):
 
 def find_layout(lines: list[str], given: dict[str, str], usual: str) -> dict[str, str]:
     """
-    The given options and what these first lines of a file show: the separator, and, if need be, a
-    blank before the quotes (skipinitialspace) or a backslash before those inside (escapechar).
-    Under them all lines have as many fields as the first, and that has the most.
+    Adds to the given options what the first lines of a file show: the separator and, if needed, a
+    blank before quotes (skipinitialspace) or a backslash before inner quotes (escapechar). Takes
+    the options with which all lines have as many fields as the first, and the first has most.
     """
     if said := SEP_LINE.fullmatch("".join(lines[:1])):
         return {"sep": said[1]} | given
@@ -186,7 +186,7 @@ def find_layout(lines: list[str], given: dict[str, str], usual: str) -> dict[str
         is_whole = True
         try:
             rows += filter(None, csv_reader(lines, options))
-        except csv.Error as error:  # where the sample ends, a quoted field may be open
+        except csv.Error as error:  # a quoted field may be open at the end of the sample
             is_whole = "unexpected end" in str(error)
         width = len(rows[0]) if rows else 0
         is_even = width > 1 and all(len(fields) == width for fields in rows)
@@ -201,7 +201,7 @@ def find_layout(lines: list[str], given: dict[str, str], usual: str) -> dict[str
 
 
 def csv_rows(source: Source, options: dict[str, str]) -> Iterator[tuple[int, int, list[str]]]:
-    """Of each row, but not of blank lines and Excel's sep=: its first and last line, its fields."""
+    """Yields first line, last line and fields of each row, without blank lines and Excel's sep=."""
     reader, line = csv_reader(source.lines(newline=""), options), 1
     for fields in reader:
         if fields and not (line == 1 and SEP_LINE.fullmatch(options["sep"].join(fields))):
@@ -211,12 +211,12 @@ def csv_rows(source: Source, options: dict[str, str]) -> Iterator[tuple[int, int
 
 def check_rows(source: Source, options: dict[str, str]) -> dict[str, str]:
     """
-    Reads a file through as these options say. Returns them, with quoting=none where the quotes
-    enclose no fields.
+    Reads the whole file with these options. Returns them, with quoting=none if quotes enclose no
+    fields.
 
-    InputError with the line of a row that has more or fewer fields than the first, of a quote that
-    is not closed, and of quotes that may have joined rows: where a file reads as well without its
-    quotes, many rows would vanish in one text in silence.
+    Raises InputError with the line of a row that has more or fewer fields than the first, of an
+    open quote, or of quotes that may have joined rows: if the file can also be read with quotes as
+    plain characters, many rows could silently become one text.
     """
     width = last = joined = 0
     is_faulty = False
@@ -247,8 +247,8 @@ def check_rows(source: Source, options: dict[str, str]) -> dict[str, str]:
 
 def reads_without_quotes(source: Source, sep: str, may_open: bool) -> bool:
     """
-    Whether each line is a row with as many fields as the first if quotes are plain characters, and
-    the first line has none; unless one `may_open`, also whether each line closes its quotes.
+    Whether, with quotes as plain characters, each line has as many fields as the first line, which
+    has no quote. Without `may_open`, each line must also close its quotes.
     """
     opening = re.compile(rf'(^|{re.escape(sep)})"([^"]|"")*$')
     stripped = (line.rstrip("\r\n") for line in source.lines(newline=""))
@@ -270,7 +270,7 @@ def read_delimited(source: Source, usual: str) -> Table:
 
 
 def table_of(source: Source, records: Iterator[tuple[str, list[str]]]) -> Table:
-    """A table of records, of which the first has the names, unless --read says otherwise."""
+    """A table of records; the first one has the names, unless --read says otherwise."""
     where, first = next(records, (source.name, []))
     columns, options = first, source.options
     if "names" in options or "header" in options:
@@ -290,18 +290,18 @@ def check_names(where: str, columns: list[str]) -> None:
         if times > 1:
             raise InputError(
                 f"{where}: the column {column!r:.60} stands twice; rename one, or name all with "
-                "--read names='text label' if this is no row of names"
+                "--read names='text label' if this is not a header"
             )
 
 
 def read_lines(source: Source) -> Table:
-    """A text a line."""
+    """Reads one text per line."""
     rows = ((where, {"text": line}) for where, line in source.places())
     return Table(source.name, rows, has_lines=True)
 
 
 def read_fasttext(source: Source) -> Table:
-    """fastText's own format: a text a line, behind its labels, as __label__sport."""
+    """Reads fastText's format: one text per line, after its labels, such as __label__sport."""
     rows = (
         (where, {"label": labels.replace("__label__", "").split(), "text": text})
         for where, line in source.places()
@@ -312,8 +312,8 @@ def read_fasttext(source: Source) -> Table:
 
 def read_txt(source: Source) -> Table:
     """
-    A .txt file is a table, as Excel's "Unicode text" is; for who needs no label, only where its
-    first line names the text beside other columns. Else it has a text a line, or is fastText's.
+    Reads a .txt file: fastText's lines, or else a table, such as Excel's "Unicode text". If no
+    label is needed and the first line is not a header with the text column, each line is a text.
     """
     first = next(source.lines(newline=""), "")
     form = "fasttext" if first.startswith("__label__") else "tsv"
@@ -331,7 +331,7 @@ def read_txt(source: Source) -> Table:
 
 
 def parse_json(where: str, text: str) -> Any:
-    """By Python's json: pandas takes the last of two values under one name in silence."""
+    """Parses with Python's json, because pandas silently takes the last of repeated names."""
 
     def without_repeats(pairs: list[tuple[str, object]]) -> dict:
         check_names("an object", [name for name, _ in pairs])
@@ -344,13 +344,13 @@ def parse_json(where: str, text: str) -> Any:
 
 
 def read_jsonl(source: Source) -> Table:
-    """One object a line."""
+    """Reads one object per line."""
     rows = ((where, parse_json(where, line)) for where, line in source.places() if line.strip())
     return Table(source.name, rows)
 
 
 def read_json(source: Source) -> Table:
-    """Objects in one of pandas' orders, or, though the name says otherwise, one object a line."""
+    """Reads objects in one of pandas' orders or, despite the file's name, one object per line."""
     content = "".join(source.lines())
     first, _, others = content.strip().partition("\n")
     if first.startswith("{") and others.lstrip().startswith("{"):
@@ -362,12 +362,12 @@ def read_json(source: Source) -> Table:
 
 
 def objects_of(source: Source, whole) -> list:
-    """The rows of a JSON value in pandas' orders records, split, index or columns."""
+    """The rows of a JSON value in one of pandas' orders: records, split, index or columns."""
     if isinstance(whole, list):
         return whole
     remedy = (
-        "it is neither a list of objects nor columns of equal length; one object a line is a "
-        ".jsonl file"
+        "it is neither a list of objects nor columns of equal length; a file with one object per "
+        "line is a .jsonl file"
     )
     with needing(source.name, "pandas", remedy):
         import pandas
@@ -388,7 +388,7 @@ ANOTHER = "it is damaged, or another format: save it as CSV"
 
 @contextmanager
 def needing(name: str, package: str, remedy: str = ANOTHER) -> Iterator[None]:
-    """One line where a package is missing, and for whatever it raises of what it cannot read."""
+    """Turns a missing package, and any error of this package, into an InputError of one line."""
     try:
         yield
     except InputError:
@@ -422,9 +422,8 @@ def read_parquet(source: Source) -> Table:
 
 def arrow_table(name: str, parts: Iterable, package: str, classes: dict[str, list[str]]) -> Table:
     """
-    A table in parts of Arrow's, its values as JSON has them: dates, bytes and decimal numbers are
-    text. Numbers of the `classes` that a column has become their names; -1, which means "no label"
-    there, becomes None.
+    A table from parts of Arrow's, with the values of JSON: dates, bytes and decimal numbers become
+    text. In a column with `classes`, numbers become class names, and -1 ("no label") becomes None.
     """
     names = {c: {None: None, -1: None, **dict(enumerate(classes[c]))} for c in classes}
 
@@ -432,7 +431,7 @@ def arrow_table(name: str, parts: Iterable, package: str, classes: dict[str, lis
         number = 0
         with needing(name, package):
             for part in parts:
-                part.validate(full=True)  # whether all texts are UTF-8
+                part.validate(full=True)  # checks that all texts are UTF-8
                 for row in part.to_pylist():
                     number += 1
                     row |= {c: names[c][row[c]] for c in names}
@@ -446,7 +445,7 @@ def short(names: Iterable[str]) -> str:
 
 
 def read_xlsx(source: Source) -> Table:
-    """The given sheet, or the first that has the columns; each cell is text, as in CSV."""
+    """Reads the given sheet, or the first one with the columns; each cell is text, as in CSV."""
     with needing(source.name, "openpyxl"):
         import pandas
 

@@ -1,9 +1,9 @@
 """
-Encoders whose lowest layers stay as pretrained (--freeze_layers), and what these layers make of the
-texts, computed once and kept: both views of a text are fixed, and so are these states.
+Encoders with frozen lowest layers (--freeze_layers). The output states of these layers are computed
+once and cached, because both views of a text are fixed.
 
-They are kept as float16 in a file below the cache folder, which is mapped into memory: several
-times the machine's memory has room, and the next run on the same texts finds them.
+They are cached as float16 in a memory-mapped file in the cache folder: it may be larger than the
+machine's memory, and the next run on the same texts finds it.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from engine import distributed, loader
 from engine.files import saving
 from model import TextEncoder, last_states
 
-MOST_BYTES = 20e9  # of one part's states; beyond it they are computed anew at each step
+MOST_BYTES = 20e9  # of one part's states; above it they are computed at each step
 BATCH = 256  # texts at a time
 
 
 class FrozenEncoder(TextEncoder):
     """
-    A TextEncoder whose lowest layers, and all that they depend on, as the embeddings, stay as
-    pretrained, without gradient and dropout.
+    A TextEncoder that freezes its lowest layers and what they depend on, such as the embeddings:
+    they have no gradient and no dropout.
 
-    frozen_layers   the number of these layers, at least 1
-    raises          InputError where the encoder has fewer layers, or shares weights among them
+    frozen_layers   number of frozen layers, at least 1
+    raises          InputError if the encoder has fewer layers, or its layers share weights
     """
 
     def __init__(self, backbone: PreTrainedModel, pooling: str, frozen_layers: int):
@@ -62,7 +62,7 @@ class FrozenEncoder(TextEncoder):
             hook.remove()
         self.frozen_modules = frozenset(names[module] for module in outputs)
         output = outputs[self.layers()[0]]
-        # how many outputs a layer has besides the states
+        # number of a layer's outputs besides the states
         self.others = len(output) - 1 if isinstance(output, tuple) else None
         below = leaves(states)
         self.frozen_weights = frozenset(
@@ -76,7 +76,7 @@ class FrozenEncoder(TextEncoder):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for name in self.frozen_modules:  # a layer that does not learn has no dropout
+        for name in self.frozen_modules:  # a frozen layer has no dropout
             self.backbone.get_submodule(name).training = False
         return self
 
@@ -87,19 +87,19 @@ class FrozenEncoder(TextEncoder):
         words: Tensor | None = None,
         states: Tensor | None = None,
     ) -> Tensor:
-        """As in TextEncoder, or from states = lower_states() where these are known already."""
+        """As in TextEncoder; if states = lower_states() are given, starts from these."""
         if states is None:
             return super().forward(input_ids, attention_mask, words)
         if self.frozen_layers < len(self.layers()):
             upper = self._entered_with(states)
-            # the words only tell the shape; in ELECTRA they are narrower than the states
+            # the words only give the shape; in ELECTRA they are narrower than the states
             words = self.embed(torch.zeros_like(attention_mask, dtype=torch.int64))
             states = last_states(upper, attention_mask, inputs_embeds=words)
         return self.pool(states, attention_mask)
 
     @torch.no_grad()
     def lower_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The states that the first trained layer is given, (rows, length, h)."""
+        """The input states of the first trained layer, (rows, length, h)."""
         return self._lower_states(input_ids=input_ids, attention_mask=attention_mask)
 
     def _lower_states(self, **inputs: Tensor) -> Tensor:
@@ -118,8 +118,8 @@ class FrozenEncoder(TextEncoder):
 
     def _entered_with(self, states: Tensor) -> PreTrainedModel:
         """
-        The backbone whose first trained layer is given these states. The frozen layers are skipped,
-        but keep their places, for some families look a layer's kind up by its number.
+        The backbone with these states as the input of its first trained layer. The frozen layers
+        are skipped but stay in the list, because some families look up a layer's kind by its index.
         """
 
         def skip(*args, **options):
@@ -139,9 +139,9 @@ class FrozenEncoder(TextEncoder):
 
 def stack_of(backbone: PreTrainedModel) -> str:
     """
-    The name of the list that holds the encoder's layers: the longest one of equal modules.
+    The name of the list of the encoder's layers: the longest list of modules of one class.
 
-    raises  InputError where it has not as many as the encoder has layers, as in ALBERT
+    raises  InputError if its length is not the encoder's number of layers, as in ALBERT
     """
     lists = {
         name: len(module)
@@ -153,13 +153,13 @@ def stack_of(backbone: PreTrainedModel) -> str:
     if not longest or lists[longest] != getattr(config, "num_hidden_layers", lists[longest]):
         raise InputError(
             f"--freeze_layers: the layers of this encoder ({config.model_type}) share their "
-            "weights or do not stand in one list, so that no part of them can stay: leave it out"
+            "weights or are not in one list, so that they cannot be frozen: leave it out"
         )
     return longest
 
 
 def leaves(output: Tensor) -> set[Tensor]:
-    """All parameters that a tensor depends on, as autograd has noted it."""
+    """All parameters that a tensor depends on, from autograd's graph."""
     found, seen, todo = set(), set(), [output.grad_fn]
     while todo:
         node = todo.pop()
@@ -172,7 +172,7 @@ def leaves(output: Tensor) -> set[Tensor]:
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the first trained layer, and carries the states given to it."""
+    """Ends a forward pass at the first trained layer, and holds its input states."""
 
     def __init__(self, states: Tensor):
         self.states = states
@@ -182,28 +182,28 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def _twin(module: AnyModule, **attributes: Any) -> AnyModule:
-    """A module that shares all but these attributes with the given one."""
+    """A shallow copy of a module with these attributes replaced."""
     twin = copy(module)
     twin.__dict__.update(attributes)
     return twin
 
 
 def _replaced(module: AnyModule, path: str, child: nn.Module) -> AnyModule:
-    """A module that shares all with the given one but the child at this dotted path."""
+    """A shallow copy of a module with the child at this dotted path replaced."""
     name, _, rest = path.partition(".")
     child = _replaced(module.get_submodule(name), rest, child) if rest else child
     return _twin(module, _modules={**module._modules, name: child})
 
 
-# ---- their states, kept ----
+# ---- the cached states ----
 
 
 def keep_states(
     tokens: data.Tokens, encoder: TextEncoder, device: str, cache_dir: Path
 ) -> data.Tokens:
     """
-    The texts with their states, from the cache or computed. The texts as they are where all layers
-    are trained, or, with a line that says so, where the states would take more than MOST_BYTES.
+    The texts with their states, from the cache or newly computed. The texts are unchanged if all
+    layers are trained or, with a message, if the states would take more than MOST_BYTES.
     """
     if not isinstance(encoder, FrozenEncoder):
         return tokens
@@ -211,20 +211,20 @@ def keep_states(
     size = 2 * shape[0] * shape[1]
     if size > MOST_BYTES:
         print(
-            f"what the frozen layers make of {len(tokens.lengths):,} texts would take "
-            f"{size / 1e9:.0f} GB, and is computed anew at each step"
+            f"the frozen layers' states of {len(tokens.lengths):,} texts would take "
+            f"{size / 1e9:.0f} GB, and are computed anew at each step"
         )
         return tokens
     path = Path(cache_dir) / f"states-{_digest(tokens, encoder)[:16]}.f16"
     with distributed.main_first():
-        # a file appears whole or not at all; those of older versions had another size
+        # the file is complete or absent; those of older versions had another size
         if distributed.is_main() and not (path.exists() and path.stat().st_size == size):
             _write(path, tokens, encoder, torch.device(device))
     return replace(tokens, states=np.memmap(path, np.float16, mode="r", shape=shape))
 
 
 def _digest(tokens: data.Tokens, encoder: FrozenEncoder) -> str:
-    """Of all that decides the states: the texts' tokens, and the weights of the frozen parts."""
+    """A digest of all that affects the states: the tokens and the weights of the frozen parts."""
     digest = hashlib.sha256(encoder.backbone.config.to_json_string().encode())
     digest.update(str(encoder.frozen_layers).encode())
     digest.update(tokens.ids.tobytes() + tokens.offsets.tobytes())
@@ -236,7 +236,7 @@ def _digest(tokens: data.Tokens, encoder: FrozenEncoder) -> str:
 
 @torch.inference_mode()
 def _write(path: Path, tokens: data.Tokens, encoder: FrozenEncoder, device: torch.device) -> None:
-    """Computes the states batch by batch, and leaves them under this path, whole or not at all."""
+    """Computes the states batch by batch, and writes them to this path."""
     with saving(path) as file:
         starts = range(0, len(tokens.lengths), BATCH)
         for start in tqdm(starts, "frozen layers", leave=False):

@@ -1,11 +1,11 @@
 """
-Runs a grid: every line of standard input holds the arguments of one run of main.py.
+Runs a grid of runs: every line of standard input has the arguments of one run of main.py.
 
     echo "--dataset trec --ir 50" | python -m engine.grid
     bash run_all.sh table2                      # run_all.sh writes the lines of the paper's grids
 
-Finished runs are left alone, so the same command again goes on where it stopped, and any number of
-runners may work on a grid at once. Exit code: 1 if a run failed, 2 on bad input, 130 if stopped.
+Finished runs are skipped, so the same command resumes where it stopped, and any number of processes
+may work on a grid at once. Exit code: 1 if a run failed, 2 on bad input, 130 if stopped.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from engine.files import InputError, Parser, duration, one_line_errors, printabl
 from engine.run_folder import Busy, last_plot
 from engine.signals import ENDING
 
-MAIN = Path(__file__).parents[1] / "main.py"  # runs a line
-STARTUP = 6  # seconds of a process beside those that its result.json counts
+MAIN = Path(__file__).parents[1] / "main.py"  # the script of each run
+STARTUP = 6  # seconds of a process that its result.json does not count
 
 # ---- the runs ----
 
@@ -48,7 +48,7 @@ class GridRun(NamedTuple):
 
 
 def read_cells(lines: Iterable[str]) -> list[GridRun]:
-    """The runs of lines of text; InputError as in cells_of()."""
+    """Parses lines of text into runs; InputError as in cells_of()."""
     runs = []
     for line in filter(None, map(str.strip, lines)):
         try:
@@ -60,10 +60,10 @@ def read_cells(lines: Iterable[str]) -> list[GridRun]:
 
 def cells_of(runs: Iterable[list[str]]) -> list[GridRun]:
     """
-    The runs, each once, and with --plots if it is asked for anywhere. Of a flag that a run has
-    twice the later value counts: FLAGS of run_all.sh replace those of a table.
-    InputError where two different runs have one folder: its name holds only the end of a path, and
-    six digits of a number.
+    The distinct runs, each with --plots if one of its copies has it. If a flag is repeated, the
+    last value counts, so that FLAGS of run_all.sh override those of a table. InputError if two
+    different runs have the same folder: its name has only the last part of a path, and six digits
+    of a number.
     """
     cells: dict[Path, GridRun] = {}
     for words in runs:
@@ -92,13 +92,13 @@ def identity(cell: GridRun) -> dict:
 
 
 def is_whole(cell: GridRun) -> bool:
-    """Whether the result is there, with the plots where they are asked for."""
+    """Whether the result exists and, if asked for, the plots."""
     has_plots = not cell.args.plots or (cell.folder / last_plot(cell.args.method)).exists()
     return has_plots and (cell.folder / "result.json").exists()
 
 
 def has_younger_texts(cell: GridRun) -> bool:
-    """Whether own texts are younger than the result, so that main.py must say if they differ."""
+    """Whether own texts are newer than the result, so that main.py must check if they differ."""
     path = Path(cell.args.dataset)
     files = [path, *path.glob("*")] if cell.args.dataset not in DATASETS else []
     changes = [file.stat().st_mtime for file in files if file.is_file()]
@@ -106,7 +106,7 @@ def has_younger_texts(cell: GridRun) -> bool:
 
 
 def state(cell: GridRun) -> str:
-    """finished, of the texts as they are; running, by its lock; or open."""
+    """Returns finished (on the current texts), running (by its lock) or open."""
     if is_whole(cell) and not has_younger_texts(cell):
         return "finished"
     try:
@@ -114,13 +114,13 @@ def state(cell: GridRun) -> str:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return "running"
-    except OSError:  # no lock file yet; or a file system without locks, as main.py will say
+    except OSError:  # no lock file yet, or a file system without locks, which main.py reports
         pass
     return "open"
 
 
 def label(cell: GridRun) -> str:
-    """trec ir50 bert seed 0, with what the method does otherwise than by default in between."""
+    """A name such as "trec ir50 bert seed 0", with changed options before the seed."""
     args = cell.args
     own = {"augment": args.augment} if args.augment != DEFAULTS["augment"] else {}
     ir = "original" if args.ir is None else f"ir{args.ir:g}"
@@ -136,7 +136,7 @@ def log_of(cell: GridRun) -> Path:
 
 
 def environment(cell: GridRun, slot: int, jobs: int) -> dict[str, str]:
-    """Each of several jobs has its share of the cores, and one GPU."""
+    """The environment of a job: its share of the cores and, if there are several jobs, one GPU."""
     all_cores = os.cpu_count() or 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else all_cores
     env = {
@@ -154,7 +154,7 @@ def environment(cell: GridRun, slot: int, jobs: int) -> dict[str, str]:
 
 
 def start(cell: GridRun, slot: int, jobs: int) -> subprocess.Popen:
-    """In a session of its own: Ctrl-C reaches it once, through us."""
+    """Starts a run in its own session, so that it gets Ctrl-C only once, from this process."""
     command = [sys.executable, str(MAIN), *cell.argv]
     log_of(cell).parent.mkdir(parents=True, exist_ok=True)
     with open(log_of(cell), "a", encoding="utf-8") as log:
@@ -171,8 +171,8 @@ def start(cell: GridRun, slot: int, jobs: int) -> subprocess.Popen:
 
 def execute(cells: list[GridRun], jobs: int, signals: list[int]) -> Iterator[tuple[GridRun, int]]:
     """
-    Runs the cells and yields each with its exit code; leaves none running when it is left. A cell
-    that another process has goes to the end of the line, until it is finished, or free.
+    Runs the cells and yields each with its exit code; stops the running ones when it is closed. A
+    cell that another process is running goes to the end of the queue until it is finished or free.
     """
     waiting, is_waiting_for_others = deque(cells), False
     running: dict[int, tuple[GridRun, subprocess.Popen]] = {}
@@ -201,7 +201,7 @@ def execute(cells: list[GridRun], jobs: int, signals: list[int]) -> Iterator[tup
                         yield cell, process.returncode
     finally:
         for _, process in running.values():
-            process.send_signal(signal.SIGINT)  # main.py leaves its whole epochs
+            process.send_signal(signal.SIGINT)  # main.py keeps its complete epochs
         for _, process in running.values():
             process.wait()
 
@@ -210,7 +210,7 @@ def execute(cells: list[GridRun], jobs: int, signals: list[int]) -> Iterator[tup
 
 
 def estimate(num_open: int, finished: list[GridRun], jobs: int) -> str:
-    """Of the time that the open runs take, by the mean of the finished ones."""
+    """Estimates the time of the open runs from the mean of the finished ones."""
     if not finished:
         return "no run is finished yet, so there is no estimate"
     seconds = mean(read_json(cell.folder / "result.json")["seconds"] for cell in finished)
@@ -219,7 +219,7 @@ def estimate(num_open: int, finished: list[GridRun], jobs: int) -> str:
 
 
 def ending(cell: GridRun, code: int) -> tuple[bool, str]:
-    """Whether a run left its result, with the numbers or the reason."""
+    """Whether a run has succeeded, and its numbers or the reason for its failure."""
     if code == 0 and is_whole(cell):
         result = read_json(cell.folder / "result.json")
         last, took = result["last"], duration(result["seconds"])
@@ -243,7 +243,7 @@ def dry_run(cells: list[GridRun], all_cells: list[GridRun], jobs: int) -> None:
 
 
 def run(cells: list[GridRun], jobs: int) -> int:
-    """Runs what is open, with a line for each end; returns the exit code."""
+    """Runs the open cells and prints a line for each that ends; returns the exit code."""
     signals, failed = [], []
     for name in ENDING:
         signal.signal(name, lambda received, _: signals.append(received))
@@ -285,9 +285,9 @@ def main(
     argv: list[str] | None = None, runs: list[list[str]] | None = None, checks_first: bool = False
 ) -> int:
     """
-    argv          of this command; those of the process otherwise
-    runs          the arguments of each run; the lines of standard input otherwise
-    checks_first  reads the texts of the first run, so that a table with a fault fails once
+    argv          arguments of this command; default: those of the process
+    runs          arguments of each run; default: the lines of standard input
+    checks_first  first reads the texts, so that faulty texts fail once and not in every run
     """
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument

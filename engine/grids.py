@@ -3,8 +3,8 @@ The runs of the paper's tables and figures, and of the studies: run_all.sh calls
 
     python -m engine.grids table2 fig4 --dry_run
 
-A grid is a function that yields the arguments of main.py, run by run, and stands in GRIDS. What the
-variables of run_all.sh choose is in Choice.
+A grid is a function in GRIDS that yields the arguments of main.py for each run. Choice has the
+values of the variables of run_all.sh.
 """
 
 import os
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 Run = list[str]  # the arguments of one run of main.py
 
 QUICK = "--max_per_class 100 --batch_size 16 --max_length 32 --lr 2e-4"
-DEFAULTS = {  # of the variables of run_all.sh, as a shell has them; "" is for all that is run
+DEFAULTS = {  # of the variables of run_all.sh, in shell syntax; "" has those of all grids
     "quick": "DATASETS='trec cr' SEEDS='0 1' IRS=50 ENCODER=minilm EPOCHS=1 JOBS=2 "
     "OUTPUT_DIR=runs/quick",
     "own": "SEEDS='0 1 2' ENCODER=minilm EPOCHS=5 OUTPUT_DIR=runs/own "
@@ -46,11 +46,11 @@ DEFAULTS = {  # of the variables of run_all.sh, as a shell has them; "" is for a
 
 @dataclass(frozen=True)
 class Choice:
-    """What the variables of run_all.sh choose of the grids."""
+    """The part of the grids that the variables of run_all.sh choose."""
 
     datasets: list[str]
     methods: list[str]
-    language_models: list[str]  # and SharpReCL beside them
+    language_models: list[str]  # with SharpReCL
     seeds: list[str]
     irs: list[str]
     prices: list[str]
@@ -66,12 +66,12 @@ class Choice:
 
 
 def runs(choice: Choice, dataset: str, ir: str, method: str, *flags: str) -> Iterator[Run]:
-    """A run for each seed, if the dataset and the method are among the chosen ones."""
+    """Yields a run for each seed, if the dataset and the method are chosen."""
     if dataset not in choice.datasets or method not in choice.methods:
         return
     for seed in choice.seeds:
         keep = "--no_weights"  # thousands of encoders fill a disk
-        # Figure 4 draws these runs, whichever table asks for them first
+        # Figure 4 needs the plots of these runs, and another table may make them first
         in_figure_4 = (dataset, ir) == ("trec", "50") and method in ("sclce", "spcl", "sharprecl")
         if in_figure_4 and not flags and seed == choice.seeds[0]:
             keep = "--plots"
@@ -83,7 +83,7 @@ def runs(choice: Choice, dataset: str, ir: str, method: str, *flags: str) -> Ite
 
 
 def is_imbalanced(dataset: str) -> bool:
-    """Whether a dataset of the paper is imbalanced from the start, and used as it is."""
+    """Whether the paper uses this dataset as it is, because it is imbalanced already."""
     return dataset in DATASETS and DATASETS[dataset].paper_irs == ()
 
 
@@ -115,7 +115,7 @@ def varied(
     datasets: tuple[str, ...] = (),
     ir: str = "",
 ) -> Iterator[Run]:
-    """SharpReCL with other values of these flags: the default, the values, and those of quick."""
+    """SharpReCL with other values of flags, {flag: (default, all values, values of "quick")}."""
     for dataset in datasets or choice.datasets:
         for flag, (default, values, few) in flags.items():
             for value in few if choice.is_quick else values:
@@ -134,7 +134,7 @@ ALL_AUGMENTED = {"--augment": ("", list(AUGMENTATIONS), list(AUGMENTATIONS))}
 
 
 def fig1(choice: Choice) -> Iterator[Run]:
-    """Any run shows class sizes."""
+    """One run: any method shows the class sizes."""
     return runs(choice.first_seed, "ohsumed", "original", "sharprecl")
 
 
@@ -147,7 +147,7 @@ def fig4(choice: Choice) -> Iterator[Run]:
 
 
 def own_texts(choice: Choice) -> Iterator[Run]:
-    """Which method, on a user's texts: heads at ten times the rate, and views for any language."""
+    """Compares methods on a user's texts: heads at ten times the rate, views for any language."""
     (own,) = choice.datasets
     held_out = [] if has_validation_texts(Path(own)) else ["--val_fraction", "0.2"]
     rate = ["--head_lr", "1e-3"]
@@ -165,7 +165,7 @@ def own_texts(choice: Choice) -> Iterator[Run]:
 
 
 def has_validation_texts(path: Path) -> bool:
-    """Whether a folder brings validation texts of its own."""
+    """Whether a folder has its own validation texts."""
     return any(PARTS.get(file.name.lower().split(".")[0]) == "val" for file in path.glob("*"))
 
 
@@ -173,7 +173,7 @@ def has_validation_texts(path: Path) -> bool:
 
 
 def study_runs(choice: Choice, dataset: str, *flags: str) -> Iterator[Run]:
-    """A run for each seed, each with its own draw of the training texts."""
+    """Yields a run for each seed, each with its own draw of the training texts."""
     capped = "--ir 50 --max_per_class {} --val_left_out {} --eval_every 3"
     cuts = {
         **dict.fromkeys(("cr", "trec"), "--ir 50 --val_left_out 200"),
@@ -192,7 +192,7 @@ def study_runs(choice: Choice, dataset: str, *flags: str) -> Iterator[Run]:
 
 
 def study_b(choice: Choice) -> Iterator[Run]:
-    """The test table; METHODS takes some of its rows."""
+    """The test table; METHODS selects some of its rows."""
     for row in choice.methods:
         # without the contrastive branch, SharpReCL is logit adjustment on both views
         flags = ("--ablation", "cl") if row == "w/o_cl" else ("--method", row)
@@ -221,11 +221,11 @@ GRIDS: dict[str, Callable[[Choice], Iterator[Run]]] = {
 
 
 def parse(words: list[str]) -> tuple[list[str], bool, bool, str]:
-    """The grids that the words name, whether quick and --dry_run are there, and the own file."""
+    """Parses the words into the grids, whether quick and --dry_run are given, and the own file."""
     tables, own, rest = [], "", iter(words)
     for word in rest:
         if word == "own":
-            # run_all.sh has left the folder in which the name was typed
+            # run_all.sh has changed the folder since the name was typed
             own = os.path.join(os.environ.get("STARTED_IN", ""), next(rest, "FILE"))
             if not os.path.exists(own):
                 raise InputError(
@@ -243,7 +243,7 @@ def parse(words: list[str]) -> tuple[list[str], bool, bool, str]:
 
 
 def variables(tables: list[str], is_quick: bool) -> dict[str, str]:
-    """The variables of run_all.sh: what the environment sets, else the defaults."""
+    """The variables of run_all.sh, from the environment or else the defaults."""
     values: dict[str, str] = {}
     for kind in ("", *tables, *["quick"] * is_quick):
         values |= dict(word.split("=", 1) for word in shlex.split(DEFAULTS.get(kind, "")))
@@ -254,7 +254,7 @@ def variables(tables: list[str], is_quick: bool) -> dict[str, str]:
 
 
 def choose(values: dict[str, str], is_quick: bool, own: str) -> Choice:
-    """What the variables choose. InputError for a dataset that is neither known nor a file."""
+    """Makes the Choice. InputError for a dataset that is neither known nor a file."""
     datasets = [own] if own else values["DATASETS"].split()
     for dataset in datasets:
         if dataset not in DATASETS and not os.path.exists(dataset):
@@ -287,7 +287,7 @@ def choose(values: dict[str, str], is_quick: bool, own: str) -> Choice:
 
 @one_line_errors
 def main(argv: list[str] | None = None) -> int:
-    """Runs the grids, and report.py on their results; returns the exit code."""
+    """Runs the grids, then report.py on the results; returns the exit code."""
     tables, is_quick, is_dry, own = parse(sys.argv[1:] if argv is None else argv)
     values = variables(tables, is_quick)
     choice = choose(values, is_quick, own)

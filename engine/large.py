@@ -1,6 +1,6 @@
 """
-How the large language models of Table 3 are run: each fit is a generator of epochs, see
-engine/run_folder.py. The networks are in baselines/lora.py, the client of a server is in hosted.py.
+Runs the large language models of Table 3: each fit is a generator of epochs, see
+engine/run_folder.py. baselines/lora.py has the networks, baselines/hosted.py the server's client.
 """
 
 import json
@@ -23,11 +23,11 @@ HINT = (
 
 def load_base(name: str, base_type: str, device: str):
     """
-    The pretrained causal model on its device.
+    Loads the pretrained causal model on its device.
 
     name       a folder, or a name at the Hugging Face hub
-    base_type  of language_models.BASE_TYPES: how its weights are held
-    raises     InputError where the model, or a package that it needs, is missing
+    base_type  one of language_models.BASE_TYPES, the precision of its weights
+    raises     InputError if the model, or a package that it needs, is missing
     """
     options: dict = {"dtype": torch.float32 if base_type == "fp32" else torch.bfloat16}
     if base_type in ("4bit", "8bit"):
@@ -52,7 +52,7 @@ def load_base(name: str, base_type: str, device: str):
 
 
 def new_classifier(settings: dict, label_names: list[str], device: str) -> LoraClassifier:
-    """The base with new adapters, as the settings of a run ask for it; InputError as above."""
+    """Loads the base and adds new adapters, as a run's settings say; InputError as above."""
     require("peft", "fine-tuning a language model")
     name = settings["base_model"]
     tokenizer = load_pretrained(AutoTokenizer.from_pretrained, name, "language model", HINT)
@@ -68,7 +68,7 @@ def new_classifier(settings: dict, label_names: list[str], device: str) -> LoraC
 
 
 def load_adapted(folder: str | Path, device: str = "cpu") -> LoraClassifier:
-    """The fine-tuned model of a finished run, by its args.json and adapter."""
+    """Loads the fine-tuned model of a finished run, from its args.json and adapter."""
     from safetensors.torch import load_file
 
     folder = Path(folder)
@@ -79,15 +79,15 @@ def load_adapted(folder: str | Path, device: str = "cpu") -> LoraClassifier:
 
 
 def check_alone(method: str) -> None:
-    """InputError where torchrun started several processes."""
+    """InputError if torchrun has started several processes."""
     if distributed.world_size() > 1:
         raise InputError(f"{method} runs in one process: start it without torchrun")
 
 
 def fine_tune(args, corpus, folder):
     """
-    The epochs of an open model, whose adapters alone are kept. With epochs=0 it is asked as it is,
-    and that is the one epoch, with the number 0.
+    Yields the epochs of an open model; only its adapters are saved. With epochs=0 it is evaluated
+    zero-shot, as one epoch with the number 0.
     """
     check_alone(args.method)
     distributed.set_seed(args.seed)
@@ -116,7 +116,7 @@ def fine_tune(args, corpus, folder):
 
 
 def ask(args, corpus, folder):
-    """The answers of a hosted model, as one epoch with the number 0: nothing is trained."""
+    """Yields the answers of a hosted model as one epoch with the number 0: nothing is trained."""
     check_alone(args.method)
     journal = Journal(folder.place / "openai.jsonl", is_new=folder.starts_anew)
     model = HostedModel(args.base_model, corpus.label_names, args.prices, journal)
@@ -126,7 +126,7 @@ def ask(args, corpus, folder):
     logits, unknown = model.scores(corpus.test_texts)
     val_logits = model.scores(corpus.val_texts)[0] if corpus.val_texts else None
     print(
-        f"{unknown} of {len(logits)} answers are no label, and count as wrong; {model.counted()}",
+        f"{unknown} of {len(logits)} answers are no label and count as wrong; {model.counted()}",
         flush=True,
     )
     yield {"epoch": 0, "extra": {"unknown_answers": unknown}}, logits, val_logits

@@ -1,6 +1,6 @@
 """
-Batches on their way through the encoder: words are looked up once, the texts are cut into pieces of
-like length, so that little is padded, and their features are put back in order.
+Encodes batches: looks up the word embeddings once, splits the texts into pieces of similar length,
+so that there is little padding, and puts the features back in order.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from engine.files import diverged
 from engine.optimizer import autocast
 from model import Method
 
-# What a piece costs beside its tokens, in tokens: a processor needs little to be busy, a GPU much.
+# The fixed cost of a piece, in tokens: a GPU needs more work at a time than a CPU.
 START_COST = {"cpu": 24, "cuda": 4096, "mps": 2048}
 
 
@@ -27,7 +27,7 @@ class Piece(NamedTuple):
     Some texts of a batch, padded to their longest.
 
     rows    (R,)    int64, which of the batch's texts these are
-    places  (R, L)  int64, of each token among all tokens of the batch; 0 where is_token is False
+    places  (R, L)  int64, index of each token among the batch's tokens; 0 where is_token is False
     is_token  (R, L)  bool
     """
 
@@ -38,10 +38,10 @@ class Piece(NamedTuple):
 
 def pieces(tokens: data.Tokens, start_cost: int, most_rows: int | None = None) -> list[Piece]:
     """
-    A batch cut into pieces of texts of like length, the shortest first, so that little is padded.
+    Splits a batch into pieces of texts of similar length, the shortest first, to save padding.
 
-    start_cost  of a piece, in tokens: a cut pays where it saves more padding than that
-    most_rows   texts of a piece; a larger one is cut again
+    start_cost  fixed cost of a piece, in tokens: a split must save more padding than that
+    most_rows   largest number of texts in a piece
     """
     order = np.argsort(tokens.lengths, kind="stable")
     cut = np.split(order, _cuts(tokens.lengths[order], start_cost))
@@ -54,12 +54,12 @@ def pieces(tokens: data.Tokens, start_cost: int, most_rows: int | None = None) -
 
 def _cuts(lengths: np.ndarray, start_cost: int) -> list[int]:
     """
-    Where to cut ascending lengths into pieces, so that the sum of start_cost + rows * longest over
-    the pieces is least: dynamic programming over the distinct lengths.
+    Where to split ascending lengths into pieces, so that the sum over the pieces of
+    start_cost + rows * longest is minimal: dynamic programming over the distinct lengths.
     """
     ends = np.append(np.flatnonzero(np.diff(lengths, prepend=-1)), len(lengths))
-    least = np.zeros(len(ends), dtype=np.int64)  # of the pieces up to each end
-    start_of = np.zeros(len(ends), dtype=np.int64)  # where the last of them begins
+    least = np.zeros(len(ends), dtype=np.int64)  # minimal cost of the pieces up to each end
+    start_of = np.zeros(len(ends), dtype=np.int64)  # where the last of these pieces begins
     for i, end in enumerate(ends[1:], start=1):
         costs = least[:i] + start_cost + (end - ends[:i]) * lengths[end - 1]
         start_of[i] = costs.argmin()
@@ -79,7 +79,7 @@ def _piece(tokens: data.Tokens, rows: np.ndarray) -> Piece:
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """The array as a tensor there; the copy to a GPU forces no sync."""
+    """The array as a tensor on the device; the copy to a GPU forces no sync."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -90,21 +90,20 @@ def encode(
     encoder: nn.Module, texts: data.Tokens, device: torch.device, most_rows: int | None = None
 ) -> Tensor:
     """
-    feat of each text, (rows, h), as one pass over the whole batch would give it.
+    feat of each text, (rows, h), equal to one pass over the whole batch.
 
     encoder     a TextEncoder, or nn.DataParallel around one
-    most_rows   of a piece (--micro_batch): while training, all pieces but the last keep no
-                activations then, and backward() computes each again, with the same dropout, when
-                its part of the gradient arrives; the gradient is that of the whole batch, the
-                memory that of one piece
+    most_rows   texts in a piece (--micro_batch). In training, all pieces but the last then keep no
+                activations; backward() computes them again, with the same dropout. The gradient is
+                that of the whole batch, the memory that of one piece.
     """
     inner: Any = encoder
     num_devices = 1
     if isinstance(encoder, nn.DataParallel):
         inner, num_devices = encoder.module, len(encoder.device_ids)
     cut = pieces(texts, START_COST[device.type] * num_devices, most_rows)
-    # one look-up for the whole batch: each would have a gradient as large as the vocabulary's
-    # embedding, so one for each piece would cost as much again
+    # one look-up for the whole batch, because the gradient of each look-up is as large as the
+    # embedding of the whole vocabulary
     if texts.states is None:
         kind, vectors = "words", inner.embed(to_device(texts.ids.astype(np.int64), device))
     else:
@@ -142,9 +141,9 @@ def predict(
     """
     Logits (n, C), never compensated, and feat (n, h) of n texts, in their order.
 
-    encoder   nn.DataParallel around the model's, if several devices share the work
-    share     of the batches that is encoded; of the other texts all is 0
-    raises    InputError where a feature or a logit is not finite
+    encoder   nn.DataParallel around the model's encoder, if several devices share the work
+    share     the batches to encode; the results of the other texts are 0
+    raises    InputError if a feature or a logit is not finite
     """
     model.eval()
     device = torch.device(device)
@@ -154,7 +153,7 @@ def predict(
     for rows in data.eval_batches(texts.lengths, batch_size)[share]:
         with autocast(device, amp):
             feat = encode(encoder or model.encoder, texts.take(rows), device).float()
-        # a label-aware encoder gives the text first, then each label
+        # a label-aware encoder returns the text first, then each label
         found = {
             "the features": (feat if feat.ndim == 2 else feat[:, 0]).cpu(),
             "the logits": model.classify(feat).cpu(),
@@ -176,12 +175,12 @@ def check_finite(parts: Mapping[str, object], when: str) -> None:
 
 class Loader:
     """
-    The training texts, batch by batch.
+    Serves the training texts in batches, and encodes them.
 
-    encoder      the model's, or nn.DataParallel around it
-    views        of the training texts, as the method names them
+    encoder      the model's encoder, or nn.DataParallel around it
+    views        of the training texts, in the order of the method's `views`
     labels       (N,) int64
-    micro_batch  texts of a view in memory at a time, None: all of a batch
+    micro_batch  texts of a view in memory at a time; None: all of a batch
     """
 
     def __init__(
@@ -205,7 +204,7 @@ class Loader:
         self.most_rows = micro_batch and len(views) * micro_batch  # of a piece
 
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
-        """The rows of each batch of an epoch: of all training texts, or of SPCL's curriculum."""
+        """The rows of each batch of an epoch, from the rows that the method uses in this epoch."""
         rows = self.model.epoch_rows(epoch, len(self.labels))
         return [
             rows[batch]
@@ -218,20 +217,20 @@ class Loader:
 
     def batch(self, rows: np.ndarray) -> tuple[data.Tokens, Tensor]:
         """
-        All V views of these texts, and their labels, (V B,). Of several processes each has the
+        All V views of these texts, and their labels, (V B,). With several processes, each gets the
         views of its share of the texts, and all labels.
         """
         labels = to_device(np.tile(self.labels[rows], len(self.views)), self.device)
         return self.texts(distributed.share(rows)), labels
 
     def forward(self, texts: data.Tokens, encoder: nn.Module | None = None) -> Tensor:
-        """feat of the texts, by the network's encoder on all devices, or by another one."""
+        """feat of the texts, from the network's encoder on all devices, or from another one."""
         return encode(encoder or self.encoder, texts, self.device, self.most_rows)
 
     def predict(self, texts: data.Tokens) -> tuple[np.ndarray, np.ndarray]:
         """
-        Logits (n, C) and feat (n, h) of n texts, by the network as it now is. Several processes
-        share the batches, so that each encodes a part, and all receive the whole.
+        Logits (n, C) and feat (n, h) of n texts from the current network. Several processes share
+        the batches: each encodes a part, and all get the whole result.
         """
         logits, feats = predict(
             self.model,

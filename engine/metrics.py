@@ -1,5 +1,5 @@
 """
-How good predictions are, and how honest their probabilities.
+Metrics of predictions and of their probabilities.
 """
 
 import math
@@ -17,8 +17,8 @@ def metrics(labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray)
     """
     Accuracy, macro-F1 and balanced accuracy (the mean recall of the classes) in percent; the first
     two also over the classes with many (above 100), medium (20 to 100) and few (below 20) training
-    texts; each class's F1; the classes never predicted. A class without a test text has no F1:
-    means are over the others.
+    texts; the F1 of each class; the classes that are never predicted. Means are over the classes
+    with a test text.
     """
     tested, classes = np.unique(labels), np.arange(len(train_counts))
 
@@ -53,8 +53,8 @@ def without_leaked(
     labels: np.ndarray, predicted: np.ndarray, train_counts: np.ndarray, is_leaked: np.ndarray
 ) -> dict:
     """
-    Accuracy and macro-F1 of the texts that do not stand in the training part too, None where all
-    do; and how many texts are left out for it, and how many are left.
+    Accuracy and macro-F1 on the texts that are not in the training part, None if all are; and how
+    many texts are left out, and how many remain.
     """
     kept, found = ~is_leaked, {"accuracy": None, "macro_f1": None}
     if kept.any():
@@ -68,7 +68,7 @@ def without_leaked(
 
 
 def rarest_third(tested: list[int], train_counts: Sequence[int]) -> list[int]:
-    """Of the classes with a test text, the third with the fewest training texts, rounded up."""
+    """The third of the tested classes with the fewest training texts, rounded up."""
     ordered = sorted(tested, key=lambda label: train_counts[label])
     return ordered[: math.ceil(len(tested) / 3)]
 
@@ -76,27 +76,27 @@ def rarest_third(tested: list[int], train_counts: Sequence[int]) -> list[int]:
 def auroc(labels: np.ndarray, logits: np.ndarray) -> float | None:
     """
     Macro one-vs-rest AUROC, in percent: how well the odds of a class rank its texts above the
-    others, as a mean over the classes. Macro-F1 that falls beside a steady AUROC tells that the
-    border of the classes has moved, and not that the features are worse.
+    others, as a mean over the classes. If macro-F1 falls while AUROC does not, the decision
+    boundary has moved, and the features are not worse.
 
     labels   (n,)           numbers of classes
-    logits   (n, C or more) -inf where a class is excluded
-    returns  None where all texts are of one class
+    logits   (n, C or more) -inf if a class is excluded
+    returns  None if all texts are of one class
     """
     classes, texts = np.unique(labels, return_counts=True)
     if len(classes) == 1:
         return None
     odds, areas = np.empty(logits.shape), []
-    for at in range(0, len(logits), AT_A_TIME):  # each copy of all of them may take gigabytes
+    for at in range(0, len(logits), AT_A_TIME):  # a copy of all at once may take gigabytes
         odds[at : at + AT_A_TIME] = log_odds(logits[at : at + AT_A_TIME].astype(np.float64))
-    for c, own in zip(classes, texts):  # by ranks, which are finite where odds are not
+    for c, own in zip(classes, texts):  # by ranks, which are finite even if odds are not
         pairs_won = rankdata(odds[:, c])[labels == c].sum() - own * (own + 1) / 2
         areas.append(pairs_won / (own * (len(labels) - own)))  # Mann & Whitney 1947
     return float(100 * np.mean(areas))
 
 
 def log_odds(logits: np.ndarray) -> np.ndarray:
-    """log p - log(1 - p) of each class, (n, C); where p may round to 1, from the others' sum."""
+    """log p - log(1 - p) of each class, (n, C); for the top class, 1 - p is the others' sum."""
     rows, top = np.arange(len(logits)), logits.argmax(axis=1)
     total = logsumexp(logits, axis=1)
     log_p = logits - total[:, None]
@@ -104,7 +104,7 @@ def log_odds(logits: np.ndarray) -> np.ndarray:
     rest[rows, top] = -np.inf
     log_rest = np.log1p(-np.exp(np.minimum(log_p, np.log(0.5))))  # p <= 0.5 but for the top class
     log_rest[rows, top] = logsumexp(rest, axis=1) - total
-    return np.round(log_p - log_rest, 9)  # so that equal odds are equal, however they came about
+    return np.round(log_p - log_rest, 9)  # so that equal odds are equal despite rounding errors
 
 
 def expected_calibration_error(
@@ -118,8 +118,8 @@ def expected_calibration_error(
 
 def calibration_error(probability: np.ndarray, is_right: np.ndarray, bins: int = 15) -> float:
     """
-    The expected calibration error in percent (Guo et al. 2017, Eq. 3): the texts (n,) are put in
-    bins by the probability of their prediction; it is the mean over the texts of
+    The expected calibration error in percent (Guo et al. 2017, Eq. 3). The texts (n,) are put into
+    bins by the probability of their prediction; the error is the mean over the texts of
     |accuracy - mean probability| of their bin.
     """
     bin_of = np.minimum((probability * bins).astype(int), bins - 1)

@@ -1,5 +1,5 @@
 """
-The network of a run, as its flags ask for it, and what a checkpoint holds of it.
+Makes the network of a run from its flags, and its state for checkpoints.
 """
 
 import torch
@@ -16,7 +16,7 @@ from model import POOLINGS, Method
 
 
 def new_model(args: Arguments, corpus: data.Corpus) -> Method:
-    """The pretrained encoder, and everything new fixed by the seed."""
+    """Loads the pretrained encoder and makes the method; the seed fixes all new weights."""
     set_seed(args.seed)
     encoder = load_encoder(args.encoder, args.pooling, args.freeze_layers)
     print(f"encoder {args.encoder}, pooling {args.pooling}: a text is {POOLINGS[args.pooling]}")
@@ -40,14 +40,14 @@ def new_model(args: Arguments, corpus: data.Corpus) -> Method:
 
 def spreads(args: Arguments) -> bool:
     """
-    Whether nn.DataParallel spreads a batch over all visible GPUs: unless one of them is named, and
-    without --micro_batch, whose pieces its threads would not see.
+    Whether nn.DataParallel spreads a batch over all visible GPUs: not if --device names one, and
+    not with --micro_batch, whose pieces its threads do not support.
     """
     return args.device == "cuda" and torch.cuda.device_count() > 1 and not args.micro_batch
 
 
 class Trained:
-    """What a checkpoint holds of a network: all but the layers that stay as pretrained."""
+    """The state of a network in a checkpoint: all weights but those of frozen layers."""
 
     def __init__(self, model: Method):
         self.model = model
@@ -59,7 +59,7 @@ class Trained:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """ValueError where it is the state of another network."""
+        """Loads a state; ValueError if it belongs to another network."""
         if set(state) != set(self.state_dict()):
             raise ValueError("it holds other weights")
         self.model.load_state_dict(state, strict=False)

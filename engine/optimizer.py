@@ -13,8 +13,8 @@ def new_optimizer(
     model: nn.Module, *, lr: float, head_lr: float | None, weight_decay: float
 ) -> torch.optim.AdamW:
     """
-    AdamW on all that is trained; biases and norms have no weight decay. The encoder has the rate
-    lr, and all else head_lr if it is given.
+    AdamW on all trained parameters; biases and norms have no weight decay. The encoder has the
+    learning rate lr, the other parts head_lr or, if it is None, lr.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
@@ -35,14 +35,14 @@ def set_learning_rate(
     optimizer: torch.optim.Optimizer, t: int, total_steps: int, *, warmup: float, schedule: str
 ) -> float:
     """
-    Of step t = 1..T: linear warm-up over a share of the steps, then the schedule down to 0. Returns
-    the encoder's.
+    Sets the rates for step t = 1..T: linear warm-up over a share of the steps, then the schedule.
+    Returns the encoder's rate.
     """
     warmup_steps = warmup * total_steps
     if t <= warmup_steps:
         factor = t / warmup_steps
     else:
-        # from 0, below 1; a warm-up that ends within a step begins less than a step before 0
+        # in [0, 1), or slightly below 0 if the warm-up ends within a step
         done = (t - warmup_steps - 1) / max(1, total_steps - warmup_steps)
         factor = {
             "constant": 1.0,
@@ -55,7 +55,7 @@ def set_learning_rate(
 
 
 def new_scaler(device: str, amp: str) -> torch.amp.GradScaler:
-    """Of the gradient in fp16; it does nothing otherwise."""
+    """Scales the loss for fp16; does nothing in other precisions."""
     return torch.amp.GradScaler(torch.device(device).type, enabled=amp == "fp16")
 
 

@@ -1,5 +1,5 @@
 """
-A dataset of one's own: its training, test and validation part, from a file, a folder or the hub.
+Reads own data: the training, test and validation part, from a file, a folder or the hub.
 """
 
 import re
@@ -27,13 +27,13 @@ Tables = list[AbstractContextManager[Table]]  # to be opened one after the other
 
 
 class Parts(NamedTuple):
-    """The rows of each part, None where there is no such part, and what is to be said."""
+    """The rows of each part, None if there is no such part, and the notes to print."""
 
     train: Rows
     test: Rows | None
     val: Rows | None
     notes: list[str]
-    groups: list[str]  # of each training row, if they were asked for
+    groups: list[str]  # of each training row, if --group_column is given
 
 
 def read_own(
@@ -45,11 +45,11 @@ def read_own(
     group: str | None = None,
 ) -> Parts:
     """
-    A file, a folder with the files of each part or a folder of .txt files for each class, a folder
-    of datasets' save_to_disk, or hf:NAME[:CONFIG]. `read` are the options of --read, and `group`
-    is a column whose values are to be kept. A test or validation part without any label, as the
-    test file of a competition, is left out with a note. InputError where a file has no text, and
-    where some rows have no label, unless they are to be dropped.
+    Reads a file, a folder with files for each part or with a folder of .txt files for each class, a
+    folder of datasets' save_to_disk, or hf:NAME[:CONFIG]. `read` has the options of --read, `group`
+    the column of the groups. A test or validation part without any label, such as a competition's
+    test file, is left out with a note. InputError if a file has no text, or if rows have no label
+    and are not to be dropped.
     """
     notes: list[str] = []
     opened = partial(open_table, read=read, texts=texts, label=label)
@@ -84,8 +84,8 @@ def read_part(
     notes: list[str],
 ) -> tuple[Rows, list[str], str]:
     """
-    Text and label of every row of a part; of a training part the group of each, itself if it has
-    none; and where the first row with a text but without a label stands, "" if all have one.
+    Returns text and label of every row of a part; the group of each training row, or its place if
+    it has no group; and the place of the first row with a text but no label, "" if there is none.
     """
     rows: list[tuple[str, str | None]] = []
     groups: list[str] = []
@@ -115,8 +115,8 @@ def read_part(
 
 def check_one_class(name: str, labels: set[str]) -> list[str]:
     """
-    A note where labels look like several, as "comedy, drama" does. InputError where most of them
-    are other labels put together.
+    Returns a note if labels look like several, such as "comedy, drama". InputError if most of them
+    are combinations of other labels.
     """
     parts = {label: re.split("[|;,]", label) for label in sorted(labels)}
     composed = [label for label in parts if len(parts[label]) > 1]
@@ -139,10 +139,10 @@ def own_corpus(
     name: str, train: Rows, test: Rows = (), val: Rows = (), notes: Sequence[str] = ()
 ) -> Corpus:
     """
-    to_corpus() for texts from anywhere: where all labels are numbers, 1.0 is called 1, since a
-    column of whole numbers with a gap is one of floats for pandas and others.
+    to_corpus() for own data: if all labels are numbers, 1.0 is called 1, because pandas and other
+    tools turn a column of integers with a gap into floats.
 
-    raises  InputError as to_corpus() does, with a remedy for labels that no training text has
+    raises  InputError as to_corpus() does, with a remedy for labels without a training text
     """
     labels = sort_labels({label for rows in (train, test, val) for _, label in rows if label})
     if all(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", label) for label in labels):
@@ -165,7 +165,7 @@ def own_corpus(
     return to_corpus(name, train, test, val, notes)
 
 
-# ---- where the parts lie ----
+# ---- finding the parts ----
 
 PARTS = {"train": "train", "test": "test"} | dict.fromkeys(
     ("validation", "valid", "val", "dev"), "val"
@@ -175,7 +175,7 @@ NAME = re.compile(rf"(?P<part>{'|'.join(PARTS)})(-\d+-of-(?P<shards>\d+))?(?P<en
 
 def tables_of(dataset: str, opened: Opener, notes: list[str]) -> dict[str, Tables]:
     """
-    The tables of each part; the training part comes first, and a note names what is not read.
+    The tables of each part, the training part first; a note names the files that are not read.
     InputError unless there is a training part, and each part is one table or all its shards.
     """
     openers = openers_of(dataset, opened)
@@ -196,14 +196,14 @@ def tables_of(dataset: str, opened: Opener, notes: list[str]) -> dict[str, Table
         )
     if others := sorted(openers.keys() - shards.keys()):
         notes.append(
-            f"{dataset}: not read are {short(others)}; what is to be read is called train, test or "
-            "validation (or valid, val, dev)"
+            f"{dataset}: not read are {short(others)}; only files called train, test or validation "
+            "(or valid, val, dev) are read"
         )
     return {part: [openers[name]() for name in found[part]] for part in found}
 
 
 def openers_of(dataset: str, opened: Opener) -> dict[str, Opener]:
-    """How each table is opened, by the name of its split, file or folder."""
+    """Functions that open the tables, by the names of their splits, files or folders."""
     path = Path(dataset)
     is_saved = any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
     if dataset.startswith("hf:") or is_saved:
@@ -229,7 +229,7 @@ def has_classes(path: Path) -> bool:
 
 
 def class_table(opened: Opener, folder: Path) -> AbstractContextManager[Table]:
-    """A text for each file, whose folder's name is its label; "unsup", as of IMDb, is none."""
+    """A table with a text per file and the folder's name as label; IMDb's "unsup" is no label."""
     notes: list[str] = []
 
     def rows() -> Iterator[Row]:
@@ -244,7 +244,7 @@ def class_table(opened: Opener, folder: Path) -> AbstractContextManager[Table]:
 
 
 def splits_of(dataset: str) -> dict:
-    """The splits of a folder of save_to_disk, where one alone is train, or of hf:NAME[:CONFIG]."""
+    """The splits of hf:NAME[:CONFIG] or of a folder of save_to_disk; a single one is train."""
     remedy = "save it anew, or name it hf:NAME or hf:NAME:CONFIG and see that the network works"
     with needing(dataset, "datasets", remedy):
         import datasets
@@ -258,7 +258,7 @@ def splits_of(dataset: str) -> dict:
 
 
 def split_table(title: str, split) -> AbstractContextManager[Table]:
-    """A table of a Dataset; class numbers become names."""
+    """A table from a Dataset; class numbers become names."""
     classes = {c: f.names for c, f in split.features.items() if hasattr(f, "names")}
     batches = split.with_format("arrow").iter(batch_size=1000)
     return nullcontext(arrow_table(title, batches, "datasets", classes))

@@ -1,5 +1,5 @@
 """
-Classifies texts with a trained model: Predictor, and the class shares that it can be told.
+Predictor classifies texts with a trained model, also for given class shares.
 
     n  texts     C  classes     h  width of the encoder
 """
@@ -24,13 +24,13 @@ from engine.files import InputError
 from engine.saved_model import About, read_model
 from engine.tokens import tokenize, unknown_tokens
 
-TextRow = tuple[dict, str]  # a row as it came in, and its text
-MOST_CHARACTERS = 16_000_000  # of the texts that are held at a time
+TextRow = tuple[dict, str]  # an input row, and its text
+MOST_CHARACTERS = 16_000_000  # of the texts in memory at a time
 
 
 class Predictor:
     """
-    A trained model and what is asked of it:
+    A trained model with options for its predictions:
 
         from predict import Predictor
         predictor = Predictor("runs/RUN")
@@ -41,11 +41,11 @@ class Predictor:
     calibrated     probabilities by the temperature found on the validation texts
     abstain        no prediction where the calibrated probability is below this
     top            adds the likeliest labels, top_1 to top_K, and their probabilities
-    probabilities  adds every class's
+    probabilities  adds the probability of every class
     embedding      adds the text's embedding, a list of h floats
 
-    It counts the texts that are empty, cut and left without a prediction, and the tokens that the
-    encoder does not know. Raises InputError, whose message is one line with a remedy.
+    It counts empty texts, truncated texts, texts without a prediction, and tokens that the encoder
+    does not know. Raises InputError, whose message is one line with a remedy.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Predictor:
         self.trained = read_model(folder, device)
         self.about, self.batch_size = self.trained.about, batch_size
         self.shares = prior(test_prior, self.about)  # (C,), or None
-        self.fit = calibration_of(self.about, calibrated, abstain)  # None: not asked for
+        self.fit = calibration_of(self.about, calibrated, abstain)  # None if it is not needed
         self.abstain, self.top = abstain, top
         self.probabilities, self.embedding = probabilities, embedding
         self.empty = self.cut = self.abstained = 0
@@ -83,17 +83,17 @@ class Predictor:
             raise InputError(f"--embedding: {self.about.method} has no embedding; leave it out")
 
     def predict(self, texts: Iterable[str]) -> list[dict]:
-        """For each text, in order, its prediction (None where there is none) and probability."""
+        """For each text, in order, its prediction (None if there is none) and probability."""
         if isinstance(texts, str):
             raise InputError("predict() takes a list of texts: put this one in brackets")
         return [added for _, pool in self.stream(named_texts(texts)) for added in pool]
 
     def stream(self, rows: Iterable[TextRow]) -> Iterator[tuple[list[dict], list[dict]]]:
         """
-        Yields pool after pool: its rows without their texts, and what predict() gives for these.
+        Yields, for each pool, its rows without their texts, and what predict() returns for them.
 
-        A pool of 128 batches is sorted by length, as a whole file would be: of WordNet's glosses
-        1 % more is padded than there. Memory is that of two pools, however long the input.
+        A pool of 128 batches is sorted by length. On WordNet's glosses this needs 1 % more padding
+        than sorting the whole file, but only two pools are in memory, however long the input.
         """
         pooled = pools(rows, 128 * self.batch_size)
         for pool, has_text, inputs in ahead(self._inputs, pooled):
@@ -102,7 +102,7 @@ class Predictor:
             yield pool, [next(answers) if filled else self._answer() for filled in has_text]
 
     def words(self) -> Iterator[str]:
-        """What a user should know of the probabilities before they come, line by line."""
+        """Yields lines with notes on the probabilities, to print before the predictions."""
         has_prior = self.shares is not None
         if self.about.compensated and not has_prior:
             yield (
@@ -117,7 +117,7 @@ class Predictor:
             yield line + (" (measured without --test_prior)" if has_prior else "")
 
     def _inputs(self, pool: list[TextRow]) -> tuple[list[dict], list[bool], Any]:
-        """The rows, which have a text, and these as the model takes them; None: no row has."""
+        """The rows, whether each has a text, and the model's input for the texts; None without."""
         has_text = [bool(text.strip()) for _, text in pool]
         inputs: Any = [text for _, text in pool if text.strip()] or None
         if inputs and self.about.max_length is not None:  # else the method takes strings
@@ -126,7 +126,7 @@ class Predictor:
         return [row for row, _ in pool], has_text, inputs
 
     def _answers(self, inputs) -> list[dict]:
-        """The new columns of each text that is not empty, from what _inputs() made of them."""
+        """The new columns of each text that is not empty, from the model's inputs."""
         method, tokenizer = self.trained.method, self.trained.tokenizer
         feats: Iterable[np.ndarray | None]
         if tokenizer is None:
@@ -146,7 +146,7 @@ class Predictor:
         return list(map(self._answer, scores.softmax(dim=1).numpy(), feats))
 
     def _answer(self, p: np.ndarray | None = None, feat: np.ndarray | None = None) -> dict:
-        """The new columns of one text, from its probabilities (C,); of an empty text all None."""
+        """The new columns of one text, from its probabilities (C,); all None for an empty text."""
         names, k = self.about.label_names, self.top or 1
         ranked = (
             [(None, None)] * k
@@ -170,17 +170,17 @@ def rounded(p: float) -> float:
     return round(float(p), 6)
 
 
-# ---- rows on their way ----
+# ---- streams of rows ----
 
 
 def named_texts(texts: Iterable[str], of: str = "") -> Iterator[TextRow]:
-    """Texts that stand in no table as rows."""
+    """Makes rows of plain texts."""
     for number, text in enumerate(texts, 1):
         yield {"text": text}, reading.text_of(f"text {number}{of}", text, is_optional=False)
 
 
 def pools(rows: Iterable[TextRow], most: int) -> Iterator[list[TextRow]]:
-    """Up to `most` rows at a time, and little more than MOST_CHARACTERS of text, in order."""
+    """Yields up to `most` rows at a time, in order, with about MOST_CHARACTERS of text at most."""
     pool, characters = [], 0
     for row, text in rows:
         pool.append((row, text))
@@ -193,7 +193,7 @@ def pools(rows: Iterable[TextRow], most: int) -> Iterator[list[TextRow]]:
 
 
 def ahead(function, items: Iterable) -> Iterator:
-    """function(item) of each item, in order; that of the next is computed in a thread meanwhile."""
+    """Yields function(item) for each item, in order; a thread computes the next one meanwhile."""
     with ThreadPoolExecutor(1) as thread:
         waiting: list[Future] = []
         for item in items:
@@ -203,7 +203,7 @@ def ahead(function, items: Iterable) -> Iterator:
         yield from (last.result() for last in waiting)
 
 
-# ---- what the user says of the probabilities ----
+# ---- options for the probabilities ----
 
 
 def prior(given: str | None, about: About) -> Tensor | None:
@@ -224,8 +224,8 @@ def prior(given: str | None, about: About) -> Tensor | None:
 
 def read_shares(path: Path, label_names: list[str]) -> Tensor:
     """
-    Class shares (C,) from the shares or counts of a CSV file with the columns label and share (or
-    count). InputError unless each class stands there once.
+    Class shares (C,) from a CSV file with the columns label and share (or count). InputError unless
+    each class occurs once.
     """
     with reading.open_table(path) as table:
         pairs = [(row.pop("label", None), *row.values()) for _, row in table.rows]
@@ -247,7 +247,7 @@ def read_shares(path: Path, label_names: list[str]) -> Tensor:
 
 
 def calibration_of(about: About, calibrated: bool, abstain: float | None) -> dict | None:
-    """The calibration where it is asked for. InputError where it has nothing for what is asked."""
+    """The calibration, or None if no option needs it. InputError if the model has none."""
     if not calibrated and abstain is None:
         return None
     if about.calibration is None:

@@ -1,13 +1,13 @@
 """
-Whatever table people have, as rows: a file is opened, unpacked, and read by its format.
+Reads tables of any supported format as rows: opens a file, unpacks it, and calls its reader.
 
     with open_table("reviews.csv.gz", texts=["text"], label="label") as table:
         texts, label = find_columns(table, ["text"], "label")
         for where, row in table.rows:       # "reviews.csv.gz, line 7", {"text": ..., "label": ...}
             print(joined_text(where, row, texts), label_of(where, row, label))
-    print(*table.notes, sep="\\n")          # what was found, as the options of --read that say so
+    print(*table.notes, sep="\\n")          # what was detected, as options of --read
 
-Whatever is wrong with a table is an InputError of one line.
+Any fault of a table raises an InputError of one line.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, cast
 from engine.files import InputError
 from engine.formats import ENDINGS, FORMS, Source, Table, needing, short
 
-# ---- the options of --read: what is found in a file, and what overrules it ----
+# ---- the options of --read, which override what is detected in a file ----
 
 CHARACTER = '[^"\r\n]'
 READ = {  # the values that each option takes
@@ -47,7 +47,7 @@ READ_EXAMPLES = (
     "sep=';' encoding=cp1251 quoting=none (quotes are plain characters) or minimal, "
     "escapechar='\\' skipinitialspace=yes header=none names='label text' sheet=NAME format=tsv"
 )
-READ_HELP = f"how your own file is read, where what is found in it is wrong: {READ_EXAMPLES}"
+READ_HELP = f"how your own file is read, if the detection is wrong: {READ_EXAMPLES}"
 
 
 def read_option(item: str) -> str:
@@ -56,7 +56,7 @@ def read_option(item: str) -> str:
     value = {"\\t": "\t", "\\\\": "\\"}.get(value, value)  # as in sep="\t" and escapechar="\\"
     with suppress(LookupError, ValueError):
         if name == "encoding":
-            "a".encode(value)  # which some codecs, as base64, refuse
+            "a".encode(value)  # codecs for bytes, such as base64, refuse it
         if re.fullmatch(READ[name], value):
             return f"{name}={value}"
     raise argparse.ArgumentTypeError(
@@ -65,24 +65,24 @@ def read_option(item: str) -> str:
 
 
 def as_words(options: dict[str, str]) -> str:
-    """The options as a command line has them."""
+    """The options as words of a command line."""
     shown = (f"{name}={shlex.quote(value)}" for name, value in options.items())
     return " ".join(["--read", *shown]).replace("\t", "\\t")
 
 
-# ---- a file is opened, and what is packed is unpacked, by its first bytes ----
+# ---- opening files; packed ones are recognised by their first bytes ----
 
 PACKED = re.compile(r"\.(gz|zip)$")
 
 
 def form_of(name: str) -> str:
-    """The format that a file name tells, "csv" of reviews.csv.gz; "" if it is none of FORMS."""
+    """The format in a file name, such as "csv" in reviews.csv.gz; "" if it is none of FORMS."""
     form = Path(PACKED.sub("", name.lower())).suffix.removeprefix(".")
     return form if form in FORMS else ""
 
 
 def open_file(path: str | Path) -> BufferedReader:
-    """A file to read. InputError where it cannot be."""
+    """Opens a file to read. InputError if that fails."""
     try:
         return open(path, "rb")
     except OSError as error:
@@ -90,7 +90,7 @@ def open_file(path: str | Path) -> BufferedReader:
 
 
 def copied(stream: Any, closing: ExitStack) -> BufferedReader:
-    """A file with what the stream holds: it can be read again."""
+    """Copies the stream into a temporary file, which can be read twice."""
     copy = closing.enter_context(tempfile.TemporaryFile())
     shutil.copyfileobj(stream, copy)
     copy.seek(0)
@@ -134,10 +134,10 @@ def open_table(
     label: str | None = None,
 ) -> Iterator[Table]:
     """
-    A table to read within the block, from a path, or from a stream such as sys.stdin.buffer, which
-    stays open. `form` is one of FORMS; of a path its name tells it. `read` are those of
-    read_option(), and overrule both the name and what is found; `texts` and `label`, None if none
-    is needed, are the columns that are asked for.
+    Opens a table to read within the block, from a path, or from a stream such as sys.stdin.buffer,
+    which stays open. `form` is one of FORMS; the name of a path also tells it. `read` are options
+    of read_option(); they override the name and what is detected. `texts` and `label` are the
+    wanted columns; label is None if no label is needed.
     """
     options = dict(item.split("=", 1) for item in read or [])
     name = name or str(source)
@@ -167,7 +167,7 @@ def open_table(
         yield table
 
 
-# ---- columns: those that are asked for, or leave no doubt ----
+# ---- columns: the wanted ones, or unambiguous usual names ----
 
 USUAL = {
     "text": ("text", "sentence", "content", "review", "title"),
@@ -177,8 +177,8 @@ USUAL = {
 
 def candidates(columns: list[str], wanted: str, role: str) -> list[str]:
     """
-    The columns that may be meant. A name may differ in case and outer blanks, and for "text" and
-    "label", the defaults, one of USUAL may stand.
+    The columns that may be meant. A name may differ in case and outer blanks; for the defaults
+    "text" and "label", the names in USUAL match, too.
     """
     if wanted in columns:
         return [wanted]
@@ -194,8 +194,8 @@ def find_columns(
     table: Table, texts: list[str], label: str | None = None
 ) -> tuple[list[str], str | None]:
     """
-    The table's columns of these names; a note says where it is another name. InputError, with the
-    columns and a value of each, where one is missing or in doubt.
+    The table's columns for these names; a note says if a column has another name. InputError, with
+    all columns and a value of each, if one is missing or ambiguous.
     """
     found = [find_column(table, text, "text") for text in texts]
     its_label = None if label is None else find_column(table, label, "label")
@@ -223,13 +223,13 @@ def find_column(table: Table, wanted: str, role: str) -> str:
 
 
 def check_not_multi_label(table: Table) -> None:
-    """InputError where several columns have 0 and 1 alone, in the first rows at least."""
+    """InputError if several columns have only 0 and 1 in the first rows."""
     rows = [row for _, row in islice(table.rows, 50)]
     flags = [c for c in table.columns if {str(row.get(c)) for row in rows} <= {"0", "1"}]
     if len(flags) > 1:
         raise InputError(
-            f"{table.name}: it seems multi-label, for the columns {short(flags)} have 0 and 1 "
-            "alone; a text has one class here: take one of them, such as --label_column "
+            f"{table.name}: it seems multi-label, for the columns {short(flags)} have only 0 and "
+            "1; a text has one class here: take one of them, such as --label_column "
             f"{shlex.quote(flags[0])}"
         )
 
@@ -238,7 +238,7 @@ def check_not_multi_label(table: Table) -> None:
 
 
 def field_of(where: str, row: dict, column: str) -> object:
-    """A row's value under this name, or at this path ("data.text") into its objects; no NaN."""
+    """A row's value under this name or path ("data.text" of inner objects); None for NaN."""
     value: Any = row
     try:
         for part in [column] if column in row else column.split("."):
@@ -251,7 +251,7 @@ def field_of(where: str, row: dict, column: str) -> object:
 
 
 def text_of(where: str, text: object, is_optional: bool = True) -> str:
-    """The text, "" of a null. InputError where it is no string of whole characters."""
+    """The text, or "" for null. InputError if it is not a string of whole characters."""
     if text is None and is_optional:
         return ""
     if not isinstance(text, str):
@@ -264,16 +264,16 @@ def text_of(where: str, text: object, is_optional: bool = True) -> str:
 
 
 def joined_text(where: str, row: dict, columns: list[str]) -> str:
-    """The row's text as it is; of several columns those that are not blank, a line each."""
+    """The row's text; if there are several columns, those that are not blank, one line each."""
     texts = [text_of(where, field_of(where, row, column)) for column in columns]
     return texts[0] if len(texts) == 1 else "\n".join(text for text in texts if text.strip())
 
 
 def label_of(where: str, row: dict, column: str) -> str | None:
     """
-    The row's label without outer white space, None without one: one rule for all formats. Whole
-    numbers are written without a fraction (1.0 is "1"), booleans as True and False; a list of one
-    label is that label, also where a cell of text has it, as "['a']".
+    The row's label without outer white space, None if it has none, the same for all formats. Whole
+    numbers are written without a fraction (1.0 is "1"), booleans as True and False. A list of one
+    label, also one in a text cell such as "['a']", is that label.
     """
     label = field_of(where, row, column)
     if isinstance(label, str) and re.fullmatch(r"\s*\[.*\]\s*", label, re.DOTALL):

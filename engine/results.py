@@ -1,5 +1,5 @@
 """
-The files of one run beside its numbers, and its lines for the screen.
+Writes the predictions and reports of a run, and prints its results.
 """
 
 import csv
@@ -21,7 +21,7 @@ from engine.files import InputError, printable, read_json, write_json, write_tex
 
 
 def csv_line(fields: Iterable) -> str:
-    """A record without its end. Python's writer leaves a lone carriage return without quotes."""
+    """A CSV record without a line end. Unlike Python's writer it quotes a lone carriage return."""
 
     def quoted(field) -> str:
         text = "" if field is None else str(field)
@@ -35,14 +35,14 @@ def csv_text(header: list[str], rows: Iterable[Iterable]) -> str:
 
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of such a file, by column."""
+    """Yields the rows of a CSV file, by column."""
     csv.field_size_limit(2**31 - 1)  # a text may be a whole book
     with open(path, newline="", encoding="utf-8") as file:
         yield from csv.DictReader(file)
 
 
 def read_ledger(path: Path) -> list[dict]:
-    """The runs that a ledger keeps, a line of compressed JSON each (reporting/runs.py)."""
+    """Reads the runs of a ledger, compressed JSON with one run per line (reporting/runs.py)."""
     try:
         text = gzip.decompress(path.read_bytes()).decode("utf-8")
         return [json.loads(line) for line in text.splitlines()]
@@ -50,7 +50,7 @@ def read_ledger(path: Path) -> list[dict]:
         raise InputError(f"{path}: it is not a whole ledger of runs ({error})") from error
 
 
-UNKNOWN = "(no label)"  # an answer of a language model; its column comes after the classes
+UNKNOWN = "(no label)"  # a language model's answer that is no label; its column is the last one
 
 
 def write_predictions(
@@ -62,12 +62,12 @@ def write_predictions(
     epoch: int,
 ) -> None:
     """
-    A CSV file with the columns text, label, prediction, probability and epoch, a row for each text.
+    Writes a CSV file with the columns text, label, prediction, probability and epoch.
 
-    labels   (n,)           numbers of names
-    logits   (n, C or more) of this epoch; the prediction is the largest, and its probability that
-                            of the softmax
-    names    (C,)           of the classes; a column of logits beyond them stands for no class
+    labels   (n,)           indices of names
+    logits   (n, C or more) of this epoch; the largest is the prediction, and the softmax gives its
+                            probability
+    names    (C,)           of the classes; a further column of logits means UNKNOWN
     """
     names, predicted = [*names, UNKNOWN], logits.argmax(axis=1)
     probability = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).tolist()
@@ -90,7 +90,7 @@ def write_reports(
     logits: np.ndarray | None,
     val_logits: np.ndarray | None,
 ) -> None:
-    """predictions.csv, validation.csv, and scikit-learn's report of the test texts, of an epoch."""
+    """Writes predictions.csv, validation.csv and scikit-learn's report of an epoch."""
     labels, names = corpus.test_labels, corpus.label_names
     if val_logits is not None:
         write_predictions(
@@ -99,7 +99,7 @@ def write_reports(
     if logits is None:
         return
     write_predictions(folder / "predictions.csv", corpus.test_texts, labels, logits, names, epoch)
-    tested = np.unique(labels)  # as in metrics(): the same classes, the same means
+    tested = np.unique(labels)  # the same classes as in metrics()
     titles = [names[c] for c in tested]
     options = dict(labels=tested, zero_division=0)
     predicted = logits.argmax(axis=1)
@@ -117,8 +117,8 @@ def write_reports(
 
 def peak_memory(device: str) -> float:
     """
-    GiB: the most that tensors took on a GPU, or else that this process ever had in memory. Of a run
-    that went on after a stop it is the last process's.
+    The peak memory in GiB, of tensors on a GPU or else of this process. For a run that was resumed,
+    it is that of the last process.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
@@ -130,7 +130,7 @@ def peak_memory(device: str) -> float:
 
 
 def epoch_line(record: dict) -> str:
-    """How good the epoch is, in a line."""
+    """The results of an epoch in a line."""
     line, test = f"epoch {record['epoch']}", record.get("test")
     if test:
         groups = ", ".join(
@@ -156,7 +156,7 @@ PROTOCOLS = {
 
 
 def print_result(folder: Path) -> None:
-    """scikit-learn's report of the kept epoch, and the result under each protocol."""
+    """Prints scikit-learn's report of the kept epoch, and the result under each protocol."""
     result = read_json(folder / "result.json")
     if "macro_f1" not in result["last"]:
         print(f"trained on all texts, so that there is no test result\nin {folder}")
@@ -181,7 +181,7 @@ def print_result(folder: Path) -> None:
 
 
 def without_leaked_words(found: dict) -> str:
-    """What metrics.without_leaked() found of the test texts, in words."""
+    """Describes the result of metrics.without_leaked() on the test texts."""
     if found["texts"] == 0:
         return (
             f"All {found['left_out']:,} test texts stand in the training part too: how good it is "

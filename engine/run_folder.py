@@ -1,13 +1,13 @@
 """
-The folder of a run, and all that it knows: who works in it, with which settings, how far the run
-is, which epoch is kept, and what is left at the end.
+The folder of a run: its lock, its settings, its checkpoints, the epoch that is kept, and the files
+at the end.
 
     with RunFolder(args, corpus) as folder:
         folder.keep(fit(args, corpus, folder))      # fit yields an epoch at a time
 
-Every way to fit a model is such a generator. It calls folder.begin() when all that can fail has
-been built, and yields (record, test_logits, val_logits) after each epoch: what is to be noted of
-it, with its number under "epoch", and the logits (n, C), or None where the epoch was not evaluated.
+Every function that fits a model is such a generator. It calls folder.begin() when everything that
+can fail has been built, and yields (record, test_logits, val_logits) after each epoch: a dict of
+what to save, with the epoch's number under "epoch", and the logits (n, C), None if not evaluated.
 """
 
 import argparse
@@ -39,10 +39,10 @@ from engine.files import InputError, duration, json_of, read_json, sha256, write
 from engine.loader import check_finite
 from engine.saved_model import keep_model, not_ours
 
-SLOW = 0.5  # seconds that a checkpoint may take and still be written after each epoch
-MOST_SHARE = 0.1  # of a run's time for slower ones: MiniLM's take as long as a short epoch on a GPU
+SLOW = 0.5  # seconds; a checkpoint that takes longer is not written after each epoch
+MOST_SHARE = 0.1  # of the time for slow checkpoints: MiniLM's takes as long as a short GPU epoch
 
-# What a run leaves in its folder; nothing else there is touched.
+# The files of a run; nothing else in its folder is changed.
 FILES = {
     *("args.json", "train_rows.txt", "data_report.json", "label_distribution.png"),
     *("metrics.jsonl", "predictions.csv", "validation.csv", "result.json"),
@@ -56,7 +56,7 @@ Epoch = tuple[dict, np.ndarray | None, np.ndarray | None]
 
 
 class Busy(InputError):
-    """Another process has the run's folder."""
+    """Another process has locked the run's folder."""
 
     exit_code = 75  # of main.py: EX_TEMPFAIL of sysexits.h, try later
 
@@ -64,9 +64,9 @@ class Busy(InputError):
 class RunFolder:
     """
     path    of the run
-    new     a folder in it, where --overwrite makes a new run beside the old one
-    place   where this run writes: new, until the run is complete and replaces the old one; without
-            --overwrite path itself
+    new     a folder in it, where --overwrite makes the new run
+    place   where this run writes: with --overwrite new, until the run is complete and replaces the
+            old one, else path
     """
 
     def __init__(self, args: argparse.Namespace, corpus: data.Corpus):
@@ -83,7 +83,7 @@ class RunFolder:
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> "RunFolder":
-        """Keeps other runs out while this process lives; ends what a kill cut short."""
+        """Locks the folder while this process lives; completes what a kill has interrupted."""
         if distributed.is_main():
             self.stack.enter_context(locked(self.path))
             for folder in (self.path, self.new):
@@ -106,10 +106,10 @@ class RunFolder:
         self.stack.close()
 
     def check(self) -> None:
-        """Shows what one should know of the texts before training, and keeps it for the folder."""
+        """Prints the report on the texts before training, and keeps it for the folder."""
         self.summary = report(self.args, self.corpus)
         if self.args.check_only and distributed.is_main():
-            self.place = self.path  # nothing of a check is replaced
+            self.place = self.path  # a check replaces no run
             self.leave_report()
 
     @cached_property
@@ -122,26 +122,26 @@ class RunFolder:
 
     @property
     def starts_anew(self) -> bool:
-        """Whether what is in new/ is discarded: a run of the same settings and data goes on."""
+        """Whether to discard new/: a run with the same settings and data is resumed instead."""
         return bool(self.args.overwrite and self.difference())
 
     # ---- before the first epoch ----
 
     def difference(self) -> str:
-        """What of this run differs from the one that began in this place; empty if nothing does."""
+        """What differs between this run and the one that began in this place; "" if nothing."""
         path = self.place / "args.json"
         if not path.exists():
             return ""
         before, now = read_json(path), self.args.settings
         then = before.get("settings", {})
-        lacks = object()  # as a version that has no such setting
+        lacks = object()  # stands for a setting that another version does not have
         differing = [name for name in then | now if then.get(name, lacks) != now.get(name, lacks)]
         if differing:
             return f"settings ({', '.join(differing)})"
         return "data" if before.get("data_hash") != self.data_hash else ""
 
     def check_settings(self) -> None:
-        """InputError if the folder holds a run of other settings or other data."""
+        """InputError if the folder has a run with other settings or other data."""
         what = self.difference()
         if what:
             raise InputError(
@@ -151,13 +151,13 @@ class RunFolder:
 
     def begin(self, model: Any = None, epochs: int = 1, **parts: Any) -> int:
         """
-        Called by a fit when all that can fail has been built. Restores the newest whole epoch, if
-        there is one, and returns the number of epochs that are done.
+        A fit calls this when everything that can fail has been built. Restores the newest complete
+        epoch, if there is one, and returns the number of epochs that are done.
 
-        model    what is kept at the end, see saved_model.keep_model; None keeps nothing
-        epochs   that the fit takes in all, for an estimate of the time
-        parts    of a checkpoint, each with state_dict() and load_state_dict(); the one called
-                 weights is what is kept of the best epoch
+        model    to save at the end, see saved_model.keep_model; None saves nothing
+        epochs   of the whole fit, to estimate the time
+        parts    of a checkpoint, each with state_dict() and load_state_dict(); `weights` is also
+                 saved for the best epoch
         """
         self.model, self.epochs, self.parts = model, epochs, parts
         with distributed.main_first():
@@ -179,9 +179,9 @@ class RunFolder:
         return len(self.history)
 
     def record_settings(self) -> None:
-        """args.json, and train_rows.txt: the rows of the source that are trained on."""
+        """Writes args.json, and train_rows.txt with the source's rows that are trained on."""
         if (self.place / "args.json").exists():
-            return  # of the run that goes on
+            return  # this run is resumed
         versions = {
             "code": code_version(),
             "python": platform.python_version(),
@@ -205,14 +205,14 @@ class RunFolder:
         )
 
     def leave_report(self) -> None:
-        """data_report.json, without the path of own texts, which no reader of it needs."""
+        """Writes data_report.json, without the path of own texts, which no reader needs."""
         source = Path(self.args.dataset)
         notes = [note.replace(str(source), source.name) for note in self.summary["notes"]]
         own = {"name": source.name, "notes": notes} if source.is_absolute() else {}
         write_json(self.place / "data_report.json", self.summary | own)
 
     def restore(self) -> list[dict]:
-        """Loads the newest whole epoch into the parts; returns the history up to it."""
+        """Loads the newest checkpoint into the parts; returns the history up to it."""
         found = [entry for entry in own(self.place) if entry.name.startswith("checkpoint-")]
         if not found:
             return []
@@ -222,13 +222,13 @@ class RunFolder:
     # ---- after each epoch ----
 
     def keep(self, epochs: Iterator[Epoch]) -> None:
-        """Notes each epoch, until the last or until --patience is over; then leaves the result."""
+        """Saves each epoch, until the last one or until --patience is over; then the result."""
         for record, logits, val_logits in epochs:
             self.note(record, logits, val_logits)
             if self.is_patience_over():
                 print(
                     f"{self.args.patience} evaluations brought nothing better on the validation "
-                    "texts: stops",
+                    "texts: training stops",
                     flush=True,
                 )
                 break
@@ -254,7 +254,7 @@ class RunFolder:
         self.clock = time.perf_counter()
 
     def evaluated(self) -> list[dict]:
-        """The epochs that were evaluated; without texts to evaluate on, the last one so far."""
+        """The evaluated epochs; if there are no texts to evaluate on, the last epoch so far."""
         return [record for record in self.history if record.keys() & {"test", "val"}] or (
             self.history[-1:]
         )
@@ -262,7 +262,7 @@ class RunFolder:
     def check_finite(
         self, epoch: int, logits: np.ndarray | None, val_logits: np.ndarray | None
     ) -> None:
-        """InputError, before anything is written, where not all is finite that would be kept."""
+        """InputError, before anything is written, if a weight or a logit is not finite."""
         weights = self.parts["weights"].state_dict() if "weights" in self.parts else {}
         best = {  # a class that is excluded has -inf
             f"the logits of the {part} texts": scores.max(axis=1)
@@ -273,8 +273,8 @@ class RunFolder:
 
     def kept(self) -> dict:
         """
-        Whose model is kept: the epoch of the best validation macro-F1 (of equals, the later),
-        without validation texts the last evaluated one.
+        The epoch whose model is kept: that with the best validation macro-F1 (in a tie, the later),
+        or without validation texts the last evaluated one.
         """
         evaluated = self.evaluated()
         if "val" not in evaluated[-1]:
@@ -292,8 +292,8 @@ class RunFolder:
         self, epoch: int, logits: np.ndarray | None, val_logits: np.ndarray | None
     ) -> None:
         """
-        The model of the best epoch so far, beside the checkpoint, which goes on from another. Also
-        with --no_weights: the command that goes on after a stop may ask for the weights.
+        Saves the model of the best epoch so far, beside the checkpoint of the last epoch; even with
+        --no_weights, because the command that resumes the run may ask for the weights.
         """
         if val_logits is not None and "weights" in self.parts:
             scores = {"logits": logits, "val_logits": val_logits}
@@ -304,12 +304,12 @@ class RunFolder:
             )
 
     def save_checkpoint(self, epoch: int) -> None:
-        """All that the next epoch needs, where there is one; then what is older goes."""
+        """Saves all that the next epoch needs, if there is one; then removes older checkpoints."""
         if not self.parts or epoch == self.epochs or self.is_patience_over():
             return
         start = time.perf_counter()
         if self.saving_takes > SLOW and start - self.saved_at < self.saving_takes / MOST_SHARE:
-            return  # less would be lost than writing costs
+            return  # a stop would lose less time than writing takes
         save_whole(self.place / f"checkpoint-{epoch}", self.parts, {"history": self.history})
         self.saved_at = time.perf_counter()
         self.saving_takes = self.saved_at - start
@@ -318,7 +318,7 @@ class RunFolder:
     # ---- the end ----
 
     def finish(self) -> None:
-        """Reports and model of the kept epoch, and result.json, which says that all is there."""
+        """Writes reports and model of the kept epoch, and last result.json, which marks the end."""
         kept = self.kept()
         if self.parts and kept is not self.history[-1]:
             best = self.place / f"best-{kept['epoch']}"
@@ -332,7 +332,7 @@ class RunFolder:
                 self.args, self.corpus, self.model, self.place, kept, val_logits
             )
         else:
-            files.remove(self.place / "model")  # of a start that was killed here, and wanted one
+            files.remove(self.place / "model")  # of a killed process that kept the weights
             files.remove(self.place / "adapter")
         results.write_reports(self.place, self.corpus, kept["epoch"], logits, val_logits)
         write_json(self.place / "result.json", self.result(kept))
@@ -341,7 +341,7 @@ class RunFolder:
 
     def result(self, kept: dict) -> dict:
         """Metrics under each protocol, the settings, and which epoch is kept."""
-        evaluated = self.evaluated()  # the last epoch is none where a run was cut short
+        evaluated = self.evaluated()  # --patience may stop after an epoch without evaluation
         chosen = {"last": evaluated[-1]}
         if self.corpus.test_texts:
             chosen["best_test"] = max(evaluated, key=lambda record: record["test"]["accuracy"])
@@ -362,9 +362,9 @@ class RunFolder:
 
     def swap(self) -> None:
         """
-        A run in new/ that is complete takes the place of what is in path. A swap that a kill cut
-        short goes on: while new/ has its args.json, the old run is removed; after that, what new/
-        has moves. result.json moves last, since it marks a complete run.
+        Replaces the run in path by a complete run in new/. A swap that was killed is completed:
+        while new/ has its args.json, the old run is removed; after that, the files in new/ are
+        moved. result.json is moved last, because it marks a complete run.
         """
         if not (self.new / "result.json").exists():
             return
@@ -374,24 +374,24 @@ class RunFolder:
             os.replace(self.new / "args.json", self.path / "args.json")
         for entry in reversed(own(self.new)):
             os.replace(entry, self.path / entry.name)
-        with contextlib.suppress(OSError):  # what is not ours stays there
+        with contextlib.suppress(OSError):  # files that are not ours stay there
             self.new.rmdir()
         self.place = self.path
 
     def end(self, was_finished: bool) -> None:
-        """Shows the result, when all is drawn."""
+        """Prints the result, after the figures are drawn."""
         if distributed.is_main():
             results.print_result(self.path)
             if was_finished:
                 print("finished already; --overwrite runs it again")
 
 
-# ---- parts of the above that need no run ----
+# ---- helpers ----
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other runs out of it for as long as this process lives."""
+    """Makes the folder, and locks it for as long as this process lives."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
@@ -414,8 +414,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def own(folder: Path) -> list[Path]:
     """
-    What a run left in a folder: first result.json, which says that it is whole, and last args.json,
-    which says whose the rest is.
+    The files of a run in a folder: first result.json, which marks a complete run, and last
+    args.json, which identifies the run.
     """
     names = os.listdir(folder) if folder.exists() else []
     names = [name for name in names if name in FILES or FOLDERS.fullmatch(name)]
@@ -426,25 +426,25 @@ def own(folder: Path) -> list[Path]:
 
 
 def last_plot(method: str) -> str:
-    """The file of --plots that is drawn last: where it is, the plots of the run are complete."""
+    """The last file that --plots writes: if it exists, the plots of the run are complete."""
     return "tsne.csv" if METHODS[method].has_encoder else "confusion_matrix.png"
 
 
 def check_own(*folders: Path) -> None:
-    """InputError for what somebody else put into a model's folder, with which it would go."""
+    """InputError for a user's file in a model's folder, because it would be removed with it."""
     for model in (folder / name for folder in folders for name in ("model", "adapter")):
         for other in not_ours(model):
             raise InputError(f"{other} is no file of a run, which would remove it: move it away")
 
 
 def clear(folder: Path) -> None:
-    """Removes what an earlier run left, so that nothing of it mixes with the new one."""
+    """Removes the files of an earlier run, so that they do not mix with the new ones."""
     for entry in own(folder):
         files.remove(entry)
 
 
 def tidy(folder: Path, but: tuple[str, ...] = ()) -> None:
-    """Removes checkpoints: a finished run has no use for any, and another one for the newest."""
+    """Removes checkpoints except these: a finished run needs none, another one the newest."""
     for entry in own(folder):
         if "-" in entry.name and entry.name not in but:
             files.remove(entry)
@@ -453,7 +453,7 @@ def tidy(folder: Path, but: tuple[str, ...] = ()) -> None:
 def evaluation(
     corpus: data.Corpus, extra: dict, logits: np.ndarray | None, val_logits: np.ndarray | None
 ) -> dict:
-    """The metrics of an epoch's record, under "test" and "val"; extra goes to the test's."""
+    """The metrics of an epoch, under "test" and "val"; `extra` is added to "test"."""
     counts = data.class_counts(corpus.train_labels, len(corpus.label_names))
 
     def of(part: str, labels: np.ndarray, logits: np.ndarray) -> dict:
@@ -473,7 +473,7 @@ def evaluation(
 
 
 def save_whole(folder: Path, parts: dict[str, Any], values: dict) -> None:
-    """The parts' states and the values, in a folder that appears whole or not at all."""
+    """Saves the states of the parts, and the values, in a folder that is complete or absent."""
     trainer = io.BytesIO()
     others = {name: part.state_dict() for name, part in parts.items() if name != "weights"}
     torch.save(others | values, trainer)
@@ -488,7 +488,7 @@ def save_whole(folder: Path, parts: dict[str, Any], values: dict) -> None:
 
 
 def load_whole(folder: Path, parts: dict[str, Any]) -> dict:
-    """Loads what save_whole() left into the parts; returns all that trainer.pt holds."""
+    """Loads what save_whole() wrote into the parts; returns the content of trainer.pt."""
     try:
         trainer, model = folder / "trainer.pt", folder / "model.safetensors"
         written = json.loads((folder / "sha256.json").read_text())
@@ -500,7 +500,7 @@ def load_whole(folder: Path, parts: dict[str, Any]) -> dict:
                 safetensors.torch.load_file(model) if name == "weights" else values[name]
             )
         return values
-    except Exception as error:  # whatever a damaged file makes of torch, pickle or safetensors
+    except Exception as error:  # torch, pickle and safetensors raise many kinds on damaged files
         raise InputError(
             f"{folder} is damaged, or of another version ({type(error).__name__}): "
             "delete this folder and every checkpoint-N and best-N beside it, and the same "

@@ -1,14 +1,14 @@
 """
-A trained network as a folder, run/model, that main.py writes and predict.py and other tools read:
+The folder of a trained model, run/model, which main.py writes and predict.py and other tools read:
 
     sharprecl.json        method, classes, calibration (About), and the SHA-256 of the other files
     README.md             the model card
-    heads.safetensors     all that stands on the encoder: the classifier, the projection heads
+    heads.safetensors     the layers on top of the encoder: classifier, projection heads
     config.json, model.safetensors, tokenizer    transformers' own classifier with the same logits
     terms.json, tfidf.safetensors                instead of these two, for --method tfidf
 
-Where transformers has no such class, its files are the bare encoder in a folder encoder/: at the
-top, transformers would take it for a classifier, and its random last layer for a trained one.
+If transformers has no such class, encoder/ has the bare encoder instead: at the top, transformers
+would load it as a classifier with a random last layer.
 
     h  width of the encoder     C  classes     n  texts
 """
@@ -52,23 +52,23 @@ from engine.stock import Unfit, stock_classifier
 from model import Method
 
 FORMAT = 1  # of the folder; another number in sharprecl.json is another layout
-NOT_LISTED = ("sharprecl.json", "README.md")  # files of it that nothing loads
+NOT_LISTED = ("sharprecl.json", "README.md")  # files without a SHA-256 in sharprecl.json
 EXPORTED = ("onnx", "embeddings", "projected")  # folders in it that predict.py --export writes
 
 
 @dataclass(frozen=True)
 class About:
-    """What one must know of a trained model to predict with it."""
+    """The facts on a trained model that prediction needs."""
 
     method: str
-    options: dict  # what it is made with, see baselines.make
+    options: dict  # arguments of its network, see baselines.make
     pooling: str | None  # None: no encoder
     max_length: int | None  # in tokens; None: the method takes strings
-    text_column: str | list[str]  # of the training data; several were joined, a line each
+    text_column: str | list[str]  # of the training data; several were joined, one line each
     label_names: list[str]  # C
     class_counts: list[int]  # training texts of each class
     compensated: bool  # whether it predicts for classes of equal share, see model.Method
-    prefix: str = ""  # stands before each text
+    prefix: str = ""  # put before each text
     calibration: dict | None = None  # see calibration.calibrate; None: no validation texts
 
     def train_shares(self) -> Tensor:
@@ -77,12 +77,12 @@ class About:
         return counts / counts.sum()
 
     def own_shares(self) -> Tensor | None:
-        """The class shares that it predicts for, (C,) float64; None means equal ones."""
+        """The class shares that the model assumes, (C,) float64; None means equal shares."""
         return None if self.compensated else self.train_shares()
 
 
 def about_adapter(run: Path) -> About:
-    """Of a language model, by its run's files; it has learned the training shares."""
+    """The About of a language model, from its run's files; it has learned the training shares."""
     record, report = (read_json(run / name) for name in ("args.json", "data_report.json"))
     settings, counts = record["settings"], [row["train"] for row in report["classes"]]
     return About(
@@ -102,9 +102,9 @@ def about_adapter(run: Path) -> About:
 
 def for_other_tools(tokenizer, max_length: int | None):
     """
-    The tokenizer with the length that texts were cut to, which other tools then cut them to, and
-    with a token to pad by, without which they take one text at a time. Which token that is does not
-    matter, for they mask it.
+    A copy of the tokenizer that makes other tools cut texts to the same length, and that has a
+    padding token, without which they take only one text at a time. Any token will do for padding,
+    because it is masked.
     """
     tokenizer = deepcopy(tokenizer)
     tokenizer.model_max_length = max_length
@@ -120,12 +120,12 @@ def write_model(
     Writes the folder.
 
     tokenizer  None for tfidf
-    facts      of the training, for the card: name -> value; "kept epoch" names the epoch whose
-               weights these are, where it was chosen by the validation texts
-    metrics    of the test texts, see metrics.metrics; the F1 of a class without one is None; {}
-               without test texts
+    facts      on the training, for the card: name -> value; "kept epoch" is the epoch of these
+               weights, if validation texts chose it
+    metrics    on the test texts, see metrics.metrics; the F1 of a class without test texts is None;
+               {} if there are no test texts
 
-    returns    why there is no transformers classifier in it, or ""
+    returns    why it has no classifier of transformers, or ""
     """
     with saving_folder(path) as folder:
         if isinstance(method, Tfidf):
@@ -143,8 +143,8 @@ def write_model(
 
 def save_network(folder: Path, method: Method, tokenizer, about: About) -> str:
     """
-    transformers' classifier, or else the encoder alone, and the heads. Returns why it is the
-    encoder alone, or "".
+    Writes transformers' classifier, or else only the encoder, and the heads. Returns why it is only
+    the encoder, or "".
     """
     tokenizer, reason, where = for_other_tools(tokenizer, about.max_length), "", folder
     try:
@@ -171,11 +171,11 @@ def keep_model(
     val_logits: np.ndarray | None,
 ) -> np.ndarray | None:
     """
-    Leaves a run's model in its folder: model/ for predict.py and other tools, or adapter/ of a
-    language model.
+    Saves a run's model in its folder: as model/ for predict.py and other tools, or as adapter/ for
+    a language model.
 
     record       of the epoch that is kept
-    val_logits   (n, C) of the validation texts, of that epoch; None without such texts
+    val_logits   (n, C) of the validation texts at that epoch; None without such texts
     returns      these logits, calibrated
     """
     if not isinstance(model, (Method, Tfidf)):
@@ -202,7 +202,7 @@ def keep_model(
 def about_run(args: argparse.Namespace, corpus: Corpus, model: Method | Tfidf) -> About:
     """The About of a run's model, without its calibration."""
     counts = class_counts(corpus.train_labels, len(corpus.label_names)).tolist()
-    if isinstance(model, Tfidf):  # its SVM is balanced, as if all classes were equal
+    if isinstance(model, Tfidf):  # its SVM is balanced: it assumes equal shares
         names = corpus.label_names
         return About("tfidf", {}, None, None, args.text_column, names, counts, compensated=True)
     return About(
@@ -219,7 +219,7 @@ def about_run(args: argparse.Namespace, corpus: Corpus, model: Method | Tfidf) -
 
 
 def facts_of(args: argparse.Namespace, corpus: Corpus) -> dict:
-    """What the card says of the training: name -> value."""
+    """The facts on the training for the card: name -> value."""
     facts = {"data": corpus.name}
     if METHODS[args.method].has_encoder:
         facts |= {
@@ -240,15 +240,15 @@ def facts_of(args: argparse.Namespace, corpus: Corpus) -> dict:
 
 def possible_length(method: Method, max_length: int) -> int:
     """
-    In tokens, what texts are cut to: max_length, or less where the encoder cannot take as much. The
-    texts of a training may all be short enough for it, and a later one too long.
+    The length in tokens that texts are cut to: max_length, or less if the encoder takes fewer. All
+    training texts may fit, but a later text may be too long.
     """
     limit = longest_text(method)
     return max_length if limit is None else min(max_length, limit)
 
 
 def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
-    """README.md: use, data, settings, results and limits, by templates/model_card.md.jinja."""
+    """The text of README.md: use, data, settings, results and limits."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         trim_blocks=True,
@@ -257,7 +257,7 @@ def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
         undefined=jinja2.StrictUndefined,
     )
     templates.filters |= {"markdown": markdown, "without_leaked_words": without_leaked_words}
-    # a file or folder is named without its path: where it lay is nobody's business
+    # only the name of a file or folder, because its path may be private
     facts = {
         name: Path(value).name if isinstance(value, str) and os.path.exists(value) else value
         for name, value in facts.items()
@@ -276,7 +276,7 @@ def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
 
 
 def model_folder(path: Path) -> Path:
-    """The model folder that this is or has; InputError that says why there is none."""
+    """The model folder at or in this path. InputError that says why there is none."""
     for folder in (path, path / "model"):
         if (folder / "sharprecl.json").is_file():
             return folder
@@ -297,8 +297,8 @@ def model_folder(path: Path) -> Path:
 
 def not_ours(folder: Path) -> list[Path]:
     """
-    What neither write_model() nor LoraClassifier.save() left in their folder, nor --export of
-    predict.py below it. Nothing where the list of it cannot be read.
+    The files in a model's folder that neither write_model(), LoraClassifier.save() nor --export of
+    predict.py has written. Empty if the list of written files cannot be read.
     """
     ours = {*NOT_LISTED, "adapter_config.json", "adapter_model.safetensors"}
     if folder.name == "model":
@@ -312,7 +312,7 @@ def not_ours(folder: Path) -> list[Path]:
 
 
 def check_files(folder: Path, digests: dict[str, str]) -> None:
-    """InputError unless these files, as they were written, are all that is loaded."""
+    """InputError unless the folder has exactly these files, unchanged."""
     # transformers reads what it finds: an adapter_config.json beside the weights changes the model
     found = [*folder.glob("[!.]*"), *folder.glob("encoder/[!.]*")]
     for path in filter(Path.is_file, found):
@@ -331,7 +331,7 @@ def check_files(folder: Path, digests: dict[str, str]) -> None:
 
 
 def read_about(folder: Path) -> About:
-    """sharprecl.json. InputError: of another format, or a file in the folder is not as written."""
+    """Reads sharprecl.json. InputError for another format, or if a file in the folder differs."""
     path = folder / "sharprecl.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -347,7 +347,7 @@ def read_about(folder: Path) -> About:
         check_files(folder, content["files"])
     except InputError:
         raise
-    except Exception as error:  # whatever Python makes of values that are none of ours
+    except Exception as error:  # unexpected values may raise anything
         raise InputError(
             f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}): copy the folder "
             "again, or train with --overwrite"
@@ -356,15 +356,15 @@ def read_about(folder: Path) -> About:
 
 
 class Trained(NamedTuple):
-    """A trained model, a network in eval mode, and what it needs."""
+    """A trained model, in eval mode, with its tokenizer and its About."""
 
-    method: Any  # a Method, or with scores(texts): a Tfidf, a LoraClassifier
-    tokenizer: Any  # None of the latter
+    method: Any  # a Method, or a Tfidf or LoraClassifier with scores(texts)
+    tokenizer: Any  # None for a Tfidf or LoraClassifier
     about: About
 
 
 def read_model(path: str | Path, device: str) -> Trained:
-    """What write_model wrote, from the run's folder or its model/. InputError: one clear line."""
+    """Loads what write_model() wrote, from the run's folder or its model/."""
     folder = model_folder(Path(path))
     is_adapter = folder.name == "adapter"
     about = about_adapter(folder.parent) if is_adapter else read_about(folder)
@@ -376,7 +376,7 @@ def read_model(path: str | Path, device: str) -> Trained:
         return read_network(folder, about, device)
     except InputError:
         raise
-    except Exception as error:  # of torch, safetensors, json: the files are what a stranger wrote
+    except Exception as error:  # of torch, safetensors or json: the files may have any content
         raise InputError(
             f"{folder}: its settings and its weights are not those of "
             f"{about.method} as this code has it ({reason_of(error)}): use "
@@ -385,7 +385,7 @@ def read_model(path: str | Path, device: str) -> Trained:
 
 
 def read_network(folder: Path, about: About, device: str) -> Trained:
-    """The network of the folder; errors of torch where its parts do not fit."""
+    """Loads the network of the folder; torch raises errors if its parts do not fit."""
     if not METHODS[about.method].has_encoder or about.pooling is None or about.max_length is None:
         raise ValueError("it has no encoder")
     where = str(folder if (folder / "config.json").is_file() else folder / "encoder")
@@ -393,7 +393,7 @@ def read_network(folder: Path, about: About, device: str) -> Trained:
     heads = safetensors.torch.load_file(folder / "heads.safetensors")
     task = Task(
         about.label_names,
-        np.broadcast_to(0, sum(about.class_counts)),  # their number alone is asked for
+        np.broadcast_to(0, sum(about.class_counts)),  # only their number matters
         torch.tensor(about.class_counts),
         tokenizer,
         epochs=1,

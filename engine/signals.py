@@ -1,6 +1,6 @@
 """
-Ctrl-C, SIGTERM (of a scheduler, or kill) and SIGHUP (of a terminal that closes) end what people
-type in one way: one line, the exit code 128 + the signal's number, and nothing half written.
+Ctrl-C, SIGTERM (from a scheduler or kill) and SIGHUP (from a terminal that closes) all end a script
+in the same way: one line, exit code 128 + the signal's number, and no incomplete file.
 """
 
 import os
@@ -11,24 +11,24 @@ from collections.abc import Callable
 ENDING = [
     number
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    if signal.getsignal(number) != signal.SIG_IGN  # as nohup has it, and a shell's background
+    if signal.getsignal(number) != signal.SIG_IGN  # nohup and background jobs ignore some
 ]
 
 
 class Interrupted(KeyboardInterrupt):
-    """One of these signals; exit_code is the one that it asks for."""
+    """One of these signals, with its exit code."""
 
     def __init__(self, number: int):
         self.exit_code = 128 + number
 
 
 def exit_code(error: BaseException) -> int:
-    """Of whatever ends a script before its end: 130 where it is none of these signals."""
+    """The exit code for an interruption: 130 if it is none of these signals."""
     return getattr(error, "exit_code", 128 + signal.SIGINT)
 
 
 def end_at_once() -> None:
-    """While the libraries load, for seconds, and at the very end: there is nothing to tidy up."""
+    """Signals end the process at once, for times without anything to clean up (start and end)."""
 
     def end(number: int, _) -> None:
         try:
@@ -44,7 +44,7 @@ def run(main: Callable[[], int]) -> None:
     """Ends the process with main's exit code; a signal raises Interrupted wherever main is."""
 
     def interrupt(number: int, _) -> None:
-        for each in ENDING:  # the same end may be told twice, as by the kernel and by a shell
+        for each in ENDING:  # a second signal may follow, as from the kernel and from a shell
             signal.signal(each, signal.SIG_IGN)
         raise Interrupted(number)
 

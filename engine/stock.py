@@ -1,6 +1,6 @@
 """
-transformers' own classifier with the logits of ours, so that other tools can read a model folder
-without this repository.
+Builds transformers' own classifier with the logits of our network, so that other tools can load a
+model folder without this repository.
 
 Most such classifiers have a layer with an activation before the last one. Its weights can be set so
 that it changes nothing:
@@ -8,8 +8,8 @@ that it changes nothing:
     tanh(s x) / s = x for a small s      BERT, RoBERTa, ALBERT, MPNet and others
     a(l) - a(-l) = l of the logits l     with relu (DistilBERT) or gelu (ELECTRA, DeBERTa)
 
-The classifiers of GPT-2, Llama or Qwen are one layer without a bias over the last token. Which of
-these fits is not looked up but tried: the logits of two texts are compared with ours.
+The classifiers of GPT-2, Llama or Qwen are one layer without a bias over the last token. We try
+which of these fits, by comparing the logits of two texts with ours.
 
     h  width of the encoder     C  classes
 """
@@ -26,23 +26,23 @@ from engine.files import lacks_memory
 from model import Method
 
 # The error of tanh(s x) / s is s^2 x^3 / 3: up to |x| = 7 below the rounding of float32, 3e-5 at
-# 30. A smaller scale would leave half precision no digits.
+# 30. With a smaller scale, half precision would have no digits left.
 SCALE = 2.0**-14
 TEXTS = ["a text", "another text, which is longer than the first"]
 TOLERANCE = 1e-3  # of the largest logit; a classifier that does not fit is off by far more
 
 
 class Unfit(ValueError):
-    """No class of transformers has the logits of this model; the message says why."""
+    """No classifier of transformers can have the logits of this model; the message says why."""
 
 
 def with_labels(config, tokenizer, label_names: list[str]):
-    """The encoder's configuration as that of a classifier."""
+    """Makes the configuration of a classifier from the encoder's."""
     config = deepcopy(config)
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: label for label, name in enumerate(label_names)}
     config.problem_type = "single_label_classification"
-    if config.pad_token_id is None:  # the classifiers of decoders find a text's last token by it
+    if config.pad_token_id is None:  # classifiers on decoders use it to find a text's last token
         config.pad_token_id = tokenizer.pad_token_id
     return config
 
@@ -52,9 +52,9 @@ def stock_classifier(method: Method, tokenizer, name: str, label_names: list[str
     """
     Builds transformers' classifier for the network's encoder, with the network's logits.
 
-    tokenizer   has a token to pad by
+    tokenizer   with a padding token
     name        of the method
-    raises      Unfit where there is no such classifier
+    raises      Unfit if there is no such classifier
     """
     phi, encoder, family = method.phi, method.encoder, method.encoder.backbone.config.model_type
     if phi is None:
@@ -71,7 +71,7 @@ def stock_classifier(method: Method, tokenizer, name: str, label_names: list[str
         stock = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
         # the classifier may have a pooler, which our encoder lacks
         stock.base_model.load_state_dict(encoder.backbone.state_dict(), strict=False)
-        # a copy, because a tokenizer that has padded says so in its tokenizer.json
+        # a copy, because padding changes a tokenizer's tokenizer.json
         batch = deepcopy(tokenizer)(TEXTS, padding=True, return_tensors="pt")
         ids, mask = batch["input_ids"], batch["attention_mask"]
         device = next(encoder.parameters()).device
@@ -85,14 +85,14 @@ def stock_classifier(method: Method, tokenizer, name: str, label_names: list[str
             theirs = stock.eval()(input_ids=ids, attention_mask=mask).logits
             if (theirs - ours).abs().max() <= TOLERANCE * ours.abs().max():
                 return stock
-    except Exception as error:  # of a family that has none, or one that takes other inputs
+    except Exception as error:  # the family has no classifier, or it takes other inputs
         if lacks_memory(error):
             raise
     raise Unfit(reason)
 
 
 def head_layers(stock: nn.Module) -> list[nn.Linear]:
-    """The linear layers that stand on the encoder, its pooler included, from the first to last."""
+    """The linear layers on top of the encoder, in order, including its pooler."""
     prefix = f"{stock.base_model_prefix}."
     return [
         module
@@ -110,7 +110,7 @@ def as_tanh(dense: nn.Linear, last: nn.Linear, weight: Tensor, bias: Tensor) -> 
 
 
 def as_pair(dense: nn.Linear, last: nn.Linear, weight: Tensor, bias: Tensor) -> None:
-    """a(l) - a(-l) = l of the logits l, of h / 2 classes at most: of more, some are cut off."""
+    """a(l) - a(-l) = l for the logits l; for at most h / 2 classes, others are cut off."""
     rest, identity = dense.out_features - 2 * len(weight), torch.eye(len(weight))
     dense.weight.copy_(F.pad(torch.cat([weight, -weight]), (0, 0, 0, rest)))  # (h, h)
     dense.bias.copy_(F.pad(torch.cat([bias, -bias]), (0, rest)))
@@ -119,7 +119,7 @@ def as_pair(dense: nn.Linear, last: nn.Linear, weight: Tensor, bias: Tensor) -> 
 
 
 def as_one_layer(last: nn.Linear, weight: Tensor, bias: Tensor) -> None:
-    """The classifier itself, whose bias must be zero where there is no place for one."""
+    """The classifier itself; if the layer has no bias, ours must be zero."""
     last.weight.copy_(weight)
     if last.bias is not None:
         last.bias.copy_(bias)

@@ -1,5 +1,5 @@
 """
-Tokenising once: every text's token ids, kept in chunks for the next run on the same texts.
+Tokenises texts once, and caches the token ids in chunks for the next run on the same texts.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from tqdm import tqdm
 from data import InputError, Tokens, cut_characters
 from engine.files import save
 
-CHUNK = 20_000  # texts that are tokenised, and kept, together
-AT_ONCE = 4e6  # characters that the tokenizer gets: it takes 100 bytes of memory for each
+CHUNK = 20_000  # texts that are tokenised and cached together
+AT_ONCE = 4e6  # characters that the tokenizer gets at a time; each takes 100 bytes of memory
 
 
 def tokenize(
@@ -28,10 +28,10 @@ def tokenize(
     quiet: bool = False,
 ) -> Tokens:
     """
-    Every text's token ids, cut by the (fast) tokenizer itself to max_length tokens, on all cores.
+    The token ids of all texts, cut by the (fast) tokenizer to max_length tokens, on all cores.
 
-    cache_dir keeps every chunk of 20,000 texts under a name made of its texts and the tokenizer's
-    settings: an interrupted start, or another run on the same texts, finds what was done.
+    cache_dir gets a file for each chunk of 20,000 texts, with a name made from the texts and the
+    tokenizer's settings, so that later starts and other runs on these texts find it.
     """
     if not tokenizer.is_fast:
         raise InputError(
@@ -60,7 +60,7 @@ def tokenize(
 def _tokenized_chunk(
     texts: list[str], backend, settings: str, cache_dir: Path | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All ids in a row (int32), and of each text its number of tokens and whether it was cut."""
+    """All ids in one array (int32), and for each text its number of tokens and if it was cut."""
     path = None
     if cache_dir is not None:
         digest = hashlib.sha256(json.dumps([settings, texts]).encode()).hexdigest()
@@ -70,7 +70,7 @@ def _tokenized_chunk(
                 with np.load(path) as chunk:  # its zip has a checksum of each array
                     return chunk["ids"], chunk["lengths"], chunk["truncated"]
             except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                print(f"{path} is damaged ({type(error).__name__}), and made anew")
+                print(f"{path} is damaged ({type(error).__name__}) and is made anew")
     rows: list[np.ndarray] = []
     truncated: list[bool] = []
     start, characters = 0, 0
@@ -91,13 +91,12 @@ def _tokenized_chunk(
 
 def unknown_tokens(tokens: Tokens, tokenizer) -> np.ndarray:
     """
-    How many tokens stand for letters or words that the tokenizer does not know, and how many there
-    are without the special ones, (2,) int64.
+    The number of unknown tokens, and the number of all tokens without the special ones, (2,) int64.
     """
     total = len(tokens.ids) - tokenizer.num_special_tokens_to_add() * len(tokens.lengths)
     special = tokenizer.special_tokens_map
     unknown = special.get("unk_token")
-    # GPT-2, whose tokens of bytes know all, names the end of a text so
+    # GPT-2 has tokens for all bytes, and calls its end of text the unknown token
     if unknown is None or list(special.values()).count(unknown) > 1:
         return np.array([0, total])
     return np.array([(tokens.ids == tokenizer.convert_tokens_to_ids(unknown)).sum(), total])

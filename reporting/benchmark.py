@@ -1,9 +1,9 @@
 """
-What the benchmark of docs/benchmark.md says: its tables and figures, from the kept runs.
+Makes the tables and figures of the benchmark in docs/benchmark.md from the kept runs.
 
     python -m reporting.benchmark tables/benchmark.jsonl.gz tables/benchmark      # a page, figures
 
-Rows without a run on some dataset stand in the table, but in no mean, test or rank.
+Rows without a run on some dataset are in the table, but in no mean, test or rank.
 """
 
 import argparse
@@ -43,8 +43,8 @@ Known = dict[str, dict]  # the kept runs by their identity
 
 def scores(known: Known, seeds: list[int]) -> pd.DataFrame:
     """
-    A line a run of the rows whose setting is chosen: row, dataset, seed, and macro-F1 on test texts
-    under each protocol.
+    One line per run of the rows with a chosen setting: row, dataset, seed, and macro-F1 on test
+    texts under each protocol.
     """
     found = []
     for row in ROWS:
@@ -79,8 +79,8 @@ def decimals(value: float, digits: int = 1) -> str:
 
 def main_table(found: pd.DataFrame) -> str:
     """
-    Rows by groups of datasets at the last epoch, the ten on which nothing was chosen at the best
-    one too, and what the tests say of these at the last epoch.
+    Means of the rows over groups of datasets at the last epoch; for the ten datasets on which
+    nothing was chosen also at the best epoch, with rank and tests at the last epoch.
     """
     last, best = (means(found, protocol) for protocol in PROTOCOLS)
     ten = list(UNCHOSEN)
@@ -100,7 +100,7 @@ def main_table(found: pd.DataFrame) -> str:
 
 
 def tested(found: pd.DataFrame) -> str:
-    """Friedman's test and the critical difference over the ten, of the rows that have all."""
+    """Friedman's test and the critical difference over the ten, for the rows that have all."""
     whole = means(found, "last")[list(UNCHOSEN)].dropna()
     if len(whole) < 3:
         fewest = "Fewer than three rows have all ten datasets"
@@ -113,7 +113,7 @@ def tested(found: pd.DataFrame) -> str:
 
 
 def dataset_table(found: pd.DataFrame, protocol: str) -> str:
-    """Rows by datasets, with the number of seeds where there are several."""
+    """Rows by datasets, with the number of seeds if there are several."""
     table, seeds = means(found, protocol), found.groupby(["row", "dataset"]).size()
 
     def text(row: str, dataset: str) -> str:
@@ -125,7 +125,7 @@ def dataset_table(found: pd.DataFrame, protocol: str) -> str:
 
 
 def trials_table(known: Known) -> str:
-    """Every trial of every row with the number that chooses."""
+    """Every trial of every row, with the score by which it is chosen."""
     lines = [
         [entry.title, f"`{trial}`", decimals(np.nan if score is None else score, 2)]
         for row, entry in ROWS.items()
@@ -171,7 +171,7 @@ def study_cell(known: Known, dataset: str, key: tuple, seeds: tuple[int, ...]) -
 
 
 def how_many(known: Known, found: pd.DataFrame) -> str:
-    """A sentence on how far the runs go."""
+    """A sentence on how many runs there are."""
     wanted = len(ROWS) * len(CUTS) * len(SEEDS)
     return (
         f"{len(known)} runs are kept; {len(found)} of the table's {wanted} are among them, of "
@@ -180,7 +180,7 @@ def how_many(known: Known, found: pd.DataFrame) -> str:
 
 
 def summary(known: Known, seeds: list[int]) -> str:
-    """For docs/results.md: the main table, or how far the runs go where no row is whole."""
+    """For docs/results.md: the main table or, if no row is complete, the number of runs."""
     found = scores(known, seeds)
     is_whole = means(found, "last")[list(UNCHOSEN)].notna().all(axis=1)
     return main_table(found) if is_whole.any() else how_many(known, found)
@@ -202,7 +202,7 @@ def text_of(known: Known, found: pd.DataFrame) -> str:
 
 
 def draw_differences(found: pd.DataFrame):
-    """Of each dataset, ours minus each other row at the last epoch; a point a row."""
+    """For each dataset, ours minus each other row at the last epoch; one point per row."""
     table = means(found, "last")
     ahead = (table.loc[OURS] - table.drop(index=OURS)).dropna(how="all")
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
@@ -232,7 +232,8 @@ def cliques(ranks: list[float], critical: float) -> list[tuple[float, float]]:
 def draw_ranks(found: pd.DataFrame, protocol: str):
     """
     The critical-difference figure of Demšar (2006): mean ranks on an axis, the better half of the
-    names left of it and the others right, and a bar over rows that the test cannot tell apart.
+    names on its left and the others on its right, and a bar over rows that the test cannot tell
+    apart.
     """
     order, critical = mean_ranks(means(found, protocol)[list(UNCHOSEN)])
     ranks, half = order.to_list(), -(-len(order) // 2)

@@ -1,9 +1,9 @@
 """
-Which method, on my texts? The runs of several methods on one data set -> a table, and a sentence
-that names the method to take: python report.py RUNS --choose (bash run_all.sh own does it all).
+Compares the runs of several methods on one data set: a table, and a sentence that names the method
+to take. python report.py RUNS --choose (bash run_all.sh own also makes the runs).
 
-The validation texts choose, so that the test texts still say what to expect of the choice. How far
-a difference is chance is told by resampling the validation texts (Efron 1979).
+The validation texts choose, so the test texts still give an unbiased estimate. Resampling the
+validation texts (Efron 1979) tells whether a difference may be chance.
 """
 
 import json
@@ -18,12 +18,12 @@ from engine.results import csv_rows
 from reporting.runs import damaged, frame, mean_text, records
 
 RESAMPLES = 1000
-CERTAIN = 0.95  # share of the resamples in which the better method must stay the better one
+CERTAIN = 0.95  # share of the resamples in which the better method must stay better
 
 
 class Method(NamedTuple):
     """
-    The runs of one method, a seed each.
+    The runs of one method, one per seed.
 
     labels      (n,)    of the validation texts
     predicted   (S, n)  of S seeds
@@ -41,8 +41,8 @@ class Method(NamedTuple):
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
-    In percent, of each row of predictions (S, n), texts counted by weights (n,): (S,). The mean is
-    over the classes that have a text.
+    Macro-F1 in percent of each row of predictions (S, n), with weights (n,) of the texts: (S,). The
+    mean is over the classes that have a text.
     """
     scores = []
     for label in np.unique(labels[weights > 0]):
@@ -63,7 +63,7 @@ def chance_to_lead(best: Method, other: Method) -> float:
 
 
 def read_methods(folder: Path) -> list[Method]:
-    """The finished runs below the folder, by method. InputError where they cannot be compared."""
+    """The finished runs in the folder, by method. InputError if they cannot be compared."""
     found = records(folder)
     runs = frame(found, "best_val")
     of_method = dict(list(runs.groupby("method", sort=False))) if found else {}

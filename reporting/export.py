@@ -1,6 +1,6 @@
 """
-A kept model for other tools: ONNX, and the folders of sentence-transformers. The folder that a run
-keeps is transformers' own classifier already, where there is one: see engine.saved_model.
+Exports a saved model to ONNX and to folders of sentence-transformers. The model folder of a run
+already is transformers' own classifier, if there is one: see engine.saved_model.
 
     h  width of the encoder     C  classes     n  texts
 """
@@ -37,16 +37,16 @@ class Graph(nn.Module):
 
 
 def export_onnx(trained: Trained, folder: Path) -> None:
-    """model.onnx, by torch's exporter, and beside it config.json and tokenizer."""
+    """Writes model.onnx with torch's exporter, and config.json and tokenizer beside it."""
     if not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
         raise InputError("--export onnx needs torch's exporter: pip install onnx onnxscript")
     method, tokenizer, about = trained
-    # two tensors of their own: one object for both inputs would be one input of the graph
+    # two different tensors: the same object for both inputs would be one input of the graph
     example = torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64)
-    is_large = sum(p.nbytes for p in method.parameters()) > 1.9e9  # a protobuf ends at 2 GB
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # that torchvision is not installed
+    is_large = sum(p.nbytes for p in method.parameters()) > 1.9e9  # a protobuf has at most 2 GB
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # no warning on missing torchvision
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about torch
+        warnings.simplefilter("ignore")  # torch warns about its own code
         torch.onnx.export(
             Graph(method).eval(),
             example,
@@ -66,7 +66,7 @@ def export_onnx(trained: Trained, folder: Path) -> None:
 
 @torch.no_grad()
 def dense_layers(head: nn.Sequential) -> list[nn.Linear]:
-    """The two linear layers of a projection head, its batch norm, if any, in the first."""
+    """The two linear layers of a projection head; the first includes the batch norm, if any."""
     parts: list[Any] = list(head)
     first, last = deepcopy(parts[0]), parts[-1]
     if isinstance(parts[1], nn.BatchNorm1d):
@@ -80,8 +80,8 @@ def dense_layers(head: nn.Sequential) -> list[nn.Linear]:
 @torch.no_grad()
 def with_pooler(backbone: Any) -> Any:
     """
-    The encoder with a pooler where its class has one: ours does without, and a client would say
-    that its weights are MISSING. They are zero, for nothing reads what it gives.
+    The encoder with a pooler, if its class has one. Ours has none, and transformers would report
+    its weights as MISSING. They are zero, because nothing uses the pooler's output.
     """
     if "pooler" not in backbone._modules or backbone.pooler is not None:
         return backbone
@@ -93,7 +93,7 @@ def with_pooler(backbone: Any) -> Any:
 
 
 def write_sentence_transformer(trained: Trained, folder: Path, dense: list[nn.Linear]) -> None:
-    """Encoder, pooling, and dense layers with a ReLU between them and unit length at the end."""
+    """Writes encoder, pooling, and dense layers with ReLU between them and unit-length output."""
     method, tokenizer, about = trained
     with_pooler(method.encoder.backbone).save_pretrained(folder)
     for_other_tools(tokenizer, about.max_length).save_pretrained(folder)
@@ -139,9 +139,9 @@ def write_dense(folder: Path, layer: nn.Linear, is_last: bool) -> None:
 
 def export(path: str | Path, kind: str, output: Path | None) -> Path:
     """
-    Takes the model elsewhere, by default to a folder of that name in its own.
+    Exports the model, by default to a folder named after the kind in the model's own folder.
 
-    kind   onnx; embeddings, which is feat for sentence-transformers; or projected, the same of
+    kind   onnx; embeddings, which is feat for sentence-transformers; or projected, which is
            proj_f(feat) with unit length, the space of SharpReCL's contrastive loss
     """
     output = output or model_folder(Path(path)) / kind

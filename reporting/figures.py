@@ -1,5 +1,5 @@
 """
-The figures of runs: as PNG or PDF files, and as SVG inside a page.
+Draws the figures of runs, as PNG or PDF files and as SVG inside a page.
 """
 
 import io
@@ -25,7 +25,7 @@ from reporting.signs import values
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  after the backend is chosen
 
-# Chinese, Japanese and Korean letters, which matplotlib's own font lacks, come from one of these
+# fonts with Chinese, Japanese and Korean letters, which matplotlib's own font lacks
 CJK = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
     *("Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic"),
@@ -37,7 +37,7 @@ plt.rcParams |= dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.f
 
 # Paul Tol's bright palette, which is safe for the colour-blind
 TOL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-MARKERS = "os^vDPX<>*"  # ten, beside seven colours: the same look comes back after 70
+MARKERS = "os^vDPX<>*"  # ten markers and seven colours give 70 different looks
 GREY = "#888888"  # readable on white and on black
 LINE = {"markersize": 3.5, "linewidth": 1.2}
 DASHED = {"color": "black", "linewidth": 0.8, "linestyle": "--"}
@@ -53,13 +53,13 @@ def _image(figure, kind: str, metadata: dict | None = None, **options) -> bytes:
             image, format=kind, dpi=150, bbox_inches="tight", metadata=metadata, **options
         )
     plt.close(figure)
-    # the letters of an SVG are drawn by the browser, with its fonts
+    # the browser draws the letters of an SVG with its own fonts
     if kind != "svg" and any("Glyph" in str(warning.message) for warning in caught):
         _say_what_no_font_has()
     return image.getvalue()
 
 
-@cache  # said once
+@cache  # prints it once
 def _say_what_no_font_has() -> None:
     print(
         "note: no font here has some letters of the labels, which figures show as boxes: install "
@@ -69,25 +69,24 @@ def _say_what_no_font_has() -> None:
 
 
 def save_figure(figure, path: Path) -> None:
-    """As PNG or PDF, whichever the path ends with; the same figure is the same file."""
+    """Saves as PNG or PDF, by the path's ending; equal figures give equal files."""
     kind = path.suffix[1:]
     save(path, _image(figure, kind, {"CreationDate": None} if kind == "pdf" else None))
 
 
 def svg(figure, title: str) -> str:
     """
-    The figure as an <svg> element for a page; title, which has no letters that HTML escapes, is
-    what a screen reader says.
+    The figure as an <svg> element for a page; `title` is for screen readers, and has no letters
+    that HTML escapes.
 
-    Its letters stay text, in the page's font. What is black follows the page's text colour, and the
-    colours of TOL are the page's variables --series-0 to --series-6, so that the page decides how
-    they look in dark mode. matplotlib's style sheet is left out: inside a page it would apply to
-    the whole of it.
+    The letters stay text in the page's font. Black becomes the page's text colour, and the colours
+    of TOL become the page's variables --series-0 to --series-6, so that the page can change them in
+    dark mode. matplotlib's style sheet is left out, because it would apply to the whole page.
     """
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         text = _image(figure, "svg", {"Date": None}, transparent=True).decode()
     text = re.sub(r"<(style|metadata)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'<g id="[\w.]+"', "<g", text)  # which other figures of the page have, too
+    text = re.sub(r'<g id="[\w.]+"', "<g", text)  # other figures of the page have the same ids
     text = re.sub(r' style="[^"]*"', lambda found: _for_page(found[0]), text)
     return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
@@ -102,23 +101,23 @@ def _for_page(style: str) -> str:
 
 # ---- of classes ----
 
-MOST_NAMED = 120  # classes whose names and counts a figure can hold; more go without
+MOST_NAMED = 120  # with more classes a figure has no names and counts
 
 
 def drawn_name(name: str, longest: int = 24) -> str:
-    """Short, and without a meaning to matplotlib: $ starts a formula, a leading _ hides a label."""
+    """A short name, escaped for matplotlib: $ starts a formula, a leading _ hides a label."""
     name = " ".join(name.split())
     name = name if len(name) <= longest else name[: longest - 1] + "…"
     return " " * name.startswith("_") + name.replace("$", r"\$")
 
 
 def look(i: int) -> tuple[str, str]:
-    """The colour and the marker of the i-th of several things."""
+    """The colour and the marker of the i-th line or group."""
     return TOL[i % len(TOL)], MARKERS[i % len(MARKERS)]
 
 
 def class_sizes(folder: Path):
-    """Fig. 1 of a run's data_report.json."""
+    """Fig. 1 from a run's data_report.json."""
     summary = read_json(folder / "data_report.json")
     counts, names = ([row[part] for row in summary["classes"]] for part in ("train", "label"))
     return label_distribution(counts, names, f"{summary['name']}, ir = {summary['ir']:.1f}")
@@ -174,7 +173,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: list[str]
 
 
 def _panel(title: str, size: tuple[float, float], **options):
-    """A figure of one panel, as wide as a telephone shows without scrolling, and its axes."""
+    """A figure with one panel and its axes, narrow enough for a telephone without scrolling."""
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     axes.set(**options)
     axes.set_title(title, fontsize=10)
@@ -189,11 +188,11 @@ def curves(
     history: list[dict], title: str, lines: dict[str, str], mark: tuple[int, str] | None = None
 ):
     """
-    One panel over the epochs, a line for each value that these epochs have; None if they have none.
-    A line that is 0 in all epochs is left out: its method does not have what it measures.
+    One panel over the epochs, with a line for each value that the epochs have; None if they have
+    none. A line that is always 0 is left out, because its method has no such value.
 
-    lines is {name: where it stands in an epoch's record, as "test.accuracy"}; mark is an epoch and
-    what is said of it, which a vertical line shows.
+    lines is {name: place in an epoch's record, as "test.accuracy"}; mark is an epoch with a label,
+    drawn as a vertical line.
     """
     found = {name: values(history, place) for name, place in lines.items()}
     found = {name: own for name, own in found.items() if own.any()}
@@ -227,8 +226,8 @@ def line_grid(
     ticks: list[float] | None = None,
 ):
     """
-    A line goes through its means in a band of ± its standard deviation. The same name has the same
-    look in all panels, and there is one legend. The size is that of a panel, in inches; panels with
+    A grid of panels: each line shows means, with a band of ± the standard deviation. A name has the
+    same look in all panels, and there is one legend. The size of a panel is in inches; panels with
     ticks share their vertical axis.
     """
     rows = -(-len(panels) // columns)
@@ -264,8 +263,8 @@ def line_grid(
 
 def f1_by_size(rows: pd.DataFrame, few: int):
     """
-    One point for each class that has test texts: its training texts, on a logarithmic axis, against
-    its F1 in percent. Hollow points rest on fewer test texts than `few`.
+    One point for each class with test texts: its F1 in percent against its training texts, on a
+    logarithmic axis. Hollow points have fewer than `few` test texts.
 
     rows   of the classes: train and test (numbers of texts), f1
     """
@@ -326,11 +325,11 @@ def tsne(
     most: int = 2000,
 ) -> None:
     """
-    Fig. 4: t-SNE of the test texts (n, h), at most `most` of them, seeded, and of the prototypes
-    (C, h) in the same space, if there are any. Leaves tsne_prototypes.csv with the prototypes'
-    points, the figure, and, last, tsne.csv with the texts' points.
+    Fig. 4: a seeded t-SNE of at most `most` test texts (n, h), and of the prototypes (C, h) in the
+    same space, if there are any. Writes tsne_prototypes.csv with the prototypes' points, the
+    figure, and last tsne.csv with the texts' points.
 
-    For fewer than 10 different texts it says so, draws nothing, and leaves tsne.csv without points.
+    With fewer than 10 different texts it draws nothing, says so, and writes an empty tsne.csv.
     """
     chosen = np.random.default_rng(0).permutation(len(feats))[:most]
     feats, labels = feats[chosen], labels[chosen]
@@ -355,7 +354,7 @@ def _write_points(path: Path, points: pd.DataFrame) -> None:
 
 
 def read_points(path: Path) -> pd.DataFrame:
-    """tsne.csv, or tsne_prototypes.csv; no row where there is no such file."""
+    """Reads tsne.csv or tsne_prototypes.csv; no rows if there is no such file."""
     try:
         rows = list(csv_rows(path)) if path.exists() else []
         points = [(float(row["x"]), float(row["y"]), row["label"]) for row in rows]
@@ -368,9 +367,9 @@ def read_points(path: Path) -> pd.DataFrame:
 
 def draw_tsne(panels: dict[str, pd.DataFrame], names: list[str], prototypes: pd.DataFrame):
     """
-    A panel of texts for each title. A class has the same colour and marker in all of them, and its
-    prototype, where there is one, is a large ringed diamond with its name. Of more than 9 classes
-    the 8 with the most texts have a colour, and the others are grey and without a name.
+    A panel of texts for each title. A class has the same colour and marker in all panels; its
+    prototype, if there is one, is a large ringed diamond with its name. If there are more than 9
+    classes, the 8 with the most texts are coloured; the others are grey and without a name.
     """
     sizes = pd.concat(list(panels.values())).label.value_counts()
     coloured = names if len(names) <= 9 else sorted(sizes.index[:8], key=names.index)

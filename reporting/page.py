@@ -1,8 +1,8 @@
 """
 One finished run as one HTML page that needs no network: python report.py RUN_DIR
 
-The functions here gather what the page says; templates/page.html says it, and templates/page.css
-decides how it looks.
+The functions here compute the values of the page; templates/page.html has its text, and
+templates/page.css its style.
 """
 
 import csv
@@ -33,7 +33,7 @@ from reporting.runs import damaged
 from reporting.signs import SIGNS, History, development
 
 GOOD, FAIR = 80, 60  # macro-F1 from which the page says yes, and partly
-FEW_TESTS = 10  # a number that rests on fewer test texts of a class is a rough one
+FEW_TESTS = 10  # a number from fewer test texts of a class is uncertain
 MOST_ERRORS = 20
 MOST_PAIRS, MOST_EXAMPLES = 12, 3
 MOST_ACTIONS = 3
@@ -46,14 +46,14 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Scored:
-    """Test texts with their labels and predictions, which the sections on classes show."""
+    """Test texts with their labels and predictions, for the sections on classes."""
 
     classes: pd.DataFrame  # label, train and test, in the order of the class numbers
-    test: pd.DataFrame  # as of_texts() has them; of a run: of the epoch whose model is kept
+    test: pd.DataFrame  # from of_texts(); for a run, at the epoch whose model is kept
 
     @property
     def answers(self) -> list[str]:
-        """What a text can be taken for: a language model may name no class."""
+        """The possible answers, including UNKNOWN, because a language model may name no class."""
         return [*self.classes.label, results.UNKNOWN]
 
     @property
@@ -69,7 +69,7 @@ class Run(Scored):
     recorded: dict  # args.json
     history: History
     summary: dict  # data_report.json
-    validation: pd.DataFrame | None  # calibrated where a model is kept; None without such texts
+    validation: pd.DataFrame | None  # calibrated if a model is kept; None without such texts
     about: dict | None  # sharprecl.json of the kept model; None if none is kept
 
     @property
@@ -83,8 +83,8 @@ class Run(Scored):
 
 def of_texts(rows: Iterable[dict], names: Iterable[str]) -> pd.DataFrame:
     """
-    The rows of predictions.csv or validation.csv, or what predict.py --score got: text, label,
-    prediction, their numbers true and predicted (C where a language model names no class),
+    The rows of predictions.csv or validation.csv, or of predict.py --score: text, label,
+    prediction, their numbers `true` and `predicted` (C if a language model names no class),
     probability (of the prediction, from 0 to 1), and is_right.
     """
     number = {name: i for i, name in enumerate([*names, results.UNKNOWN])}
@@ -122,7 +122,7 @@ def read_run(folder: Path) -> Run:
 
 # ---- commands to paste ----
 
-# A method without an encoder is not concerned by these, beside the flags of other methods.
+# These flags do not affect a method without an encoder.
 OF_ENCODERS = (*names_of(Role.TRAINING), "micro_batch", "eval_every")
 OF_ONE_METHOD = (
     *names_of(Role.SHARPRECL, Role.LARGE, Role.LORA, Role.HOSTED),
@@ -132,8 +132,8 @@ OF_ONE_METHOD = (
 
 def flags_of(run: Run) -> dict[str, list[str]]:
     """
-    The flags that the run was started with, each with its values. args.json may be a stranger's:
-    nothing of it but flags that main.py has comes into a command.
+    The flags that the run was started with, each with its values. args.json may come from anybody,
+    so only flags of main.py go into a command.
     """
     flags = typed(run.recorded["command"][1:])
     return {"dataset": flags["dataset"]} | flags  # KeyError: it is no command of a run
@@ -141,8 +141,8 @@ def flags_of(run: Run) -> dict[str, list[str]]:
 
 def main_command(run: Run, *without: str, **changes) -> str:
     """
-    The run's own command with other values of these flags; True stands for a flag alone. What it
-    makes lies beside this run, and money is not spent without a question.
+    The run's command with other values of these flags; True means a flag without a value. The new
+    run is put beside this one, and --yes is left out, so that it asks before it spends money.
     """
     beside = os.path.relpath(run.folder.parent)
     flags = flags_of(run) | ({} if beside == "runs" else {"output_dir": [beside]})
@@ -160,7 +160,7 @@ def method_command(run: Run, method: str) -> str:
     has_own = METHODS[run.method].has_encoder
     changes["encoder"] = run.settings["encoder"] if has_own else "minilm"  # small, to begin with
     if entry.has_second_view and flags_of(run)["dataset"][0] not in DATASETS:
-        changes["augment"] = "none"  # the default is for English, which nobody has looked at
+        changes["augment"] = "none"  # the default is for English, and these texts may not be
     return main_command(run, *OF_ONE_METHOD, **changes)
 
 
@@ -180,12 +180,12 @@ def tfidf_beside(run: Run) -> float | None:
             if is_same and other["settings"]["method"] == "tfidf":
                 return other["last"]["macro_f1"]
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # another run's damage is told where that run is looked at
+            continue  # the page of a damaged run reports the damage
     return None
 
 
 def numbers(scored: Scored) -> dict:
-    """Accuracy, macro-F1 and F1 of the rarest third, with what they rest on."""
+    """Accuracy, macro-F1 and F1 of the rarest third, with the numbers of texts and classes."""
     labels, counts = scored.test.true.to_numpy(), scored.classes.train.to_numpy()
     found = metrics(labels, scored.test.predicted.to_numpy(), counts)
     tested = np.unique(labels).tolist()
@@ -206,7 +206,7 @@ def numbers(scored: Scored) -> dict:
 
 
 def in_short(run: Run) -> dict:
-    """The three numbers, and what they are compared with; all are of predictions.csv."""
+    """The three numbers from predictions.csv, and those that they are compared with."""
     labels, counts = run.test.true.to_numpy(), run.classes.train.to_numpy()
     frequent = int(counts.argmax())
     kept = run.result.get("best_val", run.result["last"])  # the epoch of predictions.csv
@@ -220,7 +220,7 @@ def in_short(run: Run) -> dict:
 
 
 def verdict(short: dict) -> str:
-    """Whether macro-F1 is good: that of the texts that do not stand in the training part."""
+    """Whether macro-F1 is good, on the texts that are not in the training part."""
     macro_f1, judged = short["macro_f1"], (short["without_leaked"] or short)["macro_f1"]
     if judged is None:
         return "unknown"
@@ -234,18 +234,18 @@ def verdict(short: dict) -> str:
 class Action(NamedTuple):
     kind: str  # of the reasons in templates/page.html
     command: str = ""
-    said: str = ""  # what the reason is about
+    said: str = ""  # the subject of the reason
 
 
 def still_rises(run: Run) -> bool:
-    """Whether the last epoch is the best one by far, so that more epochs may well be better."""
+    """Whether the last epoch is clearly the best one, so that more epochs may help."""
     scores = development(run.history)
     is_trained = "loss" in run.history[-1] and METHODS[run.method].has_encoder
     return is_trained and len(scores) > 1 and scores.iloc[-1] > scores.iloc[:-1].max() + 1
 
 
 def actions(run: Run, short: dict, rows: pd.DataFrame) -> list[Action]:
-    """The two or three things that are most worth doing next, the first one first."""
+    """The two or three most useful next steps, the most useful one first."""
     found = []
     if seen := [item["sign"].failure for item in judged_signs(run) if item["seen"]]:
         found.append(Action("sign", said=", ".join(seen)))
@@ -259,7 +259,7 @@ def actions(run: Run, short: dict, rows: pd.DataFrame) -> list[Action]:
         found.append(Action("weak", command, f"{weak} of the {len(rows)} classes"))
     if "best_val" not in run.result and run.classes.train.max() >= 10:
         found.append(Action("hold out", main_command(run, val_fraction=0.1)))
-    if run.method in ("tfidf", "probe"):  # which draw nothing
+    if run.method in ("tfidf", "probe"):  # they use no random numbers: another seed changes nothing
         found.append(Action("compare", method_command(run, "sharprecl")))
     else:
         found.append(Action("repeat", main_command(run, seed=run.settings["seed"] + 1)))
@@ -273,7 +273,7 @@ def use(run: Run) -> Action:
 
 
 def untested(run: Run) -> list[Action]:
-    """What to do with a run that was trained on all texts."""
+    """The next steps for a run that was trained on all texts."""
     scored = Action("score", predict_command(run, "labelled.csv", "--score"))
     return [scored, use(run)] if run.about is not None else []
 
@@ -282,7 +282,7 @@ def untested(run: Run) -> list[Action]:
 
 
 def class_rows(run: Scored) -> pd.DataFrame:
-    """What the page says of each class, NaN where there is nothing to count."""
+    """The page's numbers for each class, NaN if there is nothing to count."""
     rows = run.classes
     precision, recall, f1, _ = precision_recall_fscore_support(
         run.test.true, run.test.predicted, labels=range(len(rows)), zero_division=np.nan
@@ -301,7 +301,7 @@ def drawn(figure, title: str) -> Markup:
     return Markup(figures.svg(figure, title))
 
 
-CURVES = {  # the title of each panel, its lines, and where they stand in an epoch's record
+CURVES = {  # the title of each panel, its lines, and their places in an epoch's record
     "Training loss": {"classification": "loss_cls", "contrastive": "loss_cl"},
     "Macro-F1 and accuracy, %": {
         "macro-F1, test": "test.macro_f1",
@@ -323,7 +323,7 @@ CURVES = {  # the title of each panel, its lines, and where they stand in an epo
 
 
 def best_epoch(run: Run) -> tuple[int, str] | None:
-    """The best epoch, and by which texts it is the best; None where nothing was evaluated."""
+    """The best epoch, and the texts that choose it; None if nothing was evaluated."""
     for part, texts in (("best_val", "validation"), ("best_test", "test")):
         if "epoch" in run.result.get(part, {}) and (run.is_tested or part == "best_val"):
             return run.result[part]["epoch"], f"best epoch ({texts})"
@@ -370,7 +370,7 @@ def confusion(run: Scored) -> Markup:
 
 
 def probabilities(run: Run) -> dict:
-    """How far the probabilities can be believed, on the validation texts or else the test texts."""
+    """How reliable the probabilities are, on the validation texts or else the test texts."""
     part = run.test if run.validation is None else run.validation
     probability, is_right = part.probability.to_numpy(), part.is_right.to_numpy()
     thresholds = pd.DataFrame({"threshold": THRESHOLDS})
@@ -395,7 +395,7 @@ def probabilities(run: Run) -> dict:
 
 
 def tsne(run: Run) -> dict:
-    """The figure, or why there is none and which command adds it."""
+    """The figure, or the reason why there is none, or the command that adds it."""
     if not METHODS[run.method].has_encoder:
         return {"why": "The method has no encoder: it has no embeddings to draw."}
     if not (run.folder / "tsne.csv").exists():
@@ -423,12 +423,12 @@ def judged_signs(run: Run) -> list[dict]:
 
 
 def prose(text: str) -> Markup:
-    """Escaped, with what stands in backticks as code."""
+    """Escapes the text, and makes the parts in backticks code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def number(value: float | int | None) -> str:
-    """With one decimal, a count with commas, and a dash where there is nothing to count."""
+    """Formats a number with one decimal, a count with commas, and None or NaN as a dash."""
     if value is None or value != value:
         return "–"
     return format(value, "," if isinstance(value, (int, np.integer)) else ".1f")
@@ -486,7 +486,7 @@ def render(run: Run) -> str:
 
 
 def template(name: str) -> jinja2.Template:
-    """A template of this folder, which escapes what it is given."""
+    """Loads a template of this folder; it escapes its values."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -500,8 +500,8 @@ def template(name: str) -> jinja2.Template:
 
 def write(folder: Path, path: Path) -> None:
     """
-    Writes the page of the finished run in this folder. InputError where a file of the run is
-    absent, damaged, or not as main.py writes it today.
+    Writes the page of the finished run in this folder. InputError if a file of the run is absent,
+    damaged, or from another version of main.py.
     """
     try:
         page = render(read_run(folder))

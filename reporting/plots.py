@@ -1,6 +1,6 @@
 """
-The figures of a run, drawn from its finished folder: the label distribution, and with --plots the
-confusion matrix of the test texts and, where the model has an encoder, a t-SNE of them.
+Draws the figures of a run from its finished folder: the label distribution, and with --plots a
+confusion matrix and, if the model has an encoder, a t-SNE of the test texts.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from reporting import figures
 
 
 def draw_all(args: Arguments, corpus: data.Corpus, folder: Path) -> None:
-    """What a finished run or a check still lacks: the label distribution, and --plots."""
+    """Draws the missing figures of a finished run or a check."""
     if args.check_only or not (folder / "label_distribution.png").exists():
         draw_labels(folder)
     if args.plots and not args.check_only and not (folder / last_plot(args.method)).exists():
@@ -27,15 +27,15 @@ def draw_all(args: Arguments, corpus: data.Corpus, folder: Path) -> None:
 
 
 def draw_labels(folder: Path) -> None:
-    """label_distribution.png (Fig. 1), of the data report."""
+    """Draws label_distribution.png (Fig. 1) from the data report."""
     figures.save_figure(figures.class_sizes(folder), folder / "label_distribution.png")
 
 
 @torch.inference_mode()
 def draw(args: Arguments, corpus: data.Corpus, folder: Path) -> None:
     """
-    confusion_matrix.png, and tsne.png of feat; of SharpReCL, the l2-normalised projections, since
-    its prototypes are in that space. One process does it alone: nothing here waits for others.
+    Draws confusion_matrix.png, and tsne.png of feat or, for SharpReCL, of the l2-normalised
+    projections, because its prototypes are in that space. Only one process does this.
     """
     model, tokenizer, about = read_model(folder, args.device)
     labels, names, prototypes = corpus.test_labels, corpus.label_names, None

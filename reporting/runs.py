@@ -1,11 +1,11 @@
 """
-Finished runs as pandas frames, the ledgers that keep them, and the statistics of all pages.
+Reads finished runs as pandas frames, keeps them in ledgers, and computes the statistics of pages.
 
-    python -m reporting.runs runs/benchmark tables/benchmark.jsonl.gz    # keeps what is finished
-    runs = frame(records(Path("tables/benchmark.jsonl.gz")))    # a row a run; or of a folder
+    python -m reporting.runs runs/benchmark tables/benchmark.jsonl.gz    # keeps finished runs
+    runs = frame(records(Path("tables/benchmark.jsonl.gz")))    # one row per run; or of a folder
 
-A ledger is JSON lines, compressed, a run a line. It holds no text and no weights: the settings, the
-hash of the data, the machine, the seconds, and of each epoch the numbers that the pages show.
+A ledger has compressed JSON lines, one per run: the settings, the hash of the data, the machine,
+the seconds, and for each epoch the numbers that the pages show. It has no text and no weights.
 """
 
 import argparse
@@ -39,13 +39,13 @@ INSIDE = (  # of engine.diagnostics
     "mixing_std_neg",
 )
 
-# ---- records: what is read of a folder, and kept in a ledger ----
+# ---- records of runs, from a folder or a ledger ----
 
 
 def records(source: Path) -> list[dict]:
     """
-    Of a ledger its lines, of a folder its finished runs in the order of their names. Each has its
-    place under "folder": the run's folder, or the ledger's name and the number of the line.
+    The runs of a ledger, or the finished runs of a folder, ordered by name. "folder" in a record is
+    its place: the run's folder, or the ledger's name and the number of the line.
     """
     if source.is_file():
         return [
@@ -56,7 +56,7 @@ def records(source: Path) -> list[dict]:
 
 
 def record_of(folder: Path) -> dict:
-    """A finished run. InputError where its files are damaged, or another version wrote them."""
+    """Reads a finished run. InputError if its files are damaged or from another version."""
     result = read_json(folder / "result.json")
     try:
         record: dict = {"folder": str(folder)}
@@ -73,7 +73,7 @@ def record_of(folder: Path) -> dict:
 
 
 def damaged(folder: Path, error: Exception) -> InputError:
-    """What to say of an unreadable run; an error that says it already stays as it is."""
+    """The error for an unreadable run; an InputError stays as it is."""
     if isinstance(error, InputError):
         return error
     return InputError(
@@ -83,7 +83,7 @@ def damaged(folder: Path, error: Exception) -> InputError:
 
 
 def epoch_of(line: dict, classes: list[dict]) -> dict:
-    """The numbers of a line of metrics.jsonl that are kept, with six decimals."""
+    """The numbers of a line of metrics.jsonl that a ledger keeps, with six decimals."""
 
     def kept(values: dict, names: tuple[str, ...]) -> dict:
         return {name: round(values[name], 6) for name in names if values.get(name) is not None}
@@ -117,14 +117,14 @@ def keep(folder: Path, ledger: Path) -> int:
 
 
 def write(ledger: Path, kept: list[dict]) -> None:
-    """Equal runs are equal bytes: the file has no time in it, and no path."""
+    """Writes a ledger. Equal runs give equal bytes: the file has no time and no path."""
     lines = [{name: record[name] for name in record if name != "folder"} for record in kept]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     save(ledger, gzip.compress(text.encode(), mtime=0))
 
 
 def about_machine(folder: Path) -> dict:
-    """The versions that a run was made with, and the processor of this machine."""
+    """The versions of a run, and the processor of this machine."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
@@ -139,8 +139,8 @@ def about_machine(folder: Path) -> dict:
 
 def epoch_under(record: dict, protocol: str) -> dict | None:
     """
-    The evaluated epoch that counts: the last one, the best on test accuracy (of equals the first),
-    or the best on validation macro-F1 (of equals the later); None where there is none.
+    The evaluated epoch that counts: the last one, the best by test accuracy (in a tie the first),
+    or the best by validation macro-F1 (in a tie the later); None if there is none.
     """
     seen = [epoch for epoch in record["epochs"] if "test" in epoch or "val" in epoch]
     if not seen or protocol == "last":
@@ -155,13 +155,13 @@ def epoch_under(record: dict, protocol: str) -> dict | None:
 
 def frame(found: list[dict], protocol: str = "last") -> pd.DataFrame:
     """
-    A row a run, under a protocol: last, best_test or best_val.
+    One row per run, under a protocol: last, best_test or best_val.
 
-    label, dataset, ir, place       the method in words; ir is NaN and place "original" as data are
-    seed, data_seed, method, augment, noise (share of the labels flipped), seconds
+    label, dataset, ir, place       label names the method; without --ir: NaN and "original"
+    seed, data_seed, method, augment, noise (share of flipped labels), seconds
     settings, changed, data_hash, folder, record    as in the record
-    accuracy, macro_f1, auroc, rarest_third         of test texts at the epoch that counts, percent
-    val_accuracy ...                                of development texts there; NaN where missing
+    accuracy, macro_f1, auroc, rarest_third         on test texts at the epoch that counts, percent
+    val_accuracy ...                                on development texts; NaN if missing
     """
     of_settings = ("dataset", "ir", "seed", "data_seed", "method", "augment")
     of_record = ("folder", "changed", "settings", "data_hash", "seconds")
@@ -179,7 +179,7 @@ def frame(found: list[dict], protocol: str = "last") -> pd.DataFrame:
 
 
 def epoch_frame(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row an epoch of these runs: run (the index of its row), epoch, test_macro_f1 and so on."""
+    """One row per epoch of these runs: run (index of its row), epoch, test_macro_f1 and so on."""
     epochs = [{"run": i, **epoch} for i, run in runs.iterrows() for epoch in run.record["epochs"]]
     return pd.json_normalize(epochs, sep="_")
 
@@ -192,7 +192,7 @@ def ir_name(ir: float | None) -> str:
 
 
 def in_words(name: str, value) -> str:
-    """A setting for people; of a folder only its name."""
+    """A setting in words; for a folder only its name."""
     if value is None:
         return f"no {name.replace('_', ' ')}"
     if isinstance(value, float):
@@ -201,7 +201,7 @@ def in_words(name: str, value) -> str:
 
 
 def run_name(record: dict) -> str:
-    """The method with what is not its default: "SharpReCL, mu 0.3, augment none"."""
+    """The method and its changed settings: "SharpReCL, mu 0.3, augment none"."""
     own = record["settings"]
     changed = [in_words(name, value) for name, value in sorted(record["changed"].items())]
     if own["augment"] != SECOND_VIEW:
@@ -210,7 +210,7 @@ def run_name(record: dict) -> str:
 
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:
-    """A Markdown table; all but the first column are numbers."""
+    """A Markdown table; all columns but the first are numbers."""
     aligned = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, aligned, *lines])
 
@@ -219,7 +219,7 @@ def markdown(head: list[str], lines: list[list[str]]) -> str:
 
 
 def mean_text(values: Iterable[float], digits: int = 1) -> str:
-    """mean ± standard deviation, the latter of two or more values; a dash where a value lacks"""
+    """mean ± standard deviation, the latter for two or more values; a dash if a value is missing"""
     own = np.asarray(list(values), dtype=float)
     if np.isnan(own).any():
         return "–"
@@ -229,15 +229,15 @@ def mean_text(values: Iterable[float], digits: int = 1) -> str:
 
 def interval(samples: list[np.ndarray]) -> tuple[float, float] | None:
     """
-    Of the mean over datasets, 95 %: the seeds of each dataset are resampled (Efron 1979). None
-    where a dataset has one seed, for that tells nothing of another.
+    The 95 % interval of the mean over datasets, by resampling the seeds of each dataset (Efron
+    1979). None if a dataset has only one seed.
 
-    samples   a dataset each: its numbers, one for each seed
+    samples   for each dataset its numbers, one per seed
     """
     if min(map(len, samples)) == 1:
         return None
     bounds = bootstrap(
-        [np.sort(own) for own in samples],  # whatever the runs are called
+        [np.sort(own) for own in samples],  # independent of the runs' names
         lambda *own, axis: np.mean([values.mean(axis=axis) for values in own], axis=0),
         n_resamples=2000,
         method="percentile",
@@ -248,8 +248,8 @@ def interval(samples: list[np.ndarray]) -> tuple[float, float] | None:
 
 def paired_p(ours: np.ndarray, theirs: np.ndarray) -> float:
     """
-    Two-sided paired t-test. Differences that are all the same have no spread to test against:
-    p = 1, never significant.
+    Two-sided paired t-test. If all differences are equal, their variance is 0 and p is 1, never
+    significant.
     """
     return 1.0 if np.ptp(ours - theirs) < 1e-9 else float(ttest_rel(ours, theirs).pvalue)
 
@@ -262,7 +262,7 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
 
 def compared(table: pd.DataFrame, ours: str) -> pd.DataFrame:
     """
-    Our row of a table (rows by datasets) against each other one that has all datasets: wins,
+    Compares our row of a table (rows by datasets) with each other row that has all datasets: wins,
     losses, and p of Wilcoxon's signed-rank test with Holm's correction. Empty without our row.
     """
     whole = table.dropna()
@@ -275,7 +275,7 @@ def compared(table: pd.DataFrame, ours: str) -> pd.DataFrame:
 
 def mean_ranks(table: pd.DataFrame) -> tuple[pd.Series, float]:
     """
-    Of a table (rows by datasets): the mean rank of each row that has all datasets, 1 is best, and
+    For a table (rows by datasets), the mean rank of each row that has all datasets (1 is best), and
     the critical difference of Nemenyi's test at 5 % (Demšar 2006).
     """
     whole = table.dropna()

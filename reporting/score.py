@@ -1,5 +1,5 @@
 """
-How good a finished model is on texts with labels: predict.py RUN labelled.csv --score
+Scores a trained model on texts with labels: predict.py RUN labelled.csv --score
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from reporting import page
 
 @dataclass(frozen=True)
 class Labelled(page.Scored):
-    """The classes are those of the model, and after them the labels that it does not know."""
+    """The scored texts; the classes are the model's, then the labels that it does not know."""
 
     name: str  # of the file
     left_out: int  # rows without a label or a text
@@ -32,9 +32,8 @@ class Labelled(page.Scored):
 def gather(about: About, name: str, rows: list[dict]) -> Labelled:
     """
     name     of the file
-    rows     with text, label, prediction and probability; the last three are None where there is
-             none
-    raises   InputError where no row has a text and a label
+    rows     with text, label, prediction and probability; missing ones of the last three are None
+    raises   InputError if no row has a text and a label
     """
     scored = [row for row in rows if row["label"] is not None and row["prediction"] is not None]
     if not scored:
@@ -49,7 +48,7 @@ def gather(about: About, name: str, rows: list[dict]) -> Labelled:
 
 
 def in_words(found: Labelled) -> str:
-    """scikit-learn's report of the labels that occur, and what counts as an error."""
+    """scikit-learn's report on the labels that occur, and notes on unknown labels and rows."""
     tested = np.unique(found.test.true)
     names = [printable(found.answers[label]) for label in tested]
     short = page.numbers(found)
@@ -78,6 +77,6 @@ def in_words(found: Labelled) -> str:
 
 
 def write(found: Labelled, path: Path) -> None:
-    """The page."""
+    """Writes the page."""
     values = page.of_classes(found) | {"short": page.numbers(found), "title": found.name}
     files.write_text(path, page.template("score.html").render(values))

@@ -1,6 +1,6 @@
 """
-What can go wrong in training: each failure with the number that shows it, its limit, the reason for
-that limit, and what to try.
+The signs of failures in training: for each the number that shows it, its limit, the reason for the
+limit, and what to try.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ History = list[dict]  # the lines of metrics.jsonl, one for each epoch
 
 class Sign(NamedTuple):
     """
-    failure     what it is a sign of
+    failure     the name of the failure
     sentence    what is measured; {} stands for the value
-    measure     the value in a history; None where the run does not have it
-    limit       beyond it the failure is seen
-    is_least    whether the limit is the least good value; else it is the largest
-    reason      why the limit lies there
+    measure     computes the value from a history; None if the run does not have it
+    limit       the failure is seen beyond it
+    is_least    whether good values are above the limit; else they are below it
+    reason      the reason for the limit
     advice      what to try, with flags of main.py in backticks
     """
 
@@ -35,13 +35,13 @@ class Sign(NamedTuple):
 
 
 def values(history: History, place: str) -> pd.Series:
-    """What stands at this place, as "test.macro_f1", of the epochs that have it, by epoch."""
+    """The values at a place in the records, as "test.macro_f1", by epoch; missing ones left out."""
     epochs = pd.json_normalize(history).set_index("epoch")
     return epochs[place].dropna() if place in epochs else pd.Series(dtype=float)
 
 
 def development(history: History) -> pd.Series:
-    """Macro-F1 on the validation texts or, where there are none, on the test texts."""
+    """Macro-F1 on the validation texts or, if there are none, on the test texts."""
     found = values(history, "val.macro_f1")
     return found if len(found) else values(history, "test.macro_f1")
 
@@ -51,7 +51,7 @@ def last(found: pd.Series) -> float | None:
 
 
 def at_the_end(name: str) -> Callable[[History], float | None]:
-    """A diagnostic after the last epoch."""
+    """Makes a measure: this diagnostic after the last epoch."""
     return lambda history: last(values(history, f"diagnostics.{name}"))
 
 
@@ -61,13 +61,13 @@ def gap(history: History) -> float | None:
 
 
 def cosine_lost(history: History) -> float | None:
-    """By how much the cosine of the prototypes ends below its best epoch."""
+    """How far the prototypes' cosine in the last epoch is below its best."""
     found = values(history, "diagnostics.prototype_cosine")
     return found.max() - found.iloc[-1] if len(found) > 1 else None
 
 
 def lost_while_fitting(history: History) -> float | None:
-    """By how much macro-F1 ends below its best epoch; 0 unless the loss went on falling."""
+    """How far the last macro-F1 is below its best; 0 unless the loss continued to fall."""
     found, loss = development(history), values(history, "loss")
     if len(found) < 2 or found.index[-1] not in loss:
         return None
@@ -76,7 +76,7 @@ def lost_while_fitting(history: History) -> float | None:
 
 
 def mixing_spread(history: History) -> float | None:
-    """Of the mixed positives or the mixed negatives, whichever have less; mean over the epochs."""
+    """The mean spread over the epochs, of mixed positives or negatives, whichever is smaller."""
     found = [values(history, f"diagnostics.mixing_std_{sign}") for sign in ("pos", "neg")]
     return min((own.mean() for own in found if len(own)), default=None)
 

@@ -1,7 +1,7 @@
 """
-The tables and figures of docs/results.md and docs/log.md, from the ledgers in tables/.
+Makes the tables and figures of docs/results.md and docs/log.md from the ledgers in tables/.
 
-    python -m reporting.study                # writes all of them anew
+    python -m reporting.study                # writes all of them again
 
 In a page a table follows its name, <!-- table: NAME -->, and ends at an empty line.
 """
@@ -21,8 +21,8 @@ from reporting.runs import SECOND_VIEW, epoch_frame, frame, interval, markdown, 
 
 ROOT = Path(__file__).resolve().parent.parent
 FIVE = ("cr", "biomedical", "trec", "ohsumed", "dblp")
-FITTED = 99.5  # percent of the training texts that are right: from there on all are fitted
-SETTINGS = {  # a ledger in tables/: what is trained in it
+FITTED = 99.5  # training accuracy in percent from which all texts count as fitted
+SETTINGS = {  # a ledger in tables/: the setting of its runs
     "two_layers": "two layers, one rate",
     "head_lr": "two layers, heads × 10",
     "all_layers": "all layers, one rate",
@@ -31,7 +31,7 @@ SETTINGS = {  # a ledger in tables/: what is trained in it
     "thirty_epochs": "30 epochs, heads × 10",
 }
 
-Rows = dict[str, dict]  # a row's name: the settings that its runs have
+Rows = dict[str, dict]  # a row's name: the settings of its runs
 
 
 def plain(method: str, augment: str = SECOND_VIEW) -> dict:
@@ -70,9 +70,9 @@ OTHERS: Rows = {
 
 def load_ledgers(*names: str) -> pd.DataFrame:
     """
-    A row a run of these ledgers in tables/, as runs.frame() has it, and: study (the ledger), best
-    (macro-F1 on test texts at the best epoch on development texts), and rate (of the heads, times
-    that of the encoder).
+    One row per run of these ledgers in tables/, as in runs.frame(), with study (its ledger), best
+    (macro-F1 on test texts at the best epoch on development texts), and rate (of the heads divided
+    by that of the encoder).
     """
     found = [
         record | {"study": name}
@@ -93,23 +93,23 @@ def select(runs: pd.DataFrame, wanted: dict) -> pd.DataFrame:
 
 
 def chosen(runs: pd.DataFrame, rows: Rows) -> dict[str, pd.DataFrame]:
-    """Of each row its runs; rows without a run are left out."""
+    """The runs of each row; rows without a run are left out."""
     found = {name: select(runs, wanted) for name, wanted in rows.items()}
     return {name: own for name, own in found.items() if len(own)}
 
 
 # ---- cells ----
 
-Column = Callable[[pd.DataFrame], str]  # of a row's runs
+Column = Callable[[pd.DataFrame], str]  # computes a cell from a row's runs
 
 
 def average(runs: pd.DataFrame, value: str = "macro_f1") -> float:
-    """Each dataset counts once, however many seeds it has; NaN where none has the value."""
+    """The mean, in which each dataset counts once; NaN if no run has the value."""
     return runs.groupby("dataset")[value].mean().mean()
 
 
 def mean(value: str = "macro_f1", datasets: int = 1, **wanted) -> Column:
-    """A cell: the average of the runs whose columns have these values, of so many datasets."""
+    """A cell: the average over runs with these values; empty with fewer datasets than given."""
 
     def cell(runs: pd.DataFrame) -> str:
         own = runs[(runs[list(wanted)] == list(wanted.values())).all(axis=1)].dropna(subset=value)
@@ -119,7 +119,7 @@ def mean(value: str = "macro_f1", datasets: int = 1, **wanted) -> Column:
 
 
 def whole(value: str, datasets: int) -> Column:
-    """A cell: the average with its interval at 95 %; empty unless there are so many datasets."""
+    """A cell: the average with its 95 % interval; empty with fewer datasets than given."""
 
     def cell(runs: pd.DataFrame) -> str:
         samples = [own[value].to_numpy() for _, own in runs.dropna(subset=value).groupby("dataset")]
@@ -133,7 +133,7 @@ def whole(value: str, datasets: int) -> Column:
 
 
 def of_dataset(name: str, cell: Column) -> Column:
-    """The same cell, of the runs on one dataset."""
+    """The same cell for the runs on one dataset."""
     return lambda runs: cell(runs[runs.dataset == name])
 
 
@@ -147,9 +147,9 @@ def grid(groups: dict[str, pd.DataFrame], cells: dict[str, Column]) -> str:
 
 def ranking(groups: dict[str, pd.DataFrame], datasets: Iterable[str] = FIVE) -> str:
     """
-    Macro-F1 on test texts at the last epoch, the best mean first; its mean at the best epoch on
-    development texts, and that of the rarest third of the classes. A row without all datasets has
-    no means.
+    Macro-F1 on test texts at the last epoch, the best mean first; the mean at the best epoch on
+    development texts, and the mean of the rarest third of the classes. A row without all datasets
+    has no means.
     """
     datasets = list(datasets)
     n = len(datasets)
@@ -210,8 +210,8 @@ def noise_table() -> str:
 
 def trials_table() -> str:
     """
-    Macro-F1 on development texts after the last epoch, top two layers, on seed 0, and in brackets
-    the mean of seeds 0 to 2, of what was run on all three and is a matter of flags.
+    Macro-F1 on development texts after the last epoch, top two layers, for seed 0, and in brackets
+    the mean of seeds 0 to 2, for settings by flags that were run with all three seeds.
     """
     runs = load_ledgers("variants", "two_layers", "head_lr")
     runs = runs[runs.method.isin(["la", "sharprecl"]) & (runs.seed < 3)]
@@ -227,7 +227,7 @@ def trials_table() -> str:
         seeds = own.set_index("seed").val_macro_f1
         return f"{seeds.loc[0]:.1f} ({seeds.mean():.1f})" if len(seeds) == 3 else ""
 
-    runs = runs.drop_duplicates(["row", "dataset", "seed"])  # a run of the study is a trial, too
+    runs = runs.drop_duplicates(["row", "dataset", "seed"])  # a run may be in two ledgers
     groups = {
         row: own for (_, row), own in runs.groupby(["rate", "row"]) if own.seed.nunique() == 3
     }
@@ -249,7 +249,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def fill(page: Path) -> None:
-    """Writes the tables of a page anew."""
+    """Replaces the tables of a page by new ones."""
     place = re.compile(r"^(<!-- table: (\w+) -->\n)(?:.+\n)*", re.MULTILINE)
     text = page.read_text(encoding="utf-8")
     write_text(page, place.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n", text))
@@ -269,8 +269,8 @@ def fitted_at(runs: pd.DataFrame) -> float:
 
 def draw_fade(runs: pd.DataFrame, rows: Rows):
     """
-    A panel for each dataset: macro-F1 on development texts epoch by epoch, the mean over the seeds,
-    and a ring where all training texts are fitted.
+    A panel for each dataset: the mean macro-F1 over the seeds on development texts, by epoch, and a
+    ring where all training texts are fitted.
     """
     panels, rings = [], []
     for dataset in [name for name in FIVE if name in set(runs.dataset)]:
@@ -288,7 +288,7 @@ def draw_fade(runs: pd.DataFrame, rows: Rows):
 
 
 def write_figures(folder: Path) -> None:
-    """Beside the ledgers, each under the name of its ledger."""
+    """Writes the figures, each with the name of its ledger."""
     for name in ("head_lr", "thirty_epochs"):
         figures.save_figure(draw_fade(load_ledgers(name), MAIN), folder / f"{name}.png")
     for name, kind in (("imbalance", "fig_ir"), ("noise", "fig_noise")):

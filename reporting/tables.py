@@ -1,7 +1,7 @@
 """
-Results of many runs -> the paper's tables, with our numbers, and its figures.
+Makes the paper's tables and figures from the results of many runs.
 
-Runs whose training settings differ never meet in a table: each set of settings has its own tables.
+Runs with different training settings are never in one table: each set of settings has its own.
 """
 
 import itertools
@@ -42,14 +42,14 @@ DATASETS = {
 
 Place = tuple[str, str]  # a dataset and its ir in words, "original" as it is
 Key = tuple[str, str, str]  # a place and a row of a table
-Sections = tuple[dict, ...]  # of rows, {what a run has: the row's name}; between them is a rule
+Sections = tuple[dict, ...]  # of rows, {key of a run: name of the row}; a rule separates them
 
-# The paper's own numbers, with BERT-base: of Table 2 and 3 those of SharpReCL alone.
+# The paper's own numbers, with BERT-base; for Tables 2 and 3 only those of SharpReCL.
 PAPER = pd.read_csv(Path(__file__).with_name("paper.csv"), index_col=[0, 1, 2, 3]).numbers
 
 
 def of_paper(table: str) -> dict[Key, str]:
-    """{(dataset, place, row): "accuracy / macro-F1", in Table A.2 without the latter}"""
+    """{(dataset, place, row): "accuracy / macro-F1", or in Table A.2 only the accuracy}"""
     return PAPER[table].to_dict()
 
 
@@ -75,21 +75,21 @@ METRICS = {
     "accuracy": ("accuracy", 2, max),
     "macro_f1": ("macro-F1", 2, max),
     "seconds": ("seconds", 1, min),
-}  # heading, decimals printed, which is best
+}  # heading, printed decimals, which value is best
 MAIN_SETTINGS = ("encoder", "pooling", "epochs", "batch_size", "lr", "schedule", "amp")
 
 
 class Cell(NamedTuple):
     text: str
-    mark: str = ""  # "best", "second" of its column, or neither
-    sign: str = ""  # † or ‡, the significance
+    mark: str = ""  # "best" or "second" of its column, else ""
+    sign: str = ""  # † or ‡ if the difference is significant
 
 
 class Part(NamedTuple):
     """The table of one dataset."""
 
     dataset: str
-    columns: list[tuple[str, str]]  # the ir and what is measured
+    columns: list[tuple[str, str]]  # the ir and the metric
     sections: list[list[tuple[str, tuple[Cell, ...]]]]  # of rows: label and cells
 
 
@@ -105,10 +105,10 @@ class Table(NamedTuple):
 
 def load_runs(source: Path, protocol: str) -> pd.DataFrame:
     """
-    The finished runs of a folder or a ledger that have this protocol, as runs.frame() has them, and
-    is_plain (nothing but the method differs from the default), but_noise (the same but for wrong
-    labels), varies (SharpReCL's flags at another value; None where it is not SharpReCL with its own
-    second view and right labels), and ablation (the row of Table 4, else None).
+    The finished runs of a folder or a ledger that have this protocol, as in runs.frame(), with
+    is_plain (only the method differs from the default), but_noise (the same, but labels may be
+    flipped), varies (changed flags of SharpReCL; None unless it is SharpReCL with the default
+    second view and no flipped labels), and ablation (the row of Table 4, else None).
     """
     found = records(source)
     kept = [record for record in found if "test" in (epoch_under(record, protocol) or {})]
@@ -137,7 +137,7 @@ def load_runs(source: Path, protocol: str) -> pd.DataFrame:
 
 
 def ablation(varies: set[str] | None, settings: dict) -> str | None:
-    """What an ablation sets to its default is in the settings, and not in what varies."""
+    """The ablation of a run, by its settings: `varies` lacks what it sets to a default."""
     if not varies:
         return None if varies is None else "sharprecl"
     rows = (
@@ -155,8 +155,8 @@ def chosen(settings: dict, *roles: Role) -> dict:
 
 def group(runs: pd.DataFrame) -> list[pd.DataFrame]:
     """
-    Runs with the same training settings, the largest group first. RoBERTa is an encoder of its own:
-    its runs belong to each group that they share all other settings with.
+    Groups of runs with the same training settings, the largest first. RoBERTa has its own encoder:
+    its runs belong to each group with which they share all other settings.
     """
     cuts = runs.settings.map(lambda own: json.dumps(chosen(own, Role.DATA)))
     is_varied = cuts.groupby(runs.dataset).transform("nunique") > 1  # one data set at several sizes
@@ -179,7 +179,7 @@ def group(runs: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def check_cells(runs: pd.DataFrame) -> None:
-    """InputError where a cell of a table has two runs of one seed, or runs on other data."""
+    """InputError if a cell of a table has two runs with one seed, or runs on different data."""
     cell = ["dataset", "place", "row"]
     is_twin = runs.duplicated([*cell, "seed"], keep=False)
     is_mixed = runs.groupby([*cell, "data_seed"]).data_hash.transform("nunique") > 1
@@ -230,14 +230,14 @@ def significance(runs: pd.DataFrame) -> tuple[dict[tuple[Key, str], str], str]:
 
 
 def ranked(means: list[float | None], best: Callable) -> list[str]:
-    """The marks of a column: "best", "second" or "", ties alike; none where one has no rival."""
+    """The marks of a column: "best", "second" or ""; ties share a mark, a single value has none."""
     places = pd.Series(means, dtype=float).rank(method="dense", ascending=best is min)
     names = {1: "best", 2: "second"} if places.count() > 1 else {}
     return [names.get(place, "") for place in places]
 
 
 def column(cells: list[pd.Series | None], metric: str, signs: list[str]) -> list[Cell]:
-    """One cell for each list of numbers: mean ± standard deviation (number of seeds)."""
+    """A cell for each list of numbers: mean ± standard deviation (number of seeds)."""
     _, digits, best = METRICS[metric]
     texts = ["–" if own is None else f"{mean_text(own, digits)} ({len(own)})" for own in cells]
     means = [None if text == "–" else float(text.split()[0]) for text in texts]  # as printed
@@ -252,8 +252,8 @@ def build(
     metrics: Iterable[str] = ("accuracy", "macro_f1"),
 ) -> list[Part]:
     """
-    A part for each dataset: the rows that it has a run for, and for each place a column for each
-    metric, and one for the paper's numbers where there are any. The runs have their row in "row".
+    A part for each dataset, with the rows that have a run; for each place a column per metric, and
+    one for the paper's numbers if there are any. The column "row" of the runs has their row.
     """
     check_cells(runs)
     cells = dict(list(runs.groupby(["dataset", "place", "row"])))
@@ -285,7 +285,7 @@ def title(dataset: str) -> str:
 
 
 def caption(runs: pd.DataFrame, protocol: str, differing: list[str]) -> str:
-    """How these numbers came about: what a reader needs to compare them with others."""
+    """The caption: how the numbers were made, so that a reader can compare them with others."""
     is_guest = runs.method == "roberta"
     settings = (runs if is_guest.all() else runs[~is_guest]).settings.iloc[0]
     named = MAIN_SETTINGS + tuple(
@@ -316,14 +316,14 @@ def in_words_of(settings: dict, names: Iterable[str]) -> str:
 
 
 def cut_of(run) -> str:
-    """How the run's data set was cut, where it was."""
+    """How the run's data set was cut, or ""."""
     own = chosen(run.settings, Role.DATA)
     changed = [name for name, value in own.items() if value != DEFAULTS[name]]
     return f" {title(run.dataset)}: {in_words_of(own, changed)}." if changed else ""
 
 
 def language_model(run) -> str:
-    """What a language model has in place of the settings of encoders."""
+    """The settings of a language model, which has none of an encoder."""
     if run.method not in TABLE_3[0]:
         return ""
     own = {name: run.settings[name] for name in ("base_model", "base_type") if name in run.settings}
@@ -343,7 +343,7 @@ def noise_name(noise: float) -> str:
 
 
 def other_order(run) -> tuple:
-    """By method, then by what is changed: values meet only where the names are the same."""
+    """The sort key: method, then changed settings; values are compared only for equal names."""
     order = list(NAMES).index(run.method) if run.method in NAMES else len(NAMES)
     names = sorted(run.changed)
     return order, run.method, run.augment, names, [run.changed[name] for name in names], run.noise
@@ -364,24 +364,24 @@ def noise_parts(runs: pd.DataFrame) -> list[Part]:
 
 
 def where(runs: pd.DataFrame, varied: pd.Series) -> pd.DataFrame:
-    """The runs at the places that have one of those."""
+    """The runs at the places that have a varied run."""
     at = varied.groupby([runs.dataset, runs.place]).transform("any") if len(runs) else varied
     return runs[at.astype(bool)]
 
 
 class Members(NamedTuple):
-    """The runs of one table of the paper, and how they stand in it."""
+    """The runs of one table of the paper, and its layout."""
 
     name: str
     title: str
-    runs: pd.DataFrame  # with their row in "row"
+    runs: pd.DataFrame  # the column "row" has their row
     sections: Sections
     paper: dict[Key, str]
     note: str = ""
 
 
 def members(runs: pd.DataFrame, signed: str) -> list[Members]:
-    """The tables that a run may stand in; signed is what the test says in Table 2's caption."""
+    """The tables that a run may be in; signed is the sentence on the test in Table 2's caption."""
     plain = runs[runs.is_plain].assign(row=lambda own: own.method)
     large = plain[plain.method.isin([name for section in TABLE_3 for name in section])]
     ablated = runs[runs.ablation.notna()].assign(row=lambda own: own.ablation)
@@ -409,7 +409,7 @@ def members(runs: pd.DataFrame, signed: str) -> list[Members]:
 
 
 def tables(runs: pd.DataFrame, protocol: str, differing: list[str]) -> list[Table]:
-    """All that these runs fill, and last the runs that fit none: each run is in one at least."""
+    """All tables of these runs, and last one with the other runs: each run is in at least one."""
     signs, sentence = significance(runs[runs.is_plain])
     noisy = runs[runs.but_noise]
     noisy = where(noisy, noisy.noise > 0)
@@ -456,7 +456,7 @@ TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
 
 
 def tex(text: str) -> str:
-    """For LaTeX; an index of δ, as in "w/o δ_{CLS,CL}", becomes mathematics."""
+    """Escapes text for LaTeX; an index of δ, as in "w/o δ_{CLS,CL}", becomes mathematics."""
     plain, delta, index = files.printable(" ".join(text.split())).partition("δ_")
     escaped = "".join(TEX.get(char, char) for char in plain)
     return escaped + (rf"$\delta_{{\mathrm{{{tex(index.strip('{}'))}}}}}$" if delta else "")
@@ -464,8 +464,8 @@ def tex(text: str) -> str:
 
 def rendered(table: Table, ending: str) -> str:
     """
-    As Markdown (md), or as LaTeX (tex), where each dataset has its table*, shrunk to the text where
-    it is wider.
+    The table as Markdown (md), or as LaTeX (tex) with a table* for each dataset, which shrinks to
+    the text width if it is wider.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -501,7 +501,7 @@ def at(runs: pd.DataFrame, place: Place) -> pd.DataFrame:
 
 
 def sweep(runs: pd.DataFrame, place: Place, flag: str) -> pd.DataFrame:
-    """SharpReCL's runs over the values of this flag, "x"; none if only Table 4's runs vary it."""
+    """SharpReCL's runs with the flag's values in "x"; none if only ablations of Table 4 vary it."""
     own = at(runs, place)
     own = own[[varies is not None and varies <= {flag} for varies in own.varies]]
     own = own.assign(x=[settings[flag] for settings in own.settings])
@@ -520,8 +520,8 @@ def draw_sweeps(where: list[Place], runs: pd.DataFrame):
 
 def draw_panels(runs: pd.DataFrame, x: str, titles: pd.Series, fewest: int, xlabel: str, **options):
     """
-    Macro-F1 against x, a panel for each title that has so many values of x, and in it a line for
-    each setting that has two; None where there is no such panel.
+    Macro-F1 against x: a panel for each title with at least `fewest` values of x, in it a line for
+    each setting with two or more; None if there is no such panel.
     """
     panels = []
     for name, panel in runs.groupby(titles):
@@ -554,8 +554,8 @@ def file_name(place: Place) -> str:
 
 def draw(runs: pd.DataFrame) -> dict:
     """
-    {name of its files: a figure} for Figures 3, 4, A.1 and A.2, and the like on other data; and for
-    macro-F1 against three or more imbalance ratios, and against two or more shares of label noise.
+    {file name: figure} for Figures 3, 4, A.1 and A.2 and similar ones on other data, and for
+    macro-F1 against three or more imbalance ratios or two or more shares of label noise.
     """
     swept, drawings = defaultdict(list), {}
     for place in places(runs):
@@ -576,7 +576,7 @@ def draw(runs: pd.DataFrame) -> dict:
 
 
 def draw_class_sizes(runs: pd.DataFrame) -> dict:
-    """Figure 1, of Ohsumed as it is where it is among the runs; {} where only numbers are kept."""
+    """Figure 1, of Ohsumed if it is among the runs; {} if no run has a data_report.json."""
     whole = runs[[(Path(folder) / "data_report.json").exists() for folder in runs.folder]]
     if whole.empty:
         print("note: Figure 1 is left out: no run has a data_report.json", file=sys.stderr)
@@ -588,7 +588,7 @@ def draw_class_sizes(runs: pd.DataFrame) -> dict:
 
 
 def write_figures(runs: pd.DataFrame, output_dir: Path, suffix: str) -> None:
-    """Each as .png and .pdf."""
+    """Writes each figure as .png and .pdf."""
     for name, figure in (draw(runs) | draw_class_sizes(runs)).items():
         for kind in (".png", ".pdf"):
             figures.save_figure(figure, output_dir / f"{name}{suffix}{kind}")
@@ -598,7 +598,7 @@ def write_figures(runs: pd.DataFrame, output_dir: Path, suffix: str) -> None:
 
 
 def report(source: Path, protocol: str, output_dir: Path | None) -> None:
-    """The tables of each group of runs: written, with the figures, if it has a folder; printed."""
+    """Prints the tables of each group of runs; with output_dir also writes them and the figures."""
     groups, printed = group(load_runs(source, protocol)), []
     own_flags = (Role.SHARED, Role.TRAINING, Role.DATA)
     values = [chosen(members.settings.iloc[0], *own_flags) for members in groups]
