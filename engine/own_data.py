@@ -103,7 +103,8 @@ def read_part(
                     unlabelled = unlabelled or where
                 rows.append((text, name))
                 if its_group:
-                    groups.append(str(field_of(where, row, its_group) or where))
+                    value = field_of(where, row, its_group)  # 0 is a group, too
+                    groups.append(("" if value is None else str(value).strip()) or where)
             notes += table.notes
             if not any(text.strip() for text, _ in rows[before:]):
                 raise InputError(

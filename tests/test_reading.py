@@ -777,6 +777,10 @@ def test_a_group_is_never_divided(tmp_path):
     assert 12 <= len(corpus.test_texts) <= 28 and len(corpus.val_texts) >= 8
     with pytest.raises(InputError, match="no column 'writer'.*name yours with --group_column"):
         read_corpus(path, group_column="writer")
+    objects = [{"text": str(i), "label": i % 2, "by": [0, 1, None, ""][i % 4]} for i in range(8)]
+    path = written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, objects)))
+    groups = read_own(path, ["text"], "label", group="by").groups
+    assert groups[:2] == groups[4:6] == ["0", "1"] and len(set(groups)) == 6  # none is its own
     assert "group_column" not in parse_args(["--dataset", path]).settings
 
 
