@@ -620,6 +620,9 @@ def test_the_shards_of_the_hub_are_one_part(tmp_path, folder):
     frame.to_parquet(tmp_path / folder / "test-00000-of-00001.parquet")
     parts = read_own(str(tmp_path), ["text"], "label")
     assert parts.train == PLAIN + TWENTY and parts.test == TWENTY and parts.notes == []
+    with zipfile.ZipFile(tmp_path / folder / "dev.zip", "w") as packed:  # a part has any format
+        packed.writestr("rows.csv", csv_of(PLAIN))
+    assert read_own(str(tmp_path), ["text"], "label").val == PLAIN
     (tmp_path / folder / "train-00000-of-00002.parquet").unlink()
     with pytest.raises(
         InputError, match="'train-00001-of-00002.parquet'; it needs .* all the shards of one"
@@ -754,6 +757,10 @@ def test_folders_of_txt_files_are_the_classes(tmp_path):
     parts = read_own(str(tmp_path), ["text"], "label")
     assert parts.train[0] == ("Größe", "x") and len(parts.train) == 20
     assert "00.txt: read as --read encoding=cp1252" in parts.notes[0]
+    written(tmp_path / "train" / "x", "empty.txt", "")
+    (tmp_path / "train" / "x").rename(tmp_path / "train" / "trains")  # which is no part
+    corpus = read_corpus(str(tmp_path / "train"))
+    assert "trains" in corpus.label_names and corpus.dropped == 1
     (tmp_path / "train" / "unsup").mkdir()  # as in the reviews of IMDb
     written(tmp_path / "train" / "unsup", "0.txt", "so")
     with pytest.raises(InputError, match="unsup/0.txt: the label is empty.*--drop_unlabelled"):
