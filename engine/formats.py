@@ -415,7 +415,8 @@ def read_parquet(source: Source) -> Table:
         features = (
             json.loads(metadata.get(b"huggingface", "{}")).get("info", {}).get("features", {})
         )
-        classes = {c: f["names"] for c, f in features.items() if f.get("_type") == "ClassLabel"}
+        named = {c: f for c, f in features.items() if isinstance(f, dict)}  # others are lists
+        classes = {c: f["names"] for c, f in named.items() if f.get("_type") == "ClassLabel"}
         parts = file.iter_batches(batch_size=1000)
     return arrow_table(source.name, parts, "pyarrow", classes)
 

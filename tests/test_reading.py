@@ -430,6 +430,7 @@ def test_class_names_in_the_metadata_of_parquet_are_kept(tmp_path):
     features = {
         "text": {"dtype": "string", "_type": "Value"},
         "label": {"names": ["neg", "pos"], "_type": "ClassLabel"},
+        "turns": [{"role": {"dtype": "string", "_type": "Value"}}],  # as datasets has a list
     }
     whole = json.dumps({"info": {"features": features}})
     write([0, 1, 1, 0, -1, None], whole)
