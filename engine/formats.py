@@ -362,7 +362,7 @@ def read_json(source: Source) -> Table:
 
 
 def objects_of(source: Source, whole) -> list:
-    """The rows of a JSON value in pandas' orders records, split, index or columns."""
+    """The rows of a JSON value in pandas' orders records, table, split, index or columns."""
     if isinstance(whole, list):
         return whole
     remedy = (
@@ -372,8 +372,8 @@ def objects_of(source: Source, whole) -> list:
     with needing(source.name, "pandas", remedy):
         import pandas
 
-        if isinstance(whole.get("data"), list) and "index" in whole:
-            return [dict(zip(whole["columns"], row)) for row in whole["data"]]
+        if isinstance(rows := whole.get("data"), list) and whole.keys() & {"index", "schema"}:
+            return rows if "schema" in whole else [dict(zip(whole["columns"], x)) for x in rows]
         parts = list(whole.values())
         if isinstance(parts[0], dict) and not source.has_columns(list(whole)):
             if source.has_columns(paths(parts[0])):

@@ -713,7 +713,7 @@ def test_a_file_without_a_header_is_read_by_names(tmp_path, form):
         pairs(path, "names=a b c")
 
 
-@pytest.mark.parametrize("orient", ["columns", "index", "records", "split"])
+@pytest.mark.parametrize("orient", ["columns", "index", "records", "split", "table"])
 def test_json_is_read_in_the_orders_of_pandas(tmp_path, orient):
     for index in (None, [f"row {i}" for i in range(20)]):
         frame = pandas.DataFrame(TWENTY, columns=["text", "label"], index=index)
