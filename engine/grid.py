@@ -201,7 +201,7 @@ def execute(cells: list[GridRun], jobs: int, signals: list[int]) -> Iterator[tup
                         yield cell, process.returncode
     finally:
         for _, process in running.values():
-            process.send_signal(signal.SIGINT)  # main.py leaves its whole epochs
+            process.terminate()  # main.py leaves its whole epochs; a script may ignore SIGINT
         for _, process in running.values():
             process.wait()
 
