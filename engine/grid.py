@@ -100,7 +100,7 @@ def is_whole(cell: GridRun) -> bool:
 def has_younger_texts(cell: GridRun) -> bool:
     """Whether own texts are younger than the result, so that main.py must say if they differ."""
     path = Path(cell.args.dataset)
-    files = [path, *path.glob("*")] if cell.args.dataset not in DATASETS else []
+    files = [path, *path.rglob("*")] if cell.args.dataset not in DATASETS else []
     changes = [file.stat().st_mtime for file in files if file.is_file()]
     return max(changes, default=0) > (cell.folder / "result.json").stat().st_mtime
 

@@ -257,7 +257,9 @@ def test_own_validation_texts_are_taken_where_a_folder_brings_them(lines_of, tmp
         (folder / name).write_text("text,label\ngood,yes\n")
         cells = cells_of(lines_of("own", str(folder), SEEDS="0", METHODS="la"))
         shares.append([cell.args.val_fraction for cell in cells])
-    assert shares == [[0.2], [0.0]]
+    (folder / "Dev.csv").rename(folder / "validation-00000-of-00001.csv")  # as the hub has it
+    cells = cells_of(lines_of("own", str(folder), SEEDS="0", METHODS="la"))
+    assert shares == [[0.2], [0.0]] and cells[0].args.val_fraction == 0.0
 
 
 def test_the_study_draws_texts_of_its_own_for_each_seed_and_takes_the_rows_asked_for(lines_of):
@@ -491,6 +493,12 @@ def test_texts_that_changed_after_the_result_are_not_passed_over(tmp_path):
         os.utime(texts, (time.time() + 60,) * 2)
         assert state(cell) == "open" and main(cell.argv) == code  # which looks at the texts
         assert ending(cell, 0)[0]
+    (text := tmp_path / "deep" / "train" / "no" / "1.txt").parent.mkdir(parents=True)
+    deep = cell._replace(args=parse_args(["--dataset", str(tmp_path / "deep")]))
+    text.write_text("bad")
+    for seconds, now in ((-60, "finished"), (120, "open")):
+        os.utime(text, (time.time() + seconds,) * 2)
+        assert state(deep) == now
 
 
 def test_two_runs_for_one_folder_are_refused(grid, tmp_path):
