@@ -362,7 +362,7 @@ def read_json(source: Source) -> Table:
 
 
 def objects_of(source: Source, whole) -> list:
-    """The rows of a JSON value in one of pandas' orders: records, split, index or columns."""
+    """The rows of a JSON value in pandas' orders: records, table, split, index or columns."""
     if isinstance(whole, list):
         return whole
     remedy = (
@@ -372,8 +372,8 @@ def objects_of(source: Source, whole) -> list:
     with needing(source.name, "pandas", remedy):
         import pandas
 
-        if isinstance(whole.get("data"), list) and "index" in whole:
-            return [dict(zip(whole["columns"], row)) for row in whole["data"]]
+        if isinstance(rows := whole.get("data"), list) and whole.keys() & {"index", "schema"}:
+            return rows if "schema" in whole else [dict(zip(whole["columns"], x)) for x in rows]
         parts = list(whole.values())
         if isinstance(parts[0], dict) and not source.has_columns(list(whole)):
             if source.has_columns(paths(parts[0])):
@@ -415,7 +415,8 @@ def read_parquet(source: Source) -> Table:
         features = (
             json.loads(metadata.get(b"huggingface", "{}")).get("info", {}).get("features", {})
         )
-        classes = {c: f["names"] for c, f in features.items() if f.get("_type") == "ClassLabel"}
+        named = {c: f for c, f in features.items() if isinstance(f, dict)}  # others are lists
+        classes = {c: f["names"] for c, f in named.items() if f.get("_type") == "ClassLabel"}
         parts = file.iter_batches(batch_size=1000)
     return arrow_table(source.name, parts, "pyarrow", classes)
 

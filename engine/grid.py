@@ -100,7 +100,7 @@ def is_whole(cell: GridRun) -> bool:
 def has_younger_texts(cell: GridRun) -> bool:
     """Whether own texts are newer than the result, so that main.py must check if they differ."""
     path = Path(cell.args.dataset)
-    files = [path, *path.glob("*")] if cell.args.dataset not in DATASETS else []
+    files = [path, *path.rglob("*")] if cell.args.dataset not in DATASETS else []
     changes = [file.stat().st_mtime for file in files if file.is_file()]
     return max(changes, default=0) > (cell.folder / "result.json").stat().st_mtime
 
@@ -201,7 +201,7 @@ def execute(cells: list[GridRun], jobs: int, signals: list[int]) -> Iterator[tup
                         yield cell, process.returncode
     finally:
         for _, process in running.values():
-            process.send_signal(signal.SIGINT)  # main.py keeps its complete epochs
+            process.terminate()  # main.py keeps its complete epochs; a script may ignore SIGINT
         for _, process in running.values():
             process.wait()
 

@@ -22,7 +22,8 @@ from data import DATASETS
 from engine import grid
 from engine.arguments import ABLATIONS, ENCODER
 from engine.files import InputError, one_line_errors
-from engine.own_data import PARTS
+from engine.own_data import tables_of
+from engine.reading import open_table
 
 ALL = ("table2", "table4", "tableA1", "tableA2", "fig1", "fig3", "figA1", "figA2", "fig4")
 ON_REQUEST = ("table3", "tableA1_full", "study_b")
@@ -166,7 +167,7 @@ def own_texts(choice: Choice) -> Iterator[Run]:
 
 def has_validation_texts(path: Path) -> bool:
     """Whether a folder has its own validation texts."""
-    return any(PARTS.get(file.name.lower().split(".")[0]) == "val" for file in path.glob("*"))
+    return "val" in tables_of(str(path), open_table, [])
 
 
 # ---- the study of docs/results.md ----

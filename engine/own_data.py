@@ -103,7 +103,8 @@ def read_part(
                     unlabelled = unlabelled or where
                 rows.append((text, name))
                 if its_group:
-                    groups.append(str(field_of(where, row, its_group) or where))
+                    value = field_of(where, row, its_group)  # 0 is a group, too
+                    groups.append(("" if value is None else str(value).strip()) or where)
             notes += table.notes
             if not any(text.strip() for text, _ in rows[before:]):
                 raise InputError(
@@ -173,6 +174,12 @@ PARTS = {"train": "train", "test": "test"} | dict.fromkeys(
 NAME = re.compile(rf"(?P<part>{'|'.join(PARTS)})(-\d+-of-(?P<shards>\d+))?(?P<ending>\..*)?")
 
 
+def part_named(name: str) -> re.Match | None:
+    """What the name of a file, a folder or a split says of a part; None where it is none."""
+    named = NAME.fullmatch(name.lower())
+    return named if named and (form_of(name) or named["ending"] in (None, ".zip")) else None
+
+
 def tables_of(dataset: str, opened: Opener, notes: list[str]) -> dict[str, Tables]:
     """
     The tables of each part, the training part first; a note names the files that are not read.
@@ -182,8 +189,7 @@ def tables_of(dataset: str, opened: Opener, notes: list[str]) -> dict[str, Table
     found: dict[str, list[str]] = {"train": []}
     shards = {}
     for name in sorted(openers):
-        named = NAME.fullmatch(name.lower())
-        if named and (form_of(name) or not named["ending"]):
+        if named := part_named(name):
             found.setdefault(PARTS[named["part"]], []).append(name)
             shards[name] = int(named["shards"] or 1)
     is_whole = all(shards[name] == len(part) for part in found.values() for name in part)
@@ -211,17 +217,15 @@ def openers_of(dataset: str, opened: Opener) -> dict[str, Opener]:
         return {name: partial(split_table, f"{dataset}, {name}", splits[name]) for name in splits}
     if not path.is_dir():
         return {"train": partial(opened, path)}
-    if not any(path.glob("[Tt]rain*")):
+    if not any((named := part_named(p.name)) and named["part"] == "train" for p in path.iterdir()):
         if has_classes(path):
             return {"train": partial(class_table, opened, path)}
         path = path / "data" if (path / "data").is_dir() else path  # the hub's layout
-    openers: dict[str, Opener] = {}
-    for file in path.glob("[!.]*"):
-        if has_classes(file):
-            openers[file.name] = partial(class_table, opened, file)
-        elif file.is_file():
-            openers[file.name] = partial(opened, file)
-    return openers
+    return {
+        file.name: partial(opened if file.is_file() else partial(class_table, opened), file)
+        for file in path.glob("[!.]*")
+        if file.is_file() or has_classes(file)
+    }
 
 
 def has_classes(path: Path) -> bool:
@@ -234,10 +238,11 @@ def class_table(opened: Opener, folder: Path) -> AbstractContextManager[Table]:
 
     def rows() -> Iterator[Row]:
         for file in sorted(folder.glob("*/*.txt")):
-            with opened(file, "lines") as table:
-                text = "\n".join(row["text"] for _, row in table.rows)
-            notes.extend(table.notes)
-            label = None if file.parent.name == "unsup" else file.parent.name
+            text, label = "", None if file.parent.name == "unsup" else file.parent.name
+            if file.stat().st_size > 0:  # else there is no table, but an empty text
+                with opened(file, "lines") as table:
+                    text = "\n".join(row["text"] for _, row in table.rows)
+                notes.extend(table.notes)
             yield str(file), {"text": text, "label": label}
 
     return nullcontext(Table(str(folder), rows(), notes=notes))

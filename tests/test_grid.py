@@ -34,7 +34,8 @@ ROOT = Path(__file__).parent.parent
 # another process has the lock. Writes each start that gets the lock into starts.txt, and waits for
 # the file go; the seed says the rest: 13 fails, from 100 on it lasts until it is interrupted.
 STUB = """
-import fcntl, json, os, sys, time
+import fcntl, json, os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 seed = int(sys.argv[sys.argv.index("--seed") + 1])
 folder = os.path.join({output!r}, f"trec_original_method-bert_seed{{seed}}")
 os.makedirs(folder, exist_ok=True)
@@ -256,7 +257,9 @@ def test_own_validation_texts_are_taken_where_a_folder_brings_them(lines_of, tmp
         (folder / name).write_text("text,label\ngood,yes\n")
         cells = cells_of(lines_of("own", str(folder), SEEDS="0", METHODS="la"))
         shares.append([cell.args.val_fraction for cell in cells])
-    assert shares == [[0.2], [0.0]]
+    (folder / "Dev.csv").rename(folder / "validation-00000-of-00001.csv")  # as the hub has it
+    cells = cells_of(lines_of("own", str(folder), SEEDS="0", METHODS="la"))
+    assert shares == [[0.2], [0.0]] and cells[0].args.val_fraction == 0.0
 
 
 def test_the_study_draws_texts_of_its_own_for_each_seed_and_takes_the_rows_asked_for(lines_of):
@@ -490,6 +493,12 @@ def test_texts_that_changed_after_the_result_are_not_passed_over(tmp_path):
         os.utime(texts, (time.time() + 60,) * 2)
         assert state(cell) == "open" and main(cell.argv) == code  # which looks at the texts
         assert ending(cell, 0)[0]
+    (text := tmp_path / "deep" / "train" / "no" / "1.txt").parent.mkdir(parents=True)
+    deep = cell._replace(args=parse_args(["--dataset", str(tmp_path / "deep")]))
+    text.write_text("bad")
+    for seconds, now in ((-60, "finished"), (120, "open")):
+        os.utime(text, (time.time() + seconds,) * 2)
+        assert state(deep) == now
 
 
 def test_two_runs_for_one_folder_are_refused(grid, tmp_path):
@@ -564,7 +573,13 @@ def test_two_runners_at_once_run_each_cell_once(stub, tmp_path, grid):
 
 
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_runner_stops_its_children_and_says_how_to_go_on(grid, tmp_path, name):
+def test_a_stopped_runner_stops_its_children_and_says_how_to_go_on(
+    grid, tmp_path, name, monkeypatch
+):
+    if name == signal.SIGTERM:  # in the background of a script, where nobody hears the other
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        monkeypatch.setattr(grid_module, "ENDING", [name])
+
     def stop():
         wait_for(lambda: len(starts(tmp_path)) == 3)
         os.kill(os.getpid(), name)

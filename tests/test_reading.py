@@ -430,6 +430,7 @@ def test_class_names_in_the_metadata_of_parquet_are_kept(tmp_path):
     features = {
         "text": {"dtype": "string", "_type": "Value"},
         "label": {"names": ["neg", "pos"], "_type": "ClassLabel"},
+        "turns": [{"role": {"dtype": "string", "_type": "Value"}}],  # as datasets has a list
     }
     whole = json.dumps({"info": {"features": features}})
     write([0, 1, 1, 0, -1, None], whole)
@@ -620,6 +621,9 @@ def test_the_shards_of_the_hub_are_one_part(tmp_path, folder):
     frame.to_parquet(tmp_path / folder / "test-00000-of-00001.parquet")
     parts = read_own(str(tmp_path), ["text"], "label")
     assert parts.train == PLAIN + TWENTY and parts.test == TWENTY and parts.notes == []
+    with zipfile.ZipFile(tmp_path / folder / "dev.zip", "w") as packed:  # a part has any format
+        packed.writestr("rows.csv", csv_of(PLAIN))
+    assert read_own(str(tmp_path), ["text"], "label").val == PLAIN
     (tmp_path / folder / "train-00000-of-00002.parquet").unlink()
     with pytest.raises(
         InputError, match="'train-00001-of-00002.parquet'; it needs .* all the shards of one"
@@ -709,7 +713,7 @@ def test_a_file_without_a_header_is_read_by_names(tmp_path, form):
         pairs(path, "names=a b c")
 
 
-@pytest.mark.parametrize("orient", ["columns", "index", "records", "split"])
+@pytest.mark.parametrize("orient", ["columns", "index", "records", "split", "table"])
 def test_json_is_read_in_the_orders_of_pandas(tmp_path, orient):
     for index in (None, [f"row {i}" for i in range(20)]):
         frame = pandas.DataFrame(TWENTY, columns=["text", "label"], index=index)
@@ -754,6 +758,10 @@ def test_folders_of_txt_files_are_the_classes(tmp_path):
     parts = read_own(str(tmp_path), ["text"], "label")
     assert parts.train[0] == ("Größe", "x") and len(parts.train) == 20
     assert "00.txt: read as --read encoding=cp1252" in parts.notes[0]
+    written(tmp_path / "train" / "x", "empty.txt", "")
+    (tmp_path / "train" / "x").rename(tmp_path / "train" / "trains")  # which is no part
+    corpus = read_corpus(str(tmp_path / "train"))
+    assert "trains" in corpus.label_names and corpus.dropped == 1
     (tmp_path / "train" / "unsup").mkdir()  # as in the reviews of IMDb
     written(tmp_path / "train" / "unsup", "0.txt", "so")
     with pytest.raises(InputError, match="unsup/0.txt: the label is empty.*--drop_unlabelled"):
@@ -777,6 +785,10 @@ def test_a_group_is_never_divided(tmp_path):
     assert 12 <= len(corpus.test_texts) <= 28 and len(corpus.val_texts) >= 8
     with pytest.raises(InputError, match="no column 'writer'.*name yours with --group_column"):
         read_corpus(path, group_column="writer")
+    objects = [{"text": str(i), "label": i % 2, "by": [0, 1, None, ""][i % 4]} for i in range(8)]
+    path = written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, objects)))
+    groups = read_own(path, ["text"], "label", group="by").groups
+    assert groups[:2] == groups[4:6] == ["0", "1"] and len(set(groups)) == 6  # none is its own
     assert "group_column" not in parse_args(["--dataset", path]).settings
 
 
