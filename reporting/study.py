@@ -1,5 +1,5 @@
 """
-Makes the tables and figures of docs/results.md and docs/log.md from the ledgers in tables/.
+Makes the tables and figures of pages in docs/ from the ledgers in tables/.
 
     python -m reporting.study                # writes all of them again
 
@@ -298,7 +298,7 @@ def write_figures(folder: Path) -> None:
 
 
 def main() -> None:
-    for name in ("results", "log"):
+    for name in ("results", "log", "language_models"):
         fill(ROOT / "docs" / f"{name}.md")
     write_figures(ROOT / "tables")
 

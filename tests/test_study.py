@@ -250,7 +250,7 @@ def test_the_trials_follow_from_the_ledgers():
             assert cell == (f"{found[0]:.1f} ({mean:.1f})" if mean else ""), label
 
 
-@pytest.mark.parametrize("name", ["results.md", "log.md"])
+@pytest.mark.parametrize("name", ["results.md", "log.md", "language_models.md"])
 def test_all_tables_of_a_page_are_those_that_the_ledgers_give_now(name, tmp_path):
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     page = tmp_path / name
