@@ -33,6 +33,7 @@ from engine import calibration, metrics, predictor, saved_model
 from engine.encoders import load_tokenizer
 from engine.files import InputError, lacks_memory
 from engine.predictor import pools
+from reporting import score
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [
@@ -433,6 +434,14 @@ def test_score_counts_what_is_right_names_unknown_labels_and_leaves_a_page(
     assert f"macro-F1 {100 * sum(f1) / (len(f1) + 1):.2f}" in out
     html = (tmp_path / "texts_score.html").read_text()
     assert out.endswith("texts_score.html\n") and "does not know" in html and "<svg" in html
+
+
+def test_a_label_is_the_class_that_training_has_made_of_it():
+    about = replace(about_of(names=["1", "2.5"]), class_counts=[1, 1])
+    told = {"text": "a text", "prediction": "1", "probability": 0.9}
+    given = ("1", "1.0", "-1.0", "2.0", "2.5", "v1.0")  # pandas writes 1.0 where a cell is empty
+    found = score.gather(about, "a.csv", [told | {"label": label} for label in given])
+    assert found.unknown == ["-1.0", "2.0", "v1.0"] and list(found.test.is_right[:2]) == [True] * 2
 
 
 @pytest.mark.parametrize(
