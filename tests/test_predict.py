@@ -452,6 +452,8 @@ def test_a_label_is_the_class_that_training_has_made_of_it():
         ("a.csv", "text,label\nfood,\n", [], "none of 1 rows has a text and a label"),
         ("a.csv", "text,label\nfood,x\n", ["--output", "x.csv"], "ends in .html"),
         ("a.csv", "text,label\nfood,x\n", ["--abstain", "0.5"], "leave --abstain out"),
+        ("a.csv", "text,label\nfood,x\n", ["--top", "2"], "leave --top out"),
+        ("a.csv", "text,label\nfood,x\n", ["--output_format", "csv"], "leave --output_format out"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line(run, name, content, options, message):
@@ -753,6 +755,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, name, content, mes
         (["--output", "{}/folder.csv"], "cannot be written"),
         (["--output", "{}/out.xls"], "--output_format"),
         (["--export", "onnx"], "--export classifies no texts"),
+        (["--label_column", "stars"], "leave --label_column out"),
     ],
 )
 def test_an_output_that_cannot_be_is_one_line(run, tmp_path, options, message):
