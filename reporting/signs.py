@@ -19,7 +19,8 @@ class Sign(NamedTuple):
     limit       beyond it the failure is seen
     is_least    whether the limit is the least good value; else it is the largest
     reason      why the limit lies there
-    advice      what to try, with flags of main.py in backticks
+    advice      what to try, with flags of main.py in backticks; each sentence stands by itself,
+                for a page leaves out those whose flags are not for its run
     """
 
     failure: str
