@@ -66,12 +66,8 @@ class Source(NamedTuple):
 
 def is_file_name(given: str) -> bool:
     """Whether an argument is a file: it exists as a path, or ends like a file name."""
-    return (
-        given == "-"
-        or os.path.exists(given)
-        or reading.form_of(given) != ""
-        or reading.PACKED.search(given.lower()) is not None
-    )
+    is_named = reading.form_of(given) != "" or bool(reading.PACKED.search(given.lower()))
+    return given == "-" or os.path.exists(given) or is_named
 
 
 @contextlib.contextmanager
@@ -116,8 +112,7 @@ def table_rows(
         texts, labels = (
             (["text"], None) if table.has_lines else reading.find_columns(table, columns, label)
         )
-        notes = list(table.notes)
-        say(*notes)
+        say(*(notes := list(table.notes)))
 
         def row_of(where: str, row: dict) -> TextRow:
             text = reading.joined_text(where, row, texts)
@@ -152,11 +147,10 @@ class Writer:
                 raise InputError(
                     f"the input has a column {min(twice)!r} already, which would be lost; rename it"
                 )
-            new = row | added
-            if self.form == "csv" and not self.header:
+            is_csv, new = self.form == "csv", row | added
+            if is_csv and not self.header:
                 self.header = list(new)
                 text.append(csv_line(self.header))
-            is_csv = self.form == "csv"
             text.append(self.csv_line(new) if is_csv else json_text(new, ensure_ascii=False))
         try:
             return "".join(f"{line}\n" for line in text).encode()
@@ -292,14 +286,12 @@ def score(args: argparse.Namespace) -> None:
     """Scores a file with labels: prints accuracy, macro-F1 and each class, and writes a page."""
     from reporting import score as scores  # here, because matplotlib takes a second to load
 
-    if args.abstain is not None:
-        raise InputError("--score wants a prediction for every text: leave --abstain out")
     with source(args) as given:
         if given is None:
             raise InputError("--score needs a file with texts and labels, not texts alone")
         predictor, rows, total = predictor_of(args), [], 0
         columns = columns_of(args, predictor)
-        with table_rows(given, columns, args.read, args.label_column) as labelled:
+        with table_rows(given, columns, args.read, args.label_column or "label") as labelled:
             for pool, answers in predictor.stream(labelled):
                 total += len(pool)
                 rows += [row | answer for row, answer in zip(pool, answers)]
@@ -350,7 +342,7 @@ FLAGS: dict[str, dict] = {
         "cuda:1 or mps"),
     "--score": dict(action="store_true", help="instead: how good the model is on a file with "
         "labels, on stdout and as a page (default: FILE_score.html)"),
-    "--label_column": dict(metavar="NAME", default="label", help="for --score; default: label"),
+    "--label_column": dict(metavar="NAME", help="for --score; default: label"),
     "--export": dict(choices=EXPORTED, help="instead: write the model for ONNX, or as "
         "a folder of sentence-transformers with the embedding, or its projection into the "
         "contrastive space"),
@@ -359,20 +351,33 @@ FLAGS: dict[str, dict] = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = files.Parser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = files.Parser(description=__doc__, allow_abbrev=False, formatter_class=raw)
     for name, options in FLAGS.items():
         parser.add_argument(name, **options)
     return parser
 
 
+OF_ROWS = "output_format overwrite top probabilities embedding abstain"
+UNUSED = {  # what export_model(), score() and classify() do not look at
+    "--export classifies no texts": f"inputs format text_column read {OF_ROWS} test_prior "
+    "calibrated score label_column",
+    "--score makes a page of all texts": OF_ROWS,
+    "no label is read without --score": "label_column",
+}
+
+
+def check_used(args: argparse.Namespace) -> None:
+    """InputError where something that is given would do nothing."""
+    why = list(UNUSED)[0 if args.export else 1 if args.score else 2]
+    for name in UNUSED[why].split():
+        if given := getattr(args, name):
+            what = given[0] if name == "inputs" else f"--{name}"
+            raise InputError(f"{why}: leave {what} out")
+
+
 def export_model(args: argparse.Namespace) -> None:
     """Exports the model for another tool; prints the folder's name on stdout."""
-    if args.inputs:
-        raise InputError(f"--export classifies no texts: leave {args.inputs[0]} out")
     quiet_transformers()
     folder = export.export(args.model_dir, args.export, args.output)
     with standard_output() as out:
@@ -386,6 +391,7 @@ def main(argv: list[str] | None = None) -> None:
     last = names[-1] if len(names) > 1 and not args.inputs else ""
     if is_file_name(last) and not os.path.isdir(last):  # --text_column title body FILE
         args.inputs = [names.pop()]
+    check_used(args)
     (export_model if args.export else score if args.score else classify)(args)
 
 

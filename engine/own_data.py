@@ -136,20 +136,22 @@ def check_one_class(name: str, labels: set[str]) -> list[str]:
     ]
 
 
+def without_fraction(label: str) -> str:
+    """1 of 1.0, which a column of whole numbers with a gap has for pandas and others."""
+    return re.sub(r"\A(-?[0-9]+)\.0+\Z", r"\1", label)
+
+
 def own_corpus(
     name: str, train: Rows, test: Rows = (), val: Rows = (), notes: Sequence[str] = ()
 ) -> Corpus:
     """
-    to_corpus() for own data: if all labels are numbers, 1.0 is called 1, because pandas and other
-    tools turn a column of integers with a gap into floats.
+    to_corpus() for own data: if all labels are numbers, 1.0 is called 1.
 
     raises  InputError as to_corpus() does, with a remedy for labels without a training text
     """
     labels = sort_labels({label for rows in (train, test, val) for _, label in rows if label})
     if all(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", label) for label in labels):
-        names = {
-            label: re.sub(r"\.0+$", "", label) for label in labels if re.search(r"\.0+$", label)
-        }
+        names = {label: whole for label in labels if (whole := without_fraction(label)) != label}
         train, test, val = (
             [(text, names.get(label or "", label)) for text, label in rows]
             for rows in (train, test, val)

@@ -274,8 +274,8 @@ def use(run: Run) -> Action:
 
 def untested(run: Run) -> list[Action]:
     """The next steps for a run that was trained on all texts."""
-    scored = Action("score", predict_command(run, "labelled.csv", "--score"))
-    return [scored, use(run)] if run.about is not None else []
+    command = predict_command(run, "labelled.csv", "--score")
+    return [Action("score", command), use(run)] if run.about is not None else []
 
 
 # ---- the sections below ----
@@ -411,12 +411,22 @@ def tsne(run: Run) -> dict:
 
 
 def judged_signs(run: Run) -> list[dict]:
-    """Each of SIGNS, with its value, or None where the run does not measure it."""
-    measured = [(sign, sign.measure(run.history)) for sign in SIGNS]
-    return [
-        {"sign": sign, "value": value, "seen": value is not None and sign.is_seen(value)}
-        for sign, value in measured
-    ]
+    """Each of SIGNS, with its value, or None where the run does not measure it, and its advice."""
+    found = []
+    for sign in SIGNS:
+        value, own = sign.measure(run.history), {"sign": sign, "advice": advice(run, sign.advice)}
+        found.append(own | {"value": value, "seen": value is not None and sign.is_seen(value)})
+    return found
+
+
+def advice(run: Run, text: str) -> str:
+    """The sentences of the text whose flags main.py takes beside the run's, and looks at."""
+    is_free = run.method == "sharprecl" and "ablation" not in flags_of(run)  # which sets such flags
+    others = {f"method {run.method}", *["val_fraction"] * ("best_val" in run.result)}
+    others.update(() if is_free else names_of(Role.SHARPRECL))
+    others.update(() if METHODS[run.method].has_encoder else OF_ENCODERS)
+    sentences = re.split(r"(?<=\.) ", text)
+    return " ".join(s for s in sentences if others.isdisjoint(re.findall(r"--(method \w+|\w+)", s)))
 
 
 # ---- the page ----

@@ -11,6 +11,7 @@ from sklearn.metrics import classification_report
 
 from engine import files
 from engine.files import InputError, printable
+from engine.own_data import without_fraction
 from engine.saved_model import About
 from reporting import page
 
@@ -38,7 +39,11 @@ def gather(about: About, name: str, rows: list[dict]) -> Labelled:
     scored = [row for row in rows if row["label"] is not None and row["prediction"] is not None]
     if not scored:
         raise InputError(f"{name}: none of {len(rows)} rows has a text and a label")
-    unknown = sorted({row["label"] for row in scored} - set(about.label_names))
+    known = set(about.label_names)
+    for row in scored:  # the training has called 1.0 the class 1, where all labels were numbers
+        if row["label"] not in known and (whole := without_fraction(row["label"])) in known:
+            row["label"] = whole
+    unknown = sorted({row["label"] for row in scored} - known)
     names = [*about.label_names, *unknown]
     test = page.of_texts(scored, names)
     tested = np.bincount(test.true, minlength=len(names))
@@ -51,17 +56,8 @@ def in_words(found: Labelled) -> str:
     """scikit-learn's report on the labels that occur, and notes on unknown labels and rows."""
     tested = np.unique(found.test.true)
     names = [printable(found.answers[label]) for label in tested]
-    short = page.numbers(found)
-    lines = [
-        classification_report(
-            found.test.true,
-            found.test.predicted,
-            labels=tested,
-            target_names=names,
-            digits=4,
-            zero_division=0,
-        )
-    ]
+    options = {"labels": tested, "target_names": names, "digits": 4, "zero_division": 0}
+    lines = [classification_report(found.test.true, found.test.predicted, **options)]
     if found.unknown:
         lines.append(
             f"{found.unknown_texts:,} texts have a label that the model does not know, and each "
@@ -69,11 +65,8 @@ def in_words(found: Labelled) -> str:
         )
     if found.left_out:
         lines.append(f"{found.left_out:,} rows have no label or no text, and are left out")
-    lines.append(
-        f"accuracy {short['accuracy']:.2f}, macro-F1 {short['macro_f1']:.2f}, "
-        f"{short['total']:,} texts"
-    )
-    return "\n".join(lines)
+    last = "accuracy {accuracy:.2f}, macro-F1 {macro_f1:.2f}, {total:,} texts"
+    return "\n".join([*lines, last.format(**page.numbers(found))])
 
 
 def write(found: Labelled, path: Path) -> None:

@@ -19,7 +19,8 @@ class Sign(NamedTuple):
     limit       the failure is seen beyond it
     is_least    whether good values are above the limit; else they are below it
     reason      the reason for the limit
-    advice      what to try, with flags of main.py in backticks
+    advice      what to try, with flags of main.py in backticks; each sentence stands by itself,
+                because a page leaves out those with flags that its run cannot take
     """
 
     failure: str

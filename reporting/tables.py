@@ -19,7 +19,7 @@ import pandas as pd
 
 import data
 from augment import AUGMENTATIONS
-from baselines import GROUPS, titles
+from baselines import GROUPS, METHODS, titles
 from engine import escape, files, results
 from engine.arguments import ABLATIONS, DEFAULTS, Role, names_of
 from engine.files import InputError
@@ -76,6 +76,8 @@ METRICS = {
     "macro_f1": ("macro-F1", 2, max),
     "seconds": ("seconds", 1, min),
 }  # heading, printed decimals, which value is best
+# methods that main.train() does not fit have no encoder, and ignore its settings
+NO_ENCODER, NONE = [name for name, entry in METHODS.items() if entry.fitted_by], "no encoder"
 MAIN_SETTINGS = ("encoder", "pooling", "epochs", "batch_size", "lr", "schedule", "amp")
 
 
@@ -125,7 +127,7 @@ def load_runs(source: Path, protocol: str) -> pd.DataFrame:
             "0.1 for best_val"
         )
     if without:
-        print(f"note: {without} runs have no {protocol} and are left out", file=sys.stderr)
+        print(f"note: {without} runs have no test of {protocol}, and are left out", file=sys.stderr)
     runs = frame(kept, protocol)
     has_own_view = runs.augment == SECOND_VIEW
     runs["but_noise"] = has_own_view & (runs.changed.map(len) == 0) & runs.method.isin(NAMES)
@@ -286,24 +288,19 @@ def title(dataset: str) -> str:
 
 def caption(runs: pd.DataFrame, protocol: str, differing: list[str]) -> str:
     """The caption: how the numbers were made, so that a reader can compare them with others."""
-    is_guest = runs.method == "roberta"
-    settings = (runs if is_guest.all() else runs[~is_guest]).settings.iloc[0]
-    named = MAIN_SETTINGS + tuple(
-        name
-        for name, value in chosen(settings, Role.SHARED, Role.TRAINING).items()
-        if name not in MAIN_SETTINGS and (name in differing or value != DEFAULTS.get(name))
-    )
-    encoders = {
-        ", of RoBERTa " + in_words_of(own, ("encoder", "pooling"))
-        for own in runs.settings[is_guest]
-    }
+    rank = runs.method.map(lambda name: (name in NO_ENCODER) + 0.5 * (name == "roberta"))
+    settings, guests = runs.settings[rank.idxmin()], runs.settings[runs.method == "roberta"]
+    own = chosen(settings, Role.SHARED, *[Role.TRAINING] * bool(rank.min() < 1))
+    changed = [name for name in own if name in differing or own[name] != DEFAULTS.get(name)]
+    named = [name for name in dict.fromkeys([*MAIN_SETTINGS, *changed]) if name in own]
+    encoders = {f", of RoBERTa {in_words_of(own, MAIN_SETTINGS[:2])}" for own in guests}
     draws = runs.data_seed.nunique()
     drawn = f"{draws} draws of the training texts (--data_seed)"
     return (
         "Mean ± standard deviation over seeds, in brackets how many; best bold, second underlined. "
         f"Seeds {', '.join(map(str, sorted(set(runs.seed))))}, on "
         f"{drawn if draws > 1 else 'one draw of the training texts'}. Protocol {protocol}: "
-        f"{results.PROTOCOLS[protocol]}. Settings: {in_words_of(settings, named)}"
+        f"{results.PROTOCOLS[protocol]}. Settings: {in_words_of(own, named) or NONE}"
         + "".join(sorted(encoders))
         + "."
         + "".join(sorted(set(map(cut_of, runs.itertuples()))))
@@ -313,6 +310,12 @@ def caption(runs: pd.DataFrame, protocol: str, differing: list[str]) -> str:
 
 def in_words_of(settings: dict, names: Iterable[str]) -> str:
     return ", ".join(in_words(name, settings.get(name)) for name in names)
+
+
+def all_words(name: str, runs: pd.DataFrame) -> str:
+    """The values of a setting, of the runs that look at it: "val fraction 0 / val fraction 0.2"."""
+    seen = runs.settings[~(runs.method.isin(NO_ENCODER) & (name in names_of(Role.TRAINING)))]
+    return " / ".join(dict.fromkeys(in_words(name, own.get(name)) for own in seen))
 
 
 def cut_of(run) -> str:
@@ -328,6 +331,7 @@ def language_model(run) -> str:
         return ""
     own = {name: run.settings[name] for name in ("base_model", "base_type") if name in run.settings}
     own |= run.settings["constants"]
+    own |= {"max_length": run.settings["max_length"]} if "base_type" in own else {}
     return f" {NAMES[run.method]}: {in_words_of(own, own)}."
 
 
@@ -600,17 +604,14 @@ def write_figures(runs: pd.DataFrame, output_dir: Path, suffix: str) -> None:
 def report(source: Path, protocol: str, output_dir: Path | None) -> None:
     """Prints the tables of each group of runs; with output_dir also writes them and the figures."""
     groups, printed = group(load_runs(source, protocol)), []
-    own_flags = (Role.SHARED, Role.TRAINING, Role.DATA)
-    values = [chosen(members.settings.iloc[0], *own_flags) for members in groups]
-    differing = [
-        name
-        for name in {name: None for value in values for name in value}
-        if len({json.dumps(value.get(name)) for value in values}) > 1
-    ]
+    names = names_of(Role.SHARED, Role.TRAINING, Role.DATA)
+    values = [{name: all_words(name, members) for name in names} for members in groups]
+    differing = [name for name in names if len({value[name] for value in values} - {""}) > 1]
     for number, (runs, own) in enumerate(zip(groups, values), start=1):
         suffix = "" if number == 1 else f"_{number}"
         if len(groups) > 1:
-            named = escape.markdown(in_words_of(own, differing))
+            words = [own[name] for name in differing if own[name]] or [own["encoder"] or NONE]
+            named = escape.markdown(", ".join(words))
             printed.append(f"## Settings {number} of {len(groups)}: {named}\n")
         for table in tables(runs, protocol, differing):
             printed.append(rendered(table, "md"))

@@ -634,6 +634,7 @@ def test_onnxruntime_gives_our_logits_for_any_number_and_length_of_texts(
     [
         ("spcl", "onnx", "no linear classifier"),
         ("dualcl", "embeddings", "no linear classifier"),
+        ("post_hoc", "onnx", "no linear classifier"),
         ("bert", "projected", "proj_f"),
     ],
 )

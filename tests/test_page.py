@@ -824,11 +824,17 @@ def test_what_a_run_does_not_measure_is_not_judged():
     assert got["Collapse of the mixing coefficients"] is None
 
 
-def test_the_advice_names_flags_that_main_has():
-    advised = [code for sign in signs.SIGNS for code in re.findall("`(--[^`]+)`", sign.advice)]
-    assert len(advised) > 10
-    for options in advised:
-        parse_args(["--dataset", "trec", *shlex.split(options)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_main_takes_every_advised_flag_beside_those_of_the_run(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    run = page.read_run(write_run("runs", "ab", *KINDS[kind], epochs=1, inside=None))
+    text = " ".join(item["advice"] for item in page.judged_signs(run))
+    advised = re.findall("`(--[^`]+)`", text)
+    assert len(advised) > 10 if kind == "sharprecl" else advised
+    assert ("--lr" in text) == METHODS[run.method].has_encoder
+    for options in [code for code in advised if "--method" not in code]:
+        names = re.findall(r"--(\w+)", options)
+        parse_args(shlex.split(f"{page.main_command(run, *names)} {options}")[2:])
 
 
 # ---- bad input ----

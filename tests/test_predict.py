@@ -33,6 +33,7 @@ from engine import calibration, metrics, predictor, saved_model
 from engine.encoders import load_tokenizer
 from engine.files import InputError, lacks_memory
 from engine.predictor import pools
+from reporting import score
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [
@@ -435,6 +436,14 @@ def test_score_counts_what_is_right_names_unknown_labels_and_leaves_a_page(
     assert out.endswith("texts_score.html\n") and "does not know" in html and "<svg" in html
 
 
+def test_a_label_is_the_class_that_training_has_made_of_it():
+    about = replace(about_of(names=["1", "2.5"]), class_counts=[1, 1])
+    told = {"text": "a text", "prediction": "1", "probability": 0.9}
+    given = ("1", "1.0", "-1.0", "2.0", "2.5", "v1.0")  # pandas writes 1.0 where a cell is empty
+    found = score.gather(about, "a.csv", [told | {"label": label} for label in given])
+    assert found.unknown == ["-1.0", "2.0", "v1.0"] and list(found.test.is_right[:2]) == [True] * 2
+
+
 @pytest.mark.parametrize(
     "name, content, options, message",
     [
@@ -443,6 +452,8 @@ def test_score_counts_what_is_right_names_unknown_labels_and_leaves_a_page(
         ("a.csv", "text,label\nfood,\n", [], "none of 1 rows has a text and a label"),
         ("a.csv", "text,label\nfood,x\n", ["--output", "x.csv"], "ends in .html"),
         ("a.csv", "text,label\nfood,x\n", ["--abstain", "0.5"], "leave --abstain out"),
+        ("a.csv", "text,label\nfood,x\n", ["--top", "2"], "leave --top out"),
+        ("a.csv", "text,label\nfood,x\n", ["--output_format", "csv"], "leave --output_format out"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line(run, name, content, options, message):
@@ -744,6 +755,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, name, content, mes
         (["--output", "{}/folder.csv"], "cannot be written"),
         (["--output", "{}/out.xls"], "--output_format"),
         (["--export", "onnx"], "--export classifies no texts"),
+        (["--label_column", "stars"], "leave --label_column out"),
     ],
 )
 def test_an_output_that_cannot_be_is_one_line(run, tmp_path, options, message):

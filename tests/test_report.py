@@ -1,6 +1,7 @@
 """report.py: cells, marks and significance worked by hand, and made-up runs down to the files."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -306,6 +307,26 @@ def test_runs_with_other_training_settings_never_meet_in_a_table(tmp_path, capsy
     assert "50.00 (1)" in second and "91.00" not in second and "epochs 4" in second
 
 
+def test_headings_and_captions_say_what_holds_of_their_runs(tmp_path, capsys):
+    for dataset, share in (("cr", 0.2), ("dblp", 0.0), ("trec", 0.0), ("trec", 0.3)):
+        write_run(tmp_path / "data", dataset=dataset, val_fraction=share)
+    for own in ({"epochs": 6}, {"epochs": 9}, {"method": "tfidf"}):
+        write_run(tmp_path / "methods", **own)
+    write_run(tmp_path / "model", max_length=99, **of_language_model("--method llama2"))
+    titles, captions = {}, {}
+    for name in ("data", "methods", "model"):
+        assert report.main([str(tmp_path / name)]) == 0
+        printed = capsys.readouterr().out
+        titles[name] = sorted(re.findall("## Settings . of 3: (.*)", printed))
+        captions[name] = re.findall("Settings: (.*)", printed)
+    zero = "val fraction 0"
+    assert titles["data"] == [zero, f"val fraction 0.2 / {zero}", "val fraction 0.3"]
+    assert titles["methods"] == ["epochs 6", "epochs 9", "no encoder"]
+    assert captions["methods"][-2].startswith("no encoder. No significance test")
+    assert captions["model"][0].startswith("no encoder. Llama2-7B: base model Llama-2-7b-hf")
+    assert "dropout 0.05, max length 99." in captions["model"][0]
+
+
 def test_roberta_joins_the_runs_that_share_all_but_its_encoder(tmp_path):
     roberta = {"method": "roberta", "encoder": "roberta-base"}
     write_run(tmp_path, 70.0, epochs=6, **roberta), write_run(tmp_path, 60.0, epochs=4, **roberta)
@@ -342,7 +363,7 @@ def test_the_caption_says_the_protocol_and_runs_without_it_are_counted(tmp_path,
         "Protocol best_val: of the evaluated epochs, the best in validation macro-F1" in output.out
     )
     assert "77.00 (1)" in output.out and "88.00" not in output.out
-    assert output.err == "note: 1 runs have no best_val and are left out\n"
+    assert output.err == "note: 1 runs have no test of best_val, and are left out\n"
 
 
 # ---- renderers ----
