@@ -833,7 +833,7 @@ def test_dualcl_refuses_an_encoder_without_position_ids_or_separator(has_positio
     backbone = Echo("odd", 0, None)
     backbone.forward = backbone.forward if has_positions else lambda input_ids, attention_mask: None
     task = SimpleNamespace(label_names=NAMES, tokenizer=SimpleNamespace(sep_token_id=separator))
-    with pytest.raises(InputError, match="dualcl .* odd, choose a BERT"):
+    with pytest.raises(InputError, match="dualcl .* odd lacks one: take a BERT"):
         make("dualcl", SimpleNamespace(backbone=backbone), task, {})
 
 
