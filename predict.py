@@ -112,7 +112,8 @@ def table_rows(
         texts, labels = (
             (["text"], None) if table.has_lines else reading.find_columns(table, columns, label)
         )
-        say(*(notes := list(table.notes)))
+        notes = list(table.notes)
+        say(*notes)
 
         def row_of(where: str, row: dict) -> TextRow:
             text = reading.joined_text(where, row, texts)
@@ -141,13 +142,13 @@ class Writer:
 
     def lines(self, pool: list[dict], answers: list[dict]) -> bytes:
         """Formats the rows of a pool with their new columns; CSV begins with a header."""
-        text = []
+        text, is_csv = [], self.form == "csv"
         for row, added in zip(pool, answers):
             if twice := row.keys() & added.keys():
                 raise InputError(
                     f"the input has a column {min(twice)!r} already, which would be lost; rename it"
                 )
-            is_csv, new = self.form == "csv", row | added
+            new = row | added
             if is_csv and not self.header:
                 self.header = list(new)
                 text.append(csv_line(self.header))
@@ -358,30 +359,21 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-OF_ROWS = "output_format overwrite top probabilities embedding abstain"
-UNUSED = {  # what export_model(), score() and classify() do not look at
-    "--export classifies no texts": f"inputs format text_column read {OF_ROWS} test_prior "
-    "calibrated score label_column",
-    "--score makes a page of all texts": OF_ROWS,
-    "no label is read without --score": "label_column",
-}
-
-
-def check_used(args: argparse.Namespace) -> None:
-    """InputError where something that is given would do nothing."""
-    why = list(UNUSED)[0 if args.export else 1 if args.score else 2]
-    for name in UNUSED[why].split():
-        if given := getattr(args, name):
-            what = given[0] if name == "inputs" else f"--{name}"
-            raise InputError(f"{why}: leave {what} out")
-
-
 def export_model(args: argparse.Namespace) -> None:
     """Exports the model for another tool; prints the folder's name on stdout."""
     quiet_transformers()
     folder = export.export(args.model_dir, args.export, args.output)
     with standard_output() as out:
         out.write(f"{folder}\n".encode())
+
+
+OF_ROWS = "output_format overwrite top probabilities embedding abstain"
+OF_TEXTS = f"inputs format text_column read {OF_ROWS} test_prior calibrated score label_column"
+UNUSED = {  # why each kind of work ignores these arguments
+    export_model: ("--export classifies no texts", OF_TEXTS),
+    score: ("--score makes a page of all texts", OF_ROWS),
+    classify: ("no label is read without --score", "label_column"),
+}
 
 
 @files.one_line_errors
@@ -391,8 +383,13 @@ def main(argv: list[str] | None = None) -> None:
     last = names[-1] if len(names) > 1 and not args.inputs else ""
     if is_file_name(last) and not os.path.isdir(last):  # --text_column title body FILE
         args.inputs = [names.pop()]
-    check_used(args)
-    (export_model if args.export else score if args.score else classify)(args)
+    work = export_model if args.export else score if args.score else classify
+    why, unused = UNUSED[work]
+    for name in unused.split():
+        if getattr(args, name):
+            what = args.inputs[0] if name == "inputs" else f"--{name}"
+            raise InputError(f"{why}: leave {what} out")
+    work(args)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,8 @@ class LoraClassifier:
                 "this model's tokenizer cannot tell the labels apart: choose another "
                 "--base_model, or rename the labels"
             )
-        self.recomputes, self.network = recomputes(base), adapted(base, constants, targets)
+        self.recomputes = recomputes(base)
+        self.network = adapted(base, constants, targets)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=constants["lr"], weight_decay=0.0)
 
@@ -227,8 +228,8 @@ class LoraClassifier:
         """Minus the log-likelihood of all answers, summed over their tokens."""
         answers = [self.answers[label] for label in labels]
         width = max(map(len, answers))
-        none = -100  # in the place of a prompt's tokens: cross_entropy leaves it out
-        padded = [[none] * (width - len(answer)) + answer for answer in answers]
+        ignored = -100  # instead of a prompt's token: cross_entropy leaves it out
+        padded = [[ignored] * (width - len(answer)) + answer for answer in answers]
         targets = torch.tensor(padded, device=self.device)  # (B, width)
         rows = [row + answer for row, answer in zip(prompts, answers)]
         logits, *_ = self.read(rows, width + 1, use_cache=False)  # (B, width + 1, V)

@@ -137,7 +137,7 @@ def check_one_class(name: str, labels: set[str]) -> list[str]:
 
 
 def without_fraction(label: str) -> str:
-    """1 of 1.0, which a column of whole numbers with a gap has for pandas and others."""
+    """Returns 1 for 1.0: pandas and others turn a column of integers with a gap into floats."""
     return re.sub(r"\A(-?[0-9]+)\.0+\Z", r"\1", label)
 
 
@@ -223,11 +223,13 @@ def openers_of(dataset: str, opened: Opener) -> dict[str, Opener]:
         if has_classes(path):
             return {"train": partial(class_table, opened, path)}
         path = path / "data" if (path / "data").is_dir() else path  # the hub's layout
-    return {
-        file.name: partial(opened if file.is_file() else partial(class_table, opened), file)
-        for file in path.glob("[!.]*")
-        if file.is_file() or has_classes(file)
-    }
+    openers: dict[str, Opener] = {}
+    for file in path.glob("[!.]*"):
+        if has_classes(file):
+            openers[file.name] = partial(class_table, opened, file)
+        elif file.is_file():
+            openers[file.name] = partial(opened, file)
+    return openers
 
 
 def has_classes(path: Path) -> bool:
@@ -240,11 +242,12 @@ def class_table(opened: Opener, folder: Path) -> AbstractContextManager[Table]:
 
     def rows() -> Iterator[Row]:
         for file in sorted(folder.glob("*/*.txt")):
-            text, label = "", None if file.parent.name == "unsup" else file.parent.name
+            text = ""
             if file.stat().st_size > 0:  # else there is no table, but an empty text
                 with opened(file, "lines") as table:
                     text = "\n".join(row["text"] for _, row in table.rows)
                 notes.extend(table.notes)
+            label = None if file.parent.name == "unsup" else file.parent.name
             yield str(file), {"text": text, "label": label}
 
     return nullcontext(Table(str(folder), rows(), notes=notes))

@@ -153,7 +153,8 @@ def study_table(known: Known, name: str) -> str:
     lines = []
     for (encoder, row, change), numbers in cells.items():
         parts = [ROWS[row].title if row else "", f"`{change}`" if change else "", ENCODERS[encoder]]
-        lines += [[", ".join(filter(None, parts)), *numbers]] * any(numbers)
+        if any(numbers):
+            lines.append([", ".join(filter(None, parts)), *numbers])
     head = ["", *(DATASETS[dataset].title for dataset in study.datasets)]
     return markdown(head, lines)
 

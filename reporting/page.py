@@ -274,8 +274,8 @@ def use(run: Run) -> Action:
 
 def untested(run: Run) -> list[Action]:
     """The next steps for a run that was trained on all texts."""
-    command = predict_command(run, "labelled.csv", "--score")
-    return [Action("score", command), use(run)] if run.about is not None else []
+    scored = Action("score", predict_command(run, "labelled.csv", "--score"))
+    return [scored, use(run)] if run.about is not None else []
 
 
 # ---- the sections below ----
@@ -411,22 +411,25 @@ def tsne(run: Run) -> dict:
 
 
 def judged_signs(run: Run) -> list[dict]:
-    """Each of SIGNS, with its value, or None where the run does not measure it, and its advice."""
-    found = []
-    for sign in SIGNS:
-        value, own = sign.measure(run.history), {"sign": sign, "advice": advice(run, sign.advice)}
-        found.append(own | {"value": value, "seen": value is not None and sign.is_seen(value)})
-    return found
+    """Each of SIGNS, with its value, or None where the run does not measure it."""
+    measured = [(sign, sign.measure(run.history)) for sign in SIGNS]
+    return [
+        {"sign": sign, "value": value, "seen": value is not None and sign.is_seen(value)}
+        for sign, value in measured
+    ]
 
 
 def advice(run: Run, text: str) -> str:
-    """The sentences of the text whose flags main.py takes beside the run's, and looks at."""
-    is_free = run.method == "sharprecl" and "ablation" not in flags_of(run)  # which sets such flags
-    others = {f"method {run.method}", *["val_fraction"] * ("best_val" in run.result)}
-    others.update(() if is_free else names_of(Role.SHARPRECL))
-    others.update(() if METHODS[run.method].has_encoder else OF_ENCODERS)
+    """The sentences of the text without those whose flags main.py would refuse or ignore here."""
+    unfit = {f"method {run.method}"}
+    if "best_val" in run.result:
+        unfit.add("val_fraction")
+    if run.method != "sharprecl" or "ablation" in flags_of(run):  # an ablation sets such flags
+        unfit.update(names_of(Role.SHARPRECL))
+    if not METHODS[run.method].has_encoder:
+        unfit.update(OF_ENCODERS)
     sentences = re.split(r"(?<=\.) ", text)
-    return " ".join(s for s in sentences if others.isdisjoint(re.findall(r"--(method \w+|\w+)", s)))
+    return " ".join(s for s in sentences if unfit.isdisjoint(re.findall(r"--(method \w+|\w+)", s)))
 
 
 # ---- the page ----
@@ -489,6 +492,7 @@ def render(run: Run) -> str:
         "best": best_epoch(run),
         "predict_command": predict_command,
         "signs": judged_signs(run),
+        "advice": advice,
         "command": shell(["python", "main.py", *words(flags_of(run))]),
     }
     values |= of_test(run) if run.is_tested else {"actions": untested(run)}

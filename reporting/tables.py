@@ -76,8 +76,7 @@ METRICS = {
     "macro_f1": ("macro-F1", 2, max),
     "seconds": ("seconds", 1, min),
 }  # heading, printed decimals, which value is best
-# methods that main.train() does not fit have no encoder, and ignore its settings
-NO_ENCODER, NONE = [name for name, entry in METHODS.items() if entry.fitted_by], "no encoder"
+NO_ENCODER = [name for name, entry in METHODS.items() if not entry.has_encoder]
 MAIN_SETTINGS = ("encoder", "pooling", "epochs", "batch_size", "lr", "schedule", "amp")
 
 
@@ -288,19 +287,21 @@ def title(dataset: str) -> str:
 
 def caption(runs: pd.DataFrame, protocol: str, differing: list[str]) -> str:
     """The caption: how the numbers were made, so that a reader can compare them with others."""
-    rank = runs.method.map(lambda name: (name in NO_ENCODER) + 0.5 * (name == "roberta"))
-    settings, guests = runs.settings[rank.idxmin()], runs.settings[runs.method == "roberta"]
-    own = chosen(settings, Role.SHARED, *[Role.TRAINING] * bool(rank.min() < 1))
+    # the settings of a method with the table's encoder, else those of RoBERTa, else of the others
+    order = runs.method.map(lambda name: 2 if name in NO_ENCODER else int(name == "roberta"))
+    settings, guests = runs.settings[order.idxmin()], runs.settings[runs.method == "roberta"]
+    roles = [Role.SHARED] if order.min() == 2 else [Role.SHARED, Role.TRAINING]
+    own = chosen(settings, *roles)
     changed = [name for name in own if name in differing or own[name] != DEFAULTS.get(name)]
     named = [name for name in dict.fromkeys([*MAIN_SETTINGS, *changed]) if name in own]
-    encoders = {f", of RoBERTa {in_words_of(own, MAIN_SETTINGS[:2])}" for own in guests}
+    encoders = {f", of RoBERTa {in_words_of(own, ('encoder', 'pooling'))}" for own in guests}
     draws = runs.data_seed.nunique()
     drawn = f"{draws} draws of the training texts (--data_seed)"
     return (
         "Mean ± standard deviation over seeds, in brackets how many; best bold, second underlined. "
         f"Seeds {', '.join(map(str, sorted(set(runs.seed))))}, on "
         f"{drawn if draws > 1 else 'one draw of the training texts'}. Protocol {protocol}: "
-        f"{results.PROTOCOLS[protocol]}. Settings: {in_words_of(own, named) or NONE}"
+        f"{results.PROTOCOLS[protocol]}. Settings: {in_words_of(own, named) or 'no encoder'}"
         + "".join(sorted(encoders))
         + "."
         + "".join(sorted(set(map(cut_of, runs.itertuples()))))
@@ -610,8 +611,8 @@ def report(source: Path, protocol: str, output_dir: Path | None) -> None:
     for number, (runs, own) in enumerate(zip(groups, values), start=1):
         suffix = "" if number == 1 else f"_{number}"
         if len(groups) > 1:
-            words = [own[name] for name in differing if own[name]] or [own["encoder"] or NONE]
-            named = escape.markdown(", ".join(words))
+            words = ", ".join(own[name] for name in differing if own[name])
+            named = escape.markdown(words or own["encoder"] or "no encoder")
             printed.append(f"## Settings {number} of {len(groups)}: {named}\n")
         for table in tables(runs, protocol, differing):
             printed.append(rendered(table, "md"))

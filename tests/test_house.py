@@ -174,7 +174,7 @@ MOST_LINES = {  # of a file or a room; a change that needs more lines says why, 
     "README.md": 180,
     "engine": 6775,  # 3,600, before files of twelve kinds, 16 encoders and the benchmark
     "baselines": 1700,
-    "reporting": 3075,  # 2,000; study.py goes when the benchmark is finished
+    "reporting": 3080,  # 2,000; study.py goes when the benchmark is finished
     "benchmarks": 700,
     "tests": 14020,  # 11,000
 }

@@ -828,7 +828,7 @@ def test_what_a_run_does_not_measure_is_not_judged():
 def test_main_takes_every_advised_flag_beside_those_of_the_run(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     run = page.read_run(write_run("runs", "ab", *KINDS[kind], epochs=1, inside=None))
-    text = " ".join(item["advice"] for item in page.judged_signs(run))
+    text = " ".join(page.advice(run, sign.advice) for sign in signs.SIGNS)
     advised = re.findall("`(--[^`]+)`", text)
     assert len(advised) > 10 if kind == "sharprecl" else advised
     assert ("--lr" in text) == METHODS[run.method].has_encoder
