@@ -444,10 +444,7 @@ def parse_augment_options(augmentation: str, given: list[str]) -> dict:
 
 
 def by_flag(argv: list[str]) -> dict[str, list[str]]:
-    """
-    Groups the words of a command line by their flag; if a flag is repeated, only its last words are
-    kept.
-    """
+    """The words of a command line by their flag; if a flag is repeated, its last words are kept."""
     flags: dict[str, list[str]] = {}
     name = ""
     for word in argv:

@@ -303,9 +303,10 @@ def read_lines(source: Source) -> Table:
 def read_fasttext(source: Source) -> Table:
     """Reads fastText's format: one text per line, after its labels, such as __label__sport."""
     rows = (
-        (where, {"label": labels.replace("__label__", "").split(), "text": text})
+        (where, {"label": own[0] if len(own) == 1 else own, "text": text})
         for where, line in source.places()
         for labels, text in re.findall(r"^((?:__label__\S+\s+)*)(.*\S)\s*$", line)
+        for own in [labels.replace("__label__", "").split()]
     )
     return Table(source.name, rows)
 

@@ -224,7 +224,7 @@ def ending(cell: GridRun, code: int) -> tuple[bool, str]:
         result = read_json(cell.folder / "result.json")
         last, took = result["last"], duration(result["seconds"])
         if "macro_f1" not in last:  # --test_fraction 0
-            return True, f"trained on all texts, {took}"
+            return True, f"no test texts, {took}"
         return True, f"accuracy {last['accuracy']:.1f}, macro-F1 {last['macro_f1']:.1f}, {took}"
     lines = log_of(cell).read_text(encoding="utf-8", errors="replace").splitlines()
     return False, f"FAILED (exit {code}): {[line for line in lines if line.strip()][-1]}"

@@ -3,6 +3,7 @@ Reads own data: the training, test and validation part, from a file, a folder or
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -239,6 +240,7 @@ def has_classes(path: Path) -> bool:
 def class_table(opened: Opener, folder: Path) -> AbstractContextManager[Table]:
     """A table with a text per file and the folder's name as label; IMDb's "unsup" is no label."""
     notes: list[str] = []
+    said: Counter[str] = Counter()  # of all files: thousands may say the same
 
     def rows() -> Iterator[Row]:
         for file in sorted(folder.glob("*/*.txt")):
@@ -246,9 +248,10 @@ def class_table(opened: Opener, folder: Path) -> AbstractContextManager[Table]:
             if file.stat().st_size > 0:  # else there is no table, but an empty text
                 with opened(file, "lines") as table:
                     text = "\n".join(row["text"] for _, row in table.rows)
-                notes.extend(table.notes)
+                said.update(note.removeprefix(f"{file}: ") for note in table.notes)
             label = None if file.parent.name == "unsup" else file.parent.name
             yield str(file), {"text": text, "label": label}
+        notes.extend(f"{folder}, {times} of its files: {note}" for note, times in said.items())
 
     return nullcontext(Table(str(folder), rows(), notes=notes))
 

@@ -159,16 +159,13 @@ def print_result(folder: Path) -> None:
     """Prints scikit-learn's report of the kept epoch, and the result under each protocol."""
     result = read_json(folder / "result.json")
     if "macro_f1" not in result["last"]:
-        print(f"trained on all texts, so that there is no test result\nin {folder}")
+        print(f"there are no test texts, so there is no test result\nin {folder}")
         return
     labels = read_json(folder / "args.json")["label_names"]
     kept = result.get("best_val", result["last"])  # the epoch of the report
-    missing = [printable(labels[label]) for label in kept["never_predicted"]]
+    never = ", ".join(printable(labels[label]) for label in kept["never_predicted"]) or "no class"
     print((folder / "classification_report.txt").read_text())
-    print(
-        f"above: epoch {result['kept_epoch']}; never predicted: "
-        + (", ".join(missing) or "no class")
-    )
+    print(f"above: epoch {result['kept_epoch']}; never predicted: {never}")
     for name, meaning in PROTOCOLS.items():
         if name in result:
             print(

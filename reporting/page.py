@@ -273,7 +273,7 @@ def use(run: Run) -> Action:
 
 
 def untested(run: Run) -> list[Action]:
-    """The next steps for a run that was trained on all texts."""
+    """The next steps for a run without test texts."""
     scored = Action("score", predict_command(run, "labelled.csv", "--score"))
     return [scored, use(run)] if run.about is not None else []
 

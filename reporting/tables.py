@@ -189,7 +189,7 @@ def check_cells(runs: pd.DataFrame) -> None:
         first, second = same.folder[:2]
         raise InputError(
             f"{first} and {second} are the same cell of a table, with the same seed or with data "
-            "that are not the same: move one of them away"
+            "that are not the same: leave one of them out"
         )
 
 

@@ -914,7 +914,7 @@ def test_a_run_that_was_trained_on_all_texts_says_so_on_its_page(with_figures, t
     (folder / "predictions.csv").unlink()
     keep_model(folder)
     found = page_of(folder)
-    assert "This run was trained on all texts, so that there is no test text" in found.text
+    assert "This run has no test texts, so this page has no test result" in found.text
     assert found.tables == {"Classes": [["class", "training texts"], ["a", "80"], ["b", "80"]]}
     assert found.commands[0].endswith("labelled.csv --score") and len(found.commands) == 3
     assert [words for words in found.figures if "epoch" in words]  # the training loss

@@ -269,6 +269,11 @@ def test_what_is_found_in_the_input_is_said_beside_the_predictions_and_read_over
     assert said in err
 
 
+def test_a_label_of_fasttext_is_written_as_a_word(run):
+    code, out, _ = run("__label__1 good food\n__label__a __label__b slow\n", "a.txt")
+    assert code == 0 and [row["label"] for row in rows_of(out)] == ["1", '["a", "b"]']
+
+
 def test_a_null_is_an_empty_text(run):
     code, out, _ = run(
         '{"text": null}\n{"text": "food"}\n', "a.jsonl", ["--output_format", "jsonl"]

@@ -757,7 +757,7 @@ def test_folders_of_txt_files_are_the_classes(tmp_path):
     written(tmp_path / "train" / "x", "00.txt", "Größe".encode("cp1252"))
     parts = read_own(str(tmp_path), ["text"], "label")
     assert parts.train[0] == ("Größe", "x") and len(parts.train) == 20
-    assert "00.txt: read as --read encoding=cp1252" in parts.notes[0]
+    assert parts.notes == [f"{tmp_path}/train, 1 of its files: read as --read encoding=cp1252"]
     written(tmp_path / "train" / "x", "empty.txt", "")
     (tmp_path / "train" / "x").rename(tmp_path / "train" / "trains")  # which is no part
     corpus = read_corpus(str(tmp_path / "train"))
