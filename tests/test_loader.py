@@ -19,6 +19,7 @@ from engine.augmentations import augmented_texts
 from engine.corpus import cap_per_class, read_corpus
 from engine.encoders import load_tokenizer
 from engine.frozen import FrozenEncoder
+from engine.optimizer import autocast
 from engine.tokens import tokenize
 from main import objective
 from model import TAKES_PAIR_MASKS, SharpReCL, TextEncoder
@@ -127,15 +128,19 @@ class Sums(torch.nn.Module):
     st.integers(0, 99),
     st.data(),
     st.none() | st.integers(1, 5),
+    st.booleans(),
 )
-def test_the_rows_come_back_in_their_order(lengths, start_cost, draw, most_rows):
+def test_the_rows_come_back_in_their_order(lengths, start_cost, draw, most_rows, in_bf16):
     texts = texts_of(lengths)
     rows = [texts.ids[a:b].tolist() for a, b in zip(texts.offsets, texts.offsets[1:])]
     order = draw.draw(st.permutations(range(len(rows))))
-    with pytest.MonkeyPatch.context() as patch:
+    encoder = Sums()
+    with pytest.MonkeyPatch.context() as patch, autocast(CPU, "bf16" if in_bf16 else "off"):
         patch.setitem(loader.START_COST, "cpu", start_cost)
-        feat = loader.encode(Sums(), texts.take(np.array(order)), CPU, most_rows)
+        feat = loader.encode(encoder, texts.take(np.array(order)), CPU, most_rows)
     assert feat.tolist() == [[len(rows[i]), sum(rows[i])] for i in order]
+    widths = {mask.shape[1] for mask in encoder.masks}
+    assert not in_bf16 or all(width % 8 == 0 or width == max(lengths) for width in widths)
 
 
 def test_one_long_text_makes_no_other_one_longer():
