@@ -134,10 +134,9 @@ def test_the_rows_come_back_in_their_order(lengths, start_cost, draw, most_rows,
     texts = texts_of(lengths)
     rows = [texts.ids[a:b].tolist() for a, b in zip(texts.offsets, texts.offsets[1:])]
     order = draw.draw(st.permutations(range(len(rows))))
-    encoder = Sums()
     with pytest.MonkeyPatch.context() as patch, autocast(CPU, "bf16" if in_bf16 else "off"):
         patch.setitem(loader.START_COST, "cpu", start_cost)
-        feat = loader.encode(encoder, texts.take(np.array(order)), CPU, most_rows)
+        feat = loader.encode(encoder := Sums(), texts.take(np.array(order)), CPU, most_rows)
     assert feat.tolist() == [[len(rows[i]), sum(rows[i])] for i in order]
     widths = {mask.shape[1] for mask in encoder.masks}
     assert not in_bf16 or all(width % 8 == 0 or width == max(lengths) for width in widths)
