@@ -71,7 +71,7 @@ def checked(rows: Iterator[Row]) -> Iterator[Row]:
 
 PUNCTUATION = "€‚„…†‡‰‹‘’“”•–—™›\xa0¡£©«®°·»¿".encode("cp1252")
 NOT_WESTERN = re.compile(  # bytes that texts in Windows-1252 never or hardly ever have
-    b"[\x81\x8d\x8f\x90\x9d]"  # bytes without a character
+    b"[\x81\x8d\x8f\x90\x9d]|([\x82\x83].){2}"  # without a character; kana in Shift JIS
     b"|[\xc2\xc3][\x80-\xbf]|\xe2\x80"  # letters, quotes and dashes in UTF-8
     b"|[^\0-\x7f%s]{3}" % PUNCTUATION  # words beyond English letters: Russian, Greek, Chinese
 )
@@ -395,16 +395,12 @@ def needing(name: str, package: str, remedy: str = ANOTHER) -> Iterator[None]:
     except InputError:
         raise
     except ImportError:
-        raise InputError(
-            f"{name}: reading it needs the package {package}: pip install {package}"
-        ) from None
+        raise InputError(f"{name}: reading it needs {package}: pip install {package}") from None
     except Exception as error:
         if lacks_memory(error):
             raise
-        line = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"{name}: cannot be read by {package} ({type(error).__name__}: {line}); {remedy}"
-        ) from None
+        line = f"{type(error).__name__}: {' '.join(str(error).split()):.120}"
+        raise InputError(f"{name}: cannot be read by {package} ({line}); {remedy}") from None
 
 
 def read_parquet(source: Source) -> Table:
@@ -412,14 +408,11 @@ def read_parquet(source: Source) -> Table:
         from pyarrow import parquet
 
         file = parquet.ParquetFile(source.stream)
-        metadata = file.schema_arrow.metadata or {}
-        features = (
-            json.loads(metadata.get(b"huggingface", "{}")).get("info", {}).get("features", {})
-        )
+        about = file.schema_arrow.metadata or {}
+        features = json.loads(about.get(b"huggingface", "{}")).get("info", {}).get("features", {})
         named = {c: f for c, f in features.items() if isinstance(f, dict)}  # others are lists
         classes = {c: f["names"] for c, f in named.items() if f.get("_type") == "ClassLabel"}
-        parts = file.iter_batches(batch_size=1000)
-    return arrow_table(source.name, parts, "pyarrow", classes)
+    return arrow_table(source.name, file.iter_batches(batch_size=1000), "pyarrow", classes)
 
 
 def arrow_table(name: str, parts: Iterable, package: str, classes: dict[str, list[str]]) -> Table:
@@ -429,6 +422,12 @@ def arrow_table(name: str, parts: Iterable, package: str, classes: dict[str, lis
     """
     names = {c: {None: None, -1: None, **dict(enumerate(classes[c]))} for c in classes}
 
+    def as_json(value) -> object:
+        try:
+            return value.decode() if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError:  # such as an image: numbers, which are no text
+            return list(value)
+
     def rows() -> Iterator[Row]:
         number = 0
         with needing(name, package):
@@ -437,7 +436,7 @@ def arrow_table(name: str, parts: Iterable, package: str, classes: dict[str, lis
                 for row in part.to_pylist():
                     number += 1
                     row |= {c: names[c][row[c]] for c in names}
-                    yield f"{name}, row {number}", json.loads(json.dumps(row, default=str))
+                    yield f"{name}, row {number}", json.loads(json.dumps(row, default=as_json))
 
     return Table(name, rows())
 

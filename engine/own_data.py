@@ -174,13 +174,13 @@ def own_corpus(
 PARTS = {"train": "train", "test": "test"} | dict.fromkeys(
     ("validation", "valid", "val", "dev"), "val"
 )
-NAME = re.compile(rf"(?P<part>{'|'.join(PARTS)})(-\d+-of-(?P<shards>\d+))?(?P<ending>\..*)?")
+NAME = re.compile(rf"(?P<part>{'|'.join(PARTS)})(-\d+-of-(?P<of>\d+)[-\da-f]*)?(?P<end>\..*)?")
 
 
 def part_named(name: str) -> re.Match | None:
     """What the name of a file, a folder or a split says of a part; None where it is none."""
     named = NAME.fullmatch(name.lower())
-    return named if named and (form_of(name) or named["ending"] in (None, ".zip")) else None
+    return named if named and (form_of(name) or named["end"] in (None, ".zip")) else None
 
 
 def tables_of(dataset: str, opened: Opener, notes: list[str]) -> dict[str, Tables]:
@@ -194,7 +194,7 @@ def tables_of(dataset: str, opened: Opener, notes: list[str]) -> dict[str, Table
     for name in sorted(openers):
         if named := part_named(name):
             found.setdefault(PARTS[named["part"]], []).append(name)
-            shards[name] = int(named["shards"] or 1)
+            shards[name] = int(named["of"] or 1)
     is_whole = all(shards[name] == len(part) for part in found.values() for name in part)
     if not found["train"] or not is_whole:
         raise InputError(

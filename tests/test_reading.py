@@ -91,6 +91,7 @@ FILES = {
     "lines.json": AS_JSONL,
     "a.zip": zip_of(**{"a.csv": AS_CSV, "__MACOSX/a.csv": "of no use"}),
     "a.parquet": FRAME.astype({"label": "category"}).to_parquet(),
+    "bytes.parquet": FRAME.assign(text=FRAME.text.str.encode("utf-8")).to_parquet(),
     "a.xlsx": BOOK,
     "a.xlsx.gz": gzip.compress(BOOK),
     "a.xlsx.zip": zip_of(**{"a.xlsx": BOOK}),
@@ -195,6 +196,7 @@ BAD_FILES = [  # a name, a content, and what is said of it
     ("a.xlsx", b"text", "cannot be read by openpyxl.*save it as CSV"),
     ("a.parquet", b"PAR1", "cannot be read by pyarrow.*save it as CSV"),
     ("a.parquet", broken_parquet(), "cannot be read by pyarrow.*UTF8"),
+    ("a.parquet", in_bytes(SHORT.assign(text=b"\xff").to_parquet), r"text is \[255\], not"),
 ]
 
 
@@ -269,7 +271,7 @@ FOREIGN = {
     "cp866": RUSSIAN,
     "gbk": CHINESE,
     "big5": "球隊在比賽中贏了兩球",
-    "shift_jis": "試合に勝った、また明日",
+    "shift_jis": "こんにちは",
     "euc_kr": "팀이 경기에서 이겼다",
     "cp1253": "η ομάδα κέρδισε τον αγώνα",
     "cp1255": "הקבוצה ניצחה במשחק",
@@ -483,14 +485,13 @@ def test_cells_of_a_spreadsheet_are_text_and_its_first_sheet_is_read(tmp_path):
 
 def test_a_missing_package_is_one_line_that_names_it(tmp_path, monkeypatch):
     for name, package in (("a.parquet", "pyarrow"), ("a.xlsx", "openpyxl")):
-        pandas_like = pandas.DataFrame(PLAIN, columns=["text", "label"])
-        (pandas_like.to_parquet if package == "pyarrow" else pandas_like.to_excel)(
-            tmp_path / name, index=False
-        )
+        frame = pandas.DataFrame(PLAIN, columns=["text", "label"])
+        write = frame.to_parquet if package == "pyarrow" else frame.to_excel
+        write(tmp_path / name, index=False)
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             patch.setitem(sys.modules, "pandas", None)
-            with pytest.raises(InputError, match=f"needs the package.*pip install {package}"):
+            with pytest.raises(InputError, match=f"needs {package}: pip install {package}"):
                 read_corpus(str(tmp_path / name))
 
 
@@ -617,17 +618,15 @@ def test_the_shards_of_the_hub_are_one_part(tmp_path, folder):
     (tmp_path / folder).mkdir(exist_ok=True)
     for number, rows in enumerate((PLAIN, TWENTY)):
         frame = pandas.DataFrame(rows, columns=["text", "label"])
-        frame.to_parquet(tmp_path / folder / f"train-0000{number}-of-00002.parquet")
+        frame.to_parquet(tmp_path / folder / f"train-0000{number}-of-00002-{number}b3.parquet")
     frame.to_parquet(tmp_path / folder / "test-00000-of-00001.parquet")
     parts = read_own(str(tmp_path), ["text"], "label")
     assert parts.train == PLAIN + TWENTY and parts.test == TWENTY and parts.notes == []
     with zipfile.ZipFile(tmp_path / folder / "dev.zip", "w") as packed:  # a part has any format
         packed.writestr("rows.csv", csv_of(PLAIN))
     assert read_own(str(tmp_path), ["text"], "label").val == PLAIN
-    (tmp_path / folder / "train-00000-of-00002.parquet").unlink()
-    with pytest.raises(
-        InputError, match="'train-00001-of-00002.parquet'; it needs .* all the shards of one"
-    ):
+    (tmp_path / folder / "train-00000-of-00002-0b3.parquet").unlink()
+    with pytest.raises(InputError, match="'train-00001-of-00002-1b3.*needs .* the shards of one"):
         read_own(str(tmp_path), ["text"], "label")
 
 
