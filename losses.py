@@ -319,10 +319,8 @@ def built_similarity(
     scale = squared.clamp(min=1e-6).rsqrt() / temperature  # (C, M)
 
     # an anchor of class y takes row y; the backward pass of x[labels] is ten times slower
-    rows = torch.cat([second, first], dim=1).index_select(0, labels)  # (N, 2M)
-    w, scale = w.index_select(0, labels), scale.index_select(0, labels)  # (N, M)
-    to_second, to_first = gram.gather(1, rows).chunk(2, dim=1)  # (N, M)
-    return torch.lerp(to_second, to_first, w) * scale  # (N, M)
+    first, second, w, scale = (x.index_select(0, labels) for x in (first, second, w, scale))
+    return torch.lerp(gram.gather(1, second), gram.gather(1, first), w) * scale  # (N, M)
 
 
 def _check_contrastive(extended, labels, positives: Built, negatives: Built) -> None:
