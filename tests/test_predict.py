@@ -189,7 +189,7 @@ def test_what_json_has_no_word_for_goes_out_as_text_or_null(run):
         "text": "food",
         "days": ["2020-01-31", None],
         "inner": {"at": "2020-01-31 09:00:00", "prices": ["1.50"]},
-        "bytes": ["b'ab'"],
+        "bytes": ["ab"],
         "numbers": [1.5, None, None],
     }
     code, out, _ = run(frame.to_parquet(), "a.parquet", ["--output_format", "jsonl"])
