@@ -444,7 +444,7 @@ def parse_augment_options(augmentation: str, given: list[str]) -> dict:
 
 
 def by_flag(argv: list[str]) -> dict[str, list[str]]:
-    """The words of a command line by their flag; if a flag is repeated, its last words are kept."""
+    """Groups a command line's words by flag; if a flag is repeated, its last words are kept."""
     flags: dict[str, list[str]] = {}
     name = ""
     for word in argv:

@@ -71,7 +71,7 @@ def checked(rows: Iterator[Row]) -> Iterator[Row]:
 
 PUNCTUATION = "€‚„…†‡‰‹‘’“”•–—™›\xa0¡£©«®°·»¿".encode("cp1252")
 NOT_WESTERN = re.compile(  # bytes that texts in Windows-1252 never or hardly ever have
-    b"[\x81\x8d\x8f\x90\x9d]|([\x82\x83].){2}"  # without a character; kana in Shift JIS
+    b"[\x81\x8d\x8f\x90\x9d]|([\x82\x83].){2}"  # bytes without a character; Shift JIS kana
     b"|[\xc2\xc3][\x80-\xbf]|\xe2\x80"  # letters, quotes and dashes in UTF-8
     b"|[^\0-\x7f%s]{3}" % PUNCTUATION  # words beyond English letters: Russian, Greek, Chinese
 )
@@ -425,7 +425,7 @@ def arrow_table(name: str, parts: Iterable, package: str, classes: dict[str, lis
     def as_json(value) -> object:
         try:
             return value.decode() if isinstance(value, bytes) else str(value)
-        except UnicodeDecodeError:  # such as an image: numbers, which are no text
+        except UnicodeDecodeError:  # an image, say: text_of() refuses a list
             return list(value)
 
     def rows() -> Iterator[Row]:

@@ -39,7 +39,7 @@ class Piece(NamedTuple):
 def pieces(tokens: data.Tokens, start_cost: int, most_rows: int | None = None) -> list[Piece]:
     """
     Splits a batch into pieces of texts of similar length, the shortest first, to save padding. In
-    bf16 on a CPU oneDNN compiles its kernels for each number of tokens (3 ms): few sizes save time.
+    bf16 on a CPU the lengths are rounded up, for oneDNN compiles its kernels anew for each size.
 
     start_cost  fixed cost of a piece, in tokens: a split must save more padding than that
     most_rows   largest number of texts in a piece

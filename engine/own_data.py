@@ -240,7 +240,7 @@ def has_classes(path: Path) -> bool:
 def class_table(opened: Opener, folder: Path) -> AbstractContextManager[Table]:
     """A table with a text per file and the folder's name as label; IMDb's "unsup" is no label."""
     notes: list[str] = []
-    said: Counter[str] = Counter()  # of all files: thousands may say the same
+    said: Counter[str] = Counter()  # each note once, for thousands may be equal
 
     def rows() -> Iterator[Row]:
         for file in sorted(folder.glob("*/*.txt")):
