@@ -10,13 +10,12 @@
 #                                   contextual insertion; their models come from the hub
 #   bash run_all.sh own FILE        which method, on your own texts: six methods, three seeds, a
 #                                   table and a sentence
-#   bash run_all.sh study_b         the runs of docs/results.md; they take days on two cores
 #   bash run_all.sh --dry_run       the runs, which are finished, and how long the others take
 #   bash run_all.sh quick           the whole path in at most 15 minutes on 2 cores: few texts and
 #                                   values, so it shows that all works, and nothing of the methods
 #
 # Variables narrow and spread it:
-#   DATASETS    r52 ohsumed trec dblp biomedical cr     quick: trec cr; study_b: not r52
+#   DATASETS    r52 ohsumed trec dblp biomedical cr     quick: trec cr
 #   PRICES      none, and no GPT-3.5; INPUT OUTPUT, dollars for a million tokens: agrees to pay
 #   METHODS     all of table 2; the other tables show sharprecl, fig4 sclce and spcl as well
 #   SEEDS       0 1 2 3 4 5 6 7 8 9                     quick: 0 1

@@ -1,5 +1,5 @@
 """
-The runs of the paper's tables and figures, and of the studies: run_all.sh calls this.
+The runs of the paper's tables and figures, and of own texts: run_all.sh calls this.
 
     python -m engine.grids table2 fig4 --dry_run
 
@@ -26,7 +26,7 @@ from engine.own_data import tables_of
 from engine.reading import open_table
 
 ALL = ("table2", "table4", "tableA1", "tableA2", "fig1", "fig3", "figA1", "figA2", "fig4")
-ON_REQUEST = ("table3", "tableA1_full", "study_b")
+ON_REQUEST = ("table3", "tableA1_full")
 ROOT = Path(__file__).parents[1]
 
 Run = list[str]  # the arguments of one run of main.py
@@ -37,8 +37,6 @@ DEFAULTS = {  # of the variables of run_all.sh, in shell syntax; "" has those of
     "OUTPUT_DIR=runs/quick",
     "own": "SEEDS='0 1 2' ENCODER=minilm EPOCHS=5 OUTPUT_DIR=runs/own "
     "METHODS='tfidf probe spcl la wce sharprecl'",  # the cheap ones come first
-    "study_b": "SEEDS='0 1 2' ENCODER=minilm EPOCHS=15 OUTPUT_DIR=runs/study "
-    "DATASETS='cr biomedical trec ohsumed dblp' METHODS='la sharprecl w/o_cl vs bert wce bcl spcl'",
     "": f"DATASETS='{' '.join(n for n, e in DATASETS.items() if e.paper_irs is not None)}' "
     "SEEDS='0 1 2 3 4 5 6 7 8 9' IRS='original 50 20 10' JOBS=1 SHARD=1/1 OUTPUT_DIR=runs/all "
     "METHODS= ENCODER= EPOCHS= DATA_DIR= PRICES= FLAGS=",
@@ -170,37 +168,6 @@ def has_validation_texts(path: Path) -> bool:
     return "val" in tables_of(str(path), open_table, [])
 
 
-# ---- the study of docs/results.md ----
-
-
-def study_runs(choice: Choice, dataset: str, *flags: str) -> Iterator[Run]:
-    """Yields a run for each seed, each with its own draw of the training texts."""
-    capped = "--ir 50 --max_per_class {} --val_left_out {} --eval_every 3"
-    cuts = {
-        **dict.fromkeys(("cr", "trec"), "--ir 50 --val_left_out 200"),
-        **dict.fromkeys(("biomedical", "wordnet"), capped.format(300, 60)),
-        "dblp": capped.format(1000, 200),
-    }
-    if dataset not in choice.datasets:
-        return
-    cut = cuts.get(dataset, "--val_fraction 0.25 --eval_every 3")  # as it is
-    common = "--batch_size 64 --lr 1e-4 --warmup 0.1 --schedule linear --max_length 64 --amp bf16"
-    for seed in choice.seeds:
-        yield [
-            *("--dataset", dataset, *cut.split(), *flags, "--seed", seed, "--data_seed", seed),
-            *(*common.split(), "--no_weights", *choice.flags),
-        ]
-
-
-def study_b(choice: Choice) -> Iterator[Run]:
-    """The test table; METHODS selects some of its rows."""
-    for row in choice.methods:
-        # without the contrastive branch, SharpReCL is logit adjustment on both views
-        flags = ("--ablation", "cl") if row == "w/o_cl" else ("--method", row)
-        for dataset in choice.datasets:
-            yield from study_runs(choice, dataset, *flags)
-
-
 GRIDS: dict[str, Callable[[Choice], Iterator[Run]]] = {
     "table2": table2,
     "table3": table3,
@@ -213,7 +180,6 @@ GRIDS: dict[str, Callable[[Choice], Iterator[Run]]] = {
     "figA1": partial(varied, flags=MU_AND_TAU, datasets=("trec", "dblp")),
     "figA2": partial(varied, flags=MU_AND_TAU, datasets=("biomedical", "cr")),
     "fig4": fig4,
-    "study_b": study_b,
     "own": own_texts,
 }
 

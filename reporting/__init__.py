@@ -2,4 +2,4 @@
 
 from engine import environment
 
-environment.check()  # first, for `python -m reporting.study`
+environment.check()  # first, for `python -m reporting.benchmark`

@@ -1,13 +1,16 @@
 """
-Makes the tables and figures of the benchmark in docs/benchmark.md from the kept runs.
+Makes the tables of README and docs/, and the figures in tables/, from the benchmark's kept runs.
 
-    python -m reporting.benchmark tables/benchmark.jsonl.gz tables/benchmark      # a page, figures
+    python -m reporting.benchmark                # writes all of them again
 
-Rows without a run on some dataset are in the table, but in no mean, test or rank.
+In a page a table follows its name, <!-- table: NAME -->, and ends at an empty line. Rows without a
+run on some dataset are in the tables, but in no mean, test or rank.
 """
 
 import argparse
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +24,12 @@ from engine.benchmark import (
     BASE,
     CUTS,
     GROUPS,
+    KEPT,
     LANGUAGE,
     ROWS,
     SMALL,
     STUDIES,
+    TABLE,
     kept,
     run_of,
     trial_scores,
@@ -33,18 +38,19 @@ from engine.files import InputError, Parser, one_line_errors, write_text
 from reporting import figures
 from reporting.runs import compared, epoch_under, markdown, mean_ranks
 
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/results.md", "docs/log.md", "docs/language_models.md")
 OURS = "sharprecl"
-SEEDS = [0, 1]
 PROTOCOLS = {"last": "the last epoch", "best_val": "the best epoch on development texts"}
 ENCODERS = {SMALL: "MiniLM", BASE: "MPNet", LANGUAGE: "SmolLM2"}
 UNCHOSEN = (*GROUPS["seen before"], *GROUPS["never seen"])  # no setting was chosen on these
 Known = dict[str, dict]  # the kept runs by their identity
 
 
-def scores(known: Known, seeds: list[int]) -> pd.DataFrame:
+def scores(known: Known) -> pd.DataFrame:
     """
     One line per run of the rows with a chosen setting: row, dataset, seed, and macro-F1 on test
-    texts under each protocol.
+    texts under each protocol. A seed counts once it is complete: all rows on all datasets.
     """
     found = []
     for row in ROWS:
@@ -53,10 +59,12 @@ def scores(known: Known, seeds: list[int]) -> pd.DataFrame:
         except InputError:  # not tuned yet: its cells stay empty
             continue
         for dataset in CUTS:
-            for seed in seeds:
+            for seed in TABLE.seeds:
                 if (run := run_of(known, dataset, arguments, seed)) is not None:
                     found.append([row, dataset, seed, *macro_f1(run)])
-    return pd.DataFrame(found, columns=["row", "dataset", "seed", *PROTOCOLS])
+    lines = pd.DataFrame(found, columns=["row", "dataset", "seed", *PROTOCOLS])
+    whole = lines.groupby("seed").filter(lambda own: len(own) == len(ROWS) * len(CUTS))
+    return whole if len(whole) else lines  # before that, what there is
 
 
 def macro_f1(run: dict) -> list[float]:
@@ -79,24 +87,41 @@ def decimals(value: float, digits: int = 1) -> str:
 
 def main_table(found: pd.DataFrame) -> str:
     """
-    Means of the rows over groups of datasets at the last epoch; for the ten datasets on which
-    nothing was chosen also at the best epoch, with rank and tests at the last epoch.
+    Means of the rows over the groups of datasets at the last epoch, and for the ten datasets on
+    which nothing was chosen, at the last and at the best epoch, the test against ours.
     """
-    last, best = (means(found, protocol) for protocol in PROTOCOLS)
-    ten = list(UNCHOSEN)
-    told, (order, _) = compared(last[ten], OURS), mean_ranks(last[ten])
-    columns = {**GROUPS, "the ten": UNCHOSEN}
+    last, ten = means(found, "last"), list(UNCHOSEN)
+    order, _ = mean_ranks(last[ten])
+    tests = [against_ours(found, protocol) for protocol in PROTOCOLS]
     lines = []
     for row in last[ten].mean(axis=1, skipna=False).sort_values(ascending=False).index:
-        numbers = [last.loc[row, list(d)].mean(skipna=False) for d in columns.values()]
-        numbers += [best.loc[row, ten].mean(skipna=False), order.get(row, np.nan)]
-        against = ["", ""]
-        if row in told.index:
-            wins, losses, p = told.loc[row]
-            against = [f"{wins:.0f}–{losses:.0f}", f"{p:.3f}"]
-        lines.append([ROWS[row].title, *map(decimals, numbers), *against])
-    tests = ["the ten, best epoch", "rank", "wins–losses", "p (Holm)"]
-    return markdown([f"{len(found)} runs", *columns, *tests], lines)
+        groups = [last.loc[row, list(names)].mean(skipna=False) for names in GROUPS.values()]
+        lines.append([ROWS[row].title, *map(decimals, [*groups, order.get(row, np.nan)])])
+        lines[-1] += [cell for test in tests for cell in test[row]]
+    told = ["the ten, {}", "wins–losses", "p"]
+    heads = [head.format(epoch) for epoch in ("last epoch", "best epoch") for head in told]
+    return markdown(["", *GROUPS, "rank", *heads], lines)
+
+
+def against_ours(found: pd.DataFrame, protocol: str) -> dict[str, list[str]]:
+    """Of each row: its mean over the ten datasets, our wins and losses against it, and p (Holm)."""
+    table = means(found, protocol)[list(UNCHOSEN)]
+    told = compared(table, OURS)
+    cells = {row: [decimals(table.loc[row].mean(skipna=False)), "", ""] for row in ROWS}
+    for row, (wins, losses, p) in told.iterrows():
+        cells[row][1:] = [f"{wins:.0f}–{losses:.0f}", f"{p:.3f}"]
+    return cells
+
+
+def short_table(found: pd.DataFrame) -> str:
+    """For README: both rows of ours, and the four others with the best mean at the last epoch."""
+    table = means(found, "last")[list(UNCHOSEN)].mean(axis=1, skipna=False)
+    others = table.drop([OURS, "paper"]).sort_values(ascending=False).index[:4]
+    tests = [against_ours(found, protocol) for protocol in PROTOCOLS]
+    rows = sorted([OURS, "paper", *others], key=lambda row: -table[row])
+    lines = [[ROWS[row].title, *(cell for test in tests for cell in test[row])] for row in rows]
+    told = ["mean, {} epoch", "wins–losses", "p"]
+    return markdown(["", *(h.format(at) for at in ("last", "best") for h in told)], lines)
 
 
 def tested(found: pd.DataFrame) -> str:
@@ -112,33 +137,35 @@ def tested(found: pd.DataFrame) -> str:
     )
 
 
-def dataset_table(found: pd.DataFrame, protocol: str) -> str:
-    """Rows by datasets, with the number of seeds if there are several."""
-    table, seeds = means(found, protocol), found.groupby(["row", "dataset"]).size()
-
-    def text(row: str, dataset: str) -> str:
-        number = seeds.get((row, dataset), 0)
-        return decimals(table.loc[row, dataset]) + (f" [{number}]" if number > 1 else "")
-
-    lines = [[ROWS[row].title, *(text(row, dataset) for dataset in CUTS)] for row in ROWS]
+def dataset_table(found: pd.DataFrame) -> str:
+    """Rows by datasets: macro-F1 at the last epoch/at the best one, means over the seeds."""
+    tables = [means(found, protocol) for protocol in PROTOCOLS]
+    lines = [
+        [ROWS[row].title, *(both([own.loc[row, dataset] for own in tables]) for dataset in CUTS)]
+        for row in ROWS
+    ]
     return markdown(["", *(DATASETS[dataset].title for dataset in CUTS)], lines)
 
 
+def both(values: list[float]) -> str:
+    """At the last and at the best epoch; empty without a run."""
+    return "/".join(map(decimals, values)).strip("/")
+
+
 def trials_table(known: Known) -> str:
-    """Every trial of every row, with the score by which it is chosen."""
-    lines = [
-        [entry.title, f"`{trial}`", decimals(np.nan if score is None else score, 2)]
-        for row, entry in ROWS.items()
-        if len(entry.trials) > 1
-        for trial, score in zip(entry.trials, trial_scores(known, row))
-    ]
-    return markdown(["row", "trial", "development texts"], lines)
+    """The score of every trial, in the order of ROWS, and the trial that it chooses."""
+    lines = []
+    for row in [name for name, entry in ROWS.items() if len(entry.trials) > 1]:
+        own = [decimals(np.nan if x is None else x) for x in trial_scores(known, row)]
+        arguments = benchmark.chosen(known, row).removeprefix(ROWS[row].arguments).strip()
+        lines.append([ROWS[row].title, *own, *[""] * (5 - len(own)), f"`{arguments}`"])
+    return markdown(["", *"12345", "chosen"], lines)
 
 
 def study_table(known: Known, name: str) -> str:
     """
     A study's rows with what it changes, and beside them the same rows as the benchmark has them:
-    macro-F1 at the last epoch/at the best one, means over seeds. "" where it has no run yet.
+    macro-F1 at the last epoch/at the best one, means over seeds.
     """
     study = STUDIES[name]
     rows = study.rows if any(study.rows) else ("wce", "sharprecl")  # beside a language model
@@ -149,14 +176,13 @@ def study_table(known: Known, name: str) -> str:
         for key in dict.fromkeys(beside + own)
     }
     if not any(any(cells[key]) for key in own):
-        return ""
+        return "These runs are not made yet."
     lines = []
     for (encoder, row, change), numbers in cells.items():
         parts = [ROWS[row].title if row else "", f"`{change}`" if change else "", ENCODERS[encoder]]
         if any(numbers):
             lines.append([", ".join(filter(None, parts)), *numbers])
-    head = ["", *(DATASETS[dataset].title for dataset in study.datasets)]
-    return markdown(head, lines)
+    return markdown(["", *(DATASETS[dataset].title for dataset in study.datasets)], lines)
 
 
 def study_cell(known: Known, dataset: str, key: tuple, seeds: tuple[int, ...]) -> str:
@@ -168,35 +194,35 @@ def study_cell(known: Known, dataset: str, key: tuple, seeds: tuple[int, ...]) -
         return ""
     runs = [run_of(known, dataset, arguments, seed, encoder) for seed in seeds]
     numbers = [macro_f1(run) for run in runs if run is not None]
-    return "/".join(map(decimals, np.mean(numbers, axis=0))) if len(numbers) == len(seeds) else ""
+    return both(list(np.mean(numbers, axis=0))) if len(numbers) == len(seeds) else ""
 
 
-def how_many(known: Known, found: pd.DataFrame) -> str:
-    """A sentence on how many runs there are."""
-    wanted = len(ROWS) * len(CUTS) * len(SEEDS)
+def counted(known: Known, found: pd.DataFrame) -> str:
+    """A sentence on the runs behind the tables."""
+    seeds = " and ".join(str(seed) for seed in sorted(set(found.seed)))
+    wanted = len(ROWS) * len(CUTS) * len(TABLE.seeds)
     return (
-        f"{len(known)} runs are kept; {len(found)} of the table's {wanted} are among them, of "
-        f"{found.row.nunique()} of {len(ROWS)} rows."
+        f"The tables have {len(found)} of the {wanted} test runs of the protocol, seed {seeds}; "
+        f"{len(known)} runs are kept in all."
     )
 
 
-def summary(known: Known, seeds: list[int]) -> str:
-    """For docs/results.md: the main table or, if no row is complete, the number of runs."""
-    found = scores(known, seeds)
-    is_whole = means(found, "last")[list(UNCHOSEN)].notna().all(axis=1)
-    return main_table(found) if is_whole.any() else how_many(known, found)
+TABLES: dict[str, Callable[[Known, pd.DataFrame], str]] = {
+    "counted": counted,
+    "main": lambda known, found: main_table(found),
+    "readme": lambda known, found: short_table(found),
+    "tested": lambda known, found: tested(found),
+    "datasets": lambda known, found: dataset_table(found),
+    "trials": lambda known, found: trials_table(known),
+    **{name: lambda known, found, name=name: study_table(known, name) for name in STUDIES},
+}
 
 
-def text_of(known: Known, found: pd.DataFrame) -> str:
-    """All tables as one Markdown text."""
-    parts = [how_many(known, found), "Macro-F1 on test texts", main_table(found), tested(found)]
-    for protocol, title in PROTOCOLS.items():
-        parts += [f"Macro-F1 on test texts, {title}", dataset_table(found, protocol)]
-    for name, study in STUDIES.items():
-        if table := study_table(known, name):
-            parts += [f"{study.title}, macro-F1 at the last epoch/at the best", table]
-    parts += ["The trials, macro-F1 on development texts of CR and Biomedical", trials_table(known)]
-    return "\n\n".join(parts) + "\n"
+def fill(page: Path, known: Known, found: pd.DataFrame) -> None:
+    """Replaces the tables of a page by new ones."""
+    place = re.compile(r"^(<!-- table: (\w+) -->\n)(?:.+\n)*", re.MULTILINE)
+    text = page.read_text(encoding="utf-8")
+    write_text(page, place.sub(lambda at: f"{at[1]}{TABLES[at[2]](known, found)}\n", text))
 
 
 # ---- figures ----
@@ -266,21 +292,17 @@ def draw_ranks(found: pd.DataFrame, protocol: str):
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ledger", type=Path, help="the .jsonl.gz file of kept runs")
-    parser.add_argument("output", type=Path, help="a folder for benchmark.md and the figures")
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    args = parser.parse_args(argv)
-    if not args.ledger.is_file():
-        raise InputError(f"{args.ledger}: no such file; python -m reporting.runs makes it")
-    known = kept(args.ledger)
-    found = scores(known, args.seeds)
-    text = text_of(known, found)
-    write_text(args.output / "benchmark.md", text)
-    print(text)
+    parser.parse_args(argv)
+    if not KEPT.is_file():
+        raise InputError(f"{KEPT}: no such file; python -m reporting.runs makes it")
+    known = kept(KEPT)
+    found = scores(known)
+    for name in PAGES:
+        fill(ROOT / name, known, found)
     whole = means(found, "last")[list(UNCHOSEN)].dropna()
     if len(whole) > 1 and OURS in whole.index:
-        figures.save_figure(draw_differences(found), args.output / "differences.png")
-        figures.save_figure(draw_ranks(found, "last"), args.output / "ranks.png")
+        figures.save_figure(draw_differences(found), ROOT / "tables" / "differences.png")
+        figures.save_figure(draw_ranks(found, "last"), ROOT / "tables" / "ranks.png")
 
 
 if __name__ == "__main__":

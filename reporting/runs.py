@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap, rankdata, studentized_range, ttest_rel, wilcoxon
+from scipy.stats import rankdata, studentized_range, ttest_rel, wilcoxon
 
 from baselines import titles
 from engine.files import InputError, Parser, one_line_errors, read_json, save
@@ -178,12 +178,6 @@ def frame(found: list[dict], protocol: str = "last") -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"ir": float}) if rows else pd.DataFrame(columns=["folder"])
 
 
-def epoch_frame(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per epoch of these runs: run (index of its row), epoch, test_macro_f1 and so on."""
-    epochs = [{"run": i, **epoch} for i, run in runs.iterrows() for epoch in run.record["epochs"]]
-    return pd.json_normalize(epochs, sep="_")
-
-
 # ---- names ----
 
 
@@ -225,25 +219,6 @@ def mean_text(values: Iterable[float], digits: int = 1) -> str:
         return "–"
     spread = f" ± {own.std(ddof=1):.{digits}f}" if len(own) > 1 else ""
     return f"{own.mean():.{digits}f}{spread}"
-
-
-def interval(samples: list[np.ndarray]) -> tuple[float, float] | None:
-    """
-    The 95 % interval of the mean over datasets, by resampling the seeds of each dataset (Efron
-    1979). None if a dataset has only one seed.
-
-    samples   for each dataset its numbers, one per seed
-    """
-    if min(map(len, samples)) == 1:
-        return None
-    bounds = bootstrap(
-        [np.sort(own) for own in samples],  # independent of the runs' names
-        lambda *own, axis: np.mean([values.mean(axis=axis) for values in own], axis=0),
-        n_resamples=2000,
-        method="percentile",
-        rng=0,
-    ).confidence_interval
-    return float(bounds.low), float(bounds.high)
 
 
 def paired_p(ours: np.ndarray, theirs: np.ndarray) -> float:

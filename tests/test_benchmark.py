@@ -177,29 +177,63 @@ def test_the_bars_of_the_figure_join_ranks_that_the_test_cannot_tell_apart():
     assert report.cliques([1.0, 3.0], 1.6) == []
 
 
-def test_the_report_is_written_with_what_is_missing_left_empty(tmp_path, capsys):
-    path, rng = tmp_path / "benchmark.jsonl.gz", np.random.default_rng(0)
-    kept = tuned(0)
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """Writes the pages from these kept runs; returns them by name."""
+
+    def write(*kept):
+        for name in report.PAGES:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            names = {"README.md": ["readme"], "docs/results.md": ["counted", "main", "tested"]}
+            tables = "".join(f"<!-- table: {n} -->\n| old |\n\n" for n in names.get(name, []))
+            (tmp_path / name).write_text(f"Before.\n\n{tables}After.\n")
+        runs.write(tmp_path / "tables" / "benchmark.jsonl.gz", list(kept))
+        monkeypatch.setattr(report, "ROOT", tmp_path)
+        monkeypatch.setattr(report, "KEPT", tmp_path / "tables" / "benchmark.jsonl.gz")
+        assert report.main([]) == 0
+        return {name: (tmp_path / name).read_text() for name in report.PAGES}
+
+    return write
+
+
+def runs_on_the_ten(seed=0):
+    """Runs of three rows on the ten datasets, of which ours is ten points ahead."""
+    rng = np.random.default_rng(seed)
     for row, dataset in product(("sharprecl", "la", "wce"), report.UNCHOSEN):
         arguments = f"{ROWS[row].arguments} {ROWS[row].trials[0]}"
         value = 50 + 10 * (row == "sharprecl") + rng.normal()
-        kept.append(kept_run(dataset, arguments, 0, (value,)))
-    runs.write(path, kept)
-    assert report.main([str(path), str(tmp_path / "out"), "--seeds", "0"]) == 0
-    text = (tmp_path / "out" / "benchmark.md").read_text()
-    assert text in capsys.readouterr().out
-    assert text.startswith("122 runs are kept; 52 of the table's 288 are among them, of 11 of 12")
-    assert text.splitlines()[6].startswith("| SharpReCL, tuned | 40.0 |")
-    assert "| logit adjustment | 40.0 |" in text and "| 10–0 | 0.004 |" in text
-    assert "| BCL | 40.0 |  |  |  |  |  |  |  |" in text
-    assert (tmp_path / "out" / "ranks.png").exists()
-    assert (tmp_path / "out" / "differences.png").exists()
+        yield kept_run(dataset, arguments, seed, (value,))
+
+
+def test_the_pages_are_written_anew_and_what_is_missing_stays_empty(pages, tmp_path):
+    found = pages(*tuned(0), *runs_on_the_ten())
+    assert found["docs/log.md"] == "Before.\n\nAfter.\n"
+    text = found["docs/results.md"]
+    assert text.startswith(
+        "Before.\n\n<!-- table: counted -->\nThe tables have 52 of the 288 test "
+    )
+    assert text.endswith("are level.\n\nAfter.\n") and "old" not in text
+    assert "| SharpReCL, tuned | 40.0 |" in text and "| logit adjustment | 40.0 |" in text
+    assert text.count("| 10–0 | 0.004 |") == 4  # two rivals, at the last and at the best epoch
+    assert "| BCL | 40.0 |  |  |  |  |  |  |  |  |  |" in text
+    assert found["README.md"].splitlines()[5].startswith("| SharpReCL, tuned | 6")
+    for name in ("ranks.png", "differences.png"):
+        assert (tmp_path / "tables" / name).exists()
+
+
+def test_a_seed_counts_when_all_its_runs_are_there(monkeypatch):
+    monkeypatch.setattr(report, "CUTS", {name: CUTS[name] for name in report.UNCHOSEN})
+    monkeypatch.setattr(report, "ROWS", {name: ROWS[name] for name in ("sharprecl", "la", "wce")})
+    known = known_of(*tuned(0), *runs_on_the_ten(0), *list(runs_on_the_ten(1))[:-1])
+    assert set(report.scores(known).seed) == {0}
+    known = known_of(*tuned(0), *runs_on_the_ten(0), *runs_on_the_ten(1))
+    assert set(report.scores(known).seed) == {0, 1}
 
 
 def test_a_study_shows_what_it_changes_beside_the_benchmarks_own_rows():
     paper = f"{ROWS['paper'].arguments} {ROWS['paper'].trials[0]}"
     known = known_of(*tuned(0), kept_run("trec", paper, 0, (70.0, 60.0), (1.0, 0.0)))
-    assert report.study_table(known, "views") == ""
+    assert report.study_table(known, "views") == "These runs are not made yet."
     new = kept_run("trec", f"{paper} --augment none", 0, (80.0, 90.0), (1.0, 0.0))
     lines = report.study_table(known | known_of(new), "views").splitlines()
     assert lines == [
@@ -232,8 +266,7 @@ def test_finished_runs_are_kept_once_with_their_metrics(tmp_path, corpus_folder,
     assert kept["rarest_third"] == pytest.approx(last["f1"][rarest], abs=1e-4)
     frame = runs.frame([run], "last")
     assert frame.method.tolist() == ["la"] and frame.macro_f1[0] == kept["macro_f1"]
-    epochs = runs.epoch_frame(frame)
-    assert epochs.epoch.tolist() == [1, 2, 3] and epochs.test_macro_f1.isna().tolist() == [1, 0, 0]
+    assert [epoch["epoch"] for epoch in run["epochs"] if "test" in epoch] == [2, 3]
     runs.write(path, [run])  # equal runs are equal bytes
     assert path.read_bytes() == whole
     path.write_bytes(whole[:-9])

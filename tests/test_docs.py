@@ -316,7 +316,7 @@ def bare_python(tmp_path_factory):
 @pytest.mark.parametrize(
     "command",
     ["main.py --help", "predict.py runs/RUN text", "report.py runs"]
-    + ["-m baselines", "-m reporting.study a b", "run_all.sh --dry_run"],
+    + ["-m baselines", "-m reporting.benchmark", "run_all.sh --dry_run"],
 )
 def test_python_without_the_packages_is_one_line(command, bare_python):
     program = "bash" if "run_all" in command else str(bare_python)

@@ -262,16 +262,6 @@ def test_own_validation_texts_are_taken_where_a_folder_brings_them(lines_of, tmp
     assert shares == [[0.2], [0.0]] and cells[0].args.val_fraction == 0.0
 
 
-def test_the_study_draws_texts_of_its_own_for_each_seed_and_takes_the_rows_asked_for(lines_of):
-    cells = cells_of(lines_of("study_b", METHODS="la w/o_cl", DATASETS="cr r52", SEEDS="0 1"))
-    assert found(cells, "method", "mu") == {("la", 1.0): 4, ("sharprecl", 0.0): 4}
-    assert found(cells, "dataset", "ir", "val_left_out", "val_fraction") == {
-        ("cr", 50, 200, 0): 4,
-        ("r52", None, None, 0.25): 4,  # as it is
-    }
-    assert all(cell.args.seed == cell.args.data_seed for cell in cells)
-
-
 SETTING = {
     ("r52", None),
     ("ohsumed", None),
