@@ -11,7 +11,7 @@
 #   bash run_all.sh own FILE        which method, on your own texts: six methods, three seeds, a
 #                                   table and a sentence
 #   bash run_all.sh --dry_run       the runs, which are finished, and how long the others take
-#   bash run_all.sh quick           the whole path in at most 15 minutes on 2 cores: few texts and
+#   bash run_all.sh quick           the whole path in about 12 minutes on 2 cores: few texts and
 #                                   values, so it shows that all works, and nothing of the methods
 #
 # Variables narrow and spread it:

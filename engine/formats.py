@@ -331,7 +331,7 @@ def read_txt(source: Source) -> Table:
 # ---- JSON ----
 
 
-def parse_json(where: str, text: str) -> Any:
+def parse_json(where: str, text: str, remedy: str = "correct it") -> Any:
     """Parses with Python's json, because pandas silently takes the last of repeated names."""
 
     def without_repeats(pairs: list[tuple[str, object]]) -> dict:
@@ -341,12 +341,14 @@ def parse_json(where: str, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not valid JSON ({str(error)[:80]}); correct it") from None
+        raise InputError(f"{where}: not valid JSON ({str(error)[:80]}); {remedy}") from None
 
 
 def read_jsonl(source: Source) -> Table:
     """Reads one object per line."""
-    rows = ((where, parse_json(where, line)) for where, line in source.places() if line.strip())
+    remedy = "correct it, or give --read format=json if the whole file is one JSON value"
+    lines = ((where, line) for where, line in source.places() if line.strip())
+    rows = ((where, parse_json(where, line, remedy)) for where, line in lines)
     return Table(source.name, rows)
 
 
@@ -410,15 +412,17 @@ def read_parquet(source: Source) -> Table:
         file = parquet.ParquetFile(source.stream)
         about = file.schema_arrow.metadata or {}
         features = json.loads(about.get(b"huggingface", "{}")).get("info", {}).get("features", {})
-        named = {c: f for c, f in features.items() if isinstance(f, dict)}  # others are lists
-        classes = {c: f["names"] for c, f in named.items() if f.get("_type") == "ClassLabel"}
+        lists = {c: f[0] if isinstance(f, list) else f.get("feature") for c, f in features.items()}
+        inner = {c: lists[c] or f for c, f in features.items()}
+        classes = {c: f["names"] for c, f in inner.items() if f.get("_type") == "ClassLabel"}
     return arrow_table(source.name, file.iter_batches(batch_size=1000), "pyarrow", classes)
 
 
 def arrow_table(name: str, parts: Iterable, package: str, classes: dict[str, list[str]]) -> Table:
     """
     A table from parts of Arrow's, with the values of JSON: dates, bytes and decimal numbers become
-    text. In a column with `classes`, numbers become class names, and -1 ("no label") becomes None.
+    text. In a column with `classes`, numbers, also those of a list, become class names, and -1 ("no
+    label") becomes None.
     """
     names = {c: {None: None, -1: None, **dict(enumerate(classes[c]))} for c in classes}
 
@@ -435,7 +439,10 @@ def arrow_table(name: str, parts: Iterable, package: str, classes: dict[str, lis
                 part.validate(full=True)  # checks that all texts are UTF-8
                 for row in part.to_pylist():
                     number += 1
-                    row |= {c: names[c][row[c]] for c in names}
+                    for column, name_of in names.items():
+                        value = row[column]
+                        is_list = isinstance(value, list)
+                        row[column] = [name_of[v] for v in value] if is_list else name_of[value]
                     yield f"{name}, row {number}", json.loads(json.dumps(row, default=as_json))
 
     return Table(name, rows())

@@ -272,6 +272,7 @@ def splits_of(dataset: str) -> dict:
 
 def split_table(title: str, split) -> AbstractContextManager[Table]:
     """A table from a Dataset; class numbers become names."""
-    classes = {c: f.names for c, f in split.features.items() if hasattr(f, "names")}
+    inner = {column: getattr(f, "feature", f) for column, f in split.features.items()}
+    classes = {column: f.names for column, f in inner.items() if hasattr(f, "names")}
     batches = split.with_format("arrow").iter(batch_size=1000)
     return nullcontext(arrow_table(title, batches, "datasets", classes))

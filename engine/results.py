@@ -185,6 +185,6 @@ def without_leaked_words(found: dict) -> str:
             "on new texts is not known"
         )
     return (
-        f"Without the {found['left_out']:,} test texts that stand in the training part too: "
+        f"Without the test texts that stand in the training part too ({found['left_out']:,}): "
         f"accuracy {found['accuracy']:.2f}, macro-F1 {found['macro_f1']:.2f}"
     )

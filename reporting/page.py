@@ -428,6 +428,8 @@ def advice(run: Run, text: str) -> str:
         unfit.update(names_of(Role.SHARPRECL))
     if not METHODS[run.method].has_encoder:
         unfit.update(OF_ENCODERS)
+    if run.method == "hybrid_sc":  # its curriculum needs a constant rate
+        unfit.add("schedule")
     sentences = re.split(r"(?<=\.) ", text)
     return " ".join(s for s in sentences if unfit.isdisjoint(re.findall(r"--(method \w+|\w+)", s)))
 

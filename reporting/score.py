@@ -60,11 +60,11 @@ def in_words(found: Labelled) -> str:
     lines = [classification_report(found.test.true, found.test.predicted, **options)]
     if found.unknown:
         lines.append(
-            f"{found.unknown_texts:,} texts have a label that the model does not know, and each "
-            f"counts as an error: {', '.join(map(printable, found.unknown))}"
+            f"labels that the model does not know: {', '.join(map(printable, found.unknown))}; "
+            f"their texts ({found.unknown_texts:,}) count as errors"
         )
     if found.left_out:
-        lines.append(f"{found.left_out:,} rows have no label or no text, and are left out")
+        lines.append(f"rows without a label or a text, which are left out: {found.left_out:,}")
     last = "accuracy {accuracy:.2f}, macro-F1 {macro_f1:.2f}, {total:,} texts"
     return "\n".join([*lines, last.format(**page.numbers(found))])
 

@@ -435,7 +435,7 @@ def test_the_card_says_which_texts_stand_in_two_parts(corpus_folder, tmp_path, l
     found = json.loads((run / "result.json").read_text())["last"].get("without_leaked")
     if leaked == 4:
         assert (
-            "Without the 4 test texts that stand in the training part too: accuracy "
+            "Without the test texts that stand in the training part too (4): accuracy "
             f"{found['accuracy']:.2f}, macro-F1 {found['macro_f1']:.2f}" in card
         )
     assert ("All 36 test texts stand in the training part too" in card) == (leaked == 36)

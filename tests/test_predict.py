@@ -428,8 +428,8 @@ def test_score_counts_what_is_right_names_unknown_labels_and_leaves_a_page(
     code, out, err = run(csv_of([("text", "Label"), *zip(TEXTS, given)]), options=["--score"])
     # 5 of 7 texts are not blank, and one of these has no label: 2 of 4 are right
     assert code == 0 and "accuracy 50.00" in out and "4 texts" in out
-    assert "2 texts have a label that the model does not know" in out and "noun.plant" in out
-    assert "3 rows have no label or no text" in out
+    assert "does not know: noun.plant; their texts (2) count as errors" in out
+    assert "rows without a label or a text, which are left out: 3" in out
     right = {label for label in (given[0], given[2])}
     predicted = [NAMES[np.argmax(expected[i])] for i in (0, 1, 2, 4)]
     f1 = [

@@ -182,6 +182,7 @@ BAD_FILES = [  # a name, a content, and what is said of it
     ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "a"}', "line 3: no column 'label'"),
     ("a.jsonl", '{"text": "a", "text": "b"}', "line 1: .*'text' stands twice"),
     ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2: not valid JSON"),
+    ("a.jsonl", '[\n  {"text": "a", "label": 1}\n]\n', "line 1: .* give --read format=json"),
     ("a.jsonl", '{"text": 5, "label": "x"}', "line 1: the text is 5, not a string"),
     ("a.jsonl", '{"text": "a", "label": null}', "line 1: the label is empty"),
     ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', "line 1: the label is a list.*one class"),
@@ -443,6 +444,10 @@ def test_class_names_in_the_metadata_of_parquet_are_kept(tmp_path):
         write([0, 1, 1, 0, 1, number], whole)
         with pytest.raises(InputError, match=f"read by pyarrow .KeyError: {number}.; it is damag"):
             pairs(path)
+    features["label"] = {"feature": features["label"], "_type": "List"}
+    write([[0], [1], [1], [0], [1], []], json.dumps({"info": {"features": features}}))
+    rows = read_own(str(path), ["text"], "label", drop_unlabelled=True).train
+    assert rows == list(zip("abcdef", ["neg", "pos", "pos", "neg", "pos", None]))
 
 
 @pytest.mark.parametrize(
