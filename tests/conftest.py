@@ -8,6 +8,7 @@ import re
 import resource
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -23,6 +24,11 @@ from engine.loader import Loader
 from engine.network import new_model
 from model import Method
 from reporting import plots
+
+PUBLISHED = Path(__file__).parents[2] / "shared" / "datasets"
+needs_datasets = pytest.mark.skipif(
+    not PUBLISHED.is_dir(), reason="the datasets are not in ../shared/datasets"
+)
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 torch.set_num_threads(1)  # on tensors this small, two threads wait for each other
@@ -208,6 +214,12 @@ def needs_own_code(folder):
     config |= {"model_type": "own", "auto_map": own}
     (folder / "config.json").write_text(json.dumps(config))
     return trace
+
+
+def folder_of(output_dir) -> Path:
+    """The folder of the one run in --output_dir."""
+    (folder,) = Path(output_dir).glob("*_seed*")
+    return folder
 
 
 @contextmanager

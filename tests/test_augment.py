@@ -5,12 +5,11 @@ import re
 import socket
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import nltk
 import pytest
 import torch
-from conftest import save_tiny_encoder, save_tiny_translator
+from conftest import PUBLISHED, needs_datasets, save_tiny_encoder, save_tiny_translator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,20 +37,7 @@ SENTENCES = st.lists(
 ).map(" ".join)
 
 
-def replace_function(monkeypatch, name, function):
-    """Gives the entry of this name another function."""
-    monkeypatch.setitem(AUGMENTATIONS, name, replace(AUGMENTATIONS[name], function=function))
-
-
 # ---- WordNet -----------------------------------------------------------------------------------
-
-
-def test_wordnet_has_its_senses_counts_and_lexicographer_files():
-    dog = load_wordnet().synset("dog.n.01")
-    assert dog.lexname() == "noun.animal"
-    assert load_wordnet().synset("run.v.01").lexname() == "verb.motion"
-    assert load_wordnet().synset("participating.s.01").lexname() == "adj.all"
-    assert dog.lemmas()[0].count() == 42  # cntlist.rev: dog%1:05:00:: 1 42
 
 
 @pytest.fixture
@@ -93,16 +79,6 @@ def test_a_damaged_dictionary_is_one_line_too(no_wordnet, monkeypatch):
 
 
 # ---- word substitution -------------------------------------------------------------------------
-
-
-def test_a_text_is_changed_the_same_way_wherever_it_stands():
-    changed = word_substitution(TEXTS, seed=3)
-    assert word_substitution(TEXTS[::-1], seed=3) == changed[::-1]
-    assert [word_substitution([text], seed=3)[0] for text in TEXTS] == changed
-
-
-def test_another_seed_gives_other_texts():
-    assert word_substitution(TEXTS, seed=0) != word_substitution(TEXTS, seed=1)
 
 
 @settings(max_examples=100, deadline=None)
@@ -150,16 +126,10 @@ def test_case_is_that_of_the_replaced_word(word):
     assert synonyms(word.capitalize()) == tuple(option.capitalize() for option in synonyms(word))
 
 
-@pytest.mark.parametrize(
-    "word, expected",
-    [
-        *(("city", "metropolis"), ("films", "movies"), ("women", "adult females")),
-        *(("buys", "purchases"), ("purchased", "bought")),
-        *(("using", "applying"), ("copying", "imitating")),
-    ],
-)
-def test_the_synonym_takes_the_inflection_of_the_word(word, expected):
-    assert expected in synonyms(word)
+def test_the_synonym_takes_the_inflection_of_the_word():
+    pairs = {"city": "metropolis", "films": "movies", "women": "adult females", "buys": "purchases"}
+    pairs |= {"purchased": "bought", "using": "applying", "copying": "imitating"}
+    assert [word for word in pairs if pairs[word] not in synonyms(word)] == []
 
 
 ENDINGS = {  # the word with this ending, as a noun or a verb; "-" where we do not know it
@@ -241,12 +211,6 @@ def test_noise_inserts_swaps_and_deletes():
     assert all(8 < sum(len(words) == n for words in results) < 32 for n in lengths)
 
 
-def test_noise_does_not_depend_on_the_order_of_the_texts():
-    changed = noise(TEXTS, seed=3)
-    assert noise(TEXTS[::-1], seed=3) == changed[::-1]
-    assert noise(TEXTS, seed=4) != changed
-
-
 # ---- back translation and contextual insertion ---------------------------------------------------
 
 
@@ -255,10 +219,6 @@ def translator(tmp_path_factory):
     pytest.importorskip("sentencepiece", reason="back translation needs it")
     pytest.importorskip("sacremoses", reason="back translation needs it")
     return save_tiny_translator(tmp_path_factory.mktemp("marian") / "model", TEXTS)
-
-
-def there_and_back(texts, folder, **options):
-    return augment.back_translation(texts, forth=str(folder), back=str(folder), **options)
 
 
 def test_beam_search_translates_as_transformers_does_it_for_one_sentence(translator):
@@ -273,16 +233,8 @@ def test_beam_search_translates_as_transformers_does_it_for_one_sentence(transla
         limit = 2 * inputs["input_ids"].shape[1] + 10
         [ids] = model.eval().generate(**inputs, num_beams=3, max_new_tokens=limit)
         text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    assert there_and_back([TEXTS[1]], translator, beams=3) == [text]
-
-
-def test_a_sampled_translation_depends_on_seed_and_text_alone(translator):
-    texts = [text.lower() for text in TEXTS]
-    changed = there_and_back(texts, translator, sampling=1, seed=2)
-    assert there_and_back(texts[::-1], translator, sampling=1, seed=2) == changed[::-1]
-    for text, own in zip(texts[:2], changed):
-        assert there_and_back([text], translator, sampling=1, seed=2) == [own]
-    assert there_and_back(texts[:2], translator, sampling=1, seed=3) != changed[:2]
+    models = {"forth": str(translator), "back": str(translator)}
+    assert augment.back_translation([TEXTS[1]], **models, beams=3) == [text]
 
 
 def test_the_noise_of_sampling_draws_tokens_by_their_probability():
@@ -329,17 +281,23 @@ def test_insertion_adds_its_share_of_words_and_keeps_the_others_in_order(masked_
         assert len(after) == len(before) + max(1, round(rate * len(before)))
         position = iter(after)
         assert all(word in position for word in before)
+    assert augment.contextual(["", "  "], model=masked_model) == ["", "  "]
 
 
-def test_an_insertion_depends_on_seed_and_text_alone(masked_model):
-    def insert(texts, seed):
-        return augment.contextual(texts, model=masked_model, seed=seed)
+FIXTURES = {"back_translation": "translator", "contextual": "masked_model"}
 
-    changed = insert(TEXTS, 3)
-    assert insert(TEXTS[::-1], 3) == changed[::-1]
-    assert [insert([text], 3)[0] for text in TEXTS] == changed
-    assert insert(TEXTS, 4) != changed
-    assert insert(["", "  "], 0) == ["", "  "]
+
+@pytest.mark.parametrize("name", ["word_substitution", "noise", *FIXTURES])
+def test_a_result_depends_on_seed_and_text_alone(name, request):
+    entry, texts = AUGMENTATIONS[name], [text.lower() for text in TEXTS]
+    options = {of: str(request.getfixturevalue(FIXTURES[name])) for of in entry.models}
+    options |= {"sampling": 1} if name == "back_translation" else {}
+    changed = entry.function(texts, seed=3, **options)
+    assert entry.function(texts[::-1], seed=3, **options) == changed[::-1]
+    assert entry.function(texts, seed=4, **options) != changed
+    if entry.in_pieces:  # noise draws from the words of all texts
+        for text, own in zip(texts[:2], changed):
+            assert entry.function([text], seed=3, **options) == [own]
 
 
 def test_the_words_are_the_models_top_n_for_the_place(masked_model):
@@ -396,13 +354,16 @@ def test_an_interrupted_translation_goes_on_where_it_stopped(monkeypatch, tmp_pa
             raise KeyboardInterrupt
         return [text + back for text in texts]
 
-    replace_function(monkeypatch, "back_translation", fake)
+    entry, cache = replace(AUGMENTATIONS["back_translation"], function=fake), tmp_path / "a" / "b"
+    monkeypatch.setitem(AUGMENTATIONS, "back_translation", entry)
     with pytest.raises(KeyboardInterrupt):
-        augmented_texts(TEXTS, "back_translation", cache_dir=tmp_path, device="cpu", back="y")
-    changed = augmented_texts(TEXTS, "back_translation", cache_dir=tmp_path, device="mps", back="y")
-    assert changed == [text + "y" for text in TEXTS]
+        augmented_texts(TEXTS, "back_translation", cache_dir=cache, device="cpu", back="y")
+    own = {"cache_dir": cache, "back": "y"}
+    for device in ("mps", "cpu"):  # the second time all is read
+        changed = augmented_texts(TEXTS, "back_translation", device=device, **own)
+        assert changed == [text + "y" for text in TEXTS]
     assert [texts for texts, _ in calls] == [tuple(TEXTS[a : a + 2]) for a in (0, 2, 4, 4)]
-    assert augmented_texts(TEXTS, "back_translation", cache_dir=tmp_path)[0] == TEXTS[0] + "x"
+    assert augmented_texts(TEXTS, "back_translation", cache_dir=cache)[0] == TEXTS[0] + "x"
 
 
 # ---- the registry, and the language of the texts ----------------------------------------------
@@ -497,43 +458,15 @@ def test_short_english_texts_and_too_few_words_never_stop(texts):
     check_english(texts.split(". ") if texts else [], "word_substitution")
 
 
-DATASETS = Path(__file__).parents[2] / "shared" / "datasets"
-
-
-@pytest.mark.skipif(not DATASETS.is_dir(), reason="the datasets are not in ../shared/datasets")
+@needs_datasets
 @pytest.mark.parametrize("name", ["trec", "cr", "ohsumed", "biomedical", "r52"])
 def test_thirty_texts_of_a_real_dataset_look_english(name):
-    texts = data.load(name, DATASETS).train_texts
+    texts = data.load(name, PUBLISHED).train_texts
     for start in range(5):
         check_english(texts[start :: len(texts) // 30], "word_substitution")
 
 
 # ---- augment and its cache ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def count_calls(monkeypatch):
-    """Replaces both methods by themselves, counting their calls."""
-    calls = []
-
-    def counted(name, function):
-        def wrapper(texts, *, seed=0, rate=0.5):
-            calls.append(name)
-            return function(texts, seed=seed, rate=rate)
-
-        return wrapper
-
-    for name in ["word_substitution", "noise"]:
-        replace_function(monkeypatch, name, counted(name, AUGMENTATIONS[name].function))
-    return calls
-
-
-@pytest.mark.parametrize("method", ["word_substitution", "noise"])
-def test_a_second_call_reads_the_cache(method, count_calls, tmp_path):
-    first = augmented_texts(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
-    second = augmented_texts(TEXTS, method, seed=1, cache_dir=tmp_path / "new" / "folder")
-    assert first == second == AUGMENTATIONS[method].function(TEXTS, seed=1)
-    assert count_calls == [method] * 2  # the first call and the line above
 
 
 def test_method_seed_settings_and_texts_have_files_of_their_own(monkeypatch, tmp_path):

@@ -16,40 +16,34 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import glosses, small_files, write_csv
+from conftest import folder_of, small_files, stopped_after, write_csv
 from safetensors import SafetensorError
-from test_main import folder_of, outcome
-from test_reading import BAD_FILES
+from test_main import outcome
 
 import main as main_module
 from engine.arguments import last_of_each
-from engine.run_folder import RunFolder
+from engine.files import InputError, read_json
 from main import main
 
 ROOT = Path(__file__).parent.parent
 
 
-def options_of(encoder, folder) -> list[str]:
-    """Those of a run of two epochs that takes a second, but for its data."""
-    flags = "--epochs 2 --batch_size 16 --lr 1e-3 --device cpu".split()
-    return ["--encoder", str(encoder), *flags, "--output_dir", str(folder)]
+def command_of(*places) -> list[str]:
+    """Of a run of two epochs that takes a second."""
+    own = "--dataset {} --encoder {} --output_dir {}".format(*places)
+    return f"{own} --epochs 2 --batch_size 16 --lr 1e-3 --device cpu".split()
 
 
 @pytest.fixture
-def options(tiny_encoder, tmp_path):
-    return options_of(tiny_encoder, tmp_path / "runs")
-
-
-@pytest.fixture
-def command(corpus_folder, options):
-    return ["--dataset", str(corpus_folder), *options]
+def command(corpus_folder, tiny_encoder, tmp_path):
+    return command_of(corpus_folder, tiny_encoder, tmp_path / "runs")
 
 
 @pytest.fixture(scope="module")
 def whole(corpus_folder, tiny_encoder, tmp_path_factory):
     """The folder with the finished run of `command`."""
     folder = tmp_path_factory.mktemp("whole")
-    assert main(["--dataset", str(corpus_folder), *options_of(tiny_encoder, folder)]) == 0
+    assert main(command_of(corpus_folder, tiny_encoder, folder)) == 0
     return folder
 
 
@@ -72,58 +66,14 @@ def last_line(capsys) -> str:
 # ---- the data ----
 
 
-SOME_FILES = BAD_FILES[::9]  # test_reading.py has them all
-
-
-@pytest.mark.parametrize("check", [[], ["--check_only"]], ids=["run", "check"])
-@pytest.mark.parametrize("name, content, message", SOME_FILES, ids=[bad[2] for bad in SOME_FILES])
-def test_a_bad_file_ends_in_one_line(options, tmp_path, capsys, name, content, message, check):
-    path, content = tmp_path / name, content if isinstance(content, bytes) else content.encode()
-    path.write_bytes(content)
-    assert main(["--dataset", str(path), *options, *check]) == 2
-    line = last_line(capsys)
-    assert str(path) in line and re.search(message, line)
-    assert path.read_bytes() == content and not (tmp_path / "runs").exists()
-
-
-def run_rows(rows, options, tmp_path, *more) -> dict:
-    """result.json's last epoch of a run on these rows, and the classes of its data report."""
-    path = write_csv(tmp_path / "rows.csv", rows)
-    assert main(["--dataset", str(path), *options, *more]) == 0
-    folder = folder_of(tmp_path / "runs")
-    summary = json.loads((folder / "data_report.json").read_text())
-    return summary | json.loads((folder / "result.json").read_text())["last"]
-
-
-def test_what_surprises_but_is_no_fault_works(options, tmp_path):
-    texts = [text for text, _ in glosses({"noun.food": 60})]
-    labels = ["1", " 1", "1\t", "1.0", "01", "A b", "a  b", "a\u00a0b", "😀", "<b>", "$x$", "שלום"]
-    rows = [(text, labels[i % 12]) for i, text in enumerate(texts)]
-    rows += [("", "1"), ("  \n", "1"), ("alone", "only once"), ("x" * 100_000, "1")]
-    got = run_rows(rows, options, tmp_path, "--test_fraction", "0.4")
-    counts = {row["label"]: row["train"] + row["test"] for row in got["classes"]}
-    assert counts["1"] == 16 and counts["1.0"] == 5 and counts["only once"] == 1
-    assert got["dropped"] == 2
-    assert got["alike"] == [["A b", "a  b", "a\u00a0b"]]
-
-
-def test_a_hundred_thousand_rows_with_a_class_of_three_are_checked_in_seconds(options, tmp_path):
+def test_a_hundred_thousand_rows_with_a_class_of_three_are_checked_in_seconds(command, tmp_path):
     rows = [(f"text number {i}", "rare" if i < 3 else "ab"[i % 2]) for i in range(100_000)]
     path, began = write_csv(tmp_path / "rows.csv", rows), time.monotonic()
-    assert main(["--dataset", str(path), *options, "--check_only"]) == 0
+    assert main([*command, "--dataset", str(path), "--check_only"]) == 0
     (folder,) = (tmp_path / "runs").glob("*_check")
     summary = json.loads((folder / "data_report.json").read_text())
     assert [row["train"] for row in summary["classes"] if row["label"] == "rare"] == [2]
     assert time.monotonic() - began < 60
-
-
-@pytest.mark.slow
-def test_a_text_of_ten_megabytes_does_not_stop_the_run(options, tmp_path):
-    rows = glosses({"noun.food": 10, "noun.time": 10})
-    rows += [("food and water " * 700_000, "noun.food")]
-    began = time.monotonic()
-    got = run_rows(rows, options, tmp_path, "--epochs", "1", "--max_length", "32")
-    assert got["train"] == 17 and time.monotonic() - began < 120
 
 
 # ---- the disk ----
@@ -177,30 +127,17 @@ def test_an_output_folder_that_cannot_be_written_is_one_line_and_what_it_holds_s
 # ---- the run's folder ----
 
 
-def stopped(command, monkeypatch):
-    """A run that has whole epochs and no result."""
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "finish", stop)
+def test_a_damaged_checkpoint_is_named_and_the_remedy_works(command, whole, tmp_path, capsys):
+    with stopped_after(1):  # test_fuzz.py damages each file in every way
         assert main(command) == 130
-
-
-@pytest.mark.parametrize("name", ["trainer.pt", "model.safetensors", "sha256.json"])
-def test_a_damaged_checkpoint_is_named_and_the_remedy_works(
-    command, whole, tmp_path, capsys, monkeypatch, name
-):
-    stopped(command, monkeypatch)  # test_fuzz.py damages it in every way
     checkpoint = folder_of(tmp_path / "runs") / "checkpoint-1"
-    damaged = (checkpoint / name).read_bytes()[:-2]
-    (checkpoint / name).write_bytes(damaged)
+    path = checkpoint / "model.safetensors"
+    path.write_bytes(damaged := path.read_bytes()[:-2])
     capsys.readouterr()
     assert main(command) == 2
     line = last_line(capsys)
     assert f"{checkpoint} is damaged" in line and "delete this folder" in line
-    assert (checkpoint / name).read_bytes() == damaged
+    assert path.read_bytes() == damaged
     shutil.rmtree(checkpoint)
     assert main(command) == 0
     assert outcome(tmp_path / "runs") == outcome(whole)
@@ -220,23 +157,14 @@ def test_a_damaged_record_of_a_finished_run_is_named_and_overwrite_heals_it(
     assert main([*command, "--overwrite"]) == 0 and outcome(tmp_path / "runs") == before
 
 
-@pytest.mark.parametrize("name", ["args.json", "result.json"])
-def test_a_record_that_one_may_not_read_is_not_called_damaged(
-    command, finished, capsys, monkeypatch, name
-):
-    path, read_text = finished / name, Path.read_text
-
-    def refused(self, *options, **named):
-        if self == path:
-            raise PermissionError(13, "Permission denied", str(self))
-        return read_text(self, *options, **named)
+def test_a_record_that_one_may_not_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refused(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_text", refused)
-    capsys.readouterr()
-    assert main(command) == 2
-    line = last_line(capsys)
-    assert f"{path} cannot be read (Permission denied)" in line
-    assert "damaged" not in line and "--overwrite" not in line
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)") as error:
+        read_json(tmp_path / "args.json")
+    assert not re.search("damaged|--overwrite", str(error.value))
 
 
 def test_an_absent_report_of_a_finished_run_is_named(command, finished, capsys):
@@ -255,23 +183,6 @@ def test_damaged_weights_are_named_where_plots_need_them(command, finished, caps
         assert main([*command, "--plots"]) == 2
         assert str(path) in (line := last_line(capsys)) and "--overwrite" in line
     assert main([*command, "--overwrite", "--plots"]) == 0 and path.read_bytes() == content
-
-
-def test_a_run_of_an_older_version_is_named_with_the_settings_that_differ(
-    command, tmp_path, capsys, monkeypatch
-):
-    stopped(command, monkeypatch)
-    path = folder_of(tmp_path / "runs") / "args.json"
-    record = json.loads(path.read_text())
-    del record["settings"]["augment"]
-    record["settings"]["of_old"] = 1
-    path.write_text(json.dumps(record))
-    capsys.readouterr()
-    assert main(command) == 2
-    line = last_line(capsys)
-    assert "other settings (of_old, augment) began here" in line and "--overwrite" in line
-    assert json.loads(path.read_text()) == record
-    assert main([*command, "--overwrite"]) == 0
 
 
 # ---- faults and signals ----

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import save_tiny_encoder, untrained
+from conftest import folder_of, save_tiny_encoder, untrained
 
 import main as main_module
 from engine import distributed
@@ -124,11 +124,6 @@ def records(folder):
     return [(line["test"], line["loss"], line["diagnostics"]) for line in lines]
 
 
-def run_of(output_dir):
-    (folder,) = Path(output_dir).glob("*_seed*")
-    return folder
-
-
 def close(a, b):
     """Numbers within a chain of dicts, lists and tuples, to 1e-4."""
     if isinstance(a, dict):
@@ -146,7 +141,7 @@ def one_process(corpus_folder, still_encoder, tmp_path):
         own = ["--dataset", str(corpus_folder), "--encoder", still_encoder, *COMMON, *flags]
         arguments = [*own, "--output_dir", str(tmp_path / "two")]
         assert main_module.main([*own, "--output_dir", str(tmp_path / "one")]) == 0
-        return arguments, run_of(tmp_path / "one")
+        return arguments, folder_of(tmp_path / "one")
 
     return run
 
@@ -157,7 +152,7 @@ def test_two_processes_end_with_the_metrics_of_one_also_with_frozen_layers(one_p
     job = torchrun(2, ROOT / "main.py", *arguments)
     output, errors = job.communicate(timeout=600)
     assert job.returncode == 0, errors
-    two = run_of(tmp_path / "two")
+    two = folder_of(tmp_path / "two")
     assert close(records(two), records(one))
     lines = [(folder / "predictions.csv").read_text().splitlines() for folder in (one, two)]
     assert len(lines[0]) == len(lines[1])
@@ -190,4 +185,4 @@ def test_when_a_process_dies_the_job_ends_and_goes_on_with_another_number(one_pr
     lines = [line for line in re.split(r"[\r\n]", errors) if line.startswith("error:")]
     assert len(lines) == 1 and "any number of processes, goes on from the last" in lines[0]
     assert main_module.main(arguments) == 0
-    assert close(records(run_of(tmp_path / "two")), records(one))
+    assert close(records(folder_of(tmp_path / "two")), records(one))

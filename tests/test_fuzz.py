@@ -9,13 +9,13 @@ import gzip
 import io
 import json
 import string
-import zipfile
 
 import pandas
 import pytest
 from conftest import untrained
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_reading import in_bytes, zip_of
 
 import data
 from engine import own_data
@@ -51,14 +51,7 @@ some_bytes = st.one_of(
 NAMES = ["a.csv", "a.tsv", "a.txt", "a.json", "a.jsonl", "a.parquet", "a.xlsx", "a.zip"]
 
 
-def zip_of(content: bytes) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a.csv", content)
-    return file.getvalue()
-
-
-PACKINGS = {"plain": bytes, "gzip": gzip.compress, "zip": zip_of}
+PACKINGS = {"plain": bytes, "gzip": gzip.compress, "zip": lambda x: zip_of(**{"a.csv": x})}
 
 
 def rows_of(path, drop_unlabelled=False):
@@ -97,13 +90,11 @@ def test_a_table_of_any_bytes_gives_rows_or_one_line(folder, content, name, pack
 def whole_files():
     """Small valid files of the binary formats, to damage."""
     frame = pandas.DataFrame({"text": ["one", "two", "three"], "label": ["x", "y", "x"]})
-    book = io.BytesIO()
-    frame.to_excel(book, index=False)
     table = b"text,label\none,x\ntwo,y\n"
     return {
         "a.parquet": frame.to_parquet(),
-        "a.xlsx": book.getvalue(),
-        "a.zip": zip_of(table),
+        "a.xlsx": in_bytes(frame.to_excel),
+        "a.zip": zip_of(**{"a.csv": table}),
         "a.csv.gz": gzip.compress(table),
     }
 
@@ -128,14 +119,11 @@ def test_a_damaged_binary_file_gives_rows_or_one_line(folder, whole_files, draw)
 @fuzz
 @given(some_bytes, some_bytes)
 def test_a_folder_of_any_bytes_gives_a_corpus_or_one_line(folder, train, test):
-    (folder / "own").mkdir(exist_ok=True)
-    for name, content in (
-        ("train.csv", b"text,label\n" + train),
-        ("test.jsonl", b'{"text": "a", "label": "x"}\n' + test),
-    ):
-        (folder / "own" / name).write_bytes(content)
+    (own := folder / "own").mkdir(exist_ok=True)
+    (own / "train.csv").write_bytes(b"text,label\n" + train)
+    (own / "test.jsonl").write_bytes(b'{"text": "a", "label": "x"}\n' + test)
     try:
-        corpus = read_corpus(str(folder / "own"))
+        corpus = read_corpus(str(own))
     except InputError as error:
         assert len(str(error).splitlines()) == 1
     else:
@@ -147,6 +135,8 @@ def test_a_folder_of_any_bytes_gives_a_corpus_or_one_line(folder, train, test):
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 texts = st.text(characters, max_size=30)
 labels = st.text(characters, min_size=1, max_size=10).map(str.strip).filter(bool)
+lines = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=30)
+names = st.text(string.ascii_letters + "é 😀", min_size=1, max_size=8).map(str.strip).filter(bool)
 
 
 def may_be_refused(rows) -> bool:
@@ -210,21 +200,10 @@ def test_written_json_is_read_as_it_was(folder, rows, is_ascii, indent):
 
 
 @fuzz
-@given(
-    st.lists(
-        st.tuples(
-            st.text(characters.filter(lambda c: c not in "\r\n"), max_size=30),
-            st.text(string.ascii_letters + "é 😀", min_size=1, max_size=8)
-            .map(str.strip)
-            .filter(bool),
-        ),
-        min_size=1,
-        max_size=12,
-    )
-)
+@given(st.lists(st.tuples(lines, names), min_size=1, max_size=12))
 def test_written_lines_are_read_as_they_were(folder, rows):
-    lines = "".join(f"{label}\t{text}\n" for text, label in rows)
-    (folder / "both.txt").write_bytes(lines.encode())
+    content = "".join(f"{label}\t{text}\n" for text, label in rows)
+    (folder / "both.txt").write_bytes(content.encode())
     assert data.read_labelled_lines(folder / "both.txt") == rows
     for name, column in (("texts.txt", 0), ("labels.txt", 1)):
         (folder / name).write_bytes("".join(f"{row[column]}\n" for row in rows).encode())

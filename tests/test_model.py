@@ -17,16 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 import losses
+import main
 import model
 from engine import encoders
 from engine.files import InputError
-
-
-@pytest.fixture(autouse=True)
-def forget_the_verified_folder():
-    encoders.minilm_source.cache_clear()
-    yield
-    encoders.minilm_source.cache_clear()
 
 
 class Embedding(torch.nn.Module):
@@ -73,14 +67,6 @@ def test_prototypes_are_the_mlp_of_the_classifier_weights_worked_by_hand():
     assert network.prototypes().tolist() == [[115], [5]]
 
 
-@pytest.mark.parametrize("mutual_guidance", [True, False])
-def test_the_prototypes_link_the_branches_only_under_mutual_guidance(mutual_guidance):
-    network = network_of(3, mutual_guidance=mutual_guidance)
-    network.prototypes().pow(2).sum().backward()
-    assert network.prototypes().shape == (3, 128)
-    assert (network.phi.weight.grad is not None) == mutual_guidance
-
-
 def test_free_prototypes_turn_to_their_classes_at_the_papers_learning_rate():
     torch.manual_seed(0)
     network = network_of(4, mutual_guidance=False)
@@ -112,18 +98,10 @@ def test_batch_norm_stands_in_the_heads_only_when_asked_for():
     assert norms() == 0 and norms(proj_bn=True) == 2
 
 
-def test_a_folder_that_is_no_model_is_an_input_error_of_one_line(tmp_path):
-    with pytest.raises(InputError, match="not a complete model folder") as caught:
-        encoders.load_encoder(str(tmp_path), "cls")
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("flag", ["--encoder", "--base_model", "--augment_options"])
 def test_a_models_code_is_never_run_and_nobody_is_asked_on_stdin(
     flag, tmp_path, corpus_folder, tiny_encoder, tiny_llama, monkeypatch, capsys
 ):
-    import main
-
     source, more, value = {
         "--encoder": (tiny_encoder, "", ""),
         "--base_model": (tiny_llama, "--method llama2 --base_type fp32", ""),
@@ -146,6 +124,12 @@ def test_a_models_code_is_never_run_and_nobody_is_asked_on_stdin(
     assert not trace.exists() and stdin.read() == "yes\n" * 9
 
 
+def rename_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    renamed = {"model." + name: tensor for name, tensor in weights.items()}
+    save_file(renamed, folder / "model.safetensors")
+
+
 class RunsCode:
     def __reduce__(self):
         return open, ("it ran", "w")
@@ -164,6 +148,8 @@ def with_pickle(content) -> Callable[[Path], None]:
     [
         (with_pickle({"x": RunsCode()}), "a pickle with more than tensors"),
         (lambda folder: torch.save({}, folder / "model.safetensors"), "header"),
+        (lambda folder: [x.unlink() for x in folder.iterdir()], "not a complete model folder"),
+        (rename_weights, "weights do not fit"),  # and are not random
     ],
 )
 def test_a_folder_that_a_stranger_has_damaged_is_one_line(
@@ -199,17 +185,23 @@ def test_an_encoder_that_is_nowhere_is_an_input_error_without_a_retry(monkeypatc
     assert len(calls) == 1 and "\n" not in str(caught.value)
 
 
-def test_a_model_of_the_cache_loads_without_a_question_to_the_hub(monkeypatch, tmp_path):
-    folder = save_tiny_encoder(tmp_path / "snapshot")
+@pytest.mark.parametrize("name", ["some/name", "minilm"])  # whose package is absent
+def test_a_model_of_the_cache_loads_without_a_question_to_the_hub(monkeypatch, tmp_path, name):
+    folder, asked = save_tiny_encoder(tmp_path / "snapshot"), []
+
+    def download(name, *, local_files_only):
+        asked.append(name)
+        return str(folder)
 
     def question(*args, **options):
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda name, local_files_only: str(folder)
-    )
+    monkeypatch.setattr(encoders, "minilm_source", encoders.minilm_source.__wrapped__)
+    monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", question)
-    assert encoders.load_encoder("some/name", "cls").backbone.config.hidden_size == 32
+    assert encoders.load_tokenizer(name).vocab_size > 0
+    assert asked == [{"minilm": "sentence-transformers/all-MiniLM-L6-v2"}.get(name, name)]
 
 
 # ---- families of encoders ----
@@ -224,8 +216,6 @@ def test_each_family_trains_with_differing_features_under_its_default_pooling(
     model_type, tmp_path, corpus_folder, capsys
 ):
     """One epoch through main.py; then texts with one first word have features of their own."""
-    import main
-
     folder = save_tiny_encoder(tmp_path / model_type, model_type)
     assert encoders.default_pooling(str(folder)) == POOLINGS[model_type]
     command = "--epochs 1 --batch_size 32 --max_length 32 --device cpu".split()
@@ -293,8 +283,6 @@ def test_the_same_minilm_as_a_folder_has_the_pooling_of_its_name():
 
 
 def test_the_pooling_is_kept_with_a_model_of_ours(tmp_path, corpus_folder, capsys):
-    import main
-
     encoder = with_pooling(tmp_path / "st", {"pooling_mode_mean_tokens": True})
     command = ["--dataset", str(corpus_folder), "--epochs", "1", "--device", "cpu"]
     command += ["--output_dir", str(tmp_path / "runs"), "--encoder"]
@@ -304,21 +292,17 @@ def test_the_pooling_is_kept_with_a_model_of_ours(tmp_path, corpus_folder, capsy
     assert encoders.default_pooling(str(kept)) == "mean"
 
 
-@pytest.mark.parametrize("model_type", ["t5", "bart"])
-def test_an_encoder_decoder_is_one_line(model_type, tmp_path, corpus_folder, capsys):
-    import main
-
-    folder = save_tiny_encoder(tmp_path / model_type, model_type)
-    command = ["--dataset", str(corpus_folder), "--output_dir", str(tmp_path / "runs")]
-    assert main.main([*command, "--encoder", str(folder), "--device", "cpu"]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert re.match(f"error: encoder .* is an encoder-decoder \\({model_type}\\)", error)
-
-
-def test_cls_of_an_encoder_that_reads_from_left_to_right_is_refused(tmp_path):
-    folder = save_tiny_encoder(tmp_path / "gpt2", "gpt2")
-    with pytest.raises(InputError, match="left to right.*take --pooling mean"):
+@pytest.mark.parametrize(
+    "model_type, message",
+    [("t5", "encoder-decoder .t5"), ("bart", "encoder-decoder .bart"), ("gpt2", "--pooling mean")],
+)
+def test_an_encoder_decoder_and_cls_of_a_decoder_are_refused_in_one_line(
+    tmp_path, model_type, message
+):
+    folder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    with pytest.raises(InputError, match=message) as error:
         encoders.load_encoder(str(folder), "cls")
+    assert "\n" not in str(error.value)
 
 
 def test_a_model_saved_in_half_precision_is_trained_in_single(tmp_path):
@@ -334,6 +318,7 @@ def fake_package(monkeypatch, tmp_path, weights: bytes | None):
     if weights is not None:
         (folder / "model.safetensors").write_bytes(weights)
     spec = types.SimpleNamespace(origin=str(folder.parent / "__init__.py"))
+    monkeypatch.setattr(encoders, "minilm_source", encoders.minilm_source.__wrapped__)
     monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: spec)
 
 
@@ -342,28 +327,6 @@ def test_altered_or_missing_minilm_weights_are_refused(monkeypatch, tmp_path, we
     fake_package(monkeypatch, tmp_path, weights)
     with pytest.raises(InputError, match="is not the published file"):
         encoders.load_encoder("minilm", "mean")
-
-
-def test_minilm_comes_from_the_hub_where_its_package_is_absent(monkeypatch, tmp_path):
-    asked = []
-
-    def download(name, *, local_files_only):
-        asked.append(name)
-        return str(save_tiny_encoder(tmp_path / "cache"))
-
-    monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert encoders.load_tokenizer("minilm").vocab_size > 0
-    assert asked == ["sentence-transformers/all-MiniLM-L6-v2"]
-
-
-def test_an_encoder_without_its_weights_is_refused_rather_than_random(tmp_path):
-    folder = save_tiny_encoder(tmp_path / "encoder")
-    weights = load_file(folder / "model.safetensors")
-    renamed = {"model." + name: tensor for name, tensor in weights.items()}
-    save_file(renamed, folder / "model.safetensors")
-    with pytest.raises(InputError, match="weights do not fit"):
-        encoders.load_encoder(str(folder), "cls")
 
 
 @pytest.mark.parametrize("model_type, limit", [("bert", 130), ("roberta", 129)])

@@ -567,12 +567,3 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, damage, complai
     assert report.main([str(tmp_path / "runs"), "--output_dir", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and complaint in error and error.count("\n") == 1
-
-
-def test_a_protocol_that_no_run_has_says_what_helps(tmp_path, capsys):
-    write_run(tmp_path)
-    assert report.main([str(tmp_path), "--protocol", "best_val"]) == 2
-    assert (
-        "none of the 1 finished runs has test texts and a result under best_val"
-        in capsys.readouterr().err
-    )
