@@ -24,11 +24,12 @@ from torch import Tensor, nn
 import data
 import losses
 from baselines import METHODS
-from engine import command, distributed
-from engine.arguments import Arguments
-from engine.corpus import cache_dir, load_corpus, prepared, tokenize, views_of
+from engine import distributed
+from engine.arguments import Arguments, parse_args
+from engine.corpus import load_corpus, prepared, tokenize, views_of
 from engine.diagnostics import EpochLog
-from engine.frozen import keep_states
+from engine.encoders import quiet_transformers
+from engine.files import one_line_errors
 from engine.loader import Loader, to_device
 from engine.network import Trained, new_model, spreads
 from engine.optimizer import autocast, new_optimizer, new_scaler, set_learning_rate
@@ -141,19 +142,14 @@ def train(args: Arguments, corpus: data.Corpus, folder: RunFolder) -> Iterator[E
     )
     scaler = new_scaler(args.device, args.amp)
 
-    def part(texts: list[str]) -> data.Tokens | None:
-        tokens = prepared(args, tokenize(args, texts), model) if texts else None
-        return tokens and keep_states(tokens, model.encoder, args.device, cache_dir(args))
-
-    test, val = part(corpus.test_texts), part(corpus.val_texts)
-    views = [
-        keep_states(view, model.encoder, args.device, cache_dir(args))
-        for view in views_of(args, corpus, model)
-    ]
+    test, val = (
+        prepared(args, tokenize(args, texts), model) if texts else None
+        for texts in (corpus.test_texts, corpus.val_texts)
+    )
     loader = Loader(
         model,
         encoder,
-        views,
+        views_of(args, corpus, model),
         corpus.train_labels,
         len(corpus.label_names),
         batch_size=args.batch_size,
@@ -197,8 +193,12 @@ def run(args: Arguments) -> None:
             folder.end(was_finished)
 
 
-def main(argv: list[str] | None = None) -> int:
-    return command.run(argv, __doc__, run)
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
+    quiet_transformers()
+    args = parse_args(argv, __doc__)
+    with distributed.joined(args.device) as args.device, distributed.quiet_but_main():
+        run(args)
 
 
 if __name__ == "__main__":

@@ -352,8 +352,7 @@ FLAGS: dict[str, dict] = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = files.Parser(description=__doc__, allow_abbrev=False, formatter_class=raw)
+    parser = files.Parser(description=__doc__)
     for name, options in FLAGS.items():
         parser.add_argument(name, **options)
     return parser

@@ -14,7 +14,6 @@ if __name__ == "__main__":  # before the libraries, which take seconds to load
     signals.end_at_once()
     environment.check()
 
-import argparse
 import signal
 from pathlib import Path
 
@@ -23,12 +22,8 @@ from engine.results import PROTOCOLS
 from reporting import choice, page, tables
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def make_parser() -> Parser:
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "folder", type=Path, help="the --output_dir of main.py, one run in it, or a ledger"
     )

@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -28,9 +28,8 @@ from transformers import BertConfig, BertModel  # noqa: E402
 import data  # noqa: E402
 import main  # noqa: E402
 from engine.arguments import parse_args  # noqa: E402
-from engine.corpus import cache_dir, load_corpus, views_of  # noqa: E402
+from engine.corpus import load_corpus, views_of  # noqa: E402
 from engine.encoders import load_tokenizer  # noqa: E402
-from engine.frozen import keep_states  # noqa: E402
 from engine.loader import Loader  # noqa: E402
 from engine.network import new_model  # noqa: E402
 from engine.optimizer import new_optimizer, new_scaler  # noqa: E402
@@ -157,9 +156,8 @@ def run_of(
         model = new_model(own, corpus)
         model.views = views or model.views
         tokens = views_of(own, corpus, model)
-        if keeps_states:
-            kept_in = own.device, cache_dir(own)
-            tokens = [keep_states(view, model.encoder, *kept_in) for view in tokens]
+        if not keeps_states:
+            tokens = [replace(view, states=None) for view in tokens]
         names = corpus.label_names
         of_loader = ("batch_size", "micro_batch", "amp", "device", "seed")
         options = {name: getattr(own, name) for name in of_loader}

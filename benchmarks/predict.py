@@ -30,7 +30,7 @@ def glosses(count: int) -> list[str]:
 def bare(predictor: Predictor, texts: list[str], batch_size: int):
     """The encoder alone, on all texts as padded batches."""
     trained = predictor.trained
-    tokens = tokenize(texts, trained.tokenizer, trained.about.max_length, quiet=True)
+    tokens = tokenize(texts, trained.tokenizer, trained.about.max_length)
     device = next(trained.method.parameters()).device
     batches = []
     for part in map(tokens.take, eval_batches(tokens.lengths, batch_size)):

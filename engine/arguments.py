@@ -308,7 +308,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
 
 @lru_cache(maxsize=1)  # a grid parses thousands of lines
 def make_parser(description: str | None = None) -> argparse.ArgumentParser:
-    parser = Parser(description=description, formatter_class=Help, allow_abbrev=False)
+    parser = Parser(description=description, formatter_class=Help)
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)
         for flag in flags:

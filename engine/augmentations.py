@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -54,7 +53,8 @@ def augmented_texts(
     settings = {"seed": seed} | entry.options | options
     size = max(1, len(texts)) if not entry.in_pieces else MODEL_PIECE if entry.models else PIECE
     pieces = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
-    keys = [_digest([CACHE_FORMAT, method, settings, piece])[:16] for piece in pieces]
+    contents = (json.dumps([CACHE_FORMAT, method, settings, piece]) for piece in pieces)
+    keys = [hashlib.sha256(content.encode()).hexdigest()[:16] for content in contents]
     paths = [Path(cache_dir) / f"{method}-{key}.json" for key in keys]
     Path(cache_dir).mkdir(parents=True, exist_ok=True)  # an error comes before hours of work
     changed = {i: kept for i, path in enumerate(paths) if (kept := _read_cache(path)) is not None}
@@ -62,7 +62,8 @@ def augmented_texts(
     if settings.pop("language", "any") != "any" and missing:
         check_english(texts, method)
     if entry.models:
-        settings |= of_models(device)  # not in the key: the result does not depend on them
+        load = partial(load_pretrained, kind="model", hint=MODEL_HINT)
+        settings |= {"device": device, "load": load}  # not in the key: the result is the same
     for i in tqdm(missing, f"{method}, pieces of {size:,} texts", disable=len(missing) < 2):
         changed[i] = entry.function(pieces[i], **settings)
         save(paths[i], json.dumps({"texts": changed[i]}).encode())
@@ -70,15 +71,6 @@ def augmented_texts(
     share = sum(a != b for a, b in zip(texts, result, strict=True)) / max(1, len(texts))
     print(f"augment: {method} changed {share:.1%} of {len(texts):,} texts (cached: {cache_dir})")
     return result
-
-
-def of_models(device: str = "auto") -> dict:
-    """The arguments of an augmentation with models beside its options: the device, the loader."""
-    return {"device": device, "load": partial(load_pretrained, kind="model", hint=MODEL_HINT)}
-
-
-def _digest(value: list) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _read_cache(path: Path) -> list[str] | None:
@@ -119,7 +111,7 @@ def check_english(texts: Sequence[str], method: str) -> None:
     counts = Counter(
         word.lower()
         for text in texts[:: math.ceil(len(texts) / LANGUAGE_SAMPLE) or 1]
-        for word in islice(map(re.Match.group, WORD.finditer(text)), 100)
+        for word in WORD.findall(text)[:100]
     )
     known_words = {word for word in counts if word in STOP_WORDS or wordnet.morphy(word)}
     unknown = Counter({word: counts[word] for word in counts if word not in known_words})

@@ -5,6 +5,7 @@ The benchmark of docs/benchmark.md as runs of main.py: its datasets, its rows, a
     python -m engine.benchmark run | python -m engine.grid --jobs 2      # with the chosen settings
     python -m engine.benchmark base | python -m engine.grid --jobs 2     # or another of STUDIES
     python -m reporting.runs runs/benchmark tables/benchmark.jsonl.gz       # keeps what is finished
+    python -m reporting.benchmark                                           # writes the pages
 
 To add a row, add an entry to ROWS; to add a dataset, one to CUTS. Runs that are kept in
 tables/benchmark.jsonl.gz are left out, so the same commands go on where another machine stopped.
@@ -246,21 +247,19 @@ def runs_of(args: argparse.Namespace, known: dict[str, dict]) -> list[tuple]:
     tuned = GROUPS["settings are chosen on"]
     if args.stage == "tune":
         return [
-            (dataset, f"{ROWS[row].arguments} {trial}", 0, SMALL)
-            for row in args.rows
-            for trial in ROWS[row].trials
-            if len(ROWS[row].trials) > 1
+            (dataset, f"{entry.arguments} {trial}", 0, SMALL)
+            for entry in ROWS.values()
+            for trial in entry.trials
+            if len(entry.trials) > 1
             for dataset in tuned
         ]
     study = TABLE if args.stage == "run" else STUDIES[args.stage]
-    rows = [row for row in study.rows if row in ("", *args.rows)]
-    own = {row: chosen(known, row) if row else "" for row in rows}
+    own = [chosen(known, row) if row else "" for row in study.rows]
     return [
         (dataset, f"{arguments} {change}".strip(), seed, study.encoder)
         for seed in args.seeds or study.seeds
         for dataset in study.datasets
-        if dataset in args.datasets
-        for arguments in own.values()
+        for arguments in own
         for change in study.changes
     ]
 
@@ -284,10 +283,8 @@ def default_amp() -> str:
 
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("stage", choices=("tune", "run", *STUDIES))
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
-    parser.add_argument("--datasets", nargs="+", choices=list(CUTS), default=list(CUTS))
     parser.add_argument("--seeds", nargs="+", type=int, help="default: those of the stage")
     parser.add_argument("--data_dir", help="as of main.py")
     parser.add_argument("--amp", choices=("off", "bf16"), default=default_amp())

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from engine.metrics import expected_calibration_error
+from engine.metrics import calibration_error
 
 
 def reweighted(
@@ -52,8 +52,8 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, own: Tensor | None) -> dic
     shares = counts.double() / counts.sum()  # a class counts at least half a text: no share is 0
 
     def error(temperature: float) -> float:
-        probabilities = reweighted(texts, own, shares, temperature).softmax(dim=1)
-        return expected_calibration_error(probabilities.numpy(), labels)
+        p = reweighted(texts, own, shares, temperature).softmax(dim=1).numpy()
+        return calibration_error(p.max(axis=1), p.argmax(axis=1) == labels)
 
     def unlikelihood(log_temperature: float) -> float:
         scaled = reweighted(texts, own, shares, math.exp(log_temperature))

@@ -16,6 +16,7 @@ from engine import data_report, distributed, tokens
 from engine.augmentations import augmented_texts
 from engine.download import fetch_missing
 from engine.encoders import load_tokenizer, longest_text
+from engine.frozen import keep_states
 from engine.own_data import own_corpus, read_own
 from model import Method
 
@@ -73,17 +74,9 @@ def divided(corpus: Corpus, part: str, fraction: float, seed: int) -> Corpus:
 def load_corpus(args: argparse.Namespace) -> Corpus:
     """Reads the corpus; caps it, makes it imbalanced, splits it and adds noise as the flags say."""
     seed = args.data_seed
-    corpus = read_corpus(
-        args.dataset,
-        data_dir=args.data_dir,
-        text_column=args.text_column,
-        label_column=args.label_column,
-        group_column=args.group_column,
-        drop_unlabelled=args.drop_unlabelled,
-        read=args.read,
-        test_fraction=args.test_fraction,
-        seed=seed,
-    )
+    names = "data_dir text_column label_column group_column drop_unlabelled read test_fraction"
+    given = {name: getattr(args, name) for name in names.split()}
+    corpus = read_corpus(args.dataset, seed=seed, **given)
     if corpus.val_texts and (args.val_fraction > 0 or args.val_left_out is not None):
         raise InputError(
             f"{args.dataset} brings {len(corpus.val_texts)} validation texts of its "
@@ -251,11 +244,14 @@ def views_of(args: argparse.Namespace, corpus: Corpus, model: Method) -> list[To
 
 
 def prepared(args: argparse.Namespace, texts: Tokens, model: Method) -> Tokens:
-    """The texts as the input of the method's encoder. InputError if one is too long for it."""
+    """
+    The texts as the input of the method's encoder, with the states of frozen layers. InputError if
+    one is too long for it.
+    """
     limit, longest = longest_text(model), texts.lengths.max()
     if limit is not None and longest > limit:
         raise InputError(
             f"a text has {longest} tokens and {args.method} with {args.encoder} takes "
             f"{limit}: --max_length {limit} cuts it"
         )
-    return model.prepare(texts)
+    return keep_states(model.prepare(texts), model.encoder, cache_dir(args))

@@ -69,8 +69,8 @@ def prototype_signs(
 
 class EpochLog:
     """
-    Collects the record of an epoch: its mean losses, its speed, the training accuracy, and at the
-    last step the diagnostics of SharpReCL.
+    Collects the record of an epoch: its mean losses, its speed, and at the last step the
+    diagnostics of SharpReCL.
     """
 
     def __init__(
@@ -86,7 +86,6 @@ class EpochLog:
         """mu is the weight of the contrastive loss, Eq. (12)."""
         self.model, self.epoch, self.num_epochs, self.mu = model, epoch, num_epochs, mu
         self.sums = torch.zeros(3, device=device)  # of loss, loss_cls, loss_cl
-        self.fitted = torch.zeros((), device=device)
         self.num_classes = num_classes
         self.texts = self.steps = 0
         self.start = time.perf_counter()
@@ -122,10 +121,6 @@ class EpochLog:
         self.steps, self.texts, self.lr = self.steps + 1, self.texts + num_texts, lr
         is_last = self.steps == self.num_steps
         self.sums += torch.stack([step.loss, step.loss_cls, step.loss_cl]).detach()
-        if self.model.phi is not None:  # a linear classifier predicts without the other parts
-            with torch.no_grad():
-                predicted = self.model.phi(feat[:num_texts]).argmax(dim=1)
-                self.fitted += (predicted == labels[:num_texts]).sum()
         if isinstance(self.model, SharpReCL):
             projected = step.extended[: len(labels)].detach()
             if self.steps == 1:
@@ -151,7 +146,7 @@ class EpochLog:
     def record(self) -> dict:
         """The numbers of the whole epoch."""
         loss, loss_cls, loss_cl = (self.sums / self.steps).tolist()
-        record = {
+        return {
             "epoch": self.epoch,
             "loss": loss,
             "loss_cls": loss_cls,
@@ -160,6 +155,3 @@ class EpochLog:
             "texts_per_second": round(self.speed(), 1),
             "diagnostics": self.inside,
         }
-        if self.model.phi is not None:
-            record["train_accuracy"] = 100 * self.fitted.item() / self.texts
-        return record

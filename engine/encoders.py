@@ -161,16 +161,11 @@ def first_token_sees_the_text(backbone: PreTrainedModel) -> bool:
     return not torch.allclose(states[0, 0], states[1, 0], atol=1e-5)
 
 
-def max_positions(encoder: TextEncoder) -> int | None:
-    """Returns the number of tokens that the encoder has positions for; None means no limit."""
-    positions = getattr(encoder.backbone.config, "max_position_embeddings", None) or -1
-    return None if positions < 0 else positions - first_position(encoder.backbone)  # XLNet has -1
-
-
 def longest_text(method: Method) -> int | None:
     """Returns the number of tokens that the method can encode; None means no limit."""
-    positions = max_positions(method.encoder)
-    return positions and positions - method.extra_positions
+    backbone = method.encoder.backbone
+    positions = getattr(backbone.config, "max_position_embeddings", None) or -1  # XLNet has -1
+    return None if positions < 0 else positions - first_position(backbone) - method.extra_positions
 
 
 def quiet_transformers() -> None:

@@ -24,7 +24,6 @@ from typing import NoReturn
 
 from data import InputError as InputError
 from data import printable
-from engine import signals
 
 
 def diverged(part: str, when: str) -> InputError:
@@ -38,16 +37,17 @@ def diverged(part: str, when: str) -> InputError:
 class Parser(argparse.ArgumentParser):
     """
     An ArgumentParser with errors of one line, without the usage of all flags. A flag that is given
-    twice is an error.
+    twice or cut short is an error.
     """
 
-    def parse_known_args(self, args=None, namespace=None):
+    def __init__(self, **options):
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(**{"formatter_class": raw, "allow_abbrev": False} | options)
         self.with_value: set[str] = set()
-        return super().parse_known_args(args, namespace)
 
-    def parse_known_intermixed_args(self, args=None, namespace=None):
-        self.with_value = set()  # newer versions of Python do not call the method above
-        return super().parse_known_intermixed_args(args, namespace)
+    def parse_known_args(self, args=None, namespace=None):
+        self.with_value.clear()  # a parser may be used again
+        return super().parse_known_args(args, namespace)
 
     def _get_values(self, action, arg_strings):  # argparse calls it for each flag that it meets
         if action.option_strings and action.nargs != 0:
@@ -97,8 +97,8 @@ def one_line_errors(work: Callable[..., int | None]) -> Callable[..., int]:
             try:
                 return work(argv, *more, **options) or 0
             except (KeyboardInterrupt, BrokenPipeError) as error:  # the second one by `| head`, say
-                print("interrupted", file=sys.stderr)
-                return signals.exit_code(error)
+                print(": ".join(["interrupted", *getattr(error, "__notes__", [])]), file=sys.stderr)
+                return getattr(error, "exit_code", 130)  # of signals.Interrupted, else of Ctrl-C
             except Exception as error:
                 if not (line := in_one_line(error)):
                     raise

@@ -64,10 +64,9 @@ class FrozenEncoder(TextEncoder):
         output = outputs[self.layers()[0]]
         # number of a layer's outputs besides the states
         self.others = len(output) - 1 if isinstance(output, tuple) else None
-        below = leaves(states)
-        self.frozen_weights = frozenset(
-            name for name, weight in self.backbone.named_parameters() if weight in below
-        )
+        weights = {n: w for n, w in self.backbone.named_parameters() if w.requires_grad}
+        gradients = torch.autograd.grad(states.sum(), list(weights.values()), allow_unused=True)
+        self.frozen_weights = frozenset(n for n, g in zip(weights, gradients) if g is not None)
         for name in self.frozen_weights:
             self.backbone.get_parameter(name).requires_grad_(False)
 
@@ -158,19 +157,6 @@ def stack_of(backbone: PreTrainedModel) -> str:
     return longest
 
 
-def leaves(output: Tensor) -> set[Tensor]:
-    """All parameters that a tensor depends on, from autograd's graph."""
-    found, seen, todo = set(), set(), [output.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            todo += [before for before, _ in node.next_functions]
-            if hasattr(node, "variable"):
-                found.add(node.variable)
-    return found
-
-
 class _Reached(Exception):
     """Ends a forward pass at the first trained layer, and holds its input states."""
 
@@ -198,9 +184,7 @@ def _replaced(module: AnyModule, path: str, child: nn.Module) -> AnyModule:
 # ---- the cached states ----
 
 
-def keep_states(
-    tokens: data.Tokens, encoder: TextEncoder, device: str, cache_dir: Path
-) -> data.Tokens:
+def keep_states(tokens: data.Tokens, encoder: TextEncoder, cache_dir: Path) -> data.Tokens:
     """
     The texts with their states, from the cache or newly computed. The texts are unchanged if all
     layers are trained or, with a message, if the states would take more than MOST_BYTES.
@@ -219,7 +203,7 @@ def keep_states(
     with distributed.main_first():
         # the file is complete or absent; those of older versions had another size
         if distributed.is_main() and not (path.exists() and path.stat().st_size == size):
-            _write(path, tokens, encoder, torch.device(device))
+            _write(path, tokens, encoder)
     return replace(tokens, states=np.memmap(path, np.float16, mode="r", shape=shape))
 
 
@@ -235,8 +219,9 @@ def _digest(tokens: data.Tokens, encoder: FrozenEncoder) -> str:
 
 
 @torch.inference_mode()
-def _write(path: Path, tokens: data.Tokens, encoder: FrozenEncoder, device: torch.device) -> None:
+def _write(path: Path, tokens: data.Tokens, encoder: FrozenEncoder) -> None:
     """Computes the states batch by batch, and writes them to this path."""
+    device = encoder.backbone.device
     with saving(path) as file:
         starts = range(0, len(tokens.lengths), BATCH)
         for start in tqdm(starts, "frozen layers", leave=False):

@@ -76,7 +76,7 @@ def cells_of(runs: Iterable[list[str]]) -> list[GridRun]:
             raise InputError(f"line {shlex.join(words)!r}: {reason}") from error
         cell = GridRun(argv, args, args.folder)
         before = cells.get(cell.folder, cell)
-        if identity(before) != identity(cell):
+        if (before.args.settings, before.args.dataset) != (args.settings, args.dataset):
             raise InputError(
                 f"line {shlex.join(words)!r} and {shlex.join(before.argv)!r} are different runs "
                 f"for one folder, {cell.folder.name}: give them two --output_dir"
@@ -85,10 +85,6 @@ def cells_of(runs: Iterable[list[str]]) -> list[GridRun]:
     if not cells:
         raise InputError("standard input: no runs are left of what was asked for")
     return list(cells.values())
-
-
-def identity(cell: GridRun) -> dict:
-    return cell.args.settings | {"dataset": cell.args.dataset}
 
 
 def is_whole(cell: GridRun) -> bool:
@@ -289,7 +285,7 @@ def main(
     runs          arguments of each run; default: the lines of standard input
     checks_first  first reads the texts, so that faulty texts fail once and not in every run
     """
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--jobs", type=number(int, 1), default=1, help="processes at a time")
     add("--shard", type=shard, default=(1, 1), metavar="i/n", help="every n-th run, from the i-th")

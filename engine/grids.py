@@ -12,9 +12,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from augment import AUGMENTATIONS
 from baselines import GROUPS, titles
@@ -43,8 +43,7 @@ DEFAULTS = {  # of the variables of run_all.sh, in shell syntax; "" has those of
 }
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The part of the grids that the variables of run_all.sh choose."""
 
     datasets: list[str]
@@ -55,10 +54,6 @@ class Choice:
     prices: list[str]
     flags: list[str]  # that every run has
     is_quick: bool
-
-    @property
-    def first_seed(self) -> "Choice":
-        return replace(self, seeds=self.seeds[:1])
 
 
 # ---- the paper's tables and figures ----
@@ -98,7 +93,7 @@ def table2(choice: Choice) -> Iterator[Run]:
 
 
 def table3(choice: Choice) -> Iterator[Run]:
-    choice = replace(choice, methods=choice.language_models)
+    choice = choice._replace(methods=choice.language_models)
     if not choice.prices:
         print("gpt35 is left out: set PRICES to pay for it", file=sys.stderr)
     for dataset in choice.datasets:
@@ -134,12 +129,13 @@ ALL_AUGMENTED = {"--augment": ("", list(AUGMENTATIONS), list(AUGMENTATIONS))}
 
 def fig1(choice: Choice) -> Iterator[Run]:
     """One run: any method shows the class sizes."""
-    return runs(choice.first_seed, "ohsumed", "original", "sharprecl")
+    return runs(choice._replace(seeds=choice.seeds[:1]), "ohsumed", "original", "sharprecl")
 
 
 def fig4(choice: Choice) -> Iterator[Run]:
+    first = choice._replace(seeds=choice.seeds[:1])
     for method in ("sclce", "spcl", "sharprecl"):
-        yield from runs(choice.first_seed, "trec", "50", method)
+        yield from runs(first, "trec", "50", method)
 
 
 # ---- own texts ----
@@ -148,7 +144,8 @@ def fig4(choice: Choice) -> Iterator[Run]:
 def own_texts(choice: Choice) -> Iterator[Run]:
     """Compares methods on a user's texts: heads at ten times the rate, views for any language."""
     (own,) = choice.datasets
-    held_out = [] if has_validation_texts(Path(own)) else ["--val_fraction", "0.2"]
+    # a folder may have its own validation texts
+    held_out = [] if "val" in tables_of(own, open_table, []) else ["--val_fraction", "0.2"]
     rate = ["--head_lr", "1e-3"]
     setting = {  # the methods without heads have no rate of their own
         **dict.fromkeys(("tfidf", "probe", "spcl"), []),
@@ -161,11 +158,6 @@ def own_texts(choice: Choice) -> Iterator[Run]:
                 *("--seed", seed, *held_out, "--batch_size", "32", "--lr", "1e-4"),
                 *("--warmup", "0.1", "--schedule", "linear", "--no_weights", *choice.flags),
             ]
-
-
-def has_validation_texts(path: Path) -> bool:
-    """Whether a folder has its own validation texts."""
-    return "val" in tables_of(str(path), open_table, [])
 
 
 GRIDS: dict[str, Callable[[Choice], Iterator[Run]]] = {

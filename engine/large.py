@@ -3,17 +3,17 @@ Runs the large language models of Table 3: each fit is a generator of epochs, se
 engine/run_folder.py. baselines/lora.py has the networks, baselines/hosted.py the server's client.
 """
 
-import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from baselines.hosted import HostedModel, Journal
 from baselines.language_models import require
 from baselines.lora import LoraClassifier
 from engine import distributed
-from engine.files import InputError, load_pretrained
+from engine.files import InputError, load_pretrained, read_json
 
 HINT = (
     "Give --base_model a folder with config.json, weights and tokenizer, or a name; for gated "
@@ -67,12 +67,9 @@ def new_classifier(settings: dict, label_names: list[str], device: str) -> LoraC
     )
 
 
-def load_adapted(folder: str | Path, device: str = "cpu") -> LoraClassifier:
+def load_adapted(folder: Path, device: str = "cpu") -> LoraClassifier:
     """Loads the fine-tuned model of a finished run, from its args.json and adapter."""
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    record = json.loads((folder / "args.json").read_text(encoding="utf-8"))
+    record = read_json(folder / "args.json")
     model = new_classifier(record["settings"], record["label_names"], device)
     model.load_state_dict(load_file(folder / "adapter" / "adapter_model.safetensors"))
     return model

@@ -135,7 +135,6 @@ def predict(
     num_classes: int,
     *,
     batch_size: int,
-    device: str | torch.device,
     amp: str = "off",
     encoder: nn.Module | None = None,
     share: slice = slice(None),
@@ -148,7 +147,7 @@ def predict(
     raises    InputError if a feature or a logit is not finite
     """
     model.eval()
-    device = torch.device(device)
+    device = next(model.parameters()).device
     n, h = len(texts.lengths), model.encoder.backbone.config.hidden_size
     logits = np.zeros((n, num_classes), dtype=np.float32)
     feats = np.zeros((n, h), dtype=np.float32)
@@ -213,17 +212,14 @@ class Loader:
             for batch in data.epoch_batches(len(rows), self.batch_size, seed=self.seed, epoch=epoch)
         ]
 
-    def texts(self, rows: np.ndarray) -> data.Tokens:
-        """All V views of these texts, view after view."""
-        return data.join([view.take(rows) for view in self.views])
-
     def batch(self, rows: np.ndarray) -> tuple[data.Tokens, Tensor]:
         """
         All V views of these texts, and their labels, (V B,). With several processes, each gets the
         views of its share of the texts, and all labels.
         """
         labels = to_device(np.tile(self.labels[rows], len(self.views)), self.device)
-        return self.texts(distributed.share(rows)), labels
+        own = distributed.share(rows)
+        return data.join([view.take(own) for view in self.views]), labels
 
     def forward(self, texts: data.Tokens, encoder: nn.Module | None = None) -> Tensor:
         """feat of the texts, from the network's encoder on all devices, or from another one."""
@@ -239,7 +235,6 @@ class Loader:
             texts,
             len(self.class_counts),
             batch_size=2 * self.batch_size,
-            device=self.device,
             amp=self.amp,
             encoder=self.encoder,
             share=slice(distributed.rank(), None, distributed.world_size()),

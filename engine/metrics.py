@@ -107,15 +107,6 @@ def log_odds(logits: np.ndarray) -> np.ndarray:
     return np.round(log_p - log_rest, 9)  # so that equal odds are equal despite rounding errors
 
 
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
-) -> float:
-    """The calibration error of the most probable class, of texts with probabilities (n, C)."""
-    return calibration_error(
-        probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins
-    )
-
-
 def calibration_error(probability: np.ndarray, is_right: np.ndarray, bins: int = 15) -> float:
     """
     The expected calibration error in percent (Guo et al. 2017, Eq. 3). The texts (n,) are put into

@@ -26,15 +26,9 @@ def new_model(args: Arguments, corpus: data.Corpus) -> Method:
             f"--method roberta with --encoder {args.encoder}, a {family}: leave "
             "--encoder out, or take --method bert"
         )
-    counts = torch.from_numpy(data.class_counts(corpus.train_labels, len(corpus.label_names)))
-    task = Task(
-        corpus.label_names,
-        corpus.train_labels,
-        counts,
-        load_tokenizer(args.encoder),
-        args.epochs,
-        args.batch_size,
-    )
+    names, labels = corpus.label_names, corpus.train_labels
+    counts = torch.from_numpy(data.class_counts(labels, len(names)))
+    task = Task(names, labels, counts, load_tokenizer(args.encoder), args.epochs, args.batch_size)
     return make(args.method, encoder, task, args.model_options).to(args.device)
 
 

@@ -122,7 +122,7 @@ class Predictor:
         inputs: Any = [text for _, text in pool if text.strip()] or None
         if inputs and self.about.max_length is not None:  # else the method takes strings
             texts = [self.about.prefix + text for text in inputs]
-            inputs = tokenize(texts, self.trained.tokenizer, self.about.max_length, quiet=True)
+            inputs = tokenize(texts, self.trained.tokenizer, self.about.max_length)
         return [row for row, _ in pool], has_text, inputs
 
     def _answers(self, inputs) -> list[dict]:
@@ -137,7 +137,6 @@ class Predictor:
                 method.prepare(inputs),
                 len(self.about.label_names),
                 batch_size=self.batch_size,
-                device=next(method.parameters()).device,
             )
             self.cut += round(inputs.truncated * len(logits))
             self.tokens += unknown_tokens(inputs, tokenizer)

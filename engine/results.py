@@ -4,8 +4,8 @@ Writes the predictions and reports of a run, and prints its results.
 
 import csv
 import gzip
+import io
 import json
-import re
 import resource
 import sys
 import zlib
@@ -21,17 +21,14 @@ from engine.files import InputError, printable, read_json, write_json, write_tex
 
 
 def csv_line(fields: Iterable) -> str:
-    """A CSV record without a line end. Unlike Python's writer it quotes a lone carriage return."""
-
-    def quoted(field) -> str:
-        text = "" if field is None else str(field)
-        return '"' + text.replace('"', '""') + '"' if re.search('[",\r\n]', text) else text
-
-    return ",".join(map(quoted, fields))
+    """A CSV record without a line end."""
+    return csv_text(fields, []).removesuffix("\r\n")
 
 
-def csv_text(header: list[str], rows: Iterable[Iterable]) -> str:
-    return "".join(csv_line(row) + "\r\n" for row in [header, *rows])
+def csv_text(header: Iterable, rows: Iterable[Iterable]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])  # its own line end: so it quotes a lone return
+    return text.getvalue()
 
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
@@ -153,6 +150,23 @@ PROTOCOLS = {
     "best_test": "of the evaluated epochs, the best in test accuracy, as in the authors' code: "
     "optimistic",
 }
+
+
+def epoch_under(history: list[dict], protocol: str) -> dict:
+    """
+    The epoch that counts under one of PROTOCOLS, of the evaluated ones or, without texts to
+    evaluate on, of all: in a tie the first by test accuracy, the later by validation macro-F1. {}
+    if there is none.
+    """
+    seen = [epoch for epoch in history if epoch.keys() & {"test", "val"}] or history
+    part = protocol.removeprefix("best_")
+    if not seen or (protocol != "last" and part not in seen[-1]):
+        return {}
+    if protocol == "last":
+        return seen[-1]
+    if part == "test":
+        return max(seen, key=lambda epoch: epoch["test"]["accuracy"])
+    return max(seen, key=lambda epoch: (epoch["val"]["macro_f1"], epoch["epoch"]))
 
 
 def print_result(folder: Path) -> None:

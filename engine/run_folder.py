@@ -102,7 +102,9 @@ class RunFolder:
             self.check_settings()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, error, _) -> None:
+        if isinstance(error, (KeyboardInterrupt, BrokenPipeError)):
+            error.add_note("the same command goes on from the last checkpoint")
         self.stack.close()
 
     def check(self) -> None:
@@ -253,12 +255,6 @@ class RunFolder:
             self.save_checkpoint(record["epoch"])
         self.clock = time.perf_counter()
 
-    def evaluated(self) -> list[dict]:
-        """The evaluated epochs; if there are no texts to evaluate on, the last epoch so far."""
-        return [record for record in self.history if record.keys() & {"test", "val"}] or (
-            self.history[-1:]
-        )
-
     def check_finite(
         self, epoch: int, logits: np.ndarray | None, val_logits: np.ndarray | None
     ) -> None:
@@ -272,14 +268,9 @@ class RunFolder:
         check_finite(best | weights, f"in epoch {epoch}")
 
     def kept(self) -> dict:
-        """
-        The epoch whose model is kept: that with the best validation macro-F1 (in a tie, the later),
-        or without validation texts the last evaluated one.
-        """
-        evaluated = self.evaluated()
-        if "val" not in evaluated[-1]:
-            return evaluated[-1]
-        return max(evaluated, key=lambda record: (record["val"]["macro_f1"], record["epoch"]))
+        """The epoch whose model is kept: the best one, or without validation texts the last one."""
+        best, last = (results.epoch_under(self.history, name) for name in ("best_val", "last"))
+        return best or last
 
     def is_patience_over(self) -> bool:
         waited = [record for record in self.history if "val" in record]
@@ -341,15 +332,11 @@ class RunFolder:
 
     def result(self, kept: dict) -> dict:
         """Metrics under each protocol, the settings, and which epoch is kept."""
-        evaluated = self.evaluated()  # --patience may stop after an epoch without evaluation
-        chosen = {"last": evaluated[-1]}
-        if self.corpus.test_texts:
-            chosen["best_test"] = max(evaluated, key=lambda record: record["test"]["accuracy"])
-        if "val" in evaluated[-1]:
-            chosen["best_val"] = kept
+        chosen = {name: results.epoch_under(self.history, name) for name in results.PROTOCOLS}
         by_protocol = {
             name: {"epoch": record["epoch"], **record.get("test", {})}
             for name, record in chosen.items()
+            if record
         }
         return by_protocol | {
             "kept_epoch": kept["epoch"],

@@ -205,11 +205,12 @@ def about_run(args: argparse.Namespace, corpus: Corpus, model: Method | Tfidf) -
     if isinstance(model, Tfidf):  # its SVM is balanced: it assumes equal shares
         names = corpus.label_names
         return About("tfidf", {}, None, None, args.text_column, names, counts, compensated=True)
+    longest = longest_text(model)  # a later text may be longer than those of the training
     return About(
         method=args.method,
         options=args.model_options,
         pooling=args.pooling,
-        max_length=possible_length(model, args.max_length),
+        max_length=min(args.max_length, longest or args.max_length),
         text_column=args.text_column,
         label_names=corpus.label_names,
         class_counts=counts,
@@ -236,15 +237,6 @@ def facts_of(args: argparse.Namespace, corpus: Corpus) -> dict:
         if found.any():
             facts[f"{part} texts in the {other} part too"] = f"{found.sum():,} of {len(found):,}"
     return facts
-
-
-def possible_length(method: Method, max_length: int) -> int:
-    """
-    The length in tokens that texts are cut to: max_length, or less if the encoder takes fewer. All
-    training texts may fit, but a later text may be too long.
-    """
-    limit = longest_text(method)
-    return max_length if limit is None else min(max_length, limit)
 
 
 def model_card(about: About, facts: dict, metrics: dict, reason: str) -> str:
@@ -406,5 +398,4 @@ def read_network(folder: Path, about: About, device: str) -> Trained:
         if name.startswith(("encoder.backbone.", *method.training_only))
     }
     method.load_state_dict(kept | heads)
-    about = replace(about, max_length=possible_length(method, about.max_length))
     return Trained(method.to(device).eval(), tokenizer, about)

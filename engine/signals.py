@@ -22,11 +22,6 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-def exit_code(error: BaseException) -> int:
-    """The exit code for an interruption: 130 if it is none of these signals."""
-    return getattr(error, "exit_code", 128 + signal.SIGINT)
-
-
 def end_at_once() -> None:
     """Signals end the process at once, for times without anything to clean up (start and end)."""
 

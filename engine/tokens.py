@@ -19,19 +19,13 @@ CHUNK = 20_000  # texts that are tokenised and cached together
 AT_ONCE = 4e6  # characters that the tokenizer gets at a time; each takes 100 bytes of memory
 
 
-def tokenize(
-    texts: list[str],
-    tokenizer,
-    max_length: int,
-    cache_dir: Path | None = None,
-    *,
-    quiet: bool = False,
-) -> Tokens:
+def tokenize(texts: list[str], tokenizer, max_length: int, cache_dir: Path | None = None) -> Tokens:
     """
     The token ids of all texts, cut by the (fast) tokenizer to max_length tokens, on all cores.
 
     cache_dir gets a file for each chunk of 20,000 texts, with a name made from the texts and the
-    tokenizer's settings, so that later starts and other runs on these texts find it.
+    tokenizer's settings, so that later starts and other runs on these texts find it. Without it
+    there is no progress bar.
     """
     if not tokenizer.is_fast:
         raise InputError(
@@ -51,7 +45,9 @@ def tokenize(
     texts, is_cut = cut_characters(texts, max_length)
     chunks = [
         _tokenized_chunk(texts[start : start + CHUNK], backend, settings, cache_dir)
-        for start in tqdm(range(0, len(texts), CHUNK), "tokenize", disable=quiet or None)
+        for start in tqdm(
+            range(0, len(texts), CHUNK), "tokenize", disable=cache_dir is None or None
+        )
     ]
     ids, lengths, truncated = (np.concatenate(parts) for parts in zip(*chunks))
     return Tokens(ids, np.append(0, np.cumsum(lengths)), float((truncated | is_cut).mean()))

@@ -7,10 +7,10 @@ In a page a table follows its name, <!-- table: NAME -->, and ends at an empty l
 run on some dataset are in the tables, but in no mean, test or rank.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,9 @@ from engine.benchmark import (
     trial_scores,
 )
 from engine.files import InputError, Parser, one_line_errors, write_text
+from engine.results import epoch_under
 from reporting import figures
-from reporting.runs import compared, epoch_under, markdown, mean_ranks
+from reporting.runs import compared, markdown, mean_ranks
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md", "docs/log.md", "docs/language_models.md")
@@ -69,7 +70,7 @@ def scores(known: Known) -> pd.DataFrame:
 
 def macro_f1(run: dict) -> list[float]:
     """On test texts under each protocol."""
-    return [(epoch_under(run, name) or {})["test"]["macro_f1"] for name in PROTOCOLS]
+    return [epoch_under(run["epochs"], name)["test"]["macro_f1"] for name in PROTOCOLS]
 
 
 def means(found: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -207,6 +208,10 @@ def counted(known: Known, found: pd.DataFrame) -> str:
     )
 
 
+def of_study(name: str, known: Known, _: pd.DataFrame) -> str:
+    return study_table(known, name)
+
+
 TABLES: dict[str, Callable[[Known, pd.DataFrame], str]] = {
     "counted": counted,
     "main": lambda known, found: main_table(found),
@@ -214,7 +219,7 @@ TABLES: dict[str, Callable[[Known, pd.DataFrame], str]] = {
     "tested": lambda known, found: tested(found),
     "datasets": lambda known, found: dataset_table(found),
     "trials": lambda known, found: trials_table(known),
-    **{name: lambda known, found, name=name: study_table(known, name) for name in STUDIES},
+    **{name: partial(of_study, name) for name in STUDIES},
 }
 
 
@@ -247,13 +252,11 @@ def draw_differences(found: pd.DataFrame):
 
 def cliques(ranks: list[float], critical: float) -> list[tuple[float, float]]:
     """The longest runs of sorted ranks that differ by less than the critical difference."""
-    ends = [max(rank for rank in ranks if rank - first < critical) for first in ranks]
-    spans = [(first, last) for first, last in zip(ranks, ends) if last > first]
-    return [
-        span
-        for span in spans
-        if not any(o != span and o[0] <= span[0] and span[1] <= o[1] for o in spans)
-    ]
+    spans: dict[float, float] = {}
+    for first in ranks:
+        last = max(rank for rank in ranks if rank - first < critical)
+        spans.setdefault(last, first)  # a later start with this end is shorter
+    return [(first, last) for last, first in spans.items() if last > first]
 
 
 def draw_ranks(found: pd.DataFrame, protocol: str):
@@ -280,19 +283,17 @@ def draw_ranks(found: pd.DataFrame, protocol: str):
         axes.plot([first - 0.05, last + 0.05], [-0.45 * (i + 1)] * 2, color="black", linewidth=3)
     axes.plot([1, 1 + critical], [1.6, 1.6], "|-", color=figures.TOL[1], markersize=8)
     axes.annotate(f"critical difference {critical:.1f}", (1 + critical / 2, 1.9), ha="center")
-    axes.spines[["left", "bottom", "top", "right"]].set_visible(False)
+    axes.set_axis_off()
     axes.plot([1, len(order)], [0, 0], color="black", linewidth=1)
     for rank in range(1, len(order) + 1):
         axes.plot([rank, rank], [0, 0.25], color="black", linewidth=1)
         axes.annotate(str(rank), (rank, 0.4), ha="center")
-    axes.set(xticks=[], yticks=[])
     return figure
 
 
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args(argv)
+    Parser(description=__doc__).parse_args(argv)
     if not KEPT.is_file():
         raise InputError(f"{KEPT}: no such file; python -m reporting.runs makes it")
     known = kept(KEPT)

@@ -8,7 +8,6 @@ validation texts (Efron 1979) tells whether a difference may be chance.
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,24 +18,6 @@ from reporting.runs import damaged, frame, mean_text, records
 
 RESAMPLES = 1000
 CERTAIN = 0.95  # share of the resamples in which the better method must stay better
-
-
-class Method(NamedTuple):
-    """
-    The runs of one method, one per seed.
-
-    labels      (n,)    of the validation texts
-    predicted   (S, n)  of S seeds
-    macro_f1    (S,)    of the test texts, in percent
-    rare        (S,)    the mean F1 of the rarest third of the classes that have a test text
-    """
-
-    name: str
-    labels: np.ndarray
-    predicted: np.ndarray
-    macro_f1: np.ndarray
-    rare: np.ndarray
-    minutes: float
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -52,34 +33,36 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> 
     return 100 * np.mean(scores, axis=0)
 
 
-def chance_to_lead(best: Method, other: Method) -> float:
+def chance_to_lead(best: pd.DataFrame, other: pd.DataFrame) -> float:
     """Share of resamples of the validation texts in which `best` is above `other`."""
-    rng, n, wins = np.random.default_rng(0), len(best.labels), 0
+    labels, predicted = best.labels.iloc[0], [np.stack(own.predicted) for own in (best, other)]
+    rng, n, wins = np.random.default_rng(0), len(labels), 0
     for _ in range(RESAMPLES):
         weights = np.bincount(rng.integers(0, n, n), minlength=n)
-        ours, theirs = (macro_f1(own.labels, own.predicted, weights) for own in (best, other))
-        wins += ours.mean() > theirs.mean()
+        ours, theirs = (macro_f1(labels, own, weights).mean() for own in predicted)
+        wins += ours > theirs
     return wins / RESAMPLES
 
 
-def read_methods(folder: Path) -> list[Method]:
-    """The finished runs in the folder, by method. InputError if they cannot be compared."""
+def read_methods(folder: Path) -> dict[str, pd.DataFrame]:
+    """
+    The finished runs in the folder by method, the best on the validation texts first: as in
+    runs.frame(), with labels and predicted (n,) of the validation texts, and validation, their
+    macro-F1 in percent. InputError if the runs cannot be compared.
+    """
     found = records(folder)
-    runs = frame(found, "best_val")
-    of_method = dict(list(runs.groupby("method", sort=False))) if found else {}
-    if len(of_method) < 2:
+    if (number := len({record["settings"]["method"] for record in found})) < 2:
         raise InputError(
-            f"{folder}: finished runs of {len(of_method)} methods; --choose compares at "
-            "least two: bash run_all.sh own FILE makes them"
+            f"{folder}: finished runs of {number} methods; --choose compares at least two: bash "
+            "run_all.sh own FILE makes them"
         )
-    for name, own in of_method.items():
-        settings = pd.DataFrame(
-            [{k: json.dumps(v) for k, v in run.items()} for run in own.settings]
-        )
-        counts = settings.drop(columns="seed").nunique(dropna=False)
-        if runs_differ := sorted(counts[counts > 1].index):
+    runs = frame(found, "best_val")
+    for name, own in runs.groupby("method", sort=False):
+        values = pd.DataFrame([{k: json.dumps(v) for k, v in run.items()} for run in own.settings])
+        counts = values.drop(columns="seed").nunique(dropna=False)
+        if differ := sorted(counts[counts > 1].index):
             raise InputError(
-                f"{folder}: the runs of {name} differ in {', '.join(runs_differ)}; give a folder "
+                f"{folder}: the runs of {name} differ in {', '.join(differ)}; give a folder "
                 "with one setting of each method"
             )
         if own.seed.duplicated().any():
@@ -89,15 +72,15 @@ def read_methods(folder: Path) -> list[Method]:
             f"{folder}: the runs are on different texts; give them one file and the same flags of "
             "the data, such as --ir, --data_seed and --val_fraction"
         )
-    return [read_method(name, own) for name, own in of_method.items()]
-
-
-def read_method(name: str, runs: pd.DataFrame) -> Method:
-    found = [read_validation(Path(folder)) for folder in runs.folder]
-    predicted = np.array([own.prediction for own in found])
-    macro_f1, rarest = runs.macro_f1.to_numpy(), runs.rarest_third.to_numpy()
-    minutes = runs.seconds.mean() / 60
-    return Method(name, found[0].label.to_numpy(), predicted, macro_f1, rarest, minutes)
+    texts = [read_validation(Path(place)) for place in runs.folder]
+    try:
+        labels, said = (np.array([own[name] for own in texts]) for name in ("label", "prediction"))
+    except ValueError as error:  # a file was cut at the end of a line
+        raise damaged(folder, error) from error
+    score = macro_f1(labels[0], said, np.ones(labels.shape[1], dtype=int))
+    runs = runs.assign(labels=list(labels), predicted=list(said), validation=score)
+    methods = list(runs.groupby("method", sort=False))
+    return dict(sorted(methods, key=lambda pair: -pair[1].validation.mean()))
 
 
 def read_validation(folder: Path) -> pd.DataFrame:
@@ -117,33 +100,32 @@ def read_validation(folder: Path) -> pd.DataFrame:
 def choose(folder: Path) -> str:
     """The table, best validation macro-F1 first, and the sentence."""
     methods = read_methods(folder)
-    ones = np.ones(len(methods[0].labels), dtype=int)
-    score = {own.name: macro_f1(own.labels, own.predicted, ones).mean() for own in methods}
-    methods.sort(key=lambda method: -score[method.name])
     lines = [["method", "validation", "test macro-F1", "rarest third", "minutes", "seeds"]]
-    for own in methods:
-        cells = [own.name, f"{score[own.name]:.1f}", mean_text(own.macro_f1), mean_text(own.rare)]
-        lines.append([*cells, f"{own.minutes:.1f}", str(len(own.macro_f1))])
+    for name, own in methods.items():
+        cells = [name, f"{own.validation.mean():.1f}", mean_text(own.macro_f1)]
+        minutes = f"{own.seconds.mean() / 60:.1f}"
+        lines.append([*cells, mean_text(own.rarest_third), minutes, str(len(own))])
     row = "{:<12} {:>10} {:>14} {:>14} {:>8} {:>6}"
-    return "\n".join([*(row.format(*cells) for cells in lines), "", sentence(methods, score)])
+    return "\n".join([*(row.format(*cells) for cells in lines), "", sentence(methods)])
 
 
-def sentence(methods: list[Method], score: dict[str, float]) -> str:
+def sentence(methods: dict[str, pd.DataFrame]) -> str:
     """Which method to take, and why."""
-    best, *others = methods
-    level = [other for other in others if chance_to_lead(best, other) < CERTAIN]
-    if not level:
-        second = others[0]
+    best, second, *_ = methods
+    score = {name: own.validation.mean() for name, own in methods.items()}
+    minutes = {name: own.seconds.mean() / 60 for name, own in methods.items()}
+    lead = {name: chance_to_lead(methods[best], methods[name]) for name in [*methods][1:]}
+    level = [best, *(name for name in lead if lead[name] < CERTAIN)]
+    if len(level) == 1:
         return (
-            f"Take {best.name}: on the validation texts its macro-F1 is "
-            f"{score[best.name]:.1f}, {score[best.name] - score[second.name]:.1f} above "
-            f"{second.name}, the next best, and hardly by chance "
-            f"({chance_to_lead(best, second):.0%} of {RESAMPLES:,} resamples)."
+            f"Take {best}: on the validation texts its macro-F1 is {score[best]:.1f}, "
+            f"{score[best] - score[second]:.1f} above {second}, the next best, and hardly by "
+            f"chance ({lead[second]:.0%} of {RESAMPLES:,} resamples)."
         )
-    cheapest = min([best, *level], key=lambda method: method.minutes)
-    names = ", ".join(method.name for method in (best, *level) if method is not cheapest)
+    cheapest = min(level, key=minutes.__getitem__)
+    names = ", ".join(name for name in level if name != cheapest)
     return (
-        f"Take {cheapest.name}: the differences between it and {names} are chance by the "
-        f"validation texts, and it is the cheapest of them ({cheapest.minutes:.1f} minutes). "
+        f"Take {cheapest}: the differences between it and {names} are chance by the "
+        f"validation texts, and it is the cheapest of them ({minutes[cheapest]:.1f} minutes). "
         "More validation texts would tell more."
     )

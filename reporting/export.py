@@ -8,13 +8,13 @@ already is transformers' own classifier, if there is one: see engine.saved_model
 import importlib.util
 import logging
 import warnings
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import fuse_linear_bn_eval
 from transformers import AutoModel
 
 from engine.files import InputError, save, saving_folder, write_json
@@ -67,13 +67,9 @@ def export_onnx(trained: Trained, folder: Path) -> None:
 @torch.no_grad()
 def dense_layers(head: nn.Sequential) -> list[nn.Linear]:
     """The two linear layers of a projection head; the first includes the batch norm, if any."""
-    parts: list[Any] = list(head)
-    first, last = deepcopy(parts[0]), parts[-1]
-    if isinstance(parts[1], nn.BatchNorm1d):
-        norm: Any = parts[1]
-        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-        first.weight.mul_(factor[:, None])
-        first.bias.sub_(norm.running_mean).mul_(factor).add_(norm.bias)
+    first, second, *_, last = cast(Any, head)
+    if isinstance(second, nn.BatchNorm1d):
+        first = fuse_linear_bn_eval(first, second)
     return [first, last]
 
 

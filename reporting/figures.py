@@ -216,45 +216,26 @@ def line(x: pd.Series, y: pd.Series) -> pd.DataFrame:
 Panel = tuple[str, str, dict[str, pd.DataFrame]]  # title, label below, and its lines by name
 
 
-def line_grid(
-    panels: list[Panel],
-    columns: int,
-    size: tuple[float, float],
-    ylabel: str,
-    *,
-    xscale: str = "linear",
-    ticks: list[float] | None = None,
-):
+def line_grid(panels: list[Panel]):
     """
-    A grid of panels: each line shows means, with a band of ± the standard deviation. A name has the
-    same look in all panels, and there is one legend. The size of a panel is in inches; panels with
-    ticks share their vertical axis.
+    Panels in two columns: each line shows means in percent, with a band of ± the standard
+    deviation. There is one legend; a panel without lines stays empty.
     """
-    rows = -(-len(panels) // columns)
-    shape = {"figsize": (columns * size[0], rows * size[1]), "squeeze": False}
-    shape |= {"layout": "constrained", "sharey": ticks is not None}
-    figure, grid = plt.subplots(rows, columns, **shape)
-    names = list(dict.fromkeys(name for *_, lines in panels for name in lines))
+    rows = len(panels) // 2
+    size = 3.4, 0.2 + 1.7 * rows
+    figure, grid = plt.subplots(rows, 2, figsize=size, squeeze=False, layout="constrained")
     handles = {}
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
     for axes, (title, xlabel, lines) in zip(grid.flat, panels):
-        axes.set_visible(bool(lines))
-        for name, own in lines.items():
-            colour, marker = look(names.index(name))
+        axes.set(title=drawn_name(title), xlabel=xlabel, visible=bool(lines))
+        for i, (name, own) in enumerate(lines.items()):
+            colour, marker = look(i)
             options = LINE | {"color": colour, "label": name}
             (handles[name],) = axes.plot(own.index, own["mean"], f"{marker}-", **options)
             band = own["mean"] - own["std"], own["mean"] + own["std"]
             axes.fill_between(own.index, *band, color=colour, alpha=0.2, linewidth=0)
-        axes.set(title=drawn_name(title), xlabel=xlabel, xscale=xscale)
-        if all(own.index.dtype.kind == "i" for own in lines.values()):  # epochs
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        if ticks is not None:
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
     for axes in grid[:, 0]:
-        axes.set_ylabel(ylabel)
-    _legend_below(figure, columns, handles=list(handles.values()))
+        axes.set_ylabel("%")
+    _legend_below(figure, handles=list(handles.values()))
     return figure
 
 

@@ -41,14 +41,9 @@ def draw(args: Arguments, corpus: data.Corpus, folder: Path) -> None:
     labels, names, prototypes = corpus.test_labels, corpus.label_names, None
     if isinstance(model, Method) and about.max_length is not None:
         texts = [about.prefix + text for text in corpus.test_texts]
-        tokens = tokenize(texts, tokenizer, about.max_length, quiet=True)
+        tokens = tokenize(texts, tokenizer, about.max_length)
         logits, feats = loader.predict(
-            model,
-            model.prepare(tokens),
-            len(names),
-            amp=args.amp,
-            device=args.device,
-            batch_size=2 * args.batch_size,
+            model, model.prepare(tokens), len(names), amp=args.amp, batch_size=2 * args.batch_size
         )
     else:
         logits, feats = model.scores(corpus.test_texts), None

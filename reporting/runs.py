@@ -8,7 +8,6 @@ A ledger has compressed JSON lines, one per run: the settings, the hash of the d
 the seconds, and for each epoch the numbers that the pages show. It has no text and no weights.
 """
 
-import argparse
 import gzip
 import json
 import platform
@@ -23,11 +22,11 @@ from scipy.stats import rankdata, studentized_range, ttest_rel, wilcoxon
 from baselines import titles
 from engine.files import InputError, Parser, one_line_errors, read_json, save
 from engine.metrics import rarest_third
-from engine.results import read_ledger
+from engine.results import epoch_under, read_ledger
 
 NAMES = titles()
 SECOND_VIEW = "word_substitution"  # the default of --augment
-OF_EPOCH = ("epoch", "loss", "train_accuracy")
+OF_EPOCH = ("epoch", "loss")
 OF_PART = ("accuracy", "macro_f1", "auroc")  # in percent
 INSIDE = (  # of engine.diagnostics
     "gradient_share_cl",
@@ -137,44 +136,26 @@ def about_machine(folder: Path) -> dict:
 # ---- frames ----
 
 
-def epoch_under(record: dict, protocol: str) -> dict | None:
-    """
-    The evaluated epoch that counts: the last one, the best by test accuracy (in a tie the first),
-    or the best by validation macro-F1 (in a tie the later); None if there is none.
-    """
-    seen = [epoch for epoch in record["epochs"] if "test" in epoch or "val" in epoch]
-    if not seen or protocol == "last":
-        return seen[-1] if seen else None
-    part = protocol.removeprefix("best_")
-    if part not in seen[-1]:
-        return None
-    if part == "test":
-        return max(seen, key=lambda epoch: epoch["test"]["accuracy"])
-    return max(seen, key=lambda epoch: (epoch["val"]["macro_f1"], epoch["epoch"]))
-
-
 def frame(found: list[dict], protocol: str = "last") -> pd.DataFrame:
     """
     One row per run, under a protocol: last, best_test or best_val.
 
     label, dataset, ir, place       label names the method; without --ir: NaN and "original"
     seed, data_seed, method, augment, noise (share of flipped labels), seconds
-    settings, changed, data_hash, folder, record    as in the record
-    accuracy, macro_f1, auroc, rarest_third         on test texts at the epoch that counts, percent
-    val_accuracy ...                                on development texts; NaN if missing
+    settings, changed, data_hash, folder            as in the record
+    accuracy, macro_f1, rarest_third                on test texts at the epoch that counts, percent
     """
     of_settings = ("dataset", "ir", "seed", "data_seed", "method", "augment")
     of_record = ("folder", "changed", "settings", "data_hash", "seconds")
+    of_test = ("accuracy", "macro_f1", "rarest_third")
     rows = []
     for record in found:
-        own, epoch = record["settings"], epoch_under(record, protocol) or {}
+        own, epoch = record["settings"], epoch_under(record["epochs"], protocol)
         row = {name: own[name] for name in of_settings} | {"noise": own["label_noise"]}
-        row |= {name: record[name] for name in of_record} | {"record": record}
+        row |= {name: record[name] for name in of_record}
         row |= {"place": ir_name(own["ir"]), "label": run_name(record)}
-        for part, prefix in (("test", ""), ("val", "val_")):
-            for name in (*OF_PART, "rarest_third"):
-                row[prefix + name] = epoch.get(part, {}).get(name, np.nan)
-        rows.append(row)
+        tested = epoch.get("test", {})
+        rows.append(row | {name: tested.get(name, np.nan) for name in of_test})
     return pd.DataFrame(rows).astype({"ir": float}) if rows else pd.DataFrame(columns=["folder"])
 
 
@@ -200,6 +181,8 @@ def run_name(record: dict) -> str:
     changed = [in_words(name, value) for name, value in sorted(record["changed"].items())]
     if own["augment"] != SECOND_VIEW:
         changed.append(in_words("augment", own["augment"]))
+    if own["label_noise"]:
+        changed.append(in_words("label_noise", own["label_noise"]))
     return ", ".join([NAMES.get(own["method"], own["method"]), *changed])
 
 
@@ -265,7 +248,7 @@ def mean_ranks(table: pd.DataFrame) -> tuple[pd.Series, float]:
 
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("folder", type=Path, help="of runs")
     parser.add_argument("ledger", type=Path, help="the .jsonl.gz file that keeps them")
     args = parser.parse_args(argv)

@@ -10,7 +10,7 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,18 +23,9 @@ from baselines import GROUPS, METHODS, titles
 from engine import escape, files, results
 from engine.arguments import ABLATIONS, DEFAULTS, Role, names_of
 from engine.files import InputError
+from engine.results import epoch_under
 from reporting import figures
-from reporting.runs import (
-    NAMES,
-    SECOND_VIEW,
-    epoch_under,
-    frame,
-    holm,
-    in_words,
-    mean_text,
-    paired_p,
-    records,
-)
+from reporting.runs import NAMES, SECOND_VIEW, frame, holm, in_words, mean_text, paired_p, records
 
 DATASETS = {
     name: known.title for name, known in data.DATASETS.items() if known.paper_irs is not None
@@ -71,11 +62,7 @@ ABLATED = (
     },
     {"sharprecl": "SharpReCL"},
 )
-METRICS = {
-    "accuracy": ("accuracy", 2, max),
-    "macro_f1": ("macro-F1", 2, max),
-    "seconds": ("seconds", 1, min),
-}  # heading, printed decimals, which value is best
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # their headings
 NO_ENCODER = [name for name, entry in METHODS.items() if not entry.has_encoder]
 MAIN_SETTINGS = ("encoder", "pooling", "epochs", "batch_size", "lr", "schedule", "amp")
 
@@ -107,12 +94,12 @@ class Table(NamedTuple):
 def load_runs(source: Path, protocol: str) -> pd.DataFrame:
     """
     The finished runs of a folder or a ledger that have this protocol, as in runs.frame(), with
-    is_plain (only the method differs from the default), but_noise (the same, but labels may be
-    flipped), varies (changed flags of SharpReCL; None unless it is SharpReCL with the default
-    second view and no flipped labels), and ablation (the row of Table 4, else None).
+    is_plain (only the method differs from the default), varies (changed flags of SharpReCL; None
+    unless it is SharpReCL with the default second view and no flipped labels), and ablation (the
+    row of Table 4, else None).
     """
     found = records(source)
-    kept = [record for record in found if "test" in (epoch_under(record, protocol) or {})]
+    kept = [record for record in found if "test" in epoch_under(record["epochs"], protocol)]
     without = len(found) - len(kept)
     if not found:
         raise InputError(
@@ -128,10 +115,9 @@ def load_runs(source: Path, protocol: str) -> pd.DataFrame:
     if without:
         print(f"note: {without} runs have no test of {protocol}, and are left out", file=sys.stderr)
     runs = frame(kept, protocol)
-    has_own_view = runs.augment == SECOND_VIEW
-    runs["but_noise"] = has_own_view & (runs.changed.map(len) == 0) & runs.method.isin(NAMES)
-    runs["is_plain"] = runs.but_noise & (runs.noise == 0)
-    is_ours = has_own_view & (runs.method == "sharprecl") & (runs.noise == 0)
+    as_paper = (runs.augment == SECOND_VIEW) & (runs.noise == 0)
+    runs["is_plain"] = as_paper & (runs.changed.map(len) == 0) & runs.method.isin(NAMES)
+    is_ours = as_paper & (runs.method == "sharprecl")
     runs["varies"] = [set(own) if ours else None for own, ours in zip(runs.changed, is_ours)]
     runs["ablation"] = [ablation(*run) for run in zip(runs.varies, runs.settings)]
     return runs
@@ -213,7 +199,7 @@ def significance(runs: pd.DataFrame) -> tuple[dict[tuple[Key, str], str], str]:
     pairs, signs = {key: pair for key, pair in cells if len(pair) > 1}, {}
     if not pairs:
         return {}, " No significance test: no rival shares 2 seeds with SharpReCL."
-    for metric in ("accuracy", "macro_f1"):
+    for metric in METRICS:
         values = [(own[metric].to_numpy(), own[f"{metric}_rival"]) for own in pairs.values()]
         adjusted = holm(paired_p(*value) for value in values)
         for key, (one, other), p in zip(pairs, values, adjusted):
@@ -230,27 +216,22 @@ def significance(runs: pd.DataFrame) -> tuple[dict[tuple[Key, str], str], str]:
 # ---- tables ----
 
 
-def ranked(means: list[float | None], best: Callable) -> list[str]:
+def ranked(means: list[float | None]) -> list[str]:
     """The marks of a column: "best", "second" or ""; ties share a mark, a single value has none."""
-    places = pd.Series(means, dtype=float).rank(method="dense", ascending=best is min)
+    places = pd.Series(means, dtype=float).rank(method="dense", ascending=False)
     names = {1: "best", 2: "second"} if places.count() > 1 else {}
     return [names.get(place, "") for place in places]
 
 
-def column(cells: list[pd.Series | None], metric: str, signs: list[str]) -> list[Cell]:
+def column(cells: list[pd.Series | None], signs: list[str]) -> list[Cell]:
     """A cell for each list of numbers: mean ± standard deviation (number of seeds)."""
-    _, digits, best = METRICS[metric]
-    texts = ["–" if own is None else f"{mean_text(own, digits)} ({len(own)})" for own in cells]
+    texts = ["–" if own is None else f"{mean_text(own, 2)} ({len(own)})" for own in cells]
     means = [None if text == "–" else float(text.split()[0]) for text in texts]  # as printed
-    return [Cell(*cell) for cell in zip(texts, ranked(means, best), signs)]
+    return [Cell(*cell) for cell in zip(texts, ranked(means), signs)]
 
 
 def build(
-    runs: pd.DataFrame,
-    sections: Sections,
-    paper: dict[Key, str],
-    signs: dict[tuple[Key, str], str],
-    metrics: Iterable[str] = ("accuracy", "macro_f1"),
+    runs: pd.DataFrame, sections: Sections, paper: dict[Key, str], signs: dict[tuple[Key, str], str]
 ) -> list[Part]:
     """
     A part for each dataset, with the rows that have a run; for each place a column per metric, and
@@ -265,11 +246,11 @@ def build(
         headings, columns = [], []
         for _, place in its_places:
             keys = [(dataset, place, row) for section in kept for row in section]
-            for metric in metrics:
-                headings.append((place, METRICS[metric][0]))
+            for metric, heading in METRICS.items():
+                headings.append((place, heading))
                 numbers = [cells[key][metric] if key in cells else None for key in keys]
                 own = [signs.get((key, metric), "") for key in keys]
-                columns.append(column(numbers, metric, own))
+                columns.append(column(numbers, own))
             theirs = [Cell(paper.get(key, "")) for key in keys]
             if any(cell.text for cell in theirs):
                 has_f1 = any("/" in cell.text for cell in theirs)
@@ -337,14 +318,6 @@ def language_model(run) -> str:
 
 
 PAPER_NOTE = " Columns “paper”: the paper's own numbers, with BERT-base, for reference."
-TIME_NOTE = (
-    " Seconds of a run, training and evaluation, without tokenising and second views; "
-    "fewest bold. They depend on the machine and on what else it did."
-)
-
-
-def noise_name(noise: float) -> str:
-    return f"{100 * noise:g} % of the labels flipped"
 
 
 def other_order(run) -> tuple:
@@ -357,15 +330,6 @@ def other_order(run) -> tuple:
 def ordered(runs: pd.DataFrame) -> pd.DataFrame:
     keys = [other_order(run) for run in runs.itertuples()]
     return runs.iloc[sorted(range(len(runs)), key=keys.__getitem__)]
-
-
-def noise_parts(runs: pd.DataFrame) -> list[Part]:
-    """A part for each share of flipped labels and each dataset."""
-    return [
-        part._replace(dataset=f"{part.dataset}, {noise_name(share)}")
-        for share, own in runs.assign(row=runs.method).groupby("noise")
-        for part in build(own, SECTIONS, {}, {})
-    ]
 
 
 def where(runs: pd.DataFrame, varied: pd.Series) -> pd.DataFrame:
@@ -409,35 +373,24 @@ def members(runs: pd.DataFrame, signed: str) -> list[Members]:
         Members("table4", "Ablations (Table 4)", ablated, ABLATED, of_paper("4")),
         Members("tableA1", "Augmentations (Table A.1)", augmented, (of_augment,), of_paper("A1")),
         Members("tableA2", "Hard samples a class (Table A.2)", by_k, (of_k,), of_paper("A2")),
-        Members("times", "What the training time buys", plain, SECTIONS, {}, TIME_NOTE),
     ]
 
 
 def tables(runs: pd.DataFrame, protocol: str, differing: list[str]) -> list[Table]:
     """All tables of these runs, and last one with the other runs: each run is in at least one."""
     signs, sentence = significance(runs[runs.is_plain])
-    noisy = runs[runs.but_noise]
-    noisy = where(noisy, noisy.noise > 0)
     own = members(runs, sentence)
-    placed = set(noisy.index).union(*(one.runs.index for one in own))
+    placed = {index for one in own for index in one.runs.index}
     rest = ordered(runs.drop(index=list(placed)))
-    flipped = [f", {noise_name(noise)}" if noise > 0 else "" for noise in rest.noise]
-    rest["row"] = [name + noise for name, noise in zip(rest.label, flipped)]
+    rest["row"] = rest.label
     of_rest = ({row: row for row in rest.row},)
     found = []
     for one in [*own, Members("other", "Other settings", rest, of_rest, {})]:
         if len(one.runs):
-            metrics = ("seconds" if one.name == "times" else "accuracy", "macro_f1")
-            marks = signs if one.name == "table2" else {}
-            parts = build(one.runs, one.sections, one.paper, marks, metrics)
-            note = one.note
-            if any("paper" in what for part in parts for _, what in part.columns):
-                note += PAPER_NOTE
-            text = caption(one.runs, protocol, differing) + note
+            parts = build(one.runs, one.sections, one.paper, signs if one.name == "table2" else {})
+            has_paper = any("paper" in what for part in parts for _, what in part.columns)
+            text = caption(one.runs, protocol, differing) + one.note + PAPER_NOTE * has_paper
             found.append(Table(one.name, one.title, text, parts))
-    if len(noisy):
-        text = caption(noisy, protocol, differing)
-        found.append(Table("noise", "Label noise", text, noise_parts(noisy)))
     return found
 
 
@@ -518,31 +471,9 @@ def draw_sweeps(where: list[Place], runs: pd.DataFrame):
     panels = []
     for place, flag in itertools.product(where, SWEPT):
         own = sweep(runs, place, flag)
-        lines = {METRICS[m][0]: figures.line(own.x, own[m]) for m in ("accuracy", "macro_f1")}
+        lines = {heading: figures.line(own.x, own[m]) for m, heading in METRICS.items()}
         panels.append((f"{title(place[0])}, {place[1]}", SWEPT[flag], lines if len(own) else {}))
-    return figures.line_grid(panels, 2, (1.7, 0.2 / len(where) + 1.7), "%")
-
-
-def draw_panels(runs: pd.DataFrame, x: str, titles: pd.Series, fewest: int, xlabel: str, **options):
-    """
-    Macro-F1 against x: a panel for each title with at least `fewest` values of x, in it a line for
-    each setting with two or more; None if there is no such panel.
-    """
-    panels = []
-    for name, panel in runs.groupby(titles):
-        several = panel.groupby("label")[x].transform("nunique") > 1
-        own = ordered(panel[several])
-        if own[x].nunique() >= fewest:
-            lines = {
-                label: figures.line(one[x], one.macro_f1)
-                for label, one in own.groupby("label", sort=False)
-            }
-            panels.append((name, xlabel, lines))
-    if not panels:
-        return None
-    size = max(3.4, 2.3 * len(panels)) / len(panels), 2.8
-    ticks = sorted(set().union(*(line.index for *_, lines in panels for line in lines.values())))
-    return figures.line_grid(panels, len(panels), size, "macro-F1", ticks=ticks, **options)
+    return figures.line_grid(panels)
 
 
 def draw_tsne(runs: pd.DataFrame):
@@ -559,8 +490,7 @@ def file_name(place: Place) -> str:
 
 def draw(runs: pd.DataFrame) -> dict:
     """
-    {file name: figure} for Figures 3, 4, A.1 and A.2 and similar ones on other data, and for
-    macro-F1 against three or more imbalance ratios or two or more shares of label noise.
+    {file name: figure} for Figures 3, 4, A.1 and A.2 and similar ones on other data.
     """
     swept, drawings = defaultdict(list), {}
     for place in places(runs):
@@ -572,12 +502,7 @@ def draw(runs: pd.DataFrame) -> dict:
         own = own[[(Path(folder) / "tsne.csv").exists() for folder in own.folder]]
         if len(own):
             drawings["fig4" if place == ("trec", "ir 50") else f"fig_tsne_{name}"] = draw_tsne(own)
-    right, titles = runs[(runs.noise == 0) & runs.ir.notna()], runs.dataset.map(title)
-    drawings["fig_ir"] = draw_panels(right, "ir", titles, 3, "imbalance ratio", xscale="log")
-    titles = titles + ", " + runs.place
-    drawings["fig_noise"] = draw_panels(runs, "noise", titles, 2, "share of labels flipped")
-    drawings |= {name: draw_sweeps(rows, runs) for name, rows in swept.items()}
-    return {name: figure for name, figure in drawings.items() if figure is not None}
+    return drawings | {name: draw_sweeps(rows, runs) for name, rows in swept.items()}
 
 
 def draw_class_sizes(runs: pd.DataFrame) -> dict:

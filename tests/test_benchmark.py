@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine import benchmark
+from engine import benchmark, results
 from engine.arguments import parse_args
 from engine.benchmark import CUTS, GROUPS, ROWS, chosen, identity, line, run_of
 from engine.files import InputError
@@ -78,8 +78,8 @@ def test_a_missing_trial_is_named_and_chooses_nothing():
 def test_the_score_of_a_trial_is_the_mean_of_the_last_and_the_best_epoch():
     run = kept_run("cr", "--method la", 0, (1.0, 2.0, 3.0), (60.0, 90.0, 70.0))
     assert benchmark.development_score(run) == 80
-    taken = [runs.epoch_under(run, protocol)["test"]["macro_f1"] for protocol in report.PROTOCOLS]
-    assert taken == [3, 2]
+    epochs = [results.epoch_under(run["epochs"], protocol) for protocol in report.PROTOCOLS]
+    assert [epoch["test"]["macro_f1"] for epoch in epochs] == [3, 2]
 
 
 def test_a_run_in_bf16_and_one_in_float32_are_the_same_run_of_the_benchmark():

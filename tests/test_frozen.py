@@ -36,7 +36,7 @@ def frozen_names(encoder, layers):
 
 def kept(encoder, texts, cache_dir):
     """The texts with their states, taken from the file as a batch is."""
-    texts = frozen.keep_states(texts, encoder, CPU, cache_dir)
+    texts = frozen.keep_states(texts, encoder, cache_dir)
     return texts.take(np.arange(len(texts.lengths)))
 
 

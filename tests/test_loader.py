@@ -151,7 +151,7 @@ def both_views(request, tmp_path_factory):
     texts = load_corpus(parse_args(own.split())).train_texts
     cache_dir = tmp_path_factory.mktemp("cache")
     changed = augmented_texts(texts, "word_substitution", seed=0, cache_dir=cache_dir)
-    return [tokenize(v, load_tokenizer("minilm"), 256, quiet=True) for v in (texts, changed)]
+    return [tokenize(v, load_tokenizer("minilm"), 256) for v in (texts, changed)]
 
 
 @pytest.mark.parametrize("batch_size", [64, 128])

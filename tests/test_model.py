@@ -332,7 +332,7 @@ def test_altered_or_missing_minilm_weights_are_refused(monkeypatch, tmp_path, we
 @pytest.mark.parametrize("model_type, limit", [("bert", 130), ("roberta", 129)])
 def test_the_longest_text_is_what_the_positions_allow(tmp_path, model_type, limit):
     encoder = encoders.load_encoder(str(save_tiny_encoder(tmp_path / "encoder", model_type)), "cls")
-    assert encoders.max_positions(encoder) == limit
+    assert encoders.longest_text(model.SharpReCL(encoder, 2)) == limit
 
     def run(length):
         return encoder(torch.ones(1, length, dtype=torch.long), torch.ones(1, length))
@@ -345,7 +345,8 @@ def test_the_longest_text_is_what_the_positions_allow(tmp_path, model_type, limi
 def test_xlnet_has_positions_without_end():
     sizes = {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 64, "vocab_size": 10}
     backbone = AutoModel.from_config(AutoConfig.for_model("xlnet", **sizes))
-    assert encoders.max_positions(model.TextEncoder(backbone, "mean")) is None
+    encoder = model.TextEncoder(backbone, "mean")
+    assert encoders.longest_text(model.SharpReCL(encoder, 2)) is None
 
 
 def test_minilm_puts_like_sentences_together():
