@@ -7,10 +7,11 @@ machine's memory, and the next run on the same texts finds it.
 """
 
 import hashlib
-from copy import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ class FrozenEncoder(TextEncoder):
         ]
         with torch.enable_grad():
             ids = torch.arange(2, 10, device=self.backbone.device)[None]
-            states = self._lower_states(input_ids=ids, attention_mask=torch.ones_like(ids))
+            total = self.lower_states(ids, torch.ones_like(ids)).sum()
         for hook in hooks:
             hook.remove()
         self.frozen_modules = frozenset(names[module] for module in outputs)
@@ -65,7 +66,7 @@ class FrozenEncoder(TextEncoder):
         # number of a layer's outputs besides the states
         self.others = len(output) - 1 if isinstance(output, tuple) else None
         weights = {n: w for n, w in self.backbone.named_parameters() if w.requires_grad}
-        gradients = torch.autograd.grad(states.sum(), list(weights.values()), allow_unused=True)
+        gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
         self.frozen_weights = frozenset(n for n, g in zip(weights, gradients) if g is not None)
         for name in self.frozen_weights:
             self.backbone.get_parameter(name).requires_grad_(False)
@@ -90,36 +91,31 @@ class FrozenEncoder(TextEncoder):
         if states is None:
             return super().forward(input_ids, attention_mask, words)
         if self.frozen_layers < len(self.layers()):
-            upper = self._entered_with(states)
-            # the words only give the shape; in ELECTRA they are narrower than the states
-            words = self.embed(torch.zeros_like(attention_mask, dtype=torch.int64))
-            states = last_states(upper, attention_mask, inputs_embeds=words)
+            states = self._upper_states(states, attention_mask)
         return self.pool(states, attention_mask)
 
-    @torch.no_grad()
     def lower_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The input states of the first trained layer, (rows, length, h)."""
-        return self._lower_states(input_ids=input_ids, attention_mask=attention_mask)
 
-    def _lower_states(self, **inputs: Tensor) -> Tensor:
         def stop(*args, **options):
             raise _Reached(args[0] if args else options["hidden_states"])
 
-        layers = list(self.layers())
-        if self.frozen_layers == len(layers):
-            return last_states(self.backbone, **inputs)
-        layers[self.frozen_layers] = _twin(layers[self.frozen_layers], forward=stop)
+        if self.frozen_layers == len(self.layers()):
+            return last_states(self.backbone, attention_mask, input_ids=input_ids)
         try:
-            last_states(_replaced(self.backbone, self.stack, nn.ModuleList(layers)), **inputs)
+            with _calling({self.layers()[self.frozen_layers]: stop}):
+                last_states(self.backbone, attention_mask, input_ids=input_ids)
         except _Reached as reached:
             return reached.states
         raise InputError(f"--freeze_layers: {type(self.backbone).__name__} skips a layer")
 
-    def _entered_with(self, states: Tensor) -> PreTrainedModel:
+    def _upper_states(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """
-        The backbone with these states as the input of its first trained layer. The frozen layers
+        The last layer's states, from the input states of the first trained layer. The frozen layers
         are skipped but stay in the list, because some families look up a layer's kind by its index.
         """
+        *frozen, first = self.layers()[: self.frozen_layers + 1]
+        run = first.forward
 
         def skip(*args, **options):
             hidden = args[0] if args else options["hidden_states"]
@@ -127,13 +123,13 @@ class FrozenEncoder(TextEncoder):
 
         def enter(*args, **options):
             if args:
-                return first.forward(states, *args[1:], **options)
-            return first.forward(**options | {"hidden_states": states})
+                return run(states, *args[1:], **options)
+            return run(**options | {"hidden_states": states})
 
-        *frozen, first = self.layers()[: self.frozen_layers + 1]
-        layers = [_twin(layer, forward=skip) for layer in frozen] + [_twin(first, forward=enter)]
-        layers += self.layers()[self.frozen_layers + 1 :]
-        return _replaced(self.backbone, self.stack, nn.ModuleList(layers))
+        # the words only give the shape; in ELECTRA they are narrower than the states
+        words = self.embed(torch.zeros_like(attention_mask, dtype=torch.int64))
+        with _calling(dict.fromkeys(frozen, skip) | {first: enter}):
+            return last_states(self.backbone, attention_mask, inputs_embeds=words)
 
 
 def stack_of(backbone: PreTrainedModel) -> str:
@@ -164,21 +160,16 @@ class _Reached(Exception):
         self.states = states
 
 
-AnyModule = TypeVar("AnyModule", bound=nn.Module)
-
-
-def _twin(module: AnyModule, **attributes: Any) -> AnyModule:
-    """A shallow copy of a module with these attributes replaced."""
-    twin = copy(module)
-    twin.__dict__.update(attributes)
-    return twin
-
-
-def _replaced(module: AnyModule, path: str, child: nn.Module) -> AnyModule:
-    """A shallow copy of a module with the child at this dotted path replaced."""
-    name, _, rest = path.partition(".")
-    child = _replaced(module.get_submodule(name), rest, child) if rest else child
-    return _twin(module, _modules={**module._modules, name: child})
+@contextmanager
+def _calling(forwards: dict[nn.Module, Callable]) -> Iterator[None]:
+    """Within the block, these modules call these functions instead of their forward()."""
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in forwards:
+            del module.forward
 
 
 # ---- the cached states ----
