@@ -149,7 +149,7 @@ def own_texts(choice: Choice) -> Iterator[Run]:
     rate = ["--head_lr", "1e-3"]
     setting = {  # the methods without heads have no rate of their own
         **dict.fromkeys(("tfidf", "probe", "spcl"), []),
-        "sharprecl": [*rate, "--tau", "0.1", "--augment", "none"],
+        "sharprecl": [*rate, "--tau", "0.3", "--augment", "none"],
     }
     for method in choice.methods:
         for seed in choice.seeds:

@@ -118,13 +118,20 @@ def against_ours(found: pd.DataFrame, protocol: str) -> dict[str, list[str]]:
     return cells
 
 
-def short_table(found: pd.DataFrame) -> str:
-    """For README: both rows of ours, and the four others with the best mean at the last epoch."""
+def best_rows(found: pd.DataFrame) -> list[str]:
+    """Both rows of ours, and the four others with the best mean at the last epoch, best first."""
     table = means(found, "last")[list(UNCHOSEN)].mean(axis=1, skipna=False)
     others = table.drop([OURS, "paper"]).sort_values(ascending=False).index[:4]
+    return sorted([OURS, "paper", *others], key=lambda row: -table[row])
+
+
+def short_table(found: pd.DataFrame) -> str:
+    """For README."""
     tests = [against_ours(found, protocol) for protocol in PROTOCOLS]
-    rows = sorted([OURS, "paper", *others], key=lambda row: -table[row])
-    lines = [[ROWS[row].title, *(cell for test in tests for cell in test[row])] for row in rows]
+    lines = [
+        [ROWS[row].title, *(cell for test in tests for cell in test[row])]
+        for row in best_rows(found)
+    ]
     told = [f"mean of {len(UNCHOSEN)}, {{}} epoch", "wins–losses", "p"]
     return markdown(["", *(h.format(at) for at in ("last", "best") for h in told)], lines)
 
@@ -238,17 +245,17 @@ def fill(page: Path, known: Known, found: pd.DataFrame) -> None:
 
 
 def draw_differences(found: pd.DataFrame):
-    """For each dataset, ours minus each other row at the last epoch; one point per row."""
-    table = means(found, "last")
-    ahead = (table.loc[OURS] - table.drop(index=OURS)).dropna(how="all")
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    """For each dataset, ours minus each other of the best rows at the last epoch."""
+    table = means(found, "last").loc[best_rows(found)].dropna(axis=1)
+    ahead = table.loc[OURS] - table.drop(index=OURS)
+    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
     for i, row in enumerate(ahead.index):
         colour, marker = figures.look(i)
         options = {"color": colour, "alpha": 0.8, "label": ROWS[row].title}
-        axes.plot(range(len(CUTS)), ahead.loc[row], marker, **options)
+        axes.plot(range(len(table.columns)), ahead.loc[row], marker, **options)
     axes.axhline(0, color="black", linewidth=0.8)
-    names = [DATASETS[name].title for name in CUTS]
-    axes.set_xticks(range(len(CUTS)), names, rotation=45, ha="right", rotation_mode="anchor")
+    names = [DATASETS[name].title for name in table]
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_ylabel("macro-F1, SharpReCL tuned minus the row")
     figure.legend(loc="outside right upper")
     return figure

@@ -174,3 +174,50 @@ def test_all_tables_of_a_page_are_those_that_the_ledger_gives_now(name, tmp_path
     page.write_text(text, encoding="utf-8")
     benchmark.fill(page, known, benchmark.scores(known))
     assert page.read_text(encoding="utf-8") == text
+
+
+def prose(page):
+    return " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
+def ahead(title, at=0):
+    """By how much ours is ahead of a row, by dataset."""
+    difference = values("SharpReCL, tuned")[:, at] - values(title)[:, at]
+    return dict(zip(UNCHOSEN, difference))
+
+
+def mean(numbers):
+    return f"{np.mean(list(numbers)):.1f}"
+
+
+def test_what_the_pages_say_of_the_branch_and_of_rates_follows_from_the_ledger():
+    page, readme = prose("docs/results.md"), prose("README.md")
+    of_branch, of_paper = ahead("w/o CL, two views"), ahead("SharpReCL, the paper's defaults")
+    assert sum(lead > 0 for lead in of_branch.values()) == 8
+    mr, others = f"{of_branch.pop('MR'):.1f}", mean(of_branch.values())
+    assert f"by {mr} on MR and by {others} on average over the other eight" in readme
+    assert f"MR gives {mr} points, the other eight {others} on average" in page
+    two = ["{:.1f}".format(of_paper[name]) for name in ("BANKING77", "CLINC150")]
+    assert f"{mean(of_paper.values())} below its tuned setting" in readme
+    assert f"tuned setting: {two[0]} on BANKING77 and {two[1]} on CLINC150" in page
+    of_la = ahead("logit adjustment")
+    lost = "loses {:.1f} and {:.1f} there".format(of_la.pop("BANKING77"), of_la.pop("CLINC150"))
+    assert lost in page
+    assert f"Without these two datasets it is {mean(of_la.values())} below SharpReCL" in page
+
+
+def test_what_the_pages_say_of_the_best_epoch_follows_from_the_ledger():
+    page, readme = prose("docs/results.md"), prose("README.md")
+    behind = {t: float(-np.mean(list(ahead(t, 1).values()))) for t in list(METHODS)[1:8]}
+    assert max(behind, key=behind.get) == "w/o CL, two views"
+    best, bcl = f"{behind['w/o CL, two views']:.1f}", f"{behind['BCL']:.1f}"
+    assert f"has the best mean, {best} above SharpReCL, and BCL is {bcl} above it" in page
+    assert f"it is {best} below the best mean" in readme
+    assert f"is {-behind['weighted cross-entropy']:.1f} below it there" in readme
+
+
+def test_no_difference_to_a_trained_row_is_significant_at_the_last_epoch():
+    trained = [t for t in METHODS if t not in ("linear probe", "TF-IDF + SVM")]
+    assert all(not p or float(p) > 0.05 for p in (compared(0)[t][2] for t in trained))
+    assert "No difference to a trained row is significant" in prose("README.md")
+    assert "No difference to a trained row is significant" in prose("docs/results.md")
