@@ -145,6 +145,7 @@ class Study(NamedTuple):
 
 
 TABLE = Study("The benchmark", tuple(ROWS), tuple(CUTS), seeds=(0, 1))
+UNCHOSEN = (*GROUPS["seen before"], *GROUPS["never seen"])  # no setting is chosen on these
 OURS = ("paper", "sharprecl")
 RIVALS = ("la", "wce", "w/o_cl")
 ABLATED = tuple(f"--ablation {name}" for name in ABLATIONS)
@@ -157,6 +158,7 @@ STUDIES = {
     "mixup": Study("Without hard mixup", OURS, ("ohsumed",), ("--ablation hm",)),
     "trec10": Study("Less imbalance", (*RIVALS, *OURS), ("trec",), ("--ir 10",)),
     "ratios": Study("Less imbalance", (*RIVALS, *OURS), ("dblp",), ("--ir 10", "--ir 20")),
+    "rates": Study("Heads at ten times the rate", ("la", "wce"), UNCHOSEN, (RATES[1],)),
     "views": Study("Second views (Table A.1)", ("paper",), TWO, VIEWS),
     "language": Study(
         "A small language model (Table 3)",

@@ -123,7 +123,8 @@ def test_the_stages_have_the_runs_of_the_protocol(tmp_path, monkeypatch, capsys)
     tuned_rows = len(ROWS) - 1  # on two datasets their seed 0 is kept; post_hoc has no run yet
     # of the paper's defaults, "w/o CL" on Biomedical with seed 0 is a trial of that row
     numbers = {"run": 2 * 12 * len(ROWS) - 2 * tuned_rows, "base": 6 * 5, "ablations": 72 - 1}
-    numbers |= {"mixup": 2, "trec10": 5, "ratios": 2 * 5, "views": 2 * 2, "language": 3 * 2}
+    numbers |= {"mixup": 2, "trec10": 5, "ratios": 2 * 5, "rates": 2 * 10, "views": 2 * 2}
+    numbers |= {"language": 3 * 2}
     assert {stage: len(set(lines)) for stage, lines in found.items()} == numbers
     assert all("all-mpnet-base-v2 " in text for text in found["base"])
     assert sum("--ablation cls " in text for text in found["ablations"]) == 2 * 2 * 2
