@@ -177,24 +177,27 @@ def trials_table(known: Known) -> str:
 def study_table(known: Known, name: str) -> str:
     """
     A study's rows with what it changes, and beside them the same rows as the benchmark has them:
-    macro-F1 at the last epoch/at the best one, means over seeds.
+    macro-F1 at the last epoch/at the best one, means over seeds. Datasets without a run of the
+    study are left out.
     """
     study = STUDIES[name]
     rows = study.rows if any(study.rows) else ("wce", "sharprecl")  # beside a language model
     beside = [(encoder, row, "") for encoder in (SMALL, BASE) for row in rows]
     own = [(study.encoder, row, change) for row in study.rows for change in study.changes]
     cells = {
-        key: [study_cell(known, dataset, key, study.seeds) for dataset in study.datasets]
+        key: {dataset: study_cell(known, dataset, key, study.seeds) for dataset in study.datasets}
         for key in dict.fromkeys(beside + own)
     }
-    if not any(any(cells[key]) for key in own):
+    datasets = [dataset for dataset in study.datasets if any(cells[key][dataset] for key in own)]
+    if not datasets:
         return "These runs are not made yet."
     lines = []
-    for (encoder, row, change), numbers in cells.items():
+    for (encoder, row, change), of_datasets in cells.items():
+        numbers = [of_datasets[dataset] for dataset in datasets]
         parts = [ROWS[row].title if row else "", f"`{change}`" if change else "", ENCODERS[encoder]]
         if any(numbers):
             lines.append([", ".join(filter(None, parts)), *numbers])
-    return markdown(["", *(DATASETS[dataset].title for dataset in study.datasets)], lines)
+    return markdown(["", *(DATASETS[dataset].title for dataset in datasets)], lines)
 
 
 def study_cell(known: Known, dataset: str, key: tuple, seeds: tuple[int, ...]) -> str:

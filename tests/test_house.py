@@ -174,9 +174,9 @@ MOST_LINES = {  # of a file or a room; a change that needs more lines says why, 
     "README.md": 180,
     "engine": 6620,  # 3,600, before files of twelve kinds, 16 encoders and the benchmark
     "baselines": 1700,
-    "reporting": 2645,  # 2,000, before the benchmark, the choice and the score of own texts
+    "reporting": 2650,  # 2,000, before the benchmark, the choice and the score of own texts
     "benchmarks": 640,
-    "tests": 12845,  # 11,000, before these
+    "tests": 12850,  # 11,000, before these
 }
 
 

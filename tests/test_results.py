@@ -204,6 +204,12 @@ def test_what_the_pages_say_of_the_branch_and_of_rates_follows_from_the_ledger()
     lost = "loses {:.1f} and {:.1f} there".format(of_la.pop("BANKING77"), of_la.pop("CLINC150"))
     assert lost in page
     assert f"Without these two datasets it is {mean(of_la.values())} below SharpReCL" in page
+    faster = {
+        run["settings"]["dataset"]: both(run, "test")[0]
+        for run in ledger()
+        if is_of("logit adjustment", run["settings"]) and run["settings"].get("head_lr") == 1e-3
+    }
+    assert "it has {banking77:.1f} and {clinc150:.1f}, as SharpReCL".format(**faster) in page
 
 
 def test_what_the_pages_say_of_the_best_epoch_follows_from_the_ledger():
