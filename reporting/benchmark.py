@@ -10,7 +10,6 @@ run on some dataset are in the tables, but in no mean, test or rank.
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +41,13 @@ from reporting.runs import compared, markdown, mean_ranks
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md", "docs/log.md", "docs/language_models.md")
 OURS = "sharprecl"
-PROTOCOLS = {"last": "the last epoch", "best_val": "the best epoch on development texts"}
+PROTOCOLS = ("last", "best_val")  # the last epoch, and the best one on development texts
 ENCODERS = {SMALL: "MiniLM", BASE: "MPNet", LANGUAGE: "SmolLM2"}
 WAITING = ("r52",)  # its runs are not finished, so it is in no mean and no test
 COUNTED = {
     group: tuple(name for name in names if name not in WAITING) for group, names in GROUPS.items()
 }
-UNCHOSEN = (*COUNTED["seen before"], *COUNTED["never seen"])  # no setting was chosen on these
+UNCHOSEN = tuple(name for name in benchmark.UNCHOSEN if name not in WAITING)
 Known = dict[str, dict]  # the kept runs by their identity
 
 
@@ -86,8 +85,8 @@ def means(found: pd.DataFrame, protocol: str) -> pd.DataFrame:
 # ---- Markdown ----
 
 
-def decimals(value: float, digits: int = 1) -> str:
-    return "" if pd.isna(value) else f"{value:.{digits}f}"
+def decimals(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.1f}"
 
 
 def main_table(found: pd.DataFrame) -> str:
@@ -222,10 +221,6 @@ def counted(known: Known, found: pd.DataFrame) -> str:
     )
 
 
-def of_study(name: str, known: Known, _: pd.DataFrame) -> str:
-    return study_table(known, name)
-
-
 TABLES: dict[str, Callable[[Known, pd.DataFrame], str]] = {
     "counted": counted,
     "main": lambda known, found: main_table(found),
@@ -233,15 +228,19 @@ TABLES: dict[str, Callable[[Known, pd.DataFrame], str]] = {
     "tested": lambda known, found: tested(found),
     "datasets": lambda known, found: dataset_table(found),
     "trials": lambda known, found: trials_table(known),
-    **{name: partial(of_study, name) for name in STUDIES},
 }
 
 
 def fill(page: Path, known: Known, found: pd.DataFrame) -> None:
-    """Replaces the tables of a page by new ones."""
+    """Replaces the tables of a page by new ones; each has the name of one of TABLES or STUDIES."""
+
+    def new(at: re.Match) -> str:
+        name = at[2]
+        table = study_table(known, name) if name in STUDIES else TABLES[name](known, found)
+        return f"{at[1]}{table}\n"
+
     place = re.compile(r"^(<!-- table: (\w+) -->\n)(?:.+\n)*", re.MULTILINE)
-    text = page.read_text(encoding="utf-8")
-    write_text(page, place.sub(lambda at: f"{at[1]}{TABLES[at[2]](known, found)}\n", text))
+    write_text(page, place.sub(new, page.read_text(encoding="utf-8")))
 
 
 # ---- figures ----
@@ -273,13 +272,13 @@ def cliques(ranks: list[float], critical: float) -> list[tuple[float, float]]:
     return [(first, last) for last, first in spans.items() if last > first]
 
 
-def draw_ranks(found: pd.DataFrame, protocol: str):
+def draw_ranks(found: pd.DataFrame):
     """
     The critical-difference figure of Demšar (2006): mean ranks on an axis, the better half of the
     names on its left and the others on its right, and a bar over rows that the test cannot tell
-    apart.
+    apart. The ranks are those at the last epoch.
     """
-    order, critical = mean_ranks(means(found, protocol)[list(UNCHOSEN)])
+    order, critical = mean_ranks(means(found, "last")[list(UNCHOSEN)])
     ranks, half = order.to_list(), -(-len(order) // 2)
     bars = cliques(ranks, critical)
     figure, axes = plt.subplots(figsize=(7, 1.1 + 0.12 * len(bars) + 0.24 * half))
@@ -317,7 +316,7 @@ def main(argv: list[str] | None = None) -> None:
     whole = means(found, "last")[list(UNCHOSEN)].dropna()
     if len(whole) > 1 and OURS in whole.index:
         figures.save_figure(draw_differences(found), ROOT / "tables" / "differences.png")
-        figures.save_figure(draw_ranks(found, "last"), ROOT / "tables" / "ranks.png")
+        figures.save_figure(draw_ranks(found), ROOT / "tables" / "ranks.png")
 
 
 if __name__ == "__main__":

@@ -104,12 +104,18 @@ def test_where_the_lead_is_chance_the_cheapest_is_named(tmp_path):
     assert "Take la" in text and "sharprecl are chance" in text and "tfidf are" not in text
 
 
+def cut_at_the_end_of_a_line(runs):
+    path = runs / "la_0" / "validation.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         (lambda runs: shutil.rmtree(runs / "la_0"), "of 1 methods; .* at least two"),
         (lambda runs: [shutil.rmtree(run) for run in runs.iterdir()], "of 0 methods"),
         (lambda runs: (runs / "la_0" / "validation.csv").unlink(), "la_0: .* no validation texts"),
+        (cut_at_the_end_of_a_line, "a file of this run is damaged"),
         (lambda runs: shutil.copytree(runs / "la_0", runs / "copy"), "two runs of la with"),
         (lambda runs: write_run(runs, "wce", 0, 100, 1, data_hash="new"), "on different texts"),
     ],

@@ -147,12 +147,22 @@ def compared(at):
     return cells
 
 
+def ranks():
+    """Each row's mean place among the rows that have all datasets; equals share a place."""
+    own = {title: values(title)[:, 0] for title in METHODS}
+    whole = np.array([numbers for numbers in own.values() if not np.isnan(numbers).any()])
+    places = {
+        t: ((whole > x).sum(axis=0) + ((whole == x).sum(axis=0) + 1) / 2) for t, x in own.items()
+    }
+    return {t: shown(np.nan if np.isnan(own[t]).any() else places[t].mean()) for t in own}
+
+
 def test_the_main_table_follows_from_the_ledger():
-    rows, (last, best) = table("main"), (compared(0), compared(1))
+    rows, (last, best), places = table("main"), (compared(0), compared(1)), ranks()
     assert set(rows) == set(METHODS)
     for title, cells in rows.items():
         groups = [shown(values(title, group)[:, 0].mean()) for group in GROUPS]
-        assert cells == [*groups, cells[3], *last[title], *best[title]], title
+        assert cells == [*groups, places[title], *last[title], *best[title]], title
 
 
 def test_the_readmes_table_is_that_of_the_page():
@@ -220,6 +230,19 @@ def test_what_the_pages_say_of_the_best_epoch_follows_from_the_ledger():
     assert f"has the best mean, {best} above SharpReCL, and BCL is {bcl} above it" in page
     assert f"it is {best} below the best mean" in readme
     assert f"is {-behind['weighted cross-entropy']:.1f} below it there" in readme
+
+
+def test_what_the_readme_says_of_the_time_follows_from_the_ledger():
+    seconds = {}
+    for run in ledger():
+        own = run["settings"]
+        for title in ("SharpReCL, tuned", "weighted cross-entropy"):
+            if is_of(title, own) and setting(run) == chosen(title) and own["seed"] == 0:
+                seconds[title, own["dataset"]] = run["seconds"]
+    names = map(key, UNCHOSEN)
+    shares = [seconds["weighted cross-entropy", n] / seconds["SharpReCL, tuned", n] for n in names]
+    assert f"takes {mean(shares)} of its time" in prose("README.md")
+    assert f"takes {mean(shares)} of the time" in prose("docs/methods.md")
 
 
 def test_no_difference_to_a_trained_row_is_significant_at_the_last_epoch():
