@@ -58,7 +58,10 @@ def checked(rows: Iterator[Row]) -> Iterator[Row]:
     """Yields the rows. InputError for a row that repeats the header: it would become a class."""
     for where, row in rows:
         if not isinstance(row, dict):
-            raise InputError(f"{where}: {row!r:.40} is not an object with named fields")
+            raise InputError(
+                f"{where}: {row!r:.40} is not an object with named fields, such as "
+                '{"text": "...", "label": "..."}; a list of objects needs --read format=json'
+            )
         if row and all(isinstance(v, str) and v.strip() == k.strip() for k, v in row.items()):
             raise InputError(
                 f"{where}: the columns' names once more, as if files were joined; remove this "

@@ -24,7 +24,7 @@ from engine.reading import (
 )
 
 Opener = Callable[..., AbstractContextManager[Table]]
-Tables = list[AbstractContextManager[Table]]  # to be opened one after the other
+Tables = list[Opener]  # to be opened one after the other
 
 
 class Parts(NamedTuple):
@@ -92,7 +92,7 @@ def read_part(
     groups: list[str] = []
     unlabelled = ""
     for opened in tables:
-        with opened as table:
+        with opened() as table:
             has_label = is_train or candidates(table.columns, label, "label")
             found, its_label = find_columns(table, texts, label if has_label else None)
             its_group = group and is_train and find_column(table, group, "group")
@@ -201,40 +201,49 @@ def tables_of(dataset: str, opened: Opener, notes: list[str]) -> dict[str, Table
             f"{dataset}: it has {short(shards) or 'no part'}; it needs exactly one part that is "
             "called train, and at most one called test and one called validation (or valid, val, "
             f"dev): a split, a file that ends in one of {ENDINGS}, all the shards of one, as "
-            "train-00000-of-00002.parquet, or a folder with a folder of .txt files for each class"
+            "train-00000-of-00002.parquet, a folder of tables, or a folder with a folder of texts "
+            "for each class"
         )
     if others := sorted(openers.keys() - shards.keys()):
         notes.append(
             f"{dataset}: not read are {short(others)}; only files called train, test or validation "
             "(or valid, val, dev) are read"
         )
-    return {part: [openers[name]() for name in found[part]] for part in found}
+    return {
+        part: [table for name in names for table in openers[name]] for part, names in found.items()
+    }
 
 
-def openers_of(dataset: str, opened: Opener) -> dict[str, Opener]:
-    """Functions that open the tables, by the names of their splits, files or folders."""
+def openers_of(dataset: str, opened: Opener) -> dict[str, Tables]:
+    """The tables to open, by the names of their splits, files or folders."""
     path = Path(dataset)
     is_saved = any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
     if dataset.startswith("hf:") or is_saved:
         splits = splits_of(dataset)
-        return {name: partial(split_table, f"{dataset}, {name}", splits[name]) for name in splits}
+        return {name: [partial(split_table, f"{dataset}, {name}", splits[name])] for name in splits}
     if not path.is_dir():
-        return {"train": partial(opened, path)}
+        return {"train": [partial(opened, path)]}
     if not any((named := part_named(p.name)) and named["part"] == "train" for p in path.iterdir()):
-        if has_classes(path):
-            return {"train": partial(class_table, opened, path)}
+        if texts_of(path):
+            return {"train": [partial(class_table, opened, path)]}
         path = path / "data" if (path / "data").is_dir() else path  # the hub's layout
-    openers: dict[str, Opener] = {}
+    openers: dict[str, Tables] = {}
     for file in path.glob("[!.]*"):
-        if has_classes(file):
-            openers[file.name] = partial(class_table, opened, file)
+        if texts_of(file):
+            openers[file.name] = [partial(class_table, opened, file)]
         elif file.is_file():
-            openers[file.name] = partial(opened, file)
+            openers[file.name] = [partial(opened, file)]
+        elif tables := sorted(inner for inner in file.glob("[!.]*") if form_of(inner.name)):
+            openers[file.name] = [partial(opened, table) for table in tables]
     return openers
 
 
-def has_classes(path: Path) -> bool:
-    return any(path.glob("*/*.txt"))
+def texts_of(folder: Path) -> list[Path]:
+    """The files of a folder with a folder of texts for each class; [] if it has tables there."""
+    files = [file for file in folder.glob("[!.]*/[!.]*") if file.is_file()]
+    if any(form_of(file.name) not in ("", "txt") for file in files):
+        return []
+    return sorted(file for file in files if file.suffix in ("", ".txt"))
 
 
 def class_table(opened: Opener, folder: Path) -> AbstractContextManager[Table]:
@@ -243,7 +252,7 @@ def class_table(opened: Opener, folder: Path) -> AbstractContextManager[Table]:
     said: Counter[str] = Counter()  # each note once, for thousands may be equal
 
     def rows() -> Iterator[Row]:
-        for file in sorted(folder.glob("*/*.txt")):
+        for file in texts_of(folder):
             text = ""
             if file.stat().st_size > 0:  # else there is no table, but an empty text
                 with opened(file, "lines") as table:

@@ -169,6 +169,7 @@ BAD_FILES = [  # a name, a content, and what is said of it
     ("a.jsonl", '{"text": "a", "text": "b"}', "line 1: .*'text' stands twice"),
     ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2: not valid JSON"),
     ("a.jsonl", '[\n  {"text": "a", "label": 1}\n]\n', "line 1: .* give --read format=json"),
+    ("a.jsonl", '[{"text": "a", "label": 1}]\n', "line 1: .* needs --read format=json"),
     ("a.jsonl", '{"text": 5, "label": "x"}', "line 1: the text is 5, not a string"),
     ("a.jsonl", '{"text": "a", "label": null}', "line 1: the label is empty"),
     ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', "line 1: the label is a list.*one class"),
@@ -565,6 +566,16 @@ def test_the_shards_of_the_hub_are_one_part(tmp_path, folder):
         read_own(str(tmp_path), ["text"], "label")
 
 
+def test_a_folder_of_tables_is_a_part(tmp_path):
+    (tmp_path / "train").mkdir()
+    written(tmp_path / "train", "_SUCCESS", "")  # as Spark leaves it
+    for number, rows in enumerate((PLAIN, TWENTY)):
+        written(tmp_path / "train", f"part-0000{number}-5f2.csv", csv_of(rows))
+    written(tmp_path, "test.csv", csv_of(TWENTY))
+    parts = read_own(str(tmp_path), ["text"], "label")
+    assert parts.train == PLAIN + TWENTY and parts.test == TWENTY and parts.notes == []
+
+
 @pytest.mark.parametrize("label", [["x"], "['x']", ' ["x"]'])
 def test_a_list_of_one_label_is_that_label(tmp_path, label):
     rows = json.dumps([{"text": "a", "label": label}, {"text": "b", "label": []}])
@@ -684,16 +695,17 @@ def test_lines_of_fasttext_are_read_by_their_labels(tmp_path):
         pairs(path)
 
 
-def test_folders_of_txt_files_are_the_classes(tmp_path):
+@pytest.mark.parametrize("end", [".txt", ""])  # "" as in 20 newsgroups
+def test_folders_of_texts_are_the_classes(tmp_path, end):
     for part in ("train", "test"):
         for i, (text, label) in enumerate(TWENTY):
             (tmp_path / part / label).mkdir(parents=True, exist_ok=True)
-            written(tmp_path / part / label, f"{i:02}.txt", f"{part}\n{text}\n")
+            written(tmp_path / part / label, f"{i:02}{end}", f"{part}\n{text}\n")
     parts = read_own(str(tmp_path), ["text"], "label")
     assert sorted(parts.train) == sorted((f"train\n{text}", label) for text, label in TWENTY)
     assert len(parts.test) == 20 and parts.test[0][0].startswith("test\n")
     assert read_own(str(tmp_path / "train"), ["text"], "label").train == parts.train
-    written(tmp_path / "train" / "x", "00.txt", "Größe".encode("cp1252"))
+    written(tmp_path / "train" / "x", f"00{end}", "Größe".encode("cp1252"))
     parts = read_own(str(tmp_path), ["text"], "label")
     assert parts.train[0] == ("Größe", "x") and len(parts.train) == 20
     assert parts.notes == [f"{tmp_path}/train, 1 of its files: read as --read encoding=cp1252"]
