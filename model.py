@@ -83,6 +83,8 @@ def last_states(backbone: PreTrainedModel, attention_mask: Tensor, **inputs) -> 
         # transformers reads the values of a 2-D mask, which forces a GPU sync
         of_pairs = attention_mask.bool()[:, None, None]
         attention_mask = of_pairs.expand(-1, 1, attention_mask.shape[1], -1)
+    else:
+        attention_mask = attention_mask.long()  # XLNet subtracts it from 1
     return backbone(attention_mask=attention_mask, **inputs).last_hidden_state
 
 

@@ -35,21 +35,29 @@ class FrozenEncoder(TextEncoder):
     they have no gradient and no dropout.
 
     frozen_layers   number of frozen layers, at least 1
-    raises          InputError if the encoder has fewer layers, or its layers share weights
+    raises          InputError if the encoder has fewer layers, or would give other features from
+                    these layers' states than from the tokens
     """
 
     def __init__(self, backbone: PreTrainedModel, pooling: str, frozen_layers: int):
         super().__init__(backbone, pooling)
         self.frozen_layers = frozen_layers
         self.stack = stack_of(backbone)
-        self._freeze()
+        backbone.eval()  # without dropout, two forward passes can be compared
+        if frozen_layers > len(self.layers()):
+            raise InputError(
+                f"--freeze_layers {frozen_layers}: this encoder has {len(self.layers())} layers; "
+                "give at most as many"
+            )
+        try:
+            self._freeze()
+            can_resume = self._resumes_from_states()
+        except Exception:  # of the backbone's own code, which is called in parts
+            can_resume = False
+        if not can_resume:
+            raise not_freezable(backbone)
 
     def _freeze(self) -> None:
-        if self.frozen_layers > len(self.layers()):
-            raise InputError(
-                f"--freeze_layers {self.frozen_layers}: this encoder has "
-                f"{len(self.layers())} layers; give at most as many"
-            )
         outputs: dict[nn.Module, Any] = {}  # of modules that end before the first trained layer
         names = {module: name for name, module in self.backbone.named_modules()}
         hooks = [
@@ -67,9 +75,22 @@ class FrozenEncoder(TextEncoder):
         self.others = len(output) - 1 if isinstance(output, tuple) else None
         weights = {n: w for n, w in self.backbone.named_parameters() if w.requires_grad}
         gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
-        self.frozen_weights = frozenset(n for n, g in zip(weights, gradients) if g is not None)
+        lower = tuple(f"{self.stack}.{number}." for number in range(self.frozen_layers))
+        self.frozen_weights = frozenset(
+            name
+            for name, gradient in zip(weights, gradients)
+            if gradient is not None or name.startswith(lower)
+        )
         for name in self.frozen_weights:
             self.backbone.get_parameter(name).requires_grad_(False)
+
+    @torch.no_grad()
+    def _resumes_from_states(self) -> bool:
+        """Whether the features are the same from the states as from the tokens of two texts."""
+        ids = torch.arange(2, 10, device=self.backbone.device).repeat(2, 1)
+        mask = ids < torch.tensor([[10], [7]], device=ids.device)  # the second text is shorter
+        states = self.lower_states(ids, mask).masked_fill(~mask[..., None], 0)
+        return torch.allclose(self(ids, mask), self(None, mask, states=states), atol=1e-4)
 
     def layers(self) -> nn.ModuleList:
         return cast(nn.ModuleList, self.backbone.get_submodule(self.stack))
@@ -107,7 +128,7 @@ class FrozenEncoder(TextEncoder):
                 last_states(self.backbone, attention_mask, input_ids=input_ids)
         except _Reached as reached:
             return reached.states
-        raise InputError(f"--freeze_layers: {type(self.backbone).__name__} skips a layer")
+        raise not_freezable(self.backbone)
 
     def _upper_states(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """
@@ -136,7 +157,8 @@ def stack_of(backbone: PreTrainedModel) -> str:
     """
     The name of the list of the encoder's layers: the longest list of modules of one class.
 
-    raises  InputError if its length is not the encoder's number of layers, as in ALBERT
+    raises  InputError if its length is not the encoder's number of layers, as in ALBERT, whose
+            layers share their weights
     """
     lists = {
         name: len(module)
@@ -146,11 +168,15 @@ def stack_of(backbone: PreTrainedModel) -> str:
     longest = max(lists, key=lambda name: lists[name], default="")
     config = backbone.config
     if not longest or lists[longest] != getattr(config, "num_hidden_layers", lists[longest]):
-        raise InputError(
-            f"--freeze_layers: the layers of this encoder ({config.model_type}) share their "
-            "weights or are not in one list, so that they cannot be frozen: leave it out"
-        )
+        raise not_freezable(backbone)
     return longest
+
+
+def not_freezable(backbone: PreTrainedModel) -> InputError:
+    return InputError(
+        f"--freeze_layers: the layers of this encoder ({backbone.config.model_type}) share their "
+        "weights, or cannot run without those below, so that they cannot be frozen: leave it out"
+    )
 
 
 class _Reached(Exception):

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import save_tiny_encoder, stopped_after, untrained
+from conftest import stopped_after, untrained
 from test_loader import CPU, FREE, LENGTHS, encoder_of, gradients_of, texts_of
 from test_main import folder_of, outcome
 from transformers import AutoConfig, AutoModel
 
 import data
 import predict
+from data import InputError
 from engine import frozen, loader
 from engine.encoders import load_encoder
 from engine.frozen import FrozenEncoder
@@ -321,7 +322,7 @@ def test_what_cannot_be_frozen_is_one_line_and_exit_code_2(command, options, mes
     assert error.startswith("error: ") and message in error
 
 
-def test_layers_that_share_their_weights_are_refused(command, tmp_path, capsys):
-    albert = str(save_tiny_encoder(tmp_path / "albert", "albert", layers=2))
-    assert main([*command, "--encoder", albert]) == 2
-    assert "(albert) share their weights" in capsys.readouterr().err.splitlines()[-1]
+@pytest.mark.parametrize("family", ["albert", "xlm", "ibert"])
+def test_layers_that_cannot_run_alone_are_refused(family):
+    with pytest.raises(InputError, match=rf"--freeze_layers: .* \({family}\) share their weights"):
+        tiny(family, 2)

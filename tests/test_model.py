@@ -342,11 +342,13 @@ def test_the_longest_text_is_what_the_positions_allow(tmp_path, model_type, limi
         run(limit + 1)
 
 
-def test_xlnet_has_positions_without_end():
+def test_xlnet_has_positions_without_end_and_no_bool_mask():
     sizes = {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 64, "vocab_size": 10}
-    backbone = AutoModel.from_config(AutoConfig.for_model("xlnet", **sizes))
+    backbone = AutoModel.from_config(AutoConfig.for_model("xlnet", **sizes)).eval()
     encoder = model.TextEncoder(backbone, "mean")
     assert encoders.longest_text(model.SharpReCL(encoder, 2)) is None
+    ids = torch.arange(6).view(2, 3)
+    assert torch.equal(encoder(ids, ids < 5), encoder(ids, (ids < 5).float()))
 
 
 def test_minilm_puts_like_sentences_together():
