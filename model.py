@@ -78,14 +78,11 @@ class TextEncoder(nn.Module):
 
 def last_states(backbone: PreTrainedModel, attention_mask: Tensor, **inputs) -> Tensor:
     """The states of a backbone's last layer, (rows, length, h)."""
-    config = backbone.config
+    config, mask = backbone.config, attention_mask.long()  # XLNet subtracts the mask from 1
     if config.model_type in TAKES_PAIR_MASKS and config._attn_implementation == "sdpa":
         # transformers reads the values of a 2-D mask, which forces a GPU sync
-        of_pairs = attention_mask.bool()[:, None, None]
-        attention_mask = of_pairs.expand(-1, 1, attention_mask.shape[1], -1)
-    else:
-        attention_mask = attention_mask.long()  # XLNet subtracts it from 1
-    return backbone(attention_mask=attention_mask, **inputs).last_hidden_state
+        mask = attention_mask.bool()[:, None, None].expand(-1, 1, attention_mask.shape[1], -1)
+    return backbone(attention_mask=mask, **inputs).last_hidden_state
 
 
 def first_position(backbone: nn.Module) -> int:

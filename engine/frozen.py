@@ -76,11 +76,8 @@ class FrozenEncoder(TextEncoder):
         weights = {n: w for n, w in self.backbone.named_parameters() if w.requires_grad}
         gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
         lower = tuple(f"{self.stack}.{number}." for number in range(self.frozen_layers))
-        self.frozen_weights = frozenset(
-            name
-            for name, gradient in zip(weights, gradients)
-            if gradient is not None or name.startswith(lower)
-        )
+        decisive = (name for name, g in zip(weights, gradients) if g is not None)
+        self.frozen_weights = frozenset(decisive) | {n for n in weights if n.startswith(lower)}
         for name in self.frozen_weights:
             self.backbone.get_parameter(name).requires_grad_(False)
 

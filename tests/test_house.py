@@ -172,11 +172,11 @@ MOST_LINES = {  # of a file or a room; a change that needs more lines says why, 
     "report.py": 80,
     "run_all.sh": 120,
     "README.md": 180,
-    "engine": 6650,  # 3,600, before files of twelve kinds, 16 encoders and the benchmark
+    "engine": 6653,  # 3,600, before files of twelve kinds, 16 encoders and the benchmark
     "baselines": 1700,
     "reporting": 2650,  # 2,000, before the benchmark, the choice and the score of own texts
     "benchmarks": 640,
-    "tests": 12893,  # 11,000, before these
+    "tests": 12894,  # 11,000, before these
 }
 
 
