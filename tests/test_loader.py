@@ -228,13 +228,10 @@ def test_no_step_reads_a_value_on_the_device(monkeypatch, family, has_states, op
     meta, args = torch.device("meta"), parse_args(["--dataset", "trec", *options.split()])
     sizes = SHAPES["distilbert" if family == "distilbert" else "bert"]
     config = AutoConfig.for_model(family, vocab_size=90, hidden_size=32, dim=32, **sizes)
-    with meta:
-        backbone = AutoModel.from_config(config)
-        encoder = (
-            FrozenEncoder(backbone, "mean", 1) if has_states else TextEncoder(backbone, "mean")
-        )
-        heads = {"proj_bn": args.proj_bn, "mutual_guidance": not args.no_mutual_guidance}
-        network = SharpReCL(encoder, 5, **heads)
+    backbone = AutoModel.from_config(config)
+    encoder = FrozenEncoder(backbone, "mean", 1) if has_states else TextEncoder(backbone, "mean")
+    heads = {"proj_bn": args.proj_bn, "mutual_guidance": not args.no_mutual_guidance}
+    network = SharpReCL(encoder, 5, **heads).to(meta)
     texts = texts_of(LENGTHS)
     if has_states:
         states = np.zeros((len(texts.ids), 32), np.float16)
