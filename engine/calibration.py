@@ -70,7 +70,7 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, own: Tensor | None) -> dic
     elif after > before:
         why_not = (
             f"the best temperature for the {len(labels)} validation texts, {temperature:.3f}, "
-            f"makes the expected calibration error worse, {after:.1f} % instead of {before:.1f} %"
+            f"makes the expected calibration error worse, {after:.2f} % instead of {before:.2f} %"
         )
     if why_not:
         temperature, after = 1.0, before
