@@ -36,7 +36,7 @@ DEFAULTS = {  # of the variables of run_all.sh, in shell syntax; "" has those of
     "quick": "DATASETS='trec cr' SEEDS='0 1' IRS=50 ENCODER=minilm EPOCHS=1 JOBS=2 "
     "OUTPUT_DIR=runs/quick",
     "own": "SEEDS='0 1 2' ENCODER=minilm EPOCHS=5 OUTPUT_DIR=runs/own "
-    "METHODS='tfidf probe spcl la wce sharprecl'",  # the cheap ones come first
+    "METHODS='tfidf probe spcl post_hoc wce sharprecl'",  # the cheap ones come first
     "": f"DATASETS='{' '.join(n for n, e in DATASETS.items() if e.paper_irs is not None)}' "
     "SEEDS='0 1 2 3 4 5 6 7 8 9' IRS='original 50 20 10' JOBS=1 SHARD=1/1 OUTPUT_DIR=runs/all "
     "METHODS= ENCODER= EPOCHS= DATA_DIR= PRICES= FLAGS=",

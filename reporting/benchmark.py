@@ -29,6 +29,7 @@ from engine.benchmark import (
     SMALL,
     STUDIES,
     TABLE,
+    UNCHOSEN,
     kept,
     run_of,
     trial_scores,
@@ -43,11 +44,6 @@ PAGES = ("README.md", "docs/results.md", "docs/log.md", "docs/language_models.md
 OURS = "sharprecl"
 PROTOCOLS = ("last", "best_val")  # the last epoch, and the best one on development texts
 ENCODERS = {SMALL: "MiniLM", BASE: "MPNet", LANGUAGE: "SmolLM2"}
-WAITING = ("r52",)  # its runs are not finished, so it is in no mean and no test
-COUNTED = {
-    group: tuple(name for name in names if name not in WAITING) for group, names in GROUPS.items()
-}
-UNCHOSEN = tuple(name for name in benchmark.UNCHOSEN if name not in WAITING)
 Known = dict[str, dict]  # the kept runs by their identity
 
 
@@ -99,7 +95,7 @@ def main_table(found: pd.DataFrame) -> str:
     tests = [against_ours(found, protocol) for protocol in PROTOCOLS]
     lines = []
     for row in last[unchosen].mean(axis=1, skipna=False).sort_values(ascending=False).index:
-        groups = [last.loc[row, list(names)].mean(skipna=False) for names in COUNTED.values()]
+        groups = [last.loc[row, list(names)].mean(skipna=False) for names in GROUPS.values()]
         lines.append([ROWS[row].title, *map(decimals, [*groups, order.get(row, np.nan)])])
         lines[-1] += [cell for test in tests for cell in test[row]]
     told = [f"mean of {len(UNCHOSEN)}, {{}}", "wins–losses", "p"]

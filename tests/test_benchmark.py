@@ -20,12 +20,6 @@ from reporting import runs
 TEN = (*GROUPS["seen before"], *GROUPS["never seen"])
 
 
-@pytest.fixture(autouse=True)
-def no_dataset_is_waited_for(monkeypatch):
-    monkeypatch.setattr(report, "COUNTED", GROUPS)
-    monkeypatch.setattr(report, "UNCHOSEN", TEN)
-
-
 def kept_run(dataset, arguments, seed, test, val=(50.0,), amp="off"):
     """A kept run with these macro-F1 after each evaluated epoch."""
     args = parse_args(shlex.split(line(dataset, arguments, seed, amp)))
