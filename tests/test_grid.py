@@ -225,7 +225,7 @@ def test_own_texts_are_found_from_any_folder_and_under_any_name(
     assert augments.pop("sharprecl") == "none"  # word substitution is for English alone
     assert set(augments) == {"tfidf", "probe", "spcl", "post_hoc", "wce"}
     rates = dict(found(cells, "method", "head_lr").keys())
-    assert {name for name, rate in rates.items() if rate == 1e-3} == {"post_hoc", "wce", "sharprecl"}
+    assert {n for n, rate in rates.items() if rate == 1e-3} == {"post_hoc", "wce", "sharprecl"}
 
 
 def test_a_table_that_cannot_be_read_is_one_error_and_no_run(run_all, tmp_path, capsys):
