@@ -228,8 +228,8 @@ def check_rows(source: Source, options: dict[str, str]) -> dict[str, str]:
             width = width or len(fields)
             if len(fields) != width:
                 raise InputError(
-                    f"{source.name}, line {line}: the header has {width} fields, and this row "
-                    f"{len(fields)}; put quotes round a field that contains {options['sep']!r}"
+                    f"{source.name}, line {line}: the header and this row have {width} and "
+                    f"{len(fields)} fields; put quotes round a field with {options['sep']!r} in it"
                 )
             joined = joined or (line if last > line else 0)
     except csv.Error:

@@ -279,12 +279,12 @@ def label_of(where: str, row: dict, column: str) -> str | None:
     if isinstance(label, str) and re.fullmatch(r"\s*\[.*\]\s*", label, re.DOTALL):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             label = ast.literal_eval(label.strip())
-    if isinstance(label, dict) or (isinstance(label, list) and len(label) > 1):
-        raise InputError(
-            f"{where}: the label is a list ({label!r:.60}); a text has one class here: keep one"
-        )
-    if isinstance(label, list):
+    if isinstance(label, list) and len(label) < 2:
         label = label[0] if label else None
+    if isinstance(label, (dict, list)):
+        raise InputError(
+            f"{where}: the label is a list or an object ({label!r:.60}); keep one class per text"
+        )
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     return text_of(where, None if label is None else str(label)).strip() or None

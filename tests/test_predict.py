@@ -456,7 +456,7 @@ def test_shares_and_counts_from_a_file_move_the_probabilities(
         ("a | b,nan\nnoun.animal,1\nnoun.time,1\n", "a number below 0, or a sum"),
         ("a | b,0\nnoun.animal,0\nnoun.time,0\n", "a sum of 0"),
         ("a | b,many\n", "'many'"),
-        ("a | b\n", "and this row 1"),
+        ("a | b\n", "and 1 fields"),
         (None, "neither train, uniform nor a file"),
     ],
 )

@@ -150,8 +150,8 @@ BAD_FILES = [  # a name, a content, and what is said of it
     ("a.csv", UTF8 + b"caf\xe9,x\n", "line 4: not UTF-8; .*encoding=NAME.*the whole file"),
     ("a.csv", HEAD.encode() + b"\x81,x\n", "line 2: not UTF-8.*encoding=NAME"),
     ("a.csv", HEAD + "a,x\nb\0,y\n", "line 3: a NUL"),
-    ("a.csv", HEAD + '"a\nb",x\na,b,x\n', "line 4: the header has 2 fields, .*row 3; put quotes"),
-    ("a.tsv", TAB + "a\n", "line 2: the header has 2 fields, and this row 1"),
+    ("a.csv", HEAD + '"a\nb",x\na,b,x\n', "line 4: .* have 2 and 3 fields; put quotes"),
+    ("a.tsv", TAB + "a\n", "line 2: the header and this row have 2 and 1"),
     ("a.csv", HEAD + 'a,x\n"b,y\nc,x\n', "line 3: a quote is open"),
     ("a.csv", HEAD + '"b" c,y\n"d, e",y\n', "line 2: a quote .* encloses no whole field"),
     ("a.tsv", TAB + '"b" c\tx\n"two\ty\nof\tx\n', "line 2: .*plain.*quoting=none.*meant.*=minimal"),
@@ -172,7 +172,8 @@ BAD_FILES = [  # a name, a content, and what is said of it
     ("a.jsonl", '[{"text": "a", "label": 1}]\n', "line 1: .* needs --read format=json"),
     ("a.jsonl", '{"text": 5, "label": "x"}', "line 1: the text is 5, not a string"),
     ("a.jsonl", '{"text": "a", "label": null}', "line 1: the label is empty"),
-    ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', "line 1: the label is a list.*one class"),
+    ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', "line 1: the label is a list.*one class per text"),
+    ("a.jsonl", '{"text": "a", "label": [{"x": 1}]}', "line 1: the label is a list or an object"),
     ("a.jsonl", r'{"text": "\ud83d", "label": 1}', "line 1: half a surrogate"),
     ("a.json", "[" * 200_000, "not valid JSON"),
     ("a.json", '["a"]', "item 1: 'a' is not an object"),
@@ -691,7 +692,7 @@ def test_lines_of_fasttext_are_read_by_their_labels(tmp_path):
     assert parts.train == TWENTY and parts.notes == [f"{path}: read as --read format=fasttext"]
     assert pairs(written(tmp_path, "a.train", content), "format=fasttext") == TWENTY
     written(tmp_path, "a.txt", content + "__label__x __label__y both\n")
-    with pytest.raises(InputError, match="line 21: the label is a list.*one class"):
+    with pytest.raises(InputError, match="line 21: the label is a list.*one class per text"):
         pairs(path)
 
 
