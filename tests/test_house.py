@@ -176,7 +176,7 @@ MOST_LINES = {  # of a file or a room; a change that needs more lines says why, 
     "baselines": 1700,
     "reporting": 2650,  # 2,000, before the benchmark, the choice and the score of own texts
     "benchmarks": 640,
-    "tests": 12894,  # 11,000, before these
+    "tests": 12901,  # 11,000, before these
 }
 
 

@@ -172,7 +172,11 @@ BAD_FILES = [  # a name, a content, and what is said of it
     ("a.jsonl", '[{"text": "a", "label": 1}]\n', "line 1: .* needs --read format=json"),
     ("a.jsonl", '{"text": 5, "label": "x"}', "line 1: the text is 5, not a string"),
     ("a.jsonl", '{"text": "a", "label": null}', "line 1: the label is empty"),
-    ("a.jsonl", '{"text": "a", "label": ["x", "y"]}', "line 1: the label is a list.*one class per text"),
+    (
+        "a.jsonl",
+        '{"text": "a", "label": ["x", "y"]}',
+        "line 1: the label is a list.*one class per text",
+    ),
     ("a.jsonl", '{"text": "a", "label": [{"x": 1}]}', "line 1: the label is a list or an object"),
     ("a.jsonl", r'{"text": "\ud83d", "label": 1}', "line 1: half a surrogate"),
     ("a.json", "[" * 200_000, "not valid JSON"),

@@ -231,6 +231,17 @@ def test_what_the_pages_say_of_the_best_epoch_follows_from_the_ledger():
     assert all(float(compared(1)[title][2]) > 0.05 for title in titles[:3])  # "level with it"
 
 
+def test_what_the_page_says_of_the_larger_encoder_follows_from_its_runs():
+    runs = [run for run in ledger() if "mpnet" in run["settings"]["encoder"]]
+    runs = [run for run in runs if run["settings"].get("tau") and run["settings"].get("head_lr")]
+    last = {(r["settings"]["dataset"], r["settings"]["mu"] > 0): both(r, "test")[0] for r in runs}
+    cells = [last[name, is_ours] for name in ("cr", "biomedical") for is_ours in (True, False)]
+    said = (
+        "ahead of w/o CL on CR ({:.1f} to {:.1f}), and behind it on Biomedical ({:.1f} to {:.1f})"
+    )
+    assert said.format(*cells) in prose("docs/results.md")
+
+
 def test_what_the_readme_says_of_the_time_follows_from_the_ledger():
     seconds = {}
     for run in ledger():
