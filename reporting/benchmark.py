@@ -171,13 +171,14 @@ def trials_table(known: Known) -> str:
 
 def study_table(known: Known, name: str) -> str:
     """
-    A study's rows with what it changes, and beside them the same rows as the benchmark has them:
-    macro-F1 at the last epoch/at the best one, means over seeds. Datasets without a run of the
-    study are left out.
+    A study's rows with what it changes, beside the same rows of its encoder without a change, or
+    beside two rows of both encoders if it is a language model: macro-F1 at the last epoch/at the
+    best one, means over seeds. Datasets without a run of the study are left out.
     """
     study = STUDIES[name]
-    rows = study.rows if any(study.rows) else ("wce", "sharprecl")  # beside a language model
-    beside = [(encoder, row, "") for encoder in (SMALL, BASE) for row in rows]
+    beside = [(study.encoder, row, "") for row in study.rows]
+    if study.encoder == LANGUAGE:
+        beside = [(encoder, row, "") for encoder in (SMALL, BASE) for row in ("wce", "sharprecl")]
     own = [(study.encoder, row, change) for row in study.rows for change in study.changes]
     cells = {
         key: {dataset: study_cell(known, dataset, key, study.seeds) for dataset in study.datasets}

@@ -188,8 +188,8 @@ def run_name(record: dict) -> str:
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:
     """A Markdown table; all columns but the first are numbers."""
-    aligned = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, aligned, *lines])
+    first, *others = (f"| {' | '.join(line)} |" for line in [head, *lines])
+    return "\n".join([first, "|---|" + "---:|" * (len(head) - 1), *others])
 
 
 # ---- statistics ----

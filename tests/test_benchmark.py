@@ -241,7 +241,7 @@ def test_a_study_shows_what_it_changes_beside_the_benchmarks_own_rows():
     lines = report.study_table(known | known_of(new), "views").splitlines()
     assert lines == [
         "|  | TREC |",  # Biomedical has no run of this study
-        "| --- | ---: |",
+        "|---|---:|",
         "| SharpReCL, the paper's defaults, MiniLM | 60.0/70.0 |",
         "| SharpReCL, the paper's defaults, `--augment none`, MiniLM | 90.0/80.0 |",
     ]
